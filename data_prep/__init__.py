@@ -1,0 +1,1 @@
+"""From raw folders and foreign checkpoints to what `main.py` reads."""

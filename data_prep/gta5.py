@@ -1,0 +1,16 @@
+"""TFDS builder of GTA5 (Richter et al., 2016): game images with palette labels of Cityscapes' label ids."""
+
+from collections.abc import Sequence
+
+from data_prep.base import Record, StreetBuilder
+
+
+class Gta5(StreetBuilder, skip_registration=True):
+    """All images as one split, 'train'."""
+
+    name = "gta5"
+    LAYOUT = "images/*.png and labels/*.png of the same names"
+
+    def splits(self) -> dict[str, Sequence[Record]]:
+        """Records of 'train'."""
+        return {"train": self.labelled_pairs("images", "labels")}

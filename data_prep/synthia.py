@@ -1,0 +1,16 @@
+"""TFDS builder of SYNTHIA-RAND-CITYSCAPES (Ros et al., 2016): the class is the first channel of a 16-bit label PNG."""
+
+from collections.abc import Sequence
+
+from data_prep.base import Record, StreetBuilder
+
+
+class Synthia(StreetBuilder, skip_registration=True):
+    """All images as one split, 'train'."""
+
+    name = "synthia"
+    LAYOUT = "RGB/*.png and GT/LABELS/*.png of the same names"
+
+    def splits(self) -> dict[str, Sequence[Record]]:
+        """Records of 'train'."""
+        return {"train": self.labelled_pairs("RGB", "GT/LABELS")}

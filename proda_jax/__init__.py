@@ -1,0 +1,1 @@
+"""ProDA in JAX: domain-adaptive semantic segmentation with prototypes."""

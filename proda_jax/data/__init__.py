@@ -1,0 +1,1 @@
+"""What the training loop reads: label spaces, example sources, pseudo labels."""

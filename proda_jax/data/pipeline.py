@@ -1,0 +1,153 @@
+"""Data sets on disk: prepared with TFDS, decoded by tf.data. TensorFlow is imported only when a source is opened."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from proda_jax.data.label_spaces import LabelSpace, lookup_table
+from proda_jax.data.memory import MemorySource
+from proda_jax.data.source import Batch, ordered_records, training_records
+
+
+class TfdsSource:
+    """An `ExampleSource` over a data set that `data_prep.prepare` wrote.
+
+    Attributes:
+      image_size: (height, width), pixels; images and labels of another size are resized to it.
+      names: unique name of each record.
+      labelled: whether the split has labels.
+    """
+
+    def __init__(
+        self, dataset: str, split: str, *, data_dir: str, image_size: tuple[int, int], label_space: LabelSpace | str,
+        config: str | None = None, threads: int = 2,
+    ):  # fmt: skip
+        """Opens a split.
+
+        Args:
+          dataset: name of the prepared data set.
+          split: one of its splits.
+          data_dir: folder that holds the prepared data sets.
+          image_size: (height, width) of every image, pixels.
+          label_space: into which raw label values are mapped.
+          config: name of the data set's variant, if it has any.
+          threads: of the private pool that decodes.
+
+        Raises:
+          FileNotFoundError: the data set has not been prepared.
+          ValueError: it has no such split, or its labels cannot be mapped into the label space.
+        """
+        import tensorflow as tf
+        import tensorflow_datasets as tfds
+
+        tf.config.set_visible_devices([], "GPU")  # TensorFlow would take the accelerator's memory from JAX
+        space = label_space.name if isinstance(label_space, LabelSpace) else label_space
+        self._table = lookup_table(dataset, space)
+        builder = tfds.builder_from_directory(_prepared_directory(dataset, data_dir, config))
+        if split not in builder.info.splits:
+            known = ", ".join(builder.info.splits)
+            raise ValueError(f"data set {dataset!r} has no split {split!r}; choose one of {known}")
+        metadata = builder.info.metadata
+        self.names = tuple(metadata["names"][split])
+        self.labelled = bool(metadata["labelled"][split])
+        self.image_size = (int(image_size[0]), int(image_size[1]))
+        self._title, self._threads = f"{dataset}/{split}", threads
+        raw = {"image": tfds.decode.SkipDecoding()}
+        self._records = builder.as_data_source(split, decoders=raw)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def training_batches(
+        self, batch_size: int, *, seed: int, first_step: int = 0, labels: bool, shard: tuple[int, int] = (0, 1)
+    ) -> Iterator[Batch]:
+        """Endless shuffled batches; see `source.training_records`."""
+        records = training_records(len(self), batch_size, seed=seed, first_step=first_step, shard=shard)
+        return self._batches(records, batch_size // shard[1], labels)
+
+    def ordered_batches(self, batch_size: int, *, labels: bool) -> Iterator[Batch]:
+        """Every record once, in order; see `source.ordered_records`."""
+        return self._batches(ordered_records(len(self), batch_size), batch_size, labels)
+
+    def to_memory(self, *, labels: bool) -> MemorySource:
+        """The same data set decoded into memory, for one that fits and is read many times."""
+        batches = list(self.ordered_batches(8, labels=labels))
+        count = len(self)
+        images = np.concatenate([b["image"] for b in batches])[:count]
+        held = np.concatenate([b["label"] for b in batches])[:count] if labels else None
+        return MemorySource(images, held, self.names)
+
+    def _batches(self, records: Iterator[np.ndarray], batch_size: int, labels: bool) -> Iterator[Batch]:
+        if labels and not self.labelled:
+            raise ValueError(f"labels of {self._title} were asked for, but it was prepared without any")
+        return self._decoded_batches(records, batch_size, labels)
+
+    def _decoded_batches(self, records: Iterator[np.ndarray], batch_size: int, labels: bool) -> Iterator[Batch]:
+        import tensorflow as tf
+
+        signature = {"image": tf.TensorSpec((), tf.string), "record": tf.TensorSpec((), tf.int32)}
+        if labels:
+            signature["label"] = tf.TensorSpec((), tf.string)
+        encoded = tf.data.Dataset.from_generator(lambda: self._encoded(records, labels), output_signature=signature)
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = self._threads
+        options.deterministic = True
+        decoded = encoded.map(self._decode, num_parallel_calls=self._threads, deterministic=True)
+        yield from decoded.batch(batch_size).prefetch(2).with_options(options).as_numpy_iterator()
+
+    def _encoded(self, records: Iterator[np.ndarray], labels: bool) -> Iterator[dict]:
+        for record in (int(r) for batch in records for r in batch):
+            held = max(record, 0)  # padding repeats record 0
+            stored = self._records[held]
+            name = stored["name"].decode()
+            if name != self.names[held]:
+                raise ValueError(f"{self._title}: record {held} is {name}, not {self.names[held]}: prepare it again")
+            example = {"image": stored["image"], "record": record}
+            yield example | {"label": stored["label"]} if labels else example
+
+    def _decode(self, example: dict) -> dict:
+        import tensorflow as tf
+
+        image = tf.io.decode_image(example["image"], channels=3, expand_animations=False)
+        decoded = {"image": _resized(image, self.image_size, "bilinear"), "record": example["record"]}
+        if "label" in example:
+            label = tf.gather(tf.constant(self._table), _raw_label(example["label"]))
+            decoded["label"] = _resized(label[..., None], self.image_size, "nearest")[..., 0]
+        return decoded
+
+
+def _prepared_directory(dataset: str, data_dir: str, config: str | None) -> str:
+    """Folder of the newest prepared version of a data set."""
+    import tensorflow_datasets as tfds
+    from etils import epath
+
+    parent = epath.Path(data_dir).expanduser() / dataset / (config or "")
+    versions = []
+    if parent.exists():
+        versions = [path for path in parent.iterdir() if (path / "dataset_info.json").exists()]
+    if not versions:
+        raise FileNotFoundError(f"data set {dataset!r} is not prepared: no dataset_info.json under {parent}; run "
+                                f"python -m data_prep.prepare --dataset={dataset} --data_dir={data_dir}")  # fmt: skip
+    return str(max(versions, key=lambda path: tfds.core.Version(path.name)))
+
+
+def _raw_label(png):
+    """Raw values of a label PNG of 8 or 16 bits, first channel, int32 [height, width]; above 255 becomes 255."""
+    import tensorflow as tf
+
+    depth = tf.io.decode_raw(tf.strings.substr(png, 24, 1), tf.uint8)[0]  # a PNG's header holds its bit depth there
+    values = tf.cast(tf.io.decode_png(png, dtype=tf.uint16)[..., 0], tf.int32)
+    # TensorFlow spreads 8-bit values over 16 bits (times 257); values of fewer bits are not written by our builders.
+    return tf.cond(depth == 16, lambda: tf.minimum(values, 255), lambda: values // 257)
+
+
+def _resized(image, size: tuple[int, int], method: str):
+    """The image at `size`, uint8 [height, width, channels]; bilinear resizing averages where it shrinks."""
+    import tensorflow as tf
+
+    def resize():
+        resized = tf.image.resize(image, size, method, antialias=method == "bilinear")
+        return tf.cast(tf.clip_by_value(tf.round(tf.cast(resized, tf.float32)), 0, 255), tf.uint8)
+
+    image = tf.cond(tf.reduce_all(tf.shape(image)[:2] == size), lambda: image, resize)
+    return tf.ensure_shape(image, (*size, image.shape[-1]))

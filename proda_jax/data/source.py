@@ -1,0 +1,95 @@
+"""What the training loop asks of a data set, and the order in which its records come (NumPy only)."""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+
+Batch = dict[str, np.ndarray]
+
+
+class ExampleSource(Protocol):
+    """A data set with random access.
+
+    A batch is a dictionary:
+      'image': uint8 [batch, height, width, 3], RGB.
+      'label': uint8 [batch, height, width], train ids or IGNORE; only where labels were asked for.
+      'record': int32 [batch], index of the record, -1 for padding.
+
+    Attributes:
+      image_size: (height, width) of every image, pixels.
+      names: unique name of each record.
+    """
+
+    image_size: tuple[int, int]
+    names: Sequence[str]
+
+    def __len__(self) -> int: ...
+
+    def training_batches(
+        self, batch_size: int, *, seed: int, first_step: int = 0, labels: bool, shard: tuple[int, int] = (0, 1)
+    ) -> Iterator[Batch]:
+        """Endless shuffled batches, the first being that of `first_step`; see `training_records`."""
+        ...
+
+    def ordered_batches(self, batch_size: int, *, labels: bool) -> Iterator[Batch]:
+        """Every record once, in order; see `ordered_records`."""
+        ...
+
+
+def example_order(seed: int, epoch: int, size: int) -> np.ndarray:
+    """The order of records in one epoch: a permutation that depends on (seed, epoch) alone, int64 [size]."""
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch))))
+    return generator.permutation(size)
+
+
+def training_records(
+    size: int, batch_size: int, *, seed: int, first_step: int = 0, shard: tuple[int, int] = (0, 1)
+) -> Iterator[np.ndarray]:
+    """Records of each training batch, without end.
+
+    Global example n = step * batch_size + place is record `example_order(seed, n // size, size)[n % size]`, so the
+    order depends on the step alone: starting at a step gives what an uninterrupted run would have seen there.
+
+    Args:
+      size: number of records.
+      batch_size: global batch size, over all hosts.
+      seed: seed of the order.
+      first_step: step of the first batch.
+      shard: (index, count) of this host, which gets a contiguous slice of each global batch.
+
+    Returns:
+      Iterator over int64 [batch_size / count].
+
+    Raises:
+      ValueError: empty data set, or a batch that hosts cannot share evenly.
+    """
+    index, count = shard
+    if size < 1:
+        raise ValueError("the data set is empty: there is nothing to train on")
+    if batch_size < 1 or batch_size % count or not 0 <= index < count:
+        raise ValueError(f"batch size {batch_size} cannot be shared by {count} hosts (this is host {index}): "
+                         f"choose a positive multiple of {count}")  # fmt: skip
+    share = batch_size // count
+    places = np.arange(index * share, (index + 1) * share, dtype=np.int64)
+    return _records_of_places(size, batch_size, places, seed, first_step)
+
+
+def _records_of_places(
+    size: int, batch_size: int, places: np.ndarray, seed: int, step: int
+) -> Iterator[np.ndarray]:
+    orders: dict[int, np.ndarray] = {}
+    while True:
+        epochs, slots = np.divmod(step * batch_size + places, size)
+        orders = {int(e): orders[e] if e in orders else example_order(seed, int(e), size) for e in np.unique(epochs)}
+        yield np.array([orders[int(e)][s] for e, s in zip(epochs, slots, strict=True)], np.int64)
+        step += 1
+
+
+def ordered_records(size: int, batch_size: int) -> Iterator[np.ndarray]:
+    """Records 0..size-1 in batches, int64 [batch_size]; the last one is filled with -1 (padding)."""
+    if batch_size < 1:
+        raise ValueError(f"batch size {batch_size} must be positive")
+    for start in range(0, size, batch_size):
+        records = np.arange(start, start + batch_size)
+        yield np.where(records < size, records, -1)

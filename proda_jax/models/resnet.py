@@ -1,0 +1,81 @@
+"""ResNet with bottleneck blocks at output stride 8, as DeepLabv2 uses it (arXiv:1606.00915, arXiv:1512.03385)."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+
+from proda_jax.models.layers import BatchNorm, Conv
+
+EXPANSION = 4  # output channels of a bottleneck over its inner channels
+STAGE_STRIDES = (1, 2, 1, 1)
+STAGE_DILATIONS = (1, 1, 2, 4)  # what the last two stages lose in stride they gain in dilation
+RESNET101 = (3, 4, 23, 3)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions around a shortcut; the stride sits in the first 1x1, as in the released code."""
+
+    channels: int
+    stride: int
+    dilation: int
+    project: bool
+    conv: Callable[..., Conv]
+    norm: Callable[..., BatchNorm]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shortcut = x
+        if self.project:
+            shortcut = self.conv(EXPANSION * self.channels, stride=self.stride, name="downsample_conv")(x)
+            shortcut = self.norm(name="downsample_bn")(shortcut)
+        x = nn.relu(self.norm(name="bn1")(self.conv(self.channels, stride=self.stride, name="conv1")(x)))
+        x = self.conv(self.channels, kernel=3, dilation=self.dilation, name="conv2")(x)
+        x = nn.relu(self.norm(name="bn2")(x))
+        x = self.norm(name="bn3")(self.conv(EXPANSION * self.channels, name="conv3")(x))
+        return nn.relu(x + shortcut)
+
+
+class ResNet(nn.Module):
+    """Images [batch, height, width, 3] to features [batch, ~height / 8, ~width / 8, 32 * width]."""
+
+    depths: tuple[int, ...]
+    width: int
+    conv: Callable[..., Conv]
+    norm: Callable[..., BatchNorm]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.conv(self.width, kernel=7, stride=2, name="conv1")(x)
+        x = max_pool(nn.relu(self.norm(name="bn1")(x)))
+        for stage, depth in enumerate(self.depths):
+            for block in range(depth):
+                x = Bottleneck(
+                    channels=self.width * 2**stage,
+                    stride=STAGE_STRIDES[stage] if block == 0 else 1,
+                    dilation=STAGE_DILATIONS[stage],
+                    project=block == 0,
+                    conv=self.conv,
+                    norm=self.norm,
+                    name=f"layer{stage + 1}_{block}",
+                )(x)
+        return x
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """3x3 max pool with stride 2 and padding 1 that rounds its output size up (512 x 896 images give 65 x 113)."""
+    padding = [(1, 1 + (size + 1) % 2) for size in x.shape[1:3]]
+    return nn.max_pool(x, (3, 3), (2, 2), padding)
+
+
+def output_size(image_size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of the feature map that an image of this size gives."""
+
+    def shrink(size: int) -> int:
+        stem = (size - 1) // 2 + 1
+        pooled = stem // 2 + 1
+        return (pooled - 1) // 2 + 1
+
+    return shrink(image_size[0]), shrink(image_size[1])
+
+

@@ -1,0 +1,82 @@
+"""Variables of our networks to and from state dicts with the released PyTorch code's names (NumPy arrays only)."""
+
+import re
+from collections.abc import Mapping
+
+import flax
+import numpy as np
+
+NORM_LEAVES = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+CONV_LEAVES = {"kernel": "weight", "bias": "bias"}
+RELEASED_HEAD = {
+    "squeeze": "layer5.bottleneck.0.se.0",
+    "excite": "layer5.bottleneck.0.se.2",
+    "bottleneck_conv": "layer5.bottleneck.1",
+    "bottleneck_norm": "layer5.bottleneck.2",
+    "classifier": "layer5.head.1",
+}
+DOWNSAMPLE = {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}
+
+
+def torch_name(path: tuple[str, ...]) -> str:
+    """The released code's name of the variable at `path`, such as ('backbone', 'layer1_0', 'bn1', 'scale').
+
+    Raises:
+      KeyError: for a variable that has no counterpart there.
+    """
+    *modules, leaf = path
+    leaves = NORM_LEAVES if leaf in ("scale", "mean", "var") or is_norm(modules[-1]) else CONV_LEAVES
+    if modules[0] == "backbone":
+        stage = [re.sub(r"layer(\d)_(\d+)", r"layer\1.\2", modules[1])]
+        module = ".".join(stage + [DOWNSAMPLE.get(name, name) for name in modules[2:]])
+    elif modules[0] == "extra_norm":
+        module = "bn_pretrain"
+    elif modules[0] == "head":
+        branch = re.fullmatch(r"branch(\d)_(conv|norm)", modules[1])
+        module = RELEASED_HEAD[modules[1]] if not branch else f"layer5.conv2d_list.{branch[1]}.{int(branch[2] == 'norm')}"
+    else:  # the discriminator, whose names agree
+        module = ".".join(modules)
+    return f"{module}.{leaves[leaf]}"
+
+
+def is_norm(module: str) -> bool:
+    return module.startswith("bn") or module.endswith(("_bn", "_norm"))
+
+
+def from_torch(state: Mapping[str, np.ndarray], variables: Mapping) -> dict:
+    """Variables with the values of a state dict.
+
+    Args:
+      state: arrays under the released code's names, in PyTorch's layouts.
+      variables: our variables, arrays or shapes, {'params': ..., 'batch_stats': ...}: which values are wanted.
+
+    Returns:
+      Nested dictionary like `variables`, of float32 NumPy arrays.
+
+    Raises:
+      ValueError: naming every entry that is missing or of another shape.
+    """
+    wanted = flax.traverse_util.flatten_dict(flax.core.unfreeze(variables))
+    taken, problems = {}, []
+    for path, like in wanted.items():
+        name = torch_name(path[1:])
+        if name not in state:
+            problems.append(f"{name} is missing")
+            continue
+        value = np.asarray(state[name], np.float32)
+        value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value  # [out, in, h, w] to [h, w, in, out]
+        if value.shape != tuple(like.shape):
+            problems.append(f"{name} has shape {value.shape} after transposing, {tuple(like.shape)} was expected")
+        taken[path] = value
+    if problems:
+        raise ValueError("The weights do not fit the network: " + "; ".join(problems))
+    return flax.traverse_util.unflatten_dict(taken)
+
+
+def to_torch(variables: Mapping) -> dict[str, np.ndarray]:
+    """The inverse of `from_torch`: a state dict under the released code's names, in PyTorch's layouts."""
+    state = {}
+    for path, value in flax.traverse_util.flatten_dict(flax.core.unfreeze(variables)).items():
+        value = np.asarray(value)
+        state[torch_name(path[1:])] = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
+    return state

@@ -1,0 +1,155 @@
+"""From settings to what a step needs: networks, optimizers, and the state that a stage starts from."""
+
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from proda_jax import optim, prototypes
+from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.discriminator import Discriminator
+from proda_jax.stages import denoise, distill, supervised, warmup
+from proda_jax.stages.step import Setup
+from proda_jax.state import DiscriminatorState, TrainState, copy
+
+TRAIN_STEPS = {
+    "supervised": supervised.train_step,
+    "warmup": warmup.train_step,
+    "denoise": denoise.train_step,
+    "distill": distill.train_step,
+}
+# How often the released optimizer steps a backbone parameter in one iteration: its generator yields most of them
+# several times (RELEASED groups; the stem's module is visited once, projections once more than their block).
+RELEASED_REPEATS = {"backbone": 3, "projection": 4, "stem": 1}
+
+
+def network(model: ml_collections.ConfigDict, classes: int, *, extra_norm: bool, axis_name: str | None) -> DeepLab:
+    """The segmentation network of the configuration's `model` section.
+
+    Args:
+      model: that section.
+      classes: number of classes.
+      extra_norm: with the batch normalisation that a self-supervised backbone needs after it.
+      axis_name: mapped axis over the devices, or None.
+    """
+    return DeepLab(
+        classes=classes,
+        depths=tuple(model.depths),
+        width=model.width,
+        extra_norm=extra_norm,
+        head=model.head,
+        dilations=tuple(model.dilations),
+        head_channels=model.head_channels,
+        feature_channels=model.feature_channels,
+        dropout=model.dropout,
+        input_mean=tuple(model.input_mean),
+        input_std=tuple(model.input_std),
+        initialisation=model.initialisation,
+        axis_name=axis_name,
+        dtype=jnp.dtype(model.dtype),
+    )
+
+
+def parameter_group(path: tuple[str, ...]) -> str:
+    """Group of a network parameter: 'stem', 'projection' or 'backbone' of the backbone, or 'head'."""
+    if path[0] != "backbone":
+        return "head"
+    if path[1] in ("conv1", "bn1"):
+        return "stem"
+    return "projection" if path[2].startswith("downsample") else "backbone"
+
+
+def schedule(stage: ml_collections.ConfigDict, rate: float, steps_per_epoch: int) -> optax.Schedule:
+    """A learning rate's course: 'poly' (released code), or 'per_epoch' (Section 5.1: times 0.9 each epoch)."""
+    if stage.schedule == "per_epoch":
+        return optim.per_epoch(rate, stage.schedule_factor, steps_per_epoch)
+    return optim.poly(rate, stage.schedule_steps, stage.schedule_power)
+
+
+def network_optimizer(stage: ml_collections.ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
+    """SGD with the stage's rates for backbone and head; frozen batch normalisation does not move at all."""
+    rates = {group: schedule(stage, stage.backbone_rate, steps_per_epoch) for group in RELEASED_REPEATS}
+    rates["head"] = schedule(stage, stage.head_rate, steps_per_epoch)
+
+    def group_of(path: tuple[str, ...]) -> str:
+        frozen = stage.batch_norm == "frozen" and path[-2].endswith(("bn1", "bn2", "bn3", "_bn", "extra_norm"))
+        return optim.FROZEN if frozen else parameter_group(path)
+
+    return optim.sgd(
+        rates,
+        group_of,
+        momentum=stage.momentum,
+        weight_decay=stage.weight_decay,
+        repeats=RELEASED_REPEATS if stage.backbone_steps == "released" else None,
+    )
+
+
+def discriminator_optimizer(stage: ml_collections.ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
+    """Adam with AdaptSegNet's moments, decayed like the network's rate (released code)."""
+    return optax.adam(schedule(stage, stage.discriminator_rate, steps_per_epoch), b1=0.9, b2=0.99)
+
+
+def stage_key(seed: int, name: str) -> jax.Array:
+    """The random key of (seed, stage)."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()) & 0x7FFFFFFF)
+
+
+def setup(
+    config: ml_collections.ConfigDict,
+    name: str,
+    *,
+    model: DeepLab,
+    teacher: DeepLab | None,
+    steps_per_epoch: int,
+) -> Setup:
+    """What the steps of stage `name` need.
+
+    Args:
+      config: the whole configuration.
+      name: the stage, one of `config.stages`.
+      model: the trained network; its `axis_name` is the step's.
+      teacher: network of the stage that this one learns from, if any.
+      steps_per_epoch: steps in which the target's training images are seen once.
+    """
+    stage = config[name]
+    adversarial = stage.kind == "warmup"
+    return Setup(
+        model=model,
+        optimizer=network_optimizer(stage, steps_per_epoch),
+        stage=stage,
+        views=config.views,
+        key=stage_key(config.seed, name),
+        axis_name=model.axis_name,
+        teacher=teacher,
+        discriminator=Discriminator(dtype=model.dtype) if adversarial else None,
+        discriminator_optimizer=discriminator_optimizer(stage, steps_per_epoch) if adversarial else None,
+    )
+
+
+def create_state(setup: Setup, variables: Any, start: prototypes.Prototypes | None) -> TrainState:
+    """The state of a stage before its first step.
+
+    Args:
+      setup: of the stage.
+      variables: {'params', 'batch_stats'} that the network starts from.
+      start: initial prototypes (Equation 5) where the stage uses them; the momentum encoder starts as a copy of the
+        network (Algorithm 1, lines 3 and 4).
+    """
+    discriminator = None
+    if setup.discriminator is not None:
+        probabilities = jnp.zeros((1, *setup.crop_size, setup.model.classes))
+        params = setup.discriminator.init(setup.key, probabilities)["params"]
+        discriminator = DiscriminatorState(params, setup.discriminator_optimizer.init(params))
+    variables = copy(variables)
+    return TrainState(
+        step=jnp.int32(0),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=setup.optimizer.init(variables["params"]),
+        ema_params=copy(variables["params"]) if start is not None else None,
+        prototypes=copy(start) if start is not None else None,
+        discriminator=discriminator,
+    )

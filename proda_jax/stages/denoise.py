@@ -1,0 +1,263 @@
+"""Stage 1: online denoising of pseudo labels by prototypes, and target structure learning (Sections 4.1 and 4.2).
+
+Conventional self-training, and the rows between it and the full method (Table 3, Figure 4), are settings of this
+stage: `weighting='none'` keeps the pseudo labels as they were made, zero weights leave out the other terms.
+"""
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+
+from proda_jax import losses, prototypes, views
+from proda_jax.data.label_spaces import IGNORE
+from proda_jax.models.deeplab import Output
+from proda_jax.resizing import resize_align_corners
+from proda_jax.stages import step as steps
+from proda_jax.state import TrainState, average
+
+
+@flax.struct.dataclass
+class Inputs:
+    """A batch whose views are drawn; images are RGB in [0, 1], `quarter` is a quarter of the crop.
+
+    Attributes:
+      source_image, source_label: weak view of the source, [batch, h, w, 3] and [batch, h, w].
+      target_full: whole target images, [batch, height, width, 3].
+      target_weak, target_strong: the two views, [batch, h, w, 3].
+      soft_label: p_{t,0} in the weak view at quarter size, [batch, h / 4, w / 4, classes].
+      inside: where the weak view shows the image, bool [batch, h / 4, w / 4].
+      weak_view, strong_view: the geometry, for what follows the images.
+      source_keys, weak_keys, strong_keys, teacher_keys: of dropout, [batch], or None.
+    """
+
+    source_image: jax.Array
+    source_label: jax.Array
+    target_full: jax.Array
+    target_weak: jax.Array
+    target_strong: jax.Array
+    soft_label: jax.Array
+    inside: jax.Array
+    weak_view: views.WeakView
+    strong_view: views.StrongView
+    source_keys: jax.Array | None = None
+    weak_keys: jax.Array | None = None
+    strong_keys: jax.Array | None = None
+    teacher_keys: jax.Array | None = None
+
+
+@flax.struct.dataclass
+class Guidance:
+    """What the momentum encoder says about the weak view, at quarter size.
+
+    Attributes:
+      distances: of its features to the prototypes, [batch, h / 4, w / 4, classes].
+      probabilities: its prediction p_t, same shape.
+      means, pixels: class means of each image for Equation 6, [batch, classes, channels] and [batch, classes].
+    """
+
+    distances: jax.Array
+    probabilities: jax.Array
+    means: jax.Array
+    pixels: jax.Array
+
+
+def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: steps.Setup):
+    """One step of stage 1 (Algorithm 1, lines 6-20) on one device's share of the batch.
+
+    Args:
+      state: train state; with EMA parameters and prototypes unless the labels are fixed.
+      batch: 'source': {'image' [batch, height, width, 3] uint8, 'label' [batch, height, width] uint8}, 'target':
+        {'image' uint8, 'soft_label' [batch, h8, w8, classes] float16}, 'slot' [batch] int32.
+      teacher: unused; this stage teaches itself.
+      setup: what the step needs besides.
+
+    Returns:
+      (state, metrics)
+    """
+    del teacher
+    return update(state, draw_inputs(state, batch, setup), setup=setup)
+
+
+def draw_inputs(state: TrainState, batch: steps.Batch, setup: steps.Setup) -> Inputs:
+    """Draws the views and applies them to everything that follows them."""
+    source_image, source_label = steps.labelled_view(setup, state.step, batch["source"], batch["slot"])
+    image, slots = batch["target"]["image"], batch["slot"]
+    target = steps.target_views(setup, state.step, image, slots)
+    soft = batch["target"]["soft_label"].astype(jnp.float32)
+    size = image.shape[1:3]
+    soft_label = views.weak_soft_label(soft, target.weak_view, size, setup.crop_size, setup.quarter)
+    inside = views.weak_inside(target.weak_view, setup.crop_size, setup.quarter)
+
+    def keys(purpose: int) -> jax.Array:
+        return steps.example_keys(setup, state.step, slots, purpose)
+
+    return Inputs(
+        source_image,
+        source_label,
+        image.astype(jnp.float32) / 255.0,
+        target.weak_image / 255.0,
+        target.strong_image / 255.0,
+        soft_label,
+        inside,
+        target.weak_view,
+        target.strong_view,
+        source_keys=keys(steps.SOURCE_PASS),
+        weak_keys=keys(steps.WEAK_PASS),
+        strong_keys=keys(steps.STRONG_PASS),
+        teacher_keys=keys(steps.TEACHER_PASS),
+    )
+
+
+def update(state: TrainState, inputs: Inputs, *, setup: steps.Setup):
+    """The step on views that are drawn already (total loss, Equation 11)."""
+    c = setup.stage
+    gradient, stats, metrics = steps.labelled_gradient(
+        setup, state, state.batch_stats, inputs.source_image, inputs.source_label, inputs.source_keys
+    )
+    guidance = guide(state, inputs, setup) if needs_momentum_encoder(c) else None
+    labels, products = pseudo_labels(state, inputs, guidance, setup)
+    more, stats, extra = weak_gradient(state, stats, inputs, labels, products, setup)
+    gradient, metrics = steps.add(gradient, more), metrics | extra
+    if c.consistency_weight:
+        more, stats, extra = strong_gradient(state, stats, inputs, guidance, setup)
+        gradient, metrics = steps.add(gradient, more), metrics | extra
+    metrics |= label_metrics(labels, inputs, setup)
+    new_state, metrics = steps.update(setup, state, stats, gradient, metrics)
+    if guidance is not None:
+        new_state = new_state.replace(
+            prototypes=move_prototypes(state.prototypes, guidance, setup),
+            ema_params=average(state.ema_params, new_state.params, c.ema_momentum),
+        )
+    return new_state, metrics
+
+
+def needs_momentum_encoder(stage) -> bool:
+    """Whether a stage with these settings uses the momentum encoder and prototypes at all."""
+    return stage.weighting != "none" or stage.label_source != "fixed" or stage.consistency_weight > 0
+
+
+def guide(state: TrainState, inputs: Inputs, setup: steps.Setup) -> Guidance:
+    """Pass of the momentum encoder, and what prototypes and classifier say of it in the weak view."""
+    c = setup.stage
+    whole = c.ema_view == "image"
+    output = momentum_pass(state, inputs.target_full if whole else inputs.target_weak, inputs.teacher_keys, setup)
+    if whole:
+        features, logits = (
+            views.weak_features(x, inputs.weak_view, setup.crop_size, setup.quarter)
+            for x in (output.features, output.logits)
+        )
+    else:
+        features, logits = (resize_align_corners(x, setup.quarter) for x in (output.features, output.logits))
+    images = inputs.target_full if whole else inputs.target_weak
+    size = (images.shape[1] // 4, images.shape[2] // 4)
+    assigned = jnp.argmax(resize_align_corners(output.logits, size), axis=-1)
+    if not whole:
+        assigned = jnp.where(inputs.inside, assigned, IGNORE)
+    means, pixels = prototypes.class_means(
+        output.features, assigned, setup.model.classes, min_pixels=c.prototype_min_pixels, size=size
+    )
+    return Guidance(
+        prototypes.distances(features, state.prototypes.vectors), steps.probabilities(logits), means, pixels
+    )
+
+
+def momentum_pass(state: TrainState, images: jax.Array, keys: jax.Array | None, setup: steps.Setup) -> Output:
+    """The momentum encoder on images; the released one runs in training mode (batch statistics, dropout)."""
+    variables = {"params": state.ema_params, "batch_stats": state.batch_stats}
+    if setup.stage.ema_mode == "train":
+        return setup.model.apply(variables, images, train=True, dropout_keys=keys, mutable=["batch_stats"])[0]
+    return setup.model.apply(variables, images, train=False)
+
+
+def pseudo_labels(
+    state: TrainState, inputs: Inputs, guidance: Guidance | None, setup: steps.Setup
+) -> tuple[jax.Array, jax.Array]:
+    """Equation 3: labels [batch, h / 4, w / 4] and the weighted soft labels that they are the argmax of.
+
+    Figure 4's variants: `label_source` is what is weighted, the fixed p_{t,0} or the moving p_t; `weighting` is by
+    'prototypes' (Equation 4), by the network's own prediction, or 'none'.
+    """
+    c = setup.stage
+    soft = inputs.soft_label if c.label_source == "fixed" else guidance.probabilities
+    weights = jnp.ones_like(soft)
+    if c.weighting == "prototypes":
+        weights = prototypes.assignment_weights(guidance.distances, c.temperature, state.prototypes.seen)
+    elif c.weighting == "network":
+        weights = guidance.probabilities
+    labels, _ = prototypes.rectify(soft, weights, c.label_threshold)
+    products = soft * weights
+    products = products / jnp.maximum(products.sum(-1, keepdims=True), 1e-20)
+    return jax.lax.stop_gradient((jnp.where(inputs.inside, labels, IGNORE), products))
+
+
+def weak_gradient(state, stats, inputs: Inputs, labels: jax.Array, products: jax.Array, setup: steps.Setup):
+    """Gradient of the weak view's terms: symmetric cross entropy (Equation 7) and regulariser (Equation 10)."""
+    c, axis = setup.stage, setup.axis_name
+
+    def loss_fn(output: Output):
+        logits = resize_align_corners(output.logits, setup.quarter)
+        if c.hard_labels:
+            fit = losses.symmetric_cross_entropy(
+                logits, labels, alpha=c.ce_weight, beta=c.rce_weight, axis_name=axis, reduction=c.reduction
+            )
+        else:
+            fit = losses.soft_cross_entropy(
+                logits, products, labels != IGNORE, axis_name=axis, reduction=c.reduction
+            ) * (c.ce_weight + c.rce_weight)
+        metrics = {"target_fit": fit}
+        if c.regulariser_weight:
+            balance = losses.class_balance(logits, c.regulariser, axis_name=axis, reduction=c.reduction)
+            metrics["regulariser"] = balance
+            fit = fit + c.regulariser_weight * balance
+        return fit, metrics
+
+    return steps.pass_gradient(setup, state, stats, inputs.target_weak, inputs.weak_keys, loss_fn)
+
+
+def strong_gradient(state, stats, inputs: Inputs, guidance: Guidance, setup: steps.Setup):
+    """Gradient of the strong view's term: it is assigned to the prototypes as the weak view is (Equations 8 and 9)."""
+    c = setup.stage
+    teacher, valid = views.strong_map(guidance.distances, inputs.strong_view, setup.crop_size)
+    inside, _ = views.strong_map(inputs.inside[..., None].astype(jnp.float32), inputs.strong_view, setup.crop_size)
+    valid = valid & (inside[..., 0] > 0.999)  # bilinear: every tap was inside
+
+    def loss_fn(output: Output):
+        student = prototypes.distances(
+            resize_align_corners(output.features, setup.quarter), state.prototypes.vectors
+        )
+        loss = losses.assignment_consistency(
+            student,
+            teacher,
+            valid,
+            temperature=c.temperature,
+            seen=state.prototypes.seen,
+            axis_name=setup.axis_name,
+        )
+        return c.consistency_weight * loss, {"consistency": loss}
+
+    return steps.pass_gradient(setup, state, stats, inputs.target_strong, inputs.strong_keys, loss_fn)
+
+
+def move_prototypes(
+    current: prototypes.Prototypes, guidance: Guidance, setup: steps.Setup
+) -> prototypes.Prototypes:
+    """Equation 6 with the class means of every device's images, in global image order."""
+    means, pixels = guidance.means, guidance.pixels
+    if setup.axis_name is not None:
+        means, pixels = (jax.lax.all_gather(x, setup.axis_name, tiled=True) for x in (means, pixels))
+    rule = {"in_turn": prototypes.update_in_turn, "batch": prototypes.update_by_batch}[setup.stage.prototype_update]
+    return rule(
+        current, means, pixels, rate=1.0 - setup.stage.prototype_momentum, unseen=setup.stage.unseen_prototypes
+    )
+
+
+def label_metrics(labels: jax.Array, inputs: Inputs, setup: steps.Setup) -> steps.Metrics:
+    """Share of pixels that have a label, and of those whose label left the fixed soft label's argmax."""
+    labelled = labels != IGNORE
+    changed = labels != jnp.argmax(inputs.soft_label, axis=-1)
+    return {
+        "labelled": losses.share_of_mean(labelled.astype(jnp.float32), inputs.inside, setup.axis_name),
+        "rectified": losses.share_of_mean(changed.astype(jnp.float32), labelled, setup.axis_name),
+    }

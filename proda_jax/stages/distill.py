@@ -1,0 +1,103 @@
+"""Stages 2 and 3: distillation to a student that starts from self-supervised weights (Section 4.3, Equation 12)."""
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+
+from proda_jax import losses, views
+from proda_jax.data.label_spaces import IGNORE
+from proda_jax.models.deeplab import Output
+from proda_jax.resizing import resize_align_corners, resize_nearest
+from proda_jax.stages import step as steps
+from proda_jax.state import TrainState
+
+
+@flax.struct.dataclass
+class Inputs:
+    """A batch whose views are drawn; images are RGB in [0, 1].
+
+    Attributes:
+      source_image, source_label: weak view of the source, [batch, h, w, 3] and [batch, h, w].
+      target_image: what student and teacher see, [batch, h, w, 3].
+      hard_label: the teacher's confident labels in that view, [batch, h, w].
+      inside: where that view shows the image, bool [batch, h, w].
+      source_keys, target_keys: of dropout, [batch], or None.
+    """
+
+    source_image: jax.Array
+    source_label: jax.Array
+    target_image: jax.Array
+    hard_label: jax.Array
+    inside: jax.Array
+    source_keys: jax.Array | None = None
+    target_keys: jax.Array | None = None
+
+
+def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: steps.Setup):
+    """One step of stage 2 or 3 (Algorithm 1, lines 26-33) on one device's share of the batch.
+
+    Args:
+      state: the student's train state.
+      batch: 'source': {'image', 'label'}, 'target': {'image', 'hard_label' [batch, height, width] uint8}, 'slot'.
+      teacher: variables of the teacher.
+      setup: what the step needs besides.
+
+    Returns:
+      (state, metrics)
+    """
+    return update(state, draw_inputs(state, batch, setup), teacher, setup=setup)
+
+
+def draw_inputs(state: TrainState, batch: steps.Batch, setup: steps.Setup) -> Inputs:
+    """Draws the views and applies them to images and labels."""
+    source_image, source_label = steps.labelled_view(setup, state.step, batch["source"], batch["slot"])
+    image, slots = batch["target"]["image"], batch["slot"]
+    target = steps.target_views(setup, state.step, image, slots)
+    label = views.weak_label(batch["target"]["hard_label"], target.weak_view, setup.crop_size)
+    inside = views.weak_label(jnp.zeros(image.shape[:3], jnp.uint8), target.weak_view, setup.crop_size)
+    seen = target.weak_image
+    if setup.stage.target_view == "strong":
+        seen = target.strong_image
+        label, inside = (views.strong_label(x, target.strong_view) for x in (label, inside))
+    return Inputs(
+        source_image,
+        source_label,
+        seen / 255.0,
+        label,
+        inside != IGNORE,
+        steps.example_keys(setup, state.step, slots, steps.SOURCE_PASS),
+        steps.example_keys(setup, state.step, slots, steps.STRONG_PASS),
+    )
+
+
+def update(state: TrainState, inputs: Inputs, teacher: Any, *, setup: steps.Setup):
+    """The step on views that are drawn already (Equation 12)."""
+    c, axis = setup.stage, setup.axis_name
+    gradient, stats, metrics = steps.labelled_gradient(
+        setup, state, state.batch_stats, inputs.source_image, inputs.source_label, inputs.source_keys
+    )
+    labels = resize_nearest(inputs.hard_label, setup.quarter)
+    valid = resize_nearest(inputs.inside, setup.quarter)
+    teacher_logits = None
+    if c.distillation_weight:
+        teacher_logits = setup.teacher.apply(teacher, inputs.target_image, train=False).logits
+        teacher_logits = resize_align_corners(teacher_logits, setup.quarter)
+
+    def loss_fn(output: Output):
+        logits = resize_align_corners(output.logits, setup.quarter)
+        fit = losses.symmetric_cross_entropy(
+            logits, labels, alpha=c.ce_weight, beta=c.rce_weight, axis_name=axis, reduction=c.reduction
+        )
+        metrics = {"target_fit": fit}
+        if teacher_logits is not None:
+            metrics["distillation"] = losses.distillation(
+                logits, teacher_logits, valid, form=c.distillation_form, axis_name=axis
+            )
+            fit = fit + c.distillation_weight * metrics["distillation"]
+        return fit, metrics
+
+    more, stats, extra = steps.pass_gradient(setup, state, stats, inputs.target_image, inputs.target_keys, loss_fn)
+    metrics |= extra | {"labelled": losses.share_of_mean((labels != IGNORE).astype(jnp.float32), valid, axis)}
+    return steps.update(setup, state, stats, steps.add(gradient, more), metrics)

@@ -1,0 +1,236 @@
+"""What the train steps of all stages share: keys, passes of the trained network, and the update that ends a step.
+
+A step is a pure function of one device's share of the batch. Losses come as *shares* (local sum over global count,
+see `losses.share_of_mean`), so one sum over the devices turns them, and their gradients, into those of the whole batch.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from proda_jax import losses, views
+from proda_jax.models.deeplab import DeepLab, Output
+from proda_jax.models.discriminator import Discriminator
+from proda_jax.state import TrainState
+
+# Every use of randomness within a step folds its own number into the example's key.
+SOURCE_VIEW, SOURCE_COLOUR, TARGET_VIEW, STRONG_VIEW, SOURCE_PASS, WEAK_PASS, STRONG_PASS, TEACHER_PASS = range(8)
+
+Batch = dict[str, Any]
+Metrics = dict[str, jax.Array]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a step needs and never changes.
+
+    Attributes:
+      model: the trained network; `teacher`: the network that distillation learns from.
+      optimizer: of the trained network.
+      stage: the stage's section of the configuration.
+      views: the configuration's section on views.
+      key: random key of (seed, stage).
+      axis_name: mapped axis over the devices, or None on one.
+      discriminator, discriminator_optimizer: of the adversarial warm-up.
+    """
+
+    model: DeepLab
+    optimizer: optax.GradientTransformation
+    stage: ml_collections.ConfigDict
+    views: ml_collections.ConfigDict
+    key: jax.Array
+    axis_name: str | None = None
+    teacher: DeepLab | None = None
+    discriminator: Discriminator | None = None
+    discriminator_optimizer: optax.GradientTransformation | None = None
+
+    @property
+    def crop_size(self) -> tuple[int, int]:
+        return tuple(self.views.crop_size)
+
+    @property
+    def quarter(self) -> tuple[int, int]:
+        """Size at which target losses are computed: a quarter of the crop (released code)."""
+        height, width = self.crop_size
+        return height // 4, width // 4
+
+
+def example_keys(setup: Setup, step: jax.Array, slots: jax.Array, purpose: int) -> jax.Array:
+    """Keys [batch] that depend on (seed, stage, step, place in the global batch) and on nothing else.
+
+    Args:
+      setup: holds the key of (seed, stage).
+      step: int32 scalar.
+      slots: place of each example in the global batch, int32 [batch].
+      purpose: one of the numbers above.
+    """
+    key = jax.random.fold_in(jax.random.fold_in(setup.key, step), purpose)
+    return jax.vmap(lambda slot: jax.random.fold_in(key, slot))(slots)
+
+
+def forward(
+    setup: Setup, params: Any, batch_stats: Any, images: jax.Array, dropout_keys: jax.Array | None
+) -> tuple[Output, Any]:
+    """A pass of the trained network: its own batch for batch normalisation, which moves the running statistics.
+
+    Args:
+      setup: `stage.batch_norm` 'frozen' uses running statistics and leaves them alone.
+      params, batch_stats: of the network.
+      images: RGB in [0, 1], [batch, height, width, 3].
+      dropout_keys: [batch].
+
+    Returns:
+      The output and the running statistics after it.
+    """
+    variables = {"params": params, "batch_stats": batch_stats}
+    if setup.stage.batch_norm == "frozen":
+        return setup.model.apply(variables, images, train=False, dropout_keys=dropout_keys), batch_stats
+    output, updates = setup.model.apply(
+        variables, images, train=True, dropout_keys=dropout_keys, mutable=["batch_stats"]
+    )
+    return output, updates["batch_stats"]
+
+
+def pass_gradient(
+    setup: Setup,
+    state: TrainState,
+    batch_stats: Any,
+    images: jax.Array,
+    dropout_keys: jax.Array | None,
+    loss_fn: Callable[[Output], tuple[jax.Array, Metrics]],
+) -> tuple[Any, Any, Metrics]:
+    """Gradient of a loss on one pass. Passes are differentiated one by one, so one pass's activations live at a time.
+
+    Returns:
+      gradient, running statistics after the pass, what `loss_fn` reports beside its loss.
+    """
+
+    def loss(params: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
+        output, new_stats = forward(setup, params, batch_stats, images, dropout_keys)
+        value, metrics = loss_fn(output)
+        return value, (new_stats, metrics)
+
+    gradient, (new_stats, metrics) = jax.grad(loss, has_aux=True)(state.params)
+    return gradient, new_stats, metrics
+
+
+def labelled_gradient(
+    setup: Setup,
+    state: TrainState,
+    batch_stats: Any,
+    images: jax.Array,
+    labels: jax.Array,
+    dropout_keys: jax.Array | None,
+    name: str = "source_ce",
+) -> tuple[Any, Any, Metrics]:
+    """Gradient of the cross entropy with true labels at full crop size (the l_ce^s of Equation 11)."""
+
+    def loss_fn(output: Output) -> tuple[jax.Array, Metrics]:
+        loss = losses.upsampled_cross_entropy(
+            output.logits, labels, reduction=setup.stage.reduction, axis_name=setup.axis_name
+        )
+        return loss, {name: loss}
+
+    return pass_gradient(setup, state, batch_stats, images, dropout_keys, loss_fn)
+
+
+def labelled_view(setup: Setup, step: jax.Array, batch: Batch, slots: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Weak view of labelled images: RGB in [0, 1] [batch, h, w, 3] with colour jitter, and labels [batch, h, w]."""
+    c = setup.views
+    size = batch["image"].shape[1:3]
+    keys = example_keys(setup, step, slots, SOURCE_VIEW)
+    view = views.draw_weak_view(
+        keys, size, setup.crop_size, base_width=c.base_width, scale=tuple(c.scale), flip=c.flip
+    )
+    image = views.weak_image(batch["image"], view, setup.crop_size)
+    if any(setup.stage.jitter.values()):
+        keys = example_keys(setup, step, slots, SOURCE_COLOUR)
+        image = views.jitter_colour(image, keys, **setup.stage.jitter)
+    return image / 255.0, views.weak_label(batch["label"], view, setup.crop_size)
+
+
+def add(*gradients: Any) -> Any:
+    """Sum of gradients, leaf by leaf."""
+    return jax.tree.map(lambda *leaves: sum(leaves), *gradients)
+
+
+def reduce(setup: Setup, shares: Any) -> Any:
+    """The whole batch's values from every device's shares: one sum over the devices."""
+    return shares if setup.axis_name is None else jax.lax.psum(shares, setup.axis_name)
+
+
+def update(
+    setup: Setup, state: TrainState, batch_stats: Any, gradient: Any, metrics: Metrics
+) -> tuple[TrainState, Metrics]:
+    """Ends a step: sums gradients and metrics over the devices and moves the parameters.
+
+    Args:
+      setup: holds the optimizer.
+      state: before the step.
+      batch_stats: running statistics after the step's passes.
+      gradient, metrics: this device's shares.
+
+    Returns:
+      The state with new parameters, and the metrics of the whole batch with the gradient's norm among them.
+    """
+    gradient, metrics = reduce(setup, (gradient, metrics))
+    updates, opt_state = setup.optimizer.update(gradient, state.opt_state, state.params)
+    state = state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+    )
+    return state, metrics | {"gradient_norm": optax.tree.norm(gradient)}
+
+
+def probabilities(logits: jax.Array) -> jax.Array:
+    return jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
+
+
+@flax.struct.dataclass
+class TargetViews:
+    """The two views of target images, RGB in 0..255 [batch, h, w, 3], and their geometry."""
+
+    weak_view: views.WeakView
+    strong_view: views.StrongView
+    weak_image: jax.Array
+    strong_image: jax.Array
+
+
+def weak_target_view(setup: Setup, step: jax.Array, image: jax.Array, slots: jax.Array) -> views.WeakView:
+    """Draws T(x) of Section 4.2 for whole images [batch, height, width, 3]."""
+    c = setup.views
+    keys = example_keys(setup, step, slots, TARGET_VIEW)
+    return views.draw_weak_view(
+        keys, image.shape[1:3], setup.crop_size, base_width=c.base_width, scale=tuple(c.scale), flip=c.flip
+    )
+
+
+def target_views(setup: Setup, step: jax.Array, image: jax.Array, slots: jax.Array) -> TargetViews:
+    """T(x) and T'(x) of Section 4.2: random scale, crop and flip; RandAugment and Cutout on top of it.
+
+    Args:
+      setup: holds the settings.
+      step: int32 scalar.
+      image: whole images [batch, height, width, 3] uint8.
+      slots: place of each in the global batch, [batch].
+    """
+    c = setup.views
+    weak = weak_target_view(setup, step, image, slots)
+    strong = views.draw_strong_view(
+        example_keys(setup, step, slots, STRONG_VIEW),
+        setup.crop_size,
+        operations=c.strong_operations,
+        flip=c.strong_flip,
+        randaugment=c.randaugment,
+        cutout_fraction=c.cutout_fraction,
+    )
+    weak_image = views.weak_image(image, weak, setup.crop_size)
+    return TargetViews(weak, strong, weak_image, views.strong_image(weak_image, strong))

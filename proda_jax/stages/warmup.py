@@ -1,0 +1,95 @@
+"""Warm-up: adversarial alignment of the segmentation output (AdaptSegNet, single level; Section 5.1, Algorithm 1 line 1)."""
+
+from typing import Any
+
+import flax
+import jax
+import optax
+
+from proda_jax import losses, views
+from proda_jax.models.deeplab import Output
+from proda_jax.resizing import resize_align_corners
+from proda_jax.stages import step as steps
+from proda_jax.state import TrainState
+
+SOURCE, TARGET = 0.0, 1.0  # what the discriminator calls the domains
+
+
+@flax.struct.dataclass
+class Inputs:
+    """Images as the network sees them, RGB in [0, 1] [batch, h, w, 3], and source labels [batch, h, w]."""
+
+    source_image: jax.Array
+    source_label: jax.Array
+    target_image: jax.Array
+    source_keys: jax.Array | None = None
+    target_keys: jax.Array | None = None
+
+
+def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: steps.Setup):
+    """One step of warm-up: source cross entropy and adversarial loss, then the discriminator.
+
+    Args:
+      state: train state with a discriminator.
+      batch: 'source': {'image', 'label'}, 'target': {'image'}, 'slot' [batch] int32; images uint8.
+      teacher: unused.
+      setup: what the step needs besides.
+
+    Returns:
+      (state, metrics)
+    """
+    del teacher
+    source_image, source_label = steps.labelled_view(setup, state.step, batch["source"], batch["slot"])
+    target = batch["target"]["image"]
+    view = steps.weak_target_view(setup, state.step, target, batch["slot"])
+    inputs = Inputs(
+        source_image,
+        source_label,
+        views.weak_image(target, view, setup.crop_size) / 255.0,
+        steps.example_keys(setup, state.step, batch["slot"], steps.SOURCE_PASS),
+        steps.example_keys(setup, state.step, batch["slot"], steps.WEAK_PASS),
+    )
+    return update(state, inputs, setup=setup)
+
+
+def update(state: TrainState, inputs: Inputs, *, setup: steps.Setup):
+    """The step on images whose views are drawn already."""
+    c, size = setup.stage, inputs.source_image.shape[1:3]
+
+    def judge(params: Any, logits: jax.Array, domain: float) -> jax.Array:
+        scores = setup.discriminator.apply({"params": params}, steps.probabilities(resize_align_corners(logits, size)))
+        return losses.gan_loss(scores, domain, kind=c.gan, axis_name=setup.axis_name)
+
+    def source_loss(output: Output):
+        loss = losses.upsampled_cross_entropy(
+            output.logits, inputs.source_label, reduction=c.reduction, axis_name=setup.axis_name
+        )
+        return loss, {"source_ce": loss, "logits": output.logits}
+
+    def adversarial_loss(output: Output):
+        loss = c.adversarial_weight * judge(state.discriminator.params, output.logits, SOURCE)
+        return loss, {"adversarial": loss, "logits": output.logits}
+
+    source_gradient, stats, source = steps.pass_gradient(
+        setup, state, state.batch_stats, inputs.source_image, inputs.source_keys, source_loss
+    )
+    target_gradient, stats, target = steps.pass_gradient(
+        setup, state, stats, inputs.target_image, inputs.target_keys, adversarial_loss
+    )
+
+    source_logits, target_logits = source.pop("logits"), target.pop("logits")
+
+    def discriminator_loss(params: Any) -> jax.Array:
+        return (judge(params, source_logits, SOURCE) + judge(params, target_logits, TARGET)) / 2
+
+    loss, gradient = jax.value_and_grad(discriminator_loss)(state.discriminator.params)
+    updates, opt_state = setup.discriminator_optimizer.update(
+        steps.reduce(setup, gradient), state.discriminator.opt_state, state.discriminator.params
+    )
+    discriminator = state.discriminator.replace(
+        params=optax.apply_updates(state.discriminator.params, updates), opt_state=opt_state
+    )
+    state, metrics = steps.update(
+        setup, state, stats, steps.add(source_gradient, target_gradient), source | target | {"discriminator": loss}
+    )
+    return state.replace(discriminator=discriminator), metrics
