@@ -123,9 +123,10 @@ class StreetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def layout_error(self, found: str) -> LayoutError:
         """The error for a raw folder that is empty or holds something else."""
-        here = ", ".join(path.name for path in self.entries()[:8]) or "nothing"
-        return LayoutError(f"{self.raw_dir} does not look like {self.name}: {found}; expected {self.LAYOUT}; "
-                           f"the folder holds {here}")  # fmt: skip
+        here = "the folder holds " + (", ".join(path.name for path in self.entries()[:8]) or "nothing")
+        if not self.raw_dir.exists():
+            here = "there is no such folder"
+        return LayoutError(f"{self.raw_dir} does not look like {self.name}: {found}; expected {self.LAYOUT}; {here}")
 
 
 def _image_file(path: epath.Path) -> bytes:

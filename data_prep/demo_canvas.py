@@ -1,6 +1,7 @@
 """Perspective canvas of the rendered streets: draws part numbers, and knows what each part is made of."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -62,12 +63,9 @@ class Canvas:
           The part's number, for the drawing methods.
         """
         strength = self.looks.strength() if strength is None else strength
-        color = self.looks.color(material, strength) * shade
-        other = self.looks.color(second, strength) if second else color
         plane, place = (_SIDE, x) if x is not None else (_FRONT, z) if z is not None else (_GROUND, 0.0)
-        self._parts.append(
-            (TRAIN_IDS[label], plane, place, texture, strength, self.rng.random(), *color, *other)
-        )
+        tones = *self.looks.tones(material), *self.looks.tones(second or material)
+        self._parts.append((TRAIN_IDS[label], plane, place, texture, strength, shade, *itertools.chain(*tones)))
         return len(self._parts) - 1
 
     def polygon(self, part: int, points: list[tuple[float, float]]) -> None:
@@ -120,9 +118,11 @@ class Canvas:
             depth = np.where(planes == _SIDE, camera.focal * places / column, depth)
         depth = np.clip(np.nan_to_num(depth, nan=200), 0.5, 200)
         x, y = column * depth / camera.focal, camera.height - row * depth / camera.focal
+        far, mix = table[:, 4], self.looks.mix
         parts = {
-            "material": material.astype(np.int32), "far": table[:, 4], "phase": table[:, 5],
-            "color": table[:, 6:9], "second": table[:, 9:12],
+            "material": material.astype(np.int32), "far": far, "phase": self.looks.rng.random(len(table), np.float32),
+            "color": mix(table[:, 6:9], table[:, 9:12], far) * table[:, 5:6],
+            "second": mix(table[:, 12:15], table[:, 15:18], far),
         }  # fmt: skip
         image = looks_lib.paint(
             parts, ids, np.where(planes == _SIDE, depth, x), np.where(planes == _GROUND, depth, y)

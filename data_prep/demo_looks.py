@@ -9,7 +9,7 @@ from PIL import Image, ImageFilter
 # Colours of what is drawn, by material, in the two domains. Target tones overlap those of *other* source materials
 # (pavement like source asphalt, dry foliage like source walls), so that colour alone does not carry over.
 _SOURCE_COLORS = {
-    "road": [(92, 92, 100)],
+    "road": [(92, 92, 100), (106, 104, 108)],
     "marking": [(235, 235, 235)],
     "sidewalk": [(196, 168, 166), (205, 182, 170)],
     "building": [(214, 130, 84), (206, 180, 96), (128, 150, 196), (196, 96, 96), (176, 140, 190), (226, 206, 170)],
@@ -24,7 +24,7 @@ _SOURCE_COLORS = {
     "vegetation": [(56, 150, 48), (72, 168, 60), (40, 128, 52)],
     "trunk": [(110, 76, 46)],
     "terrain": [(124, 190, 70), (140, 196, 84)],
-    "sky": [(116, 176, 240)],
+    "sky": [(116, 176, 240), (160, 200, 240), (190, 208, 228)],
     "skin": [(236, 190, 150)],
     "clothes": [(240, 60, 140), (250, 150, 30), (60, 220, 220), (160, 60, 220)],
     "trousers": [(40, 50, 120), (60, 60, 70)],
@@ -54,7 +54,7 @@ _TARGET_COLORS = {
     "vegetation": [(92, 88, 50), (70, 78, 44), (124, 98, 54), (54, 62, 42), (110, 104, 70)],
     "trunk": [(72, 62, 54)],
     "terrain": [(146, 130, 88), (122, 122, 76), (164, 150, 112)],
-    "sky": [(214, 216, 218), (188, 198, 208), (226, 214, 196), (160, 184, 212)],
+    "sky": [(214, 216, 218), (188, 198, 208), (222, 214, 202), (168, 192, 220)],
     "skin": [(178, 134, 108), (112, 82, 66), (206, 166, 142)],
     "clothes": [(52, 54, 62), (92, 80, 72), (120, 122, 126), (104, 52, 50), (60, 74, 64)],
     "trousers": [(44, 44, 50), (84, 84, 92), (98, 88, 72)],
@@ -86,17 +86,28 @@ class Looks:
 
     def strength(self) -> float:
         """How far one part of the image is from the source look: parts of one target image differ."""
-        return float(np.clip(self.far + self.rng.normal(0, 0.22), 0, 1)) if self.far else 0.0
+        return min(max(self.far + self.rng.normal(0, 0.22), 0.0), 1.0) if self.far else 0.0
 
-    def color(self, material: str, strength: float) -> np.ndarray:
-        """One colour of a material, float32 [3] in 0..255."""
-        near = _SOURCE_COLORS[material][self.rng.integers(len(_SOURCE_COLORS[material]))]
-        color = np.array(near, np.float32)
-        if self.far:
-            target = np.array(_TARGET_COLORS[material][self.rng.integers(len(_TARGET_COLORS[material]))], np.float32)
-            color += strength * (target - color)
-        spread = 5 + 11 * strength
-        return np.clip(color + self.rng.normal(0, spread) + self.rng.normal(0, 0.4 * spread, 3), 4, 255)
+    def tones(self, material: str) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """One of the material's source colours and one of its target colours."""
+        near, target = _SOURCE_COLORS[material], _TARGET_COLORS[material]
+        return near[int(self.rng.random() * len(near))], target[int(self.rng.random() * len(target))]
+
+    def mix(self, near: np.ndarray, target: np.ndarray, strength: np.ndarray) -> np.ndarray:
+        """Colours between source and target, each a little off.
+
+        Args:
+          near: source colours, [parts, 3].
+          target: target colours, [parts, 3].
+          strength: how far from the source look, [parts].
+
+        Returns:
+          float32 [parts, 3] in 0..255.
+        """
+        strength = strength[:, None]
+        spread = 8 + 8 * strength
+        offset = self.rng.standard_normal((len(near), 1)) + 0.4 * self.rng.standard_normal((len(near), 3))
+        return np.clip(near + strength * (target - near) + spread * offset, 4, 255).astype(np.float32)
 
 
 @functools.cache
@@ -185,7 +196,7 @@ def paint(parts: dict[str, np.ndarray], ids: np.ndarray, s: np.ndarray, t: np.nd
 
 
 def photograph(image: np.ndarray, depth: np.ndarray, ground_x: np.ndarray, looks: Looks) -> np.ndarray:
-    """Light, air, lens and sensor of the target domain.
+    """Light, air and lens of the target domain.
 
     Args:
       image: what is there, float32 [height, width, 3] in 0..255.
@@ -204,13 +215,28 @@ def photograph(image: np.ndarray, depth: np.ndarray, ground_x: np.ndarray, looks
         with np.errstate(invalid="ignore"):
             image = image * np.where(side * ground_x > edge, 1 - 0.5 * far, 1)[..., None]
     column, row = np.linspace(-1, 1, width)[None], np.linspace(-1, 1, height)[:, None]
-    light = 1 + far * (rng.uniform(-0.3, 0.3) * column + rng.uniform(-0.2, 0.2) * row)
+    light = 1 + far * (rng.uniform(-0.3, 0.3) * column + rng.uniform(-0.15, 0.15) * row)
     light = light - far * rng.uniform(0, 0.2) * (column**2 + row**2)
     image = image * light[..., None].astype(np.float32)
     air = np.exp(-depth * far * rng.uniform(0, 0.035))[..., None].astype(np.float32)
     image = air * image + (1 - air) * np.array(rng.uniform(170, 220) + rng.normal(0, 8, 3), np.float32)
-    balance = np.exp(far * rng.normal(0, 0.08, 3)) * np.exp(far * rng.normal(-0.05, 0.12))
-    image = np.clip(image * balance.astype(np.float32), 0, 255)
-    blurred = Image.fromarray(image.astype(np.uint8)).filter(ImageFilter.BoxBlur(far * rng.uniform(0.2, 0.7)))
-    noise = rng.standard_normal(depth.shape, np.float32)[..., None] + 0.5 * rng.standard_normal(image.shape, np.float32)
-    return np.asarray(blurred) + noise * np.float32(far * rng.uniform(2, 9))
+    image = np.clip(image, 0, 255).astype(np.uint8)
+    blur = ImageFilter.BoxBlur(far * rng.uniform(0.2, 0.7))
+    return np.asarray(Image.fromarray(image).filter(blur), np.float32)
+
+
+def expose(image: np.ndarray, looks: Looks) -> np.ndarray:
+    """Exposure, white balance and sensor noise; the source has a little of each, so that they alone are not the gap.
+
+    Args:
+      image: float32 [height, width, 3] in 0..255.
+      looks: of this image.
+
+    Returns:
+      uint8 [height, width, 3].
+    """
+    rng, far = looks.rng, looks.far
+    gains = np.exp(rng.normal(0, 0.1) + rng.normal(0, 0.025 + 0.025 * far, 3)).astype(np.float32)
+    noise = rng.standard_normal((*image.shape[:2], 1), np.float32) + 0.5 * rng.standard_normal(image.shape, np.float32)
+    sigma = np.float32(rng.uniform(0.5, 2.5) + far * rng.uniform(0, 3))
+    return np.clip(image * gains + sigma * noise, 0, 255).astype(np.uint8)

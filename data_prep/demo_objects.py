@@ -93,11 +93,11 @@ def person(canvas: Canvas, x: float, z: float) -> None:
     )
     hip, shoulder = 0.48 * height, 0.84 * height
     for foot in (-stride, stride):
-        canvas.line(trousers, [(x, hip), (x + foot, 0)], z, 0.2)
-    canvas.face(clothes, x - 0.24, x + 0.24, hip, shoulder, z)
-    for hand in (-0.34, 0.34):
-        canvas.line(clothes, [(x + 0.7 * hand, shoulder), (x + hand, hip)], z, 0.13)
-    canvas.disc(skin, x, 0.92 * height, z, 0.09 * height, 0.85)
+        canvas.line(trousers, [(x, hip), (x + foot, 0)], z, 0.27)
+    canvas.face(clothes, x - 0.29, x + 0.29, hip, shoulder, z)
+    for hand in (-0.38, 0.38):
+        canvas.line(clothes, [(x + 0.7 * hand, shoulder), (x + hand, hip)], z, 0.17)
+    canvas.disc(skin, x, 0.92 * height, z, 0.1 * height, 0.85)
 
 
 def _wheels(canvas: Canvas, label: str, x: float, z: float, reach: float, radius: float, squeeze: float) -> None:
@@ -123,8 +123,8 @@ def bicycle(canvas: Canvas, x: float, z: float, ridden: bool) -> None:
     _wheels(canvas, "bicycle", x, z, 0.55, 0.36, abs(squeeze))
     frame = canvas.part("bicycle", "bicycle", z=z)
     points = [(-0.55, 0.36), (-0.15, 0.85), (0.4, 0.85), (0.0, 0.34), (-0.15, 0.85)]
-    canvas.line(frame, [(x + squeeze * a, b) for a, b in points], z, 0.1)
-    canvas.line(frame, [(x + squeeze * a, b) for a, b in [(0.55, 0.36), (0.4, 1.05), (0.25, 1.08)]], z, 0.1)
+    canvas.line(frame, [(x + squeeze * a, b) for a, b in points], z, 0.14)
+    canvas.line(frame, [(x + squeeze * a, b) for a, b in [(0.55, 0.36), (0.4, 1.05), (0.25, 1.08)]], z, 0.14)
     if ridden:
         _rider(canvas, x - 0.15 * squeeze, 0.95, z, 0.3 * squeeze)
 
@@ -147,14 +147,14 @@ def pole(canvas: Canvas, x: float, z: float, carries: str) -> None:
     rng = canvas.rng
     height = {"lamp": rng.uniform(5.5, 7.5), "light": rng.uniform(3.0, 3.8), "sign": rng.uniform(2.4, 3.2)}[carries]
     mast = canvas.part("pole", "pole", z=z)
-    canvas.line(mast, [(x, 0), (x, height)], z, 0.2)
+    canvas.line(mast, [(x, 0), (x, height)], z, 0.32)
     if carries == "lamp":
-        canvas.line(mast, [(x, height), (x - np.sign(x) * 1.6, height + 0.3)], z, 0.16)
+        canvas.line(mast, [(x, height), (x - np.sign(x) * 1.6, height + 0.3)], z, 0.26)
     elif carries == "light":
         housing = canvas.part("traffic light", "lamp housing", z=z)
-        canvas.face(housing, x - 0.3, x + 0.3, height - 1.3, height, z)
+        canvas.face(housing, x - 0.36, x + 0.36, height - 1.4, height, z)
         lit = rng.integers(3)
-        canvas.disc(canvas.part("traffic light", "lamp", z=z), x, height - 0.25 - 0.4 * lit, z, 0.2)
+        canvas.disc(canvas.part("traffic light", "lamp", z=z), x, height - 0.28 - 0.42 * lit, z, 0.24)
     else:
         _sign(canvas, x, height, z)
 

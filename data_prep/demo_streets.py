@@ -11,7 +11,7 @@ import numpy as np
 
 from data_prep import demo_objects as objects
 from data_prep.demo_canvas import Camera, Canvas
-from data_prep.demo_looks import ASPHALT, FACADE, FOLIAGE, GRASS, MASONRY, SKY, SLABS, SLATS, Looks, photograph
+from data_prep.demo_looks import ASPHALT, FACADE, FOLIAGE, GRASS, MASONRY, SKY, SLABS, SLATS, Looks, expose, photograph
 
 DOMAINS = ("source", "target")
 _NEAR, _HORIZON = 1.0, 60.0  # metres; the street is drawn between these distances
@@ -33,23 +33,23 @@ def _camera(domain: str, size: tuple[int, int], rng: np.random.Generator) -> Cam
     height, width = size
     if domain == "source":
         center = height * rng.uniform(0.44, 0.47), width * rng.uniform(0.48, 0.52)
-        return Camera(size, 0.62 * width, center, rng.uniform(1.45, 1.55))
+        return Camera(size, 0.62 * width, center, rng.uniform(1.65, 1.75))
     center = height * rng.uniform(0.36, 0.55), width * rng.uniform(0.38, 0.62)
-    return Camera(size, width * rng.uniform(0.52, 0.74), center, rng.uniform(1.2, 2.1))
+    return Camera(size, width * rng.uniform(0.52, 0.74), center, rng.uniform(1.4, 2.3))
 
 
 def _street(domain: str, rng: np.random.Generator) -> _Street:
     counts = dict(car=3.0, truck=0.5, bus=0.5, person=2.2, bicycle=0.6, cyclist=0.6, motorcycle=0.4, biker=0.4,
-                  tree=1.2, lamp=1.2, light=0.9, sign=1.1)  # fmt: skip
+                  tree=1.2, lamp=1.0, light=0.9, sign=1.0)  # fmt: skip
     if domain == "source":
         return _Street(
-            road=(-rng.uniform(4.8, 5.4), rng.uniform(3.2, 3.8)), pavement=(2.6, 2.6), verge=tuple(rng.random(2) < 0.3),
+            road=(-rng.uniform(4.8, 5.4), rng.uniform(3.2, 3.8)), pavement=(3.0, 3.0), verge=tuple(rng.random(2) < 0.3),
             storeys=(7, 16), lots=(0.5, 0.12, 0.12, 0.11, 0.15), counts=counts,
         )  # fmt: skip
     counts |= dict(car=4.2, person=3.4, tree=2.4, cyclist=0.8)
     busy = rng.uniform(0.5, 1.3)
     return _Street(
-        road=(-rng.uniform(2.6, 6.5), rng.uniform(2.4, 5.0)), pavement=tuple(rng.uniform(1.6, 4.2, 2)),
+        road=(-rng.uniform(2.6, 6.5), rng.uniform(2.4, 5.0)), pavement=tuple(rng.uniform(2.0, 4.4, 2)),
         verge=tuple(rng.random(2) < 0.35), storeys=((4, 11), (10, 24))[rng.integers(2)],
         lots=(0.46, 0.15, 0.14, 0.14, 0.11), counts={k: v * busy for k, v in counts.items()},
     )  # fmt: skip
@@ -111,7 +111,7 @@ def _draw_lots(canvas: Canvas, street: _Street, side: int) -> None:
         if kind == "hedge":
             objects.hedge(canvas, x, z0, z1, rng.uniform(1.2, 3))
         elif kind != "meadow":
-            texture, height = {"wall": (MASONRY, (1.7, 3.0)), "fence": (SLATS, (1.2, 2.0))}[kind]
+            texture, height = {"wall": (MASONRY, (1.7, 3.0)), "fence": (SLATS, (1.4, 2.2))}[kind]
             objects.barrier(canvas, kind, texture, x, z0, z1, rng.uniform(*height))
 
 
@@ -132,18 +132,18 @@ def _draw_objects(canvas: Canvas, street: _Street) -> None:
         return rng.choice((left + 1.1, right - 1.1)) if parked else rng.uniform(left + 1.4, right - 1.4)
 
     draw = {
-        "car": (objects.car, lane, (6, 26), {}),
-        "truck": (objects.truck, lane, (9, 24), {}),
-        "bus": (objects.bus, lane, (9, 24), {}),
-        "person": (objects.person, pavement, (4, 13), {}),
-        "bicycle": (objects.bicycle, pavement, (4, 10), {"ridden": False}),
-        "cyclist": (objects.bicycle, lane, (4.5, 11), {"ridden": True}),
-        "motorcycle": (objects.motorcycle, kerb, (4.5, 10), {"ridden": False}),
-        "biker": (objects.motorcycle, lane, (5, 11), {"ridden": True}),
+        "car": (objects.car, lane, (5.5, 20), {}),
+        "truck": (objects.truck, lane, (8, 19), {}),
+        "bus": (objects.bus, lane, (8, 19), {}),
+        "person": (objects.person, pavement, (3.8, 10), {}),
+        "bicycle": (objects.bicycle, pavement, (3.8, 8), {"ridden": False}),
+        "cyclist": (objects.bicycle, lane, (4, 9), {"ridden": True}),
+        "motorcycle": (objects.motorcycle, kerb, (4, 8.5), {"ridden": False}),
+        "biker": (objects.motorcycle, lane, (4.2, 9), {"ridden": True}),
         "tree": (objects.tree, pavement, (7, 30), {}),
-        "lamp": (objects.pole, kerb, (5, 22), {"carries": "lamp"}),
-        "light": (objects.pole, kerb, (5, 14), {"carries": "light"}),
-        "sign": (objects.pole, kerb, (5, 14), {"carries": "sign"}),
+        "lamp": (objects.pole, kerb, (5, 13), {"carries": "lamp"}),
+        "light": (objects.pole, kerb, (5, 11), {"carries": "light"}),
+        "sign": (objects.pole, kerb, (5, 11), {"carries": "sign"}),
     }
     placed = [
         (rng.uniform(*draw[kind][2]), kind) for kind, mean in street.counts.items() for _ in range(rng.poisson(mean))
@@ -170,7 +170,7 @@ def render(domain: str, seed: int, size: tuple[int, int] = (96, 192)) -> tuple[n
     if domain not in DOMAINS:
         raise ValueError(f"domain {domain!r} does not exist; choose one of {', '.join(DOMAINS)}")
     rng = np.random.default_rng((DOMAINS.index(domain), seed))
-    far = 0.0 if domain == "source" else rng.uniform(0.2, 1.0)
+    far = 0.0 if domain == "source" else 0.12 + 0.85 * rng.beta(1.3, 1.4)
     looks = Looks(rng, far)
     canvas = Canvas(_camera(domain, size, rng), looks)
     canvas.part("sky", "sky", SKY, z=200.0)  # part 0 is where nothing else is drawn
@@ -183,4 +183,4 @@ def render(domain: str, seed: int, size: tuple[int, int] = (96, 192)) -> tuple[n
     image, label, depth, ground_x = canvas.develop()
     if far:
         image = photograph(image, depth, ground_x, looks)
-    return np.clip(image, 0, 255).astype(np.uint8), label
+    return expose(image, looks), label

@@ -242,6 +242,8 @@ def test_an_empty_raw_folder_is_refused_with_the_layout_expected(tmp_path, datas
     (tmp_path / "raw" / "readme.txt").write_text("nothing here")
     with pytest.raises(ValueError, match=r"no images; expected .*\.png.*readme\.txt"):
         prepare(dataset, data_dir=str(tmp_path / "data"), raw_dir=str(tmp_path / "raw"))
+    with pytest.raises(ValueError, match="there is no such folder"):
+        prepare(dataset, data_dir=str(tmp_path / "data"), raw_dir=str(tmp_path / "rwa"))
 
 
 def test_missing_labels_are_named(gta5, tmp_path):

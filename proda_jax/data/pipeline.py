@@ -108,8 +108,8 @@ class TfdsSource:
     def _decode(self, example: dict) -> dict:
         import tensorflow as tf
 
-        image = tf.io.decode_image(example["image"], channels=3, expand_animations=False)
-        decoded = {"image": _resized(image, self.image_size, "bilinear"), "record": example["record"]}
+        image = _resized(_image(example["image"]), self.image_size, "bilinear")
+        decoded = {"image": image, "record": example["record"]}
         if "label" in example:
             label = tf.gather(tf.constant(self._table), _raw_label(example["label"]))
             decoded["label"] = _resized(label[..., None], self.image_size, "nearest")[..., 0]
@@ -129,6 +129,18 @@ def _prepared_directory(dataset: str, data_dir: str, config: str | None) -> str:
         raise FileNotFoundError(f"data set {dataset!r} is not prepared: no dataset_info.json under {parent}; run "
                                 f"python -m data_prep.prepare --dataset={dataset} --data_dir={data_dir}")  # fmt: skip
     return str(max(versions, key=lambda path: tfds.core.Version(path.name)))
+
+
+def _image(encoded):
+    """Pixels of a PNG or JPEG file, uint8 [height, width, 3]."""
+    import tensorflow as tf
+
+    return tf.cond(
+        tf.io.is_jpeg(encoded),
+        # TensorFlow's default transform is a fast, inexact one; other decoders, Pillow's too, use the accurate one.
+        lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
+        lambda: tf.io.decode_png(encoded, channels=3),
+    )
 
 
 def _raw_label(png):

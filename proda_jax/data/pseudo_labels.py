@@ -1,0 +1,84 @@
+"""Pseudo labels on disk: one file an image, and a note of where they came from."""
+
+import json
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from etils import epath
+
+from proda_jax.data.source import Batch
+
+ORIGIN = "origin.json"
+
+
+class PseudoLabels:
+    """A folder of pseudo labels.
+
+    Soft labels are float16 [h8, w8, classes] at the network's output grid (0.6 MB of a Cityscapes image before
+    compression of the class dimension); hard labels uint8 [height, width], IGNORE where not confident.
+    """
+
+    def __init__(self, folder: epath.PathLike, origin: dict):
+        """Opens or creates a store.
+
+        Args:
+          folder: may be in a bucket.
+          origin: what the labels are made from (stage, its checkpoint, settings).
+
+        Raises:
+          ValueError: the folder holds labels of another origin.
+        """
+        self.folder, self.origin = epath.Path(folder), json.loads(json.dumps(origin))
+        note = self.folder / ORIGIN
+        if note.exists():
+            found = json.loads(note.read_text())
+            if found != self.origin:
+                differing = {k: (found.get(k), self.origin.get(k)) for k in found | self.origin
+                             if found.get(k) != self.origin.get(k)}  # fmt: skip
+                raise ValueError(
+                    f"{self.folder} holds pseudo labels of another origin; (found, expected): {differing}. "
+                    "Delete that folder, or use another workdir"
+                )
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(self.origin, indent=2))
+
+    def path(self, name: str) -> epath.Path:
+        return self.folder / f"{name.replace('/', '__')}.npz"
+
+    def has(self, name: str) -> bool:
+        return self.path(name).exists()
+
+    def missing(self, names: Sequence[str]) -> list[str]:
+        """Names without a file: what an interrupted generation still has to do."""
+        present = {path.name for path in self.folder.iterdir()}
+        return [name for name in names if self.path(name).name not in present]
+
+    def write(self, name: str, label: np.ndarray) -> None:
+        """Writes one image's labels; the file appears whole or not at all."""
+        path = self.path(name)
+        unfinished = path.with_name(path.name + ".tmp")
+        with unfinished.open("wb") as file:
+            np.savez_compressed(file, label=label)
+        unfinished.replace(path)
+
+    def read(self, name: str) -> np.ndarray:
+        """One image's labels.
+
+        Raises:
+          ValueError: the file is missing or damaged.
+        """
+        path = self.path(name)
+        try:
+            with path.open("rb") as file, np.load(file) as arrays:
+                return arrays["label"]
+        except Exception as error:
+            raise ValueError(
+                f"{path} cannot be read ({error}). Delete it and run the same command again: it is made anew"
+            ) from error
+
+
+def with_pseudo_labels(batches: Iterator[Batch], store: PseudoLabels, names: Sequence[str], key: str) -> Iterator[Batch]:
+    """Adds each record's pseudo labels to its batch under `key`: [batch, ...]."""
+    for batch in batches:
+        yield batch | {key: np.stack([store.read(names[record]) for record in batch["record"]])}
