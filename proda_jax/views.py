@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from proda_jax import colour
+from proda_jax.colour import jitter_colour as jitter_colour  # for the steps, which apply it to a view
 from proda_jax.data.label_spaces import IGNORE
 
 GREY = 127.0  # what lies outside the image or is cut out (released code)
@@ -40,7 +41,7 @@ class WeakView:
 
 @flax.struct.dataclass
 class StrongView:
-    """FixMatch RandAugment, flip and Cutout, in the order: flip, the operations as drawn, cutout.
+    """FixMatch's flip, RandAugment and Cutout of each weak view, applied in that order.
 
     Attributes:
       flip: [batch] bool, whether the crop is mirrored left-right.
@@ -273,14 +274,24 @@ def strong_image(image: jax.Array, view: StrongView) -> jax.Array:
 
     # One image after the other: under vmap every image would pay for every operation of the pool.
     recoloured = jax.lax.map(recolour, (colour.round_levels(image), operation, view.level))
-    rows, columns, shown = _strong_pixels(view, image.shape[1:3])
+    size = image.shape[1:3]
+    rows, columns, shown = _strong_pixels(view, size, size)
     warped = colour.round_levels(_bilinear(recoloured, rows - 0.5, columns - 0.5))
     return jnp.where(shown[..., None], warped, GREY)
 
 
-def strong_label(label: jax.Array, view: StrongView) -> jax.Array:
-    """The weak view's label [batch, height, width] in the strong view, nearest; `IGNORE` outside and where cut out."""
-    rows, columns, shown = _strong_pixels(view, label.shape[1:3])
+def strong_label(label: jax.Array, view: StrongView, crop_size: Size) -> jax.Array:
+    """The weak view's label in the strong view, nearest.
+
+    Args:
+      label: [batch, height, width], covering the crop pixel by pixel or in a smaller size.
+      view: the strong views.
+      crop_size: height and width of the crop in pixels.
+
+    Returns:
+      int32, same shape; `IGNORE` outside the weak view and where cut out.
+    """
+    rows, columns, shown = _strong_pixels(view, crop_size, label.shape[1:3])
     warped = _pixels(label[..., None], jnp.floor(rows), jnp.floor(columns))[..., 0]
     return jnp.where(shown, warped.astype(jnp.int32), IGNORE)
 
@@ -368,11 +379,11 @@ def _strong_positions(view: StrongView, crop_size: Size, map_size: Size) -> tupl
     return rows / y_ratio, columns / x_ratio
 
 
-def _strong_pixels(view: StrongView, size: Size) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Row and column position each crop pixel shows, and whether it shows any: three [batch, height, width]."""
-    rows, columns = _strong_positions(view, size, size)
+def _strong_pixels(view: StrongView, crop_size: Size, size: Size) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Row and column position each pixel of a map shows, and whether it shows any: three [batch, height, width]."""
+    rows, columns = _strong_positions(view, crop_size, size)
     inside = (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
-    return rows, columns, inside & ~_cut_out(view, size, (1, 1))
+    return rows, columns, inside & ~_cut_out(view, size, (crop_size[0] // size[0], crop_size[1] // size[1]))
 
 
 def _cut_out(view: StrongView, size: Size, ratio: tuple[int, int]) -> jax.Array:

@@ -55,7 +55,9 @@ class ReleasedHead(nn.Module):
         return Output(features, self.conv(self.classes, name="classifier")(features))
 
     def group_norm(self, name: str) -> nn.GroupNorm:
-        return nn.GroupNorm(GROUP_NORM_GROUPS, epsilon=GROUP_NORM_EPSILON, dtype=self.dtype, name=name)
+        return nn.GroupNorm(
+            GROUP_NORM_GROUPS, epsilon=GROUP_NORM_EPSILON, dtype=self.dtype, use_fast_variance=False, name=name
+        )
 
     def squeeze_excite(self, x: jax.Array) -> jax.Array:
         conv = partial(self.conv, use_bias=True, initialisation=self.initialisation.replace("released", "pytorch"))

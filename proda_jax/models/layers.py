@@ -105,13 +105,18 @@ class BatchNorm(nn.Module):
 
 
 def batch_moments(x: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array, int]:
-    """Mean, biased variance [channels] and number of positions of x [batch, height, width, channels], all devices."""
-    devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
-    moments = jnp.stack([x.mean((0, 1, 2)), jnp.square(x).mean((0, 1, 2))])
-    if axis_name is not None:
-        moments = jax.lax.pmean(moments, axis_name)  # every device holds the same number of positions
-    mean, square = moments
-    return mean, jnp.maximum(square - jnp.square(mean), 0.0), devices * x[..., 0].size
+    """Mean, biased variance [channels] and number of positions of x [batch, height, width, channels], all devices.
+
+    The variance is that of the deviations: E[x^2] - E[x]^2 loses enough digits in float32 to turn activations around
+    zero, which shows as errors of 0.5% in the gradients of early layers.
+    """
+    mean = x.mean((0, 1, 2))
+    var = jnp.square(x - mean).mean((0, 1, 2))
+    if axis_name is None:
+        return mean, var, x[..., 0].size
+    means, variances = jax.lax.all_gather((mean, var), axis_name)  # every device holds the same number of positions
+    mean = means.mean(0)
+    return mean, (variances + jnp.square(means - mean)).mean(0), len(means) * x[..., 0].size
 
 
 def blend(running: jax.Array, batch: jax.Array) -> jax.Array:

@@ -97,6 +97,11 @@ def stage_key(seed: int, name: str) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()) & 0x7FFFFFFF)
 
 
+def order_seed(seed: int, name: str) -> int:
+    """Seed of the input order of (seed, stage); even, so that its successor is free for the second data set."""
+    return 2 * (zlib.crc32(f"{seed}/{name}".encode()) & 0x3FFFFFFF)
+
+
 def setup(
     config: ml_collections.ConfigDict,
     name: str,

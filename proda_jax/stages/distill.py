@@ -21,8 +21,9 @@ class Inputs:
     Attributes:
       source_image, source_label: weak view of the source, [batch, h, w, 3] and [batch, h, w].
       target_image: what student and teacher see, [batch, h, w, 3].
-      hard_label: the teacher's confident labels in that view, [batch, h, w].
-      inside: where that view shows the image, bool [batch, h, w].
+      hard_label: the teacher's confident labels in the weak view, [batch, h, w].
+      valid: where student and teacher are compared, bool [batch, h / 4, w / 4].
+      strong_view: what labels follow from the weak view on; None where the network sees the weak view.
       source_keys, target_keys: of dropout, [batch], or None.
     """
 
@@ -30,7 +31,8 @@ class Inputs:
     source_label: jax.Array
     target_image: jax.Array
     hard_label: jax.Array
-    inside: jax.Array
+    valid: jax.Array
+    strong_view: views.StrongView | None = None
     source_keys: jax.Array | None = None
     target_keys: jax.Array | None = None
 
@@ -55,21 +57,23 @@ def draw_inputs(state: TrainState, batch: steps.Batch, setup: steps.Setup) -> In
     source_image, source_label = steps.labelled_view(setup, state.step, batch["source"], batch["slot"])
     image, slots = batch["target"]["image"], batch["slot"]
     target = steps.target_views(setup, state.step, image, slots)
-    label = views.weak_label(batch["target"]["hard_label"], target.weak_view, setup.crop_size)
-    inside = views.weak_label(jnp.zeros(image.shape[:3], jnp.uint8), target.weak_view, setup.crop_size)
-    seen = target.weak_image
-    if setup.stage.target_view == "strong":
-        seen = target.strong_image
-        label, inside = (views.strong_label(x, target.strong_view) for x in (label, inside))
+    strong_view = target.strong_view if setup.stage.target_view == "strong" else None
+    shown = jnp.where(views.weak_inside(target.weak_view, setup.crop_size, setup.quarter), 0, IGNORE)
     return Inputs(
         source_image,
         source_label,
-        seen / 255.0,
-        label,
-        inside != IGNORE,
+        (target.weak_image if strong_view is None else target.strong_image) / 255.0,
+        views.weak_label(batch["target"]["hard_label"], target.weak_view, setup.crop_size),
+        follow(shown, strong_view, setup) != IGNORE,
+        strong_view,
         steps.example_keys(setup, state.step, slots, steps.SOURCE_PASS),
         steps.example_keys(setup, state.step, slots, steps.STRONG_PASS),
     )
+
+
+def follow(labels: jax.Array, strong_view: views.StrongView | None, setup: steps.Setup) -> jax.Array:
+    """Labels of the weak view, at any size, in the view that the network sees."""
+    return labels if strong_view is None else views.strong_label(labels, strong_view, setup.crop_size)
 
 
 def update(state: TrainState, inputs: Inputs, teacher: Any, *, setup: steps.Setup):
@@ -78,8 +82,7 @@ def update(state: TrainState, inputs: Inputs, teacher: Any, *, setup: steps.Setu
     gradient, stats, metrics = steps.labelled_gradient(
         setup, state, state.batch_stats, inputs.source_image, inputs.source_label, inputs.source_keys
     )
-    labels = resize_nearest(inputs.hard_label, setup.quarter)
-    valid = resize_nearest(inputs.inside, setup.quarter)
+    labels = follow(resize_nearest(inputs.hard_label, setup.quarter), inputs.strong_view, setup)
     teacher_logits = None
     if c.distillation_weight:
         teacher_logits = setup.teacher.apply(teacher, inputs.target_image, train=False).logits
@@ -93,11 +96,11 @@ def update(state: TrainState, inputs: Inputs, teacher: Any, *, setup: steps.Setu
         metrics = {"target_fit": fit}
         if teacher_logits is not None:
             metrics["distillation"] = losses.distillation(
-                logits, teacher_logits, valid, form=c.distillation_form, axis_name=axis
+                logits, teacher_logits, inputs.valid, form=c.distillation_form, axis_name=axis
             )
             fit = fit + c.distillation_weight * metrics["distillation"]
         return fit, metrics
 
     more, stats, extra = steps.pass_gradient(setup, state, stats, inputs.target_image, inputs.target_keys, loss_fn)
-    metrics |= extra | {"labelled": losses.share_of_mean((labels != IGNORE).astype(jnp.float32), valid, axis)}
+    metrics |= extra | {"labelled": losses.share_of_mean((labels != IGNORE).astype(jnp.float32), inputs.valid, axis)}
     return steps.update(setup, state, stats, steps.add(gradient, more), metrics)

@@ -80,7 +80,7 @@ def update(state: TrainState, inputs: Inputs, *, setup: steps.Setup):
     source_logits, target_logits = source.pop("logits"), target.pop("logits")
 
     def discriminator_loss(params: Any) -> jax.Array:
-        return (judge(params, source_logits, SOURCE) + judge(params, target_logits, TARGET)) / 2
+        return judge(params, source_logits, SOURCE) + judge(params, target_logits, TARGET)
 
     loss, gradient = jax.value_and_grad(discriminator_loss)(state.discriminator.params)
     updates, opt_state = setup.discriminator_optimizer.update(

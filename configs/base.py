@@ -1,0 +1,163 @@
+"""Every setting once: what it is, its unit, and where it comes from. Other configurations change what differs.
+
+Sources: (Eq n), (Table n), (Section n) are the paper; "released" is the authors' code. Where paper and released code
+differ, the setting's comment names both choices, and the default is the one that the reported numbers came from,
+except for what its authors call bugs.
+"""
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The settings that all configurations share; stages are added by `supervised`, `warmup`, `denoise`, `distill`."""
+    c = ml_collections.ConfigDict()
+    c.task = "base"  # name of the experiment, in results and tables
+    c.seed = 0  # of everything random: initial weights, order, views, dropout
+    c.stages = ()  # what is run, in this order; each names a section below
+    c.batch_size = 4  # source images and target images in one step, over all devices (released)
+    c.log_every = 50  # steps between two lines of metrics
+    c.summaries = True  # write metrics for TensorBoard (needs TensorFlow)
+    c.evaluate_every = 1000  # steps between two evaluations; the best and the last network are kept (released)
+    c.handover = "last"  # which network the next stage gets: 'last', or 'best' on the validation set (released)
+    c.evaluate_batch_size = 1  # whole images in one evaluation step on each device
+
+    c.data = ml_collections.ConfigDict()
+    c.data.loader = "tfds"  # 'tfds': decoded from disk by tf.data; 'memory': the same, held as one array
+    c.data.data_dir = placeholder(str)  # where prepared data sets are kept; default: 'data' beside the stages
+    c.data.raw_dir = placeholder(str)  # unpacked archives, if source and target come from one folder
+    c.data.label_space = "cityscapes19"  # classes: cityscapes19, synthia16, camvid11
+    c.data.source = dataset("gta5", "train", (1052, 1914))
+    c.data.target = dataset("cityscapes", "train", (1024, 2048))
+    c.data.validation = dataset("cityscapes", "val", (1024, 2048))
+
+    c.model = ml_collections.ConfigDict()
+    c.model.depths = (3, 4, 23, 3)  # bottleneck blocks of the four groups: ResNet-101
+    c.model.width = 64  # channels of the stem
+    c.model.head = "released"  # 'released': branches, squeeze and excitation; 'deeplab': sum of dilated convolutions
+    c.model.dilations = (6, 12, 18, 24)  # of the head's 3x3 convolutions; (6, 12) as in AdaptSegNet's code
+    c.model.head_channels = 256  # of each branch of the released head
+    c.model.feature_channels = 256  # of the feature f that prototypes live in
+    c.model.dropout = 0.1  # share of feature channels dropped in training (released)
+    c.model.input_mean = (0.0, 0.0, 0.0)  # subtracted from RGB in [0, 1]; the released code subtracts nothing
+    c.model.input_std = (1.0, 1.0, 1.0)
+    c.model.initialisation = "released"  # of what no weights are given for; 'he' when training from scratch
+    c.model.dtype = "float32"  # what convolutions compute in: float32 or bfloat16; all else is float32
+    c.model.imagenet_weights = placeholder(str)  # .npz of PyTorch-named arrays: a supervised ResNet
+    c.model.self_supervised_weights = placeholder(str)  # the same, SimCLRv2
+
+    c.views = ml_collections.ConfigDict()
+    c.views.crop_size = (512, 896)  # height, width of what the network trains on (released)
+    c.views.base_width = 2200  # pixels; an image is resized to this width times `scale`, keeping its shape (released)
+    c.views.scale = (0.5, 1.5)  # uniform (released); (1, 1) for a plain random crop as in the paper
+    c.views.flip = True  # left-right with probability 1/2 (released)
+    c.views.randaugment = True  # Table 7
+    c.views.strong_operations = 2  # operations of the FixMatch pool, each with probability 1/2 (released)
+    c.views.strong_flip = True  # the strong view is flipped once more with probability 1/2 (released)
+    c.views.cutout_fraction = 1 / 3  # side of the cutout over the crop's shorter side; 0 for none (Table 7)
+    return c
+
+
+def dataset(name: str, split: str, image_size: tuple[int, int]) -> ml_collections.ConfigDict:
+    """One split of a prepared data set; images of another size are resized to `image_size` (height, width)."""
+    d = ml_collections.ConfigDict()
+    d.name, d.split, d.image_size = name, split, image_size
+    d.raw_dir = placeholder(str)  # unpacked archives of this data set; default: data.raw_dir
+    return d
+
+
+def stage(kind: str, init: str, steps: int) -> ml_collections.ConfigDict:
+    """What every stage has.
+
+    Args:
+      kind: 'supervised', 'warmup', 'denoise' or 'distill'.
+      init: where its network starts: 'random', 'imagenet', 'self_supervised', or the name of an earlier stage.
+      steps: number of steps.
+    """
+    s = ml_collections.ConfigDict()
+    s.kind, s.init, s.steps = kind, init, steps
+    s.schedule = "poly"  # 'poly' (released) or 'per_epoch': times `schedule_factor` after each epoch (Section 5.1)
+    s.schedule_steps = 90_000  # where 'poly' reaches zero, steps (released)
+    s.schedule_power = 0.9
+    s.schedule_factor = 0.9
+    s.backbone_rate = 2.5e-4  # learning rates of SGD
+    s.head_rate = 2.5e-3  # of all after the backbone; ten times its rate (released)
+    s.momentum = 0.9
+    s.weight_decay = 2e-4  # on every parameter, norms and biases too (released)
+    s.backbone_steps = "once"  # 'released': most backbone parameters are stepped three times an iteration
+    s.batch_norm = "batch"  # 'frozen': running statistics, fixed scale and bias
+    s.reduction = "mean"  # of losses over pixels: 'mean' (released) or 'sum' (Eq 1, 7, 10)
+    s.jitter = ml_collections.ConfigDict()  # photometric jitter of labelled images, uniform within 1 +- x; off as released
+    s.jitter.brightness = s.jitter.contrast = s.jitter.saturation = s.jitter.white_balance = 0.0
+    return s
+
+
+def supervised(init: str, steps: int, *, target_labels: bool = False) -> ml_collections.ConfigDict:
+    """Cross entropy on the source; with `target_labels` on the target too, which is the oracle."""
+    s = stage("supervised", init, steps)
+    s.target_labels = target_labels
+    return s
+
+
+def warmup(init: str, steps: int) -> ml_collections.ConfigDict:
+    """Adversarial output-space alignment, with the rate and frozen normalisation that the authors recommend."""
+    s = stage("warmup", init, steps)
+    s.batch_norm = "frozen"  # the authors' answer to those who could not train it
+    s.gan = "ls"  # 'ls' least squares (released), 'vanilla'
+    s.adversarial_weight = 0.01
+    s.discriminator_rate = 1e-4  # of Adam; follows the schedule too (released)
+    return s
+
+
+def denoise(init: str, steps: int, *, labels_from: str | None = None) -> ml_collections.ConfigDict:
+    """Stage 1 (Section 4.1 and 4.2). `labels_from`: stage whose network makes p_{t,0}; default: `init`."""
+    s = stage("denoise", init, steps)
+    s.labels_from = labels_from or init
+    s.backbone_rate = s.head_rate = 1e-4  # Section 5.1
+    s.weighting = "prototypes"  # omega of Eq 3: 'prototypes' (Eq 4), 'network' (Figure 4), 'none' (self-training)
+    s.label_source = "fixed"  # 'fixed': p_{t,0}; 'moving': the momentum encoder's p_t (Figure 4)
+    s.hard_labels = True  # False: soft cross entropy with the weighted labels (Figure 4)
+    s.label_threshold = 0.0  # least confidence of a rectified label (Table 4)
+    s.temperature = 1.0  # tau of Eq 4 and 8 (Table 8), in units of feature distance
+    s.ce_weight = 0.1  # alpha of Eq 7 (Table 9)
+    s.rce_weight = 1.0  # beta of Eq 7 (Table 9)
+    s.consistency_weight = 10.0  # gamma_1 of Eq 11 (Table 10)
+    s.regulariser_weight = 0.1  # gamma_2 of Eq 11 (Table 10)
+    s.regulariser = "mrkld"  # Eq 10; 'mrent': negative entropy
+    s.ema_momentum = 0.999  # of the momentum encoder, each step (released)
+    s.ema_view = "image"  # what it sees: the whole 'image', cropped afterwards (released), or the 'crop' T(x) (Eq 8)
+    s.ema_mode = "train"  # 'train': batch statistics and dropout (released); 'eval': running statistics
+    s.prototype_momentum = 0.9999  # lambda of Eq 6 (Table 5), for each vector or batch as below
+    s.prototype_update = "in_turn"  # every (image, class) vector in turn (released), or once a 'batch' (Eq 6)
+    s.prototype_min_pixels = 10  # fewer pixels (at a quarter of the image) make no vector (released)
+    s.unseen_prototypes = "replace"  # a class without data is absent and its first vector replaces it; 'released':
+    #                                  that vector enters at the usual rate, from zero
+    s.prototype_init = "target"  # classes by the 'target' pseudo labels, or 'source' ground truth (Table 6)
+    s.prototype_init_by = "vectors"  # mean over (image, class) 'vectors' (released) or over 'pixels' (Eq 5)
+    s.prototype_init_min_pixels = 10  # fewer pixels (at an eighth of the image) make no vector (released)
+    s.prototype_init_limit = 3000  # vectors after which the running mean's count stops (released)
+    s.prototype_init_passes = 1  # over the data; the released tool makes four, which changes little but the time
+    return s
+
+
+def self_training(init: str, steps: int, *, threshold: float = 0.0) -> ml_collections.ConfigDict:
+    """Conventional self-training: the same stage with fixed labels and plain cross entropy (Table 3, first row)."""
+    s = denoise(init, steps)
+    s.weighting = "none"
+    s.label_threshold = threshold
+    s.ce_weight, s.rce_weight, s.consistency_weight, s.regulariser_weight = 1.0, 0.0, 0.0, 0.0
+    return s
+
+
+def distill(teacher: str, init: str, steps: int) -> ml_collections.ConfigDict:
+    """Stages 2 and 3 (Section 4.3): `teacher` is the stage that is distilled and makes the hard pseudo labels."""
+    s = stage("distill", init, steps)
+    s.teacher = teacher
+    s.backbone_rate, s.head_rate = 6e-4, 6e-3  # before and after the extra normalisation (Section 5.1)
+    s.extra_norm = True  # batch normalisation after the backbone, for self-supervised weights (Section 5.1)
+    s.label_threshold = 0.95  # confidence up to which a pixel has no hard label (Section 5.1)
+    s.target_view = "strong"  # what student and teacher see: 'strong' (released) or 'weak' (Eq 12)
+    s.ce_weight, s.rce_weight = 1.0, 0.0  # of the hard labels: cross entropy (Eq 12); symmetric as released option
+    s.distillation_weight = 1.0  # beta of Eq 12
+    s.distillation_form = "equation12"  # divided by the number of classes; 'equation12_per_pixel', 'released' (a bug)
+    return s

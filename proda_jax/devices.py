@@ -1,0 +1,74 @@
+"""One place that knows about several devices: the mesh, how a step is mapped over it, how batches reach it."""
+
+import collections
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXIS = "batch"  # the mapped axis: each device holds a share of the batch
+
+
+def make_mesh(devices: int | None = None) -> Mesh:
+    """A one-axis mesh over the first `devices` devices (all of them by default)."""
+    chosen = jax.devices()[:devices]
+    return jax.make_mesh((len(chosen),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=chosen)
+
+
+def check_batch_size(batch_size: int, mesh: Mesh, setting: str) -> None:
+    """Refuses a global batch that the devices cannot share evenly.
+
+    Raises:
+      ValueError: naming the setting and sizes that would work.
+    """
+    count = mesh.devices.size
+    if batch_size < 1 or batch_size % count:
+        below, above = batch_size // count * count, (batch_size // count + 1) * count
+        options = " or ".join(str(size) for size in (below, above) if size > 0)
+        raise ValueError(f"{setting} = {batch_size} does not divide over {count} devices; choose {options}")
+
+
+def map_step(step: Callable, mesh: Mesh, kinds: str, out: str, donate: tuple[int, ...] = ()) -> Callable:
+    """A per-device function over all devices of the mesh, compiled.
+
+    This is what `jax.pmap` is since JAX 0.8, except that replicated values are held once and not stacked.
+
+    Args:
+      step: written for one device's share, with `AXIS` as named axis.
+      mesh: the devices.
+      kinds: a letter for each argument: 'r' replicated, 'b' split along its first dimension (the batch).
+      out: the same for each result.
+      donate: arguments whose memory the results may take over.
+    """
+    specs = {"r": P(), "b": P(AXIS)}
+    in_specs, out_specs = (tuple(specs[kind] for kind in letters) for letters in (kinds, out))
+    mapped = jax.shard_map(
+        step, mesh=mesh, in_specs=in_specs, out_specs=out_specs if len(out) > 1 else out_specs[0], check_vma=False
+    )
+    return jax.jit(mapped, donate_argnums=donate)
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """A copy of `tree` on every device, in buffers of its own (so that it can be donated)."""
+    return jax.jit(lambda x: jax.tree.map(lambda leaf: leaf.copy(), x), out_shardings=NamedSharding(mesh, P()))(tree)
+
+
+def put_batch(batch: Any, mesh: Mesh) -> Any:
+    """This host's share of a batch (NumPy arrays) as global arrays split over the devices."""
+    sharding = NamedSharding(mesh, P(AXIS))
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
+
+
+def prefetch(batches: Iterable[Any], mesh: Mesh, ahead: int = 2) -> Iterator[Any]:
+    """Batches on the devices, `ahead` of them on their way while one is computed on."""
+    iterator, queue = iter(batches), collections.deque()
+    for batch in itertools.islice(iterator, ahead):
+        queue.append(put_batch(batch, mesh))
+    while queue:
+        yield queue.popleft()
+        for batch in itertools.islice(iterator, 1):
+            queue.append(put_batch(batch, mesh))

@@ -1,0 +1,84 @@
+"""Evaluation on whole images: one scale, no flip, confusion matrix on the device (Section 5.1)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from proda_jax import devices, metrics
+from proda_jax.data.label_spaces import label_space, score_subsets
+from proda_jax.data.source import ExampleSource
+from proda_jax.models.deeplab import DeepLab
+from proda_jax.resizing import resize_align_corners
+
+
+def predict(model: DeepLab, variables: Any, images: jax.Array) -> jax.Array:
+    """Classes of whole images.
+
+    Args:
+      model: the network.
+      variables: {'params', 'batch_stats'}.
+      images: uint8 [batch, height, width, 3].
+
+    Returns:
+      int32 [batch, height, width]: argmax of the logits upsampled with corners aligned.
+    """
+    logits = model.apply(variables, images.astype(jnp.float32) / 255.0, train=False).logits
+    return jnp.argmax(resize_align_corners(logits, images.shape[1:3]), axis=-1)
+
+
+def confusion_step(model: DeepLab, mesh: Mesh) -> Callable:
+    """Mapped function (variables, batch of images and labels) -> confusion matrix [classes, classes] of all devices."""
+
+    def step(variables: Any, batch: dict[str, jax.Array]) -> jax.Array:
+        counted = jnp.where((batch["record"] >= 0)[:, None, None], batch["label"].astype(jnp.int32), -1)
+        matrix = metrics.confusion_matrix(predict(model, variables, batch["image"]), counted, model.classes)
+        return jax.lax.psum(matrix, devices.AXIS)
+
+    return devices.map_step(step, mesh, "rb", "r")
+
+
+def evaluate(step: Callable, variables: Any, source: ExampleSource, batch_size: int, mesh: Mesh) -> np.ndarray:
+    """Confusion matrix of a network on a labelled data set.
+
+    Args:
+      step: from `confusion_step`.
+      variables: of the network, replicated.
+      source: the data set.
+      batch_size: images in one step, over all devices.
+      mesh: the devices.
+
+    Returns:
+      int64 [classes, classes]; row = truth.
+    """
+    matrices = [
+        step(variables, batch)
+        for batch in devices.prefetch(source.ordered_batches(batch_size, labels=True), mesh)
+    ]
+    return np.sum([np.asarray(matrix, np.int64) for matrix in matrices], axis=0)
+
+
+def summary(confusion: np.ndarray, space: str) -> dict:
+    """Scores in percent, as results.json has them.
+
+    Args:
+      confusion: [classes, classes].
+      space: label space of the classes.
+
+    Returns:
+      {'miou', 'pixel_accuracy', 'iou': {class: value or None}, 'miou_<n>' for each smaller set that is scored}.
+    """
+
+    def percent(value: float) -> float | None:
+        return None if np.isnan(value) else round(100.0 * float(value), 2)
+
+    scores = metrics.scores(confusion)
+    result = {"miou": percent(scores["miou"]), "pixel_accuracy": percent(scores["pixel_accuracy"])}
+    for name, subset in score_subsets(space).items():
+        if len(subset) < len(confusion):
+            result[f"miou_{name}"] = percent(metrics.scores(confusion, subset)["miou"])
+    classes = label_space(space).classes
+    return result | {"iou": {name: percent(value) for name, value in zip(classes, scores["iou"], strict=True)}}

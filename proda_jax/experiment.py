@@ -1,0 +1,262 @@
+"""An experiment: its stages in order, what each hands to the next, and what is already done."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from absl import logging
+from etils import epath
+
+from proda_jax import devices, evaluate, prototypes, train
+from proda_jax.checkpoints import Checkpoints
+from proda_jax.data.label_spaces import label_space
+from proda_jax.data.pseudo_labels import PseudoLabels, with_pseudo_labels
+from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.torch_names import from_torch
+from proda_jax.sources import Sources
+from proda_jax.stages import build, denoise, prepare
+from proda_jax.stages.step import Setup
+
+WEIGHTS = ("random", "imagenet", "self_supervised")
+
+
+class Experiment:
+    """A configuration in a workdir.
+
+    The workdir holds a folder for each stage: `checkpoints`, `history.jsonl` (its evaluations), `result.json` (once it
+    is complete), and the pseudo labels and prototypes that were made from its network.
+    """
+
+    def __init__(
+        self, config: ml_collections.ConfigDict, workdir: epath.PathLike, sources: Sources, devices_used: int | None = None
+    ):  # fmt: skip
+        """Prepares to run.
+
+        Args:
+          config: checked settings, see `settings.check`.
+          workdir: may be in a bucket.
+          sources: opens the data sets.
+          devices_used: how many devices to use; all by default.
+        """
+        self.config, self.workdir, self.sources = config, epath.Path(workdir), sources
+        self.mesh = devices.make_mesh(devices_used)
+        self.space = label_space(config.data.label_space)
+        for size, setting in (
+            (config.batch_size, "batch_size"),
+            (config.evaluate_batch_size * self.mesh.devices.size, "evaluate_batch_size"),
+        ):
+            devices.check_batch_size(size, self.mesh, setting)
+
+    # What there is
+
+    def folder(self, name: str) -> epath.Path:
+        return self.workdir / name
+
+    def result(self, name: str) -> dict | None:
+        """The result of a stage, or None while it is not complete."""
+        path = self.folder(name) / "result.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def model(self, name: str) -> DeepLab:
+        """The network of a stage."""
+        extra_norm = self.config[name].get("extra_norm", False)
+        return build.network(
+            self.config.model, len(self.space.classes), extra_norm=extra_norm, axis_name=devices.AXIS
+        )
+
+    def variables(self, name: str) -> Any:
+        """The network that a complete stage hands on, replicated."""
+        checkpoints = Checkpoints(self.folder(name) / "checkpoints")
+        variables = checkpoints.network(self.random_variables(self.model(name), name), self.config.handover)
+        checkpoints.close()
+        return variables
+
+    def random_variables(self, model: DeepLab, name: str) -> Any:
+        """Freshly initialised variables of a stage's network, replicated."""
+        single = model.clone(axis_name=None)
+        example = jnp.zeros((1, *self.config.views.crop_size, 3))
+        key = build.stage_key(self.config.seed, name)
+        return devices.replicate(jax.jit(lambda k: single.init(k, example, train=False))(key), self.mesh)
+
+    # One stage
+
+    def initial_variables(self, name: str, model: DeepLab) -> Any:
+        """Where the network of stage `name` starts: random, weights from a file, or an earlier stage's network."""
+        init = self.config[name].init
+        variables = self.random_variables(model, name)
+        if init == "random":
+            return variables
+        if init in WEIGHTS:
+            path = self.config.model[f"{init}_weights"]
+            given = {kind: {"backbone": variables[kind]["backbone"]} for kind in variables}
+            with epath.Path(path).open("rb") as file, np.load(file) as arrays:
+                given = from_torch(dict(arrays), given)
+        else:
+            given = self.variables(init)
+        # what the given network lacks (another head, the extra normalisation) stays freshly initialised
+        merged = {kind: variables[kind] | dict(given[kind]) for kind in variables}
+        return devices.replicate(merged, self.mesh)
+
+    def run_stage(self, name: str) -> dict:
+        """Runs a stage to its end and returns its result."""
+        config, stage, folder = self.config, self.config[name], self.folder(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        target = self.sources.open("target")
+        steps_per_epoch = max(len(target) // config.batch_size, 1)
+        model = self.model(name)
+        teacher_name = stage.get("teacher")
+        setup = build.setup(
+            config,
+            name,
+            model=model,
+            teacher=self.model(teacher_name) if teacher_name else None,
+            steps_per_epoch=steps_per_epoch,
+        )
+        start = self.initial_prototypes(name) if stage.kind == "denoise" else None
+        variables = self.initial_variables(name, model)
+        state = devices.replicate(build.create_state(setup, variables, start), self.mesh)
+        step = devices.map_step(
+            lambda state, batch, teacher: build.TRAIN_STEPS[stage.kind](state, batch, teacher, setup=setup),
+            self.mesh,
+            "rbr",
+            "rr",
+            donate=(0,),
+        )
+        confusion = evaluate.confusion_step(model, self.mesh)
+        validation = self.sources.open("validation")
+
+        def score(variables: Any) -> dict:
+            matrix = evaluate.evaluate(confusion, variables, validation, self.evaluation_batch, self.mesh)
+            return evaluate.summary(matrix, config.data.label_space)
+
+        schedule = train.Schedule(stage.steps, config.log_every, config.evaluate_every)
+        with self.sources.writer(folder) as log:
+            _, history = train.train(
+                step,
+                state,
+                self.variables(teacher_name) if teacher_name else None,
+                lambda first_step: self.batches(name, setup, first_step),
+                score,
+                schedule,
+                folder,
+                self.mesh,
+                name,
+                log,
+            )
+        result = {"name": name, "steps": stage.steps, "seconds": history.seconds}
+        for which, entry in (("best", history.best), ("last", history.entries[-1])):
+            result[which] = {key: value for key, value in entry.items() if key != "seconds"}
+        train.write_atomically(folder / "result.json", json.dumps(result, indent=2))
+        return result
+
+    @property
+    def evaluation_batch(self) -> int:
+        return self.config.evaluate_batch_size * self.mesh.devices.size
+
+    def batches(self, name: str, setup: Setup, first_step: int) -> Iterator[dict]:
+        """This host's training batches of a stage, from a step on."""
+        config, stage = self.config, self.config[name]
+        index, count = jax.process_index(), jax.process_count()
+        arguments = {"first_step": first_step, "shard": (index, count)}
+        order = build.order_seed(config.seed, name)
+        source = self.sources.open("source").training_batches(config.batch_size, seed=order, labels=True, **arguments)
+        target = None
+        if stage.kind != "supervised" or stage.target_labels:
+            data = self.sources.open("target")
+            labelled = stage.kind == "supervised"
+            target = data.training_batches(config.batch_size, seed=order + 1, labels=labelled, **arguments)
+            if stage.kind == "denoise":
+                target = with_pseudo_labels(target, self.soft_labels(stage.labels_from), data.names, "soft_label")
+            elif stage.kind == "distill":
+                store = self.hard_labels(stage.teacher, stage.label_threshold)
+                target = with_pseudo_labels(target, store, data.names, "hard_label")
+        return train.merge_batches(source, target, index * config.batch_size // count)
+
+    # What prepares a stage
+
+    def soft_labels(self, teacher: str) -> PseudoLabels:
+        """p_{t,0}: the soft pseudo labels of a stage's network, made if they are not there."""
+        model = self.model(teacher)
+        return self.pseudo_labels(
+            "soft_labels", teacher, {}, lambda variables, images: prepare.soft_labels(model, variables, images)
+        )
+
+    def hard_labels(self, teacher: str, threshold: float) -> PseudoLabels:
+        """Hard pseudo labels of a stage's network, made if they are not there."""
+        model = self.model(teacher)
+        return self.pseudo_labels(
+            f"hard_labels_{threshold:g}",
+            teacher,
+            {"threshold": threshold},
+            lambda variables, images: prepare.hard_labels(model, variables, images, threshold),
+        )
+
+    def pseudo_labels(self, kind: str, teacher: str, settings: dict, make) -> PseudoLabels:
+        result = self.result(teacher)
+        origin = {"stage": teacher, "kind": kind, "network": result[self.config.handover], **settings}
+        store = PseudoLabels(self.folder(teacher) / kind, origin)
+        target = self.sources.open("target")
+        if store.missing(target.names):
+            mapped = devices.map_step(make, self.mesh, "rb", "b")
+            title = f"{kind} from {teacher}"
+            prepare.fill_store(
+                store, mapped, self.variables(teacher), target, self.evaluation_batch, self.mesh, title
+            )
+        return store
+
+    def initial_prototypes(self, name: str) -> prototypes.Prototypes | None:
+        """The prototypes that stage `name` starts from (Equation 5); None if it uses none."""
+        stage = self.config[name]
+        if not denoise.needs_momentum_encoder(stage):
+            return None
+        path = self.folder(name) / "initial_prototypes.npz"
+        if not path.exists():
+            teacher = stage.labels_from
+            source = self.sources.open("source" if stage.prototype_init == "source" else "target")
+            made = prepare.initial_prototypes(
+                self.model(teacher), self.variables(teacher), source, stage, self.evaluation_batch, self.mesh
+            )
+            unfinished = path.with_name(path.name + ".tmp")
+            with unfinished.open("wb") as file:
+                np.savez(file, vectors=np.asarray(made.vectors), counts=np.asarray(made.counts))
+            unfinished.replace(path)
+        with path.open("rb") as file, np.load(file) as arrays:
+            made = prototypes.Prototypes(jnp.asarray(arrays["vectors"]), jnp.asarray(arrays["counts"]))
+        unseen = [c for c, seen in zip(self.space.classes, np.asarray(made.seen), strict=True) if not seen]
+        if unseen:
+            logging.warning("no prototype yet for %s: absent until seen", ", ".join(unseen))
+        return made
+
+    # All stages
+
+    def run(self) -> dict:
+        """Runs what is not done yet, writes results.json and returns it."""
+        for name in self.config.stages:
+            if self.result(name) is None:
+                self.run_stage(name)
+            self.write_results()
+        return self.results()
+
+    def results(self) -> dict:
+        """{'task', 'seed', 'stages': [...]}, of the stages that are complete; values in percent."""
+        stages = [result for name in self.config.stages if (result := self.result(name)) is not None]
+        return {"task": self.config.task, "seed": self.config.seed, "stages": stages}
+
+    def write_results(self) -> None:
+        train.write_atomically(self.workdir / "results.json", json.dumps(self.results(), indent=2))
+
+
+def table(results: dict) -> str:
+    """mIoU of each stage as text. The best network is chosen on the validation set itself, the last is not."""
+    rows = ["stage             steps  seconds   mIoU last   mIoU best (chosen on the validation set)"]
+    for stage in results["stages"]:
+        last, best = stage["last"], stage["best"]
+        rows.append(
+            f"{stage['name']:<16} {stage['steps']:>6} {stage['seconds']:>8.0f} {last['miou']:>11.1f} "
+            f"{best['miou']:>11.1f}  at step {best['step']}"
+        )
+    return "\n".join(rows)

@@ -1,0 +1,140 @@
+"""Refuses impossible settings before anything is computed."""
+
+import difflib
+import os
+from collections.abc import Iterable
+
+import jax
+import ml_collections
+from etils import epath
+
+from proda_jax.data.label_spaces import LABEL_SPACES
+
+KINDS = ("supervised", "warmup", "denoise", "distill")
+WEIGHTS = ("random", "imagenet", "self_supervised")
+CHOICES = {
+    "batch_norm": ("batch", "frozen"),
+    "schedule": ("poly", "per_epoch"),
+    "backbone_steps": ("once", "released"),
+    "reduction": ("mean", "sum"),
+    "gan": ("ls", "vanilla"),
+    "weighting": ("prototypes", "network", "none"),
+    "label_source": ("fixed", "moving"),
+    "regulariser": ("mrkld", "mrent"),
+    "ema_view": ("image", "crop"),
+    "ema_mode": ("train", "eval"),
+    "prototype_update": ("in_turn", "batch"),
+    "unseen_prototypes": ("replace", "released"),
+    "prototype_init": ("target", "source"),
+    "prototype_init_by": ("vectors", "pixels"),
+    "target_view": ("strong", "weak"),
+    "distillation_form": ("equation12", "equation12_per_pixel", "released"),
+}
+POSITIVE = (
+    "schedule_steps", "schedule_factor", "temperature", "backbone_rate", "head_rate", "discriminator_rate",
+    "prototype_min_pixels", "prototype_init_min_pixels", "prototype_init_limit", "prototype_init_passes", "steps",
+)  # fmt: skip
+SHARES = ("momentum", "ema_momentum", "prototype_momentum", "label_threshold")
+NOT_NEGATIVE = (
+    "weight_decay", "adversarial_weight", "ce_weight", "rce_weight", "consistency_weight", "regulariser_weight",
+    "distillation_weight", "schedule_power",
+)  # fmt: skip
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR names another."""
+    if not jax.config.jax_compilation_cache_dir:
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(base, "proda_jax", "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+def refuse(setting: str, value: object, expected: str) -> None:
+    raise ValueError(f"config.{setting} = {value!r}: expected {expected}")
+
+
+def choose(setting: str, value: str, choices: Iterable[str]) -> None:
+    """Refuses what is not among the choices, and suggests the nearest of them."""
+    choices = list(choices)
+    if value in choices:
+        return
+    nearest = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    refuse(setting, value, f"one of {', '.join(choices) or 'nothing'}{hint}")
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Checks a configuration.
+
+    Raises:
+      ValueError: the first setting that cannot work, what was expected, and the nearest choice.
+    """
+    choose("data.label_space", config.data.label_space, LABEL_SPACES)
+    choose("data.loader", config.data.loader, ("tfds", "memory"))
+    choose("model.head", config.model.head, ("released", "deeplab"))
+    choose("model.initialisation", config.model.initialisation, ("released", "he"))
+    choose("model.dtype", config.model.dtype, ("float32", "bfloat16"))
+    choose("handover", config.handover, ("last", "best"))
+    for name in ("batch_size", "log_every", "evaluate_every", "evaluate_batch_size"):
+        if config[name] < 1:
+            refuse(name, config[name], "at least 1")
+    check_views(config)
+    if not config.stages:
+        refuse("stages", config.stages, "names of stages to run")
+    for i, name in enumerate(config.stages):
+        sections = [key for key in config if isinstance(config[key], ml_collections.ConfigDict) and "kind" in config[key]]
+        choose("stages", name, sections)
+        check_stage(config, name, earlier=config.stages[:i])
+
+
+def check_views(config: ml_collections.ConfigDict) -> None:
+    views = config.views
+    for name, size in (("views.crop_size", views.crop_size), *(
+        (f"data.{role}.image_size", config.data[role].image_size) for role in ("source", "target", "validation")
+    )):  # fmt: skip
+        if len(size) != 2 or min(size) < 32:
+            refuse(name, tuple(size), "(height, width), each at least 32 pixels")
+    if any(size % 4 for size in views.crop_size):
+        refuse("views.crop_size", tuple(views.crop_size), "multiples of 4: target losses are taken at a quarter of it")
+    low, high = views.scale
+    if not 0 < low <= high:
+        refuse("views.scale", tuple(views.scale), "(smallest, largest), positive")
+    if not 0 <= views.cutout_fraction <= 1:
+        refuse("views.cutout_fraction", views.cutout_fraction, "a share of the crop's shorter side, 0 to 1")
+
+
+def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str, ...]) -> None:
+    """Checks one stage's section; `earlier` are the stages that run before it."""
+    stage = config[name]
+    choose(f"{name}.kind", stage.kind, KINDS)
+    for key, choices in CHOICES.items():
+        if key in stage:
+            choose(f"{name}.{key}", stage[key], choices)
+    for key in POSITIVE:
+        if key in stage and not stage[key] > 0:
+            refuse(f"{name}.{key}", stage[key], "a positive number")
+    for key in SHARES:
+        if key in stage and not 0 <= stage[key] <= 1:
+            refuse(f"{name}.{key}", stage[key], "a share, 0 to 1")
+    for key in NOT_NEGATIVE:
+        if key in stage and not stage[key] >= 0:
+            refuse(f"{name}.{key}", stage[key], "zero or more")
+    choose(f"{name}.init", stage.init, (*WEIGHTS, *earlier))
+    for key in ("teacher", "labels_from"):
+        if key in stage:
+            choose(f"{name}.{key}", stage[key], earlier)
+    if stage.init in ("imagenet", "self_supervised"):
+        check_weights(config, name, stage.init)
+
+
+def check_weights(config: ml_collections.ConfigDict, name: str, init: str) -> None:
+    path = config.model[f"{init}_weights"]
+    if path is None:
+        refuse(
+            f"model.{init}_weights",
+            path,
+            f"an .npz file with the backbone's weights, which stage {name!r} starts from; without such weights set "
+            f"--config.{name}.init=random or the name of an earlier stage",
+        )
+    if not epath.Path(path).exists():
+        refuse(f"model.{init}_weights", path, "a file that exists")

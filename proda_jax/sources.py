@@ -1,0 +1,68 @@
+"""Opens what the configuration names: data sets, and the writer of metrics."""
+
+import contextlib
+from collections.abc import Iterator
+
+import ml_collections
+from absl import logging
+from etils import epath
+
+from proda_jax.data.source import ExampleSource
+from proda_jax.train import Log
+
+
+class Sources:
+    """The data sets of an experiment by role, opened when first asked for."""
+
+    def __init__(self, config: ml_collections.ConfigDict, workdir: epath.PathLike, given: dict | None = None):
+        """Args:
+
+        config: the whole configuration.
+        workdir: prepared data sets go to its `data` folder unless data.data_dir says otherwise.
+        given: sources by role that are not to be opened from disk (tests, data in memory).
+        """
+        self._config = config
+        self._data_dir = config.data.data_dir or str(epath.Path(workdir) / "data")
+        self._opened: dict[str, ExampleSource] = dict(given or {})
+
+    def open(self, role: str) -> ExampleSource:
+        """The 'source', 'target' or 'validation' data set, prepared on first use.
+
+        Raises:
+          ValueError: the raw data are missing or not laid out as expected.
+        """
+        if role not in self._opened:
+            self._opened[role] = self._open(role)
+        return self._opened[role]
+
+    def _open(self, role: str) -> ExampleSource:
+        # data preparation brings TensorFlow with it, which the core does without
+        from data_prep.prepare import prepare
+        from proda_jax.data.pipeline import TfdsSource
+
+        data = self._config.data
+        wanted = data[role]
+        prepare(wanted.name, data_dir=self._data_dir, raw_dir=wanted.raw_dir or data.raw_dir)
+        source = TfdsSource(
+            wanted.name,
+            wanted.split,
+            data_dir=self._data_dir,
+            image_size=tuple(wanted.image_size),
+            label_space=data.label_space,
+        )
+        if data.loader == "memory":
+            return source.to_memory(labels=source.labelled)
+        return source
+
+    @contextlib.contextmanager
+    def writer(self, folder: epath.Path) -> Iterator[Log]:
+        """Writes metrics for TensorBoard into a stage's folder, if `summaries` is set."""
+        if not self._config.summaries:
+            yield lambda step, values: None
+            return
+        from clu import metric_writers
+
+        logging.info("metrics for TensorBoard in %s", folder)
+        writer = metric_writers.SummaryWriter(str(folder / "summaries"))
+        yield writer.write_scalars
+        writer.close()

@@ -1,0 +1,131 @@
+"""What stages 1 to 3 start from: soft pseudo labels, prototypes, hard pseudo labels. All in evaluation mode."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from proda_jax import devices, prototypes
+from proda_jax.data.label_spaces import IGNORE
+from proda_jax.data.pseudo_labels import PseudoLabels
+from proda_jax.data.source import ExampleSource
+from proda_jax.models.deeplab import DeepLab
+from proda_jax.resizing import resize_align_corners, resize_nearest
+
+
+def soft_labels(model: DeepLab, variables: Any, images: jax.Array) -> jax.Array:
+    """p_{t,0} of whole images (Algorithm 1, line 2).
+
+    Args:
+      model, variables: the network.
+      images: uint8 [batch, height, width, 3].
+
+    Returns:
+      Probabilities float16 [batch, h8, w8, classes] at the output grid.
+    """
+    logits = model.apply(variables, images.astype(jnp.float32) / 255.0, train=False).logits
+    return jax.nn.softmax(logits, axis=-1).astype(jnp.float16)
+
+
+def hard_labels(model: DeepLab, variables: Any, images: jax.Array, threshold: float) -> jax.Array:
+    """Labels of whole images for distillation (Algorithm 1, line 23): image and mirrored image averaged.
+
+    Args:
+      model, variables: the network.
+      images: uint8 [batch, height, width, 3].
+      threshold: pixels up to this confidence are ignored.
+
+    Returns:
+      uint8 [batch, height, width].
+    """
+    images = images.astype(jnp.float32) / 255.0
+    both = model.apply(variables, jnp.concatenate([images, images[:, :, ::-1]]), train=False).logits
+    probabilities = jax.nn.softmax(resize_align_corners(both, images.shape[1:3]), axis=-1)
+    straight, mirrored = jnp.split(probabilities, 2)
+    mean = (straight + mirrored[:, :, ::-1]) / 2
+    return jnp.where(mean.max(-1) > threshold, jnp.argmax(mean, axis=-1), IGNORE).astype(jnp.uint8)
+
+
+def fill_store(
+    store: PseudoLabels, make: Callable, variables: Any, source: ExampleSource, batch_size: int, mesh: Mesh, title: str
+) -> None:
+    """Makes the pseudo labels that a store does not have yet.
+
+    Args:
+      store: where they go.
+      make: mapped function (variables, images) -> labels.
+      variables: of the network, replicated.
+      source: the images.
+      batch_size: images in one step, over all devices.
+      mesh: the devices.
+      title: for the progress bar.
+    """
+    missing = set(store.missing(source.names))
+    if not missing:
+        return
+    with tqdm(total=len(source), desc=title, unit="image") as bar:
+        for batch in source.ordered_batches(batch_size, labels=False):
+            names = [source.names[record] if record >= 0 else None for record in batch["record"]]
+            if missing.intersection(names):
+                labels = np.asarray(make(variables, devices.put_batch(batch["image"], mesh)))
+                for name, label in zip(names, labels, strict=True):
+                    if name in missing:
+                        store.write(name, label)
+            bar.update(sum(name is not None for name in names))
+
+
+def initial_prototypes(
+    model: DeepLab,
+    variables: Any,
+    source: ExampleSource,
+    stage: ml_collections.ConfigDict,
+    batch_size: int,
+    mesh: Mesh,
+) -> prototypes.Prototypes:
+    """Prototypes from a data set (Equation 5; Table 6).
+
+    Args:
+      model, variables: the warm-up network; variables replicated.
+      source: target images, whose classes are the network's own argmax; or, with `stage.prototype_init` 'source',
+        labelled source images, of which only the pixels count where label and argmax agree (released).
+      stage: section of stage 1.
+      batch_size: images in one step, over all devices.
+      mesh: the devices.
+    """
+    labelled = stage.prototype_init == "source"
+
+    def step(variables: Any, current: prototypes.Prototypes, batch: dict[str, jax.Array]) -> prototypes.Prototypes:
+        output = model.apply(variables, batch["image"].astype(jnp.float32) / 255.0, train=False)
+        assigned = jnp.argmax(output.logits, axis=-1)
+        if labelled:
+            agree = resize_nearest(batch["label"].astype(jnp.int32), assigned.shape[1:3]) == assigned
+            assigned = jnp.where(agree, assigned, IGNORE)
+        assigned = jnp.where((batch["record"] >= 0)[:, None, None], assigned, IGNORE)
+        means = prototypes.class_means(
+            output.features, assigned, model.classes, min_pixels=stage.prototype_init_min_pixels
+        )
+        means, pixels = jax.lax.all_gather(means, devices.AXIS, tiled=True)
+        return prototypes.accumulate(
+            current, means, pixels, by=stage.prototype_init_by, count_limit=stage.prototype_init_limit
+        )
+
+    mapped = devices.map_step(step, mesh, "rrb", "r")
+    current = devices.replicate(prototypes.empty(model.classes, feature_channels(model, variables)), mesh)
+    for _ in range(stage.prototype_init_passes):
+        batches = tqdm(
+            source.ordered_batches(batch_size, labels=labelled), desc="prototypes", total=-(-len(source) // batch_size)
+        )
+        for batch in devices.prefetch(batches, mesh):
+            current = mapped(variables, current, batch)
+    return current
+
+
+def feature_channels(model: DeepLab, variables: Any) -> int:
+    """Channels of the feature f of this network."""
+    shape = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, jnp.zeros((1, 64, 64, 3)))
+    return shape.features.shape[-1]

@@ -1,0 +1,142 @@
+"""The loop: any stage, any number of devices."""
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from proda_jax import devices
+from proda_jax.checkpoints import Checkpoints
+from proda_jax.state import TrainState
+
+Log = Callable[[int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When the loop does what, in steps."""
+
+    steps: int
+    log_every: int
+    evaluate_every: int
+
+    def evaluates(self, step: int) -> bool:
+        return step % self.evaluate_every == 0 or step == self.steps
+
+
+class History:
+    """Evaluations of a stage so far, a JSON line each: {'step', 'seconds', 'miou', 'iou', ...}."""
+
+    def __init__(self, path: epath.Path, step: int):
+        """Reads what was evaluated up to `step`; later lines belong to steps that will be taken again."""
+        self._path = path
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.entries = [entry for entry in map(json.loads, lines) if entry["step"] <= step]
+
+    def add(self, entry: dict) -> None:
+        self.entries.append(entry)
+        self._path.write_text("".join(json.dumps(e) + "\n" for e in self.entries))
+
+    @property
+    def seconds(self) -> float:
+        return self.entries[-1]["seconds"] if self.entries else 0.0
+
+    @property
+    def best(self) -> dict:
+        """The entry of highest mIoU, the first of several."""
+        return max(self.entries, key=lambda entry: entry["miou"])
+
+
+def train(
+    step: Callable,
+    state: TrainState,
+    teacher: Any,
+    batches_from: Callable[[int], Iterable[Any]],
+    evaluate: Callable[[Any], dict],
+    schedule: Schedule,
+    folder: epath.Path,
+    mesh: Mesh,
+    title: str,
+    log: Log,
+) -> tuple[TrainState, History]:
+    """Runs a stage from where it stands to its end, with an evaluation and a checkpoint every so often.
+
+    Args:
+      step: mapped train step (state, batch, teacher) -> (state, metrics); takes over the state's memory.
+      state: replicated state before the first step.
+      teacher: replicated variables, or None.
+      batches_from: gives host batches from a step on.
+      evaluate: variables -> scores, with 'miou' in percent.
+      schedule: number of steps and intervals.
+      folder: of the stage.
+      mesh: the devices.
+      title: for the progress bar.
+      log: called with (step, metrics) at each logged step.
+
+    Returns:
+      The last state and all evaluations.
+    """
+    checkpoints = Checkpoints(folder / "checkpoints")
+    done = checkpoints.step() or 0
+    if done:
+        state = checkpoints.restore(state)
+    history = History(folder / "history.jsonl", done)
+    started, before = time.time(), history.seconds
+    with tqdm(total=schedule.steps, initial=done, desc=title, unit="step", mininterval=1.0) as bar:
+        for number, batch in zip(
+            range(done + 1, schedule.steps + 1), devices.prefetch(batches_from(done), mesh), strict=False
+        ):
+            state, metrics = step(state, batch, teacher)
+            if jax.default_backend() == "cpu":
+                # virtual devices on few cores can dead-lock when many steps wait in line
+                jax.block_until_ready(metrics)
+            if number % schedule.log_every == 0 or number == schedule.steps:
+                values = {name: float(value) for name, value in metrics.items()}
+                bar.set_postfix({k: f"{v:.3g}" for k, v in values.items()} | last_score(history), refresh=False)
+                log(number, values)
+            bar.update()
+            if schedule.evaluates(number):
+                bar.set_description(f"{title} (evaluating)")
+                scores = evaluate(state.variables)
+                entry = {"step": number, "seconds": round(before + time.time() - started, 1)} | scores
+                history.add(entry)
+                log(number, {"validation_miou": scores["miou"]})
+                checkpoints.save(state, scores["miou"])
+                bar.set_description(title)
+                bar.set_postfix(last_score(history))
+    checkpoints.close()
+    return state, history
+
+
+def last_score(history: History) -> dict[str, str]:
+    return {"mIoU": f"{history.entries[-1]['miou']:.1f}"} if history.entries else {}
+
+
+def write_atomically(path: epath.Path, text: str) -> None:
+    """The file appears whole or not at all."""
+    unfinished = path.with_name(path.name + ".tmp")
+    unfinished.write_text(text)
+    unfinished.replace(path)
+
+
+def merge_batches(source: Iterable[dict], target: Iterable[dict] | None, first_slot: int) -> Iterable[dict]:
+    """Batches as the steps take them: {'source', 'target', 'slot'}.
+
+    Args:
+      source: batches of labelled source images.
+      target: batches of target images, or None where the stage has no use for them.
+      first_slot: place in the global batch of this host's first example.
+    """
+    for images, others in zip(source, target if target is not None else iter(dict, None), strict=False):
+        slots = np.arange(len(images["record"]), dtype=np.int32) + first_slot
+        batch = {"source": {k: images[k] for k in ("image", "label")}, "slot": slots}
+        if target is not None:
+            batch["target"] = {k: v for k, v in others.items() if k != "record"}
+        yield batch
