@@ -13,7 +13,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the 
 
 def main(arguments: list[str]) -> None:
     """Runs the configuration's stages; what is done already is skipped."""
-    logging.set_verbosity(logging.INFO)
+    logging.set_verbosity(logging.WARNING)
     if len(arguments) > 1:
         raise app.UsageError(f"{arguments[1:]} is not understood: flags are written --flag=value, with an equals sign")
     config, workdir = _CONFIG.value, epath.Path(_WORKDIR.value)

@@ -105,6 +105,7 @@ def warmup(init: str, steps: int) -> ml_collections.ConfigDict:
     s.batch_norm = "frozen"  # the authors' answer to those who could not train it
     s.gan = "ls"  # 'ls' least squares (released), 'vanilla'
     s.adversarial_weight = 0.01
+    s.discriminator_channels = (64, 128, 256, 512)  # of its four 3x3 convolutions with stride 2 (released)
     s.discriminator_rate = 1e-4  # of Adam; follows the schedule too (released)
     return s
 

@@ -9,6 +9,9 @@ import ml_collections
 from configs import base
 
 
+ADAPTATION_RATE = 0.005  # learning rate of the stages that start from a trained network
+
+
 def get_config() -> ml_collections.ConfigDict:
     c = base.get_config()
     c.task = "demo"
@@ -25,7 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.model.depths = (1, 1, 1, 1)  # 1 M parameters instead of 66 M
     c.model.width = 16
-    c.model.dilations = (1, 2, 4, 6)  # an output grid of 8 x 16 has no room for 24
+    c.model.dilations = (2, 6)  # an output grid of 9 x 17 has no room for 24
     c.model.head_channels = 64
     c.model.initialisation = "he"  # no pretrained weights here
     c.model.input_mean = (0.45, 0.45, 0.45)  # training from scratch wants centred input
@@ -36,20 +39,33 @@ def get_config() -> ml_collections.ConfigDict:
     c.views.scale = (0.75, 1.25)
 
     c.source = small(base.supervised("random", 600))
-    c.warmup = jitter(small(base.warmup("source", 300)))
-    c.warmup.batch_norm = "batch"  # running statistics of a network from scratch are not worth freezing
-    c.stage1 = small(base.denoise("warmup", 300), rate=0.005)
-    c.stage1.temperature = 1.0
-    c.stage1.prototype_momentum = 0.99
-    c.stage1.ema_momentum = 0.99
-    c.stage1.prototype_min_pixels = 4
-    c.stage1.prototype_init_min_pixels = 2
+    c.warmup = warmup("source", 300)
+    c.stage1 = denoise("warmup", 300)
     c.stage2 = distill("stage1", 200)
     c.stage3 = distill("stage2", 200)
     return c
 
 
-def small(stage: ml_collections.ConfigDict, rate: float = 0.02) -> ml_collections.ConfigDict:
+def warmup(init: str, steps: int) -> ml_collections.ConfigDict:
+    """Adversarial warm-up of a small network."""
+    stage = jitter(small(base.warmup(init, steps), rate=ADAPTATION_RATE))
+    stage.discriminator_channels = (16, 32, 64, 128)  # in proportion to the network
+    stage.batch_norm = "batch"  # running statistics of a network from scratch are not worth freezing
+    return stage
+
+
+def denoise(init: str, steps: int) -> ml_collections.ConfigDict:
+    """Stage 1 with what is a rate scaled from 62,000 steps to a few hundred, and sizes to small images."""
+    stage = jitter(small(base.denoise(init, steps), rate=ADAPTATION_RATE))
+    stage.temperature = 1.0
+    stage.prototype_momentum = 0.99  # the method's 0.9999 over 62,000 steps
+    stage.ema_momentum = 0.99  # the method's 0.999 likewise
+    stage.prototype_min_pixels = 4  # of 24 x 48, where the method has 10 of 256 x 512
+    stage.prototype_init_min_pixels = 2
+    return stage
+
+
+def small(stage: ml_collections.ConfigDict, rate: float = 0.05) -> ml_collections.ConfigDict:
     """Rates and schedule of a small network without pretrained weights."""
     stage.backbone_rate = stage.head_rate = rate
     stage.schedule_steps = stage.steps  # decays to zero within the stage
@@ -65,6 +81,6 @@ def jitter(stage: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 def distill(teacher: str, steps: int) -> ml_collections.ConfigDict:
     """Distillation without self-supervised weights: the student starts as its teacher."""
-    stage = small(base.distill(teacher, teacher, steps), rate=0.005)
+    stage = small(base.distill(teacher, teacher, steps), rate=ADAPTATION_RATE)
     stage.extra_norm = False
     return jitter(stage)

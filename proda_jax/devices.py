@@ -52,9 +52,14 @@ def map_step(step: Callable, mesh: Mesh, kinds: str, out: str, donate: tuple[int
     return jax.jit(mapped, donate_argnums=donate)
 
 
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Placement of what every device holds a copy of."""
+    return NamedSharding(mesh, P())
+
+
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """A copy of `tree` on every device, in buffers of its own (so that it can be donated)."""
-    return jax.jit(lambda x: jax.tree.map(lambda leaf: leaf.copy(), x), out_shardings=NamedSharding(mesh, P()))(tree)
+    return jax.jit(lambda x: jax.tree.map(lambda leaf: leaf.copy(), x), out_shardings=replicated(mesh))(tree)
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:

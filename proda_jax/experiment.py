@@ -21,8 +21,6 @@ from proda_jax.sources import Sources
 from proda_jax.stages import build, denoise, prepare
 from proda_jax.stages.step import Setup
 
-WEIGHTS = ("random", "imagenet", "self_supervised")
-
 
 class Experiment:
     """A configuration in a workdir.
@@ -71,35 +69,38 @@ class Experiment:
     def variables(self, name: str) -> Any:
         """The network that a complete stage hands on, replicated."""
         checkpoints = Checkpoints(self.folder(name) / "checkpoints")
-        variables = checkpoints.network(self.random_variables(self.model(name), name), self.config.handover)
+        variables = checkpoints.network(self.abstract_variables(self.model(name)), self.config.handover)
         checkpoints.close()
         return variables
 
-    def random_variables(self, model: DeepLab, name: str) -> Any:
-        """Freshly initialised variables of a stage's network, replicated."""
-        single = model.clone(axis_name=None)
+    def initialise(self, model: DeepLab, key: jax.Array) -> Any:
+        """Freshly initialised variables of a network."""
         example = jnp.zeros((1, *self.config.views.crop_size, 3))
-        key = build.stage_key(self.config.seed, name)
-        return devices.replicate(jax.jit(lambda k: single.init(k, example, train=False))(key), self.mesh)
+        return model.clone(axis_name=None).init(key, example, train=False)
+
+    def abstract_variables(self, model: DeepLab) -> Any:
+        """Shapes and placement (replicated) of a network's variables."""
+        shapes = jax.eval_shape(lambda: self.initialise(model, jax.random.key(0)))
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=devices.replicated(self.mesh)), shapes
+        )
 
     # One stage
 
     def initial_variables(self, name: str, model: DeepLab) -> Any:
         """Where the network of stage `name` starts: random, weights from a file, or an earlier stage's network."""
-        init = self.config[name].init
-        variables = self.random_variables(model, name)
-        if init == "random":
-            return variables
-        if init in WEIGHTS:
-            path = self.config.model[f"{init}_weights"]
-            given = {kind: {"backbone": variables[kind]["backbone"]} for kind in variables}
-            with epath.Path(path).open("rb") as file, np.load(file) as arrays:
-                given = from_torch(dict(arrays), given)
-        else:
+        init, wanted = self.config[name].init, self.abstract_variables(model)
+        given: dict = {"params": {}, "batch_stats": {}}
+        if init in ("imagenet", "self_supervised"):
+            with epath.Path(self.config.model[f"{init}_weights"]).open("rb") as file, np.load(file) as arrays:
+                given = from_torch(dict(arrays), {kind: {"backbone": wanted[kind]["backbone"]} for kind in wanted})
+        elif init != "random":
             given = self.variables(init)
-        # what the given network lacks (another head, the extra normalisation) stays freshly initialised
-        merged = {kind: variables[kind] | dict(given[kind]) for kind in variables}
-        return devices.replicate(merged, self.mesh)
+        if all(set(wanted[kind]) == set(given[kind]) for kind in wanted):
+            return given
+        # what the given network lacks (another head, the extra normalisation) starts freshly initialised
+        fresh = jax.jit(lambda key: self.initialise(model, key))(build.stage_key(self.config.seed, name))
+        return devices.replicate({kind: fresh[kind] | dict(given[kind]) for kind in wanted}, self.mesh)
 
     def run_stage(self, name: str) -> dict:
         """Runs a stage to its end and returns its result."""
@@ -118,7 +119,8 @@ class Experiment:
         )
         start = self.initial_prototypes(name) if stage.kind == "denoise" else None
         variables = self.initial_variables(name, model)
-        state = devices.replicate(build.create_state(setup, variables, start), self.mesh)
+        key = build.stage_key(config.seed, name)
+        state = devices.replicate(build.create_state(setup, key, variables, start), self.mesh)
         step = devices.map_step(
             lambda state, batch, teacher: build.TRAIN_STEPS[stage.kind](state, batch, teacher, setup=setup),
             self.mesh,

@@ -81,8 +81,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     check_views(config)
     if not config.stages:
         refuse("stages", config.stages, "names of stages to run")
+    sections = [key for key, value in config.items() if isinstance(value, ml_collections.ConfigDict) and "kind" in value]
     for i, name in enumerate(config.stages):
-        sections = [key for key in config if isinstance(config[key], ml_collections.ConfigDict) and "kind" in config[key]]
         choose("stages", name, sections)
         check_stage(config, name, earlier=config.stages[:i])
 

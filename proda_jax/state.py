@@ -23,6 +23,7 @@ class TrainState:
 
     Attributes:
       step: number of steps taken, int32 scalar.
+      key: random key of (seed, stage); it never changes, and as data it lets stages share a compiled step.
       params, batch_stats: variables of the trained network.
       opt_state: state of its optimizer.
       ema_params: parameters of the momentum encoder (Section 4.1); its running statistics are the trained network's,
@@ -32,6 +33,7 @@ class TrainState:
     """
 
     step: jax.Array
+    key: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any

@@ -69,13 +69,13 @@ def optimizer(rate: float, head_rate: float) -> optax.GradientTransformation:
 
 def make_setup(model, config, rates, **kwargs) -> steps.Setup:
     crop = ConfigDict({"crop_size": CROP})
-    return steps.Setup(model, optimizer(*rates), config, crop, jax.random.key(0), **kwargs)
+    return steps.Setup(model, optimizer(*rates), config, crop, **kwargs)
 
 
 def make_state(setup, variables, **kwargs) -> TrainState:
     variables = copy(variables)
     opt_state = setup.optimizer.init(variables["params"])
-    return TrainState(jnp.int32(0), variables["params"], variables["batch_stats"], opt_state, **kwargs)
+    return TrainState(jnp.int32(0), jax.random.key(0), variables["params"], variables["batch_stats"], opt_state, **kwargs)
 
 
 def record_gradient(state: TrainState, after: TrainState) -> dict:

@@ -14,8 +14,8 @@ ORIGIN = "origin.json"
 class PseudoLabels:
     """A folder of pseudo labels.
 
-    Soft labels are float16 [h8, w8, classes] at the network's output grid (0.6 MB of a Cityscapes image before
-    compression of the class dimension); hard labels uint8 [height, width], IGNORE where not confident.
+    Soft labels are float16 [h8, w8, classes] at the network's output grid (1.2 MB for a Cityscapes image); hard labels
+    are uint8 [height, width], IGNORE where not confident, and compressed.
     """
 
     def __init__(self, folder: epath.PathLike, origin: dict):
@@ -58,8 +58,9 @@ class PseudoLabels:
         """Writes one image's labels; the file appears whole or not at all."""
         path = self.path(name)
         unfinished = path.with_name(path.name + ".tmp")
+        save = np.savez if label.dtype == np.float16 else np.savez_compressed  # probabilities hardly compress
         with unfinished.open("wb") as file:
-            np.savez_compressed(file, label=label)
+            save(file, label=label)
         unfinished.replace(path)
 
     def read(self, name: str) -> np.ndarray:
@@ -78,7 +79,9 @@ class PseudoLabels:
             ) from error
 
 
-def with_pseudo_labels(batches: Iterator[Batch], store: PseudoLabels, names: Sequence[str], key: str) -> Iterator[Batch]:
+def with_pseudo_labels(
+    batches: Iterator[Batch], store: PseudoLabels, names: Sequence[str], key: str
+) -> Iterator[Batch]:
     """Adds each record's pseudo labels to its batch under `key`: [batch, ...]."""
     for batch in batches:
         yield batch | {key: np.stack([store.read(names[record]) for record in batch["record"]])}

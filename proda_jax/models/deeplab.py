@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from proda_jax.models.layers import BatchNorm, Conv
+from proda_jax.models.layers import BatchNorm, Conv, at_least_float32
 from proda_jax.models.resnet import RESNET101, ResNet
 
 GROUP_NORM_GROUPS = 32
@@ -126,7 +126,7 @@ class DeepLab(nn.Module):
           dropout_keys: one random key an image, [batch]; None switches dropout off.
 
         Returns:
-          float32 `Output` on the output grid of `resnet.output_size`.
+          `Output` in float32 (or float64, if `dtype` is) on the output grid of `resnet.output_size`.
         """
         conv = partial(Conv, initialisation=self.initialisation, dtype=self.dtype)
         norm = partial(
@@ -151,7 +151,8 @@ class DeepLab(nn.Module):
                 name="head",
             )
         output = head(x, dropout_keys)
-        return Output(output.features.astype(jnp.float32), output.logits.astype(jnp.float32))
+        dtype = at_least_float32(self.dtype)
+        return Output(output.features.astype(dtype), output.logits.astype(dtype))
 
 
 def channel_dropout(x: jax.Array, keys: jax.Array | None, rate: float) -> jax.Array:

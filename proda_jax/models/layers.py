@@ -95,13 +95,13 @@ class BatchNorm(nn.Module):
         if self.use_running_statistics:
             mean, var = running_mean.value, running_var.value
         else:
-            mean, var, count = batch_moments(x.astype(jnp.float32), self.axis_name)
+            mean, var, count = batch_moments(x.astype(at_least_float32(self.dtype)), self.axis_name)
             if not self.is_initializing():
                 unbiased = jax.lax.stop_gradient(var) * (count / max(count - 1, 1))
                 running_mean.value = blend(running_mean.value, jax.lax.stop_gradient(mean))
                 running_var.value = blend(running_var.value, unbiased)
         factor = jax.lax.rsqrt(var + BATCH_NORM_EPSILON) * scale
-        return ((x.astype(jnp.float32) - mean) * factor + bias).astype(self.dtype)
+        return ((x.astype(at_least_float32(self.dtype)) - mean) * factor + bias).astype(self.dtype)
 
 
 def batch_moments(x: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array, int]:
@@ -120,4 +120,10 @@ def batch_moments(x: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.A
 
 
 def blend(running: jax.Array, batch: jax.Array) -> jax.Array:
-    return BATCH_NORM_MOMENTUM * running + (1.0 - BATCH_NORM_MOMENTUM) * batch
+    moved = BATCH_NORM_MOMENTUM * running + (1.0 - BATCH_NORM_MOMENTUM) * batch
+    return moved.astype(running.dtype)
+
+
+def at_least_float32(dtype: jnp.dtype) -> jnp.dtype:
+    """The type for statistics and outputs of a network that computes in `dtype`."""
+    return jnp.promote_types(dtype, jnp.float32)

@@ -126,19 +126,21 @@ def setup(
         optimizer=network_optimizer(stage, steps_per_epoch),
         stage=stage,
         views=config.views,
-        key=stage_key(config.seed, name),
         axis_name=model.axis_name,
         teacher=teacher,
-        discriminator=Discriminator(dtype=model.dtype) if adversarial else None,
+        discriminator=Discriminator(tuple(stage.discriminator_channels), model.dtype) if adversarial else None,
         discriminator_optimizer=discriminator_optimizer(stage, steps_per_epoch) if adversarial else None,
     )
 
 
-def create_state(setup: Setup, variables: Any, start: prototypes.Prototypes | None) -> TrainState:
+def create_state(
+    setup: Setup, key: jax.Array, variables: Any, start: prototypes.Prototypes | None = None
+) -> TrainState:
     """The state of a stage before its first step.
 
     Args:
       setup: of the stage.
+      key: of (seed, stage), see `stage_key`.
       variables: {'params', 'batch_stats'} that the network starts from.
       start: initial prototypes (Equation 5) where the stage uses them; the momentum encoder starts as a copy of the
         network (Algorithm 1, lines 3 and 4).
@@ -146,11 +148,12 @@ def create_state(setup: Setup, variables: Any, start: prototypes.Prototypes | No
     discriminator = None
     if setup.discriminator is not None:
         probabilities = jnp.zeros((1, *setup.crop_size, setup.model.classes))
-        params = setup.discriminator.init(setup.key, probabilities)["params"]
+        params = setup.discriminator.init(key, probabilities)["params"]
         discriminator = DiscriminatorState(params, setup.discriminator_optimizer.init(params))
     variables = copy(variables)
     return TrainState(
         step=jnp.int32(0),
+        key=jnp.copy(key),
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=setup.optimizer.init(variables["params"]),

@@ -82,16 +82,16 @@ def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: st
 
 def draw_inputs(state: TrainState, batch: steps.Batch, setup: steps.Setup) -> Inputs:
     """Draws the views and applies them to everything that follows them."""
-    source_image, source_label = steps.labelled_view(setup, state.step, batch["source"], batch["slot"])
+    source_image, source_label = steps.labelled_view(setup, state, batch["source"], batch["slot"])
     image, slots = batch["target"]["image"], batch["slot"]
-    target = steps.target_views(setup, state.step, image, slots)
+    target = steps.target_views(setup, state, image, slots)
     soft = batch["target"]["soft_label"].astype(jnp.float32)
     size = image.shape[1:3]
     soft_label = views.weak_soft_label(soft, target.weak_view, size, setup.crop_size, setup.quarter)
     inside = views.weak_inside(target.weak_view, setup.crop_size, setup.quarter)
 
     def keys(purpose: int) -> jax.Array:
-        return steps.example_keys(setup, state.step, slots, purpose)
+        return steps.example_keys(state, slots, purpose)
 
     return Inputs(
         source_image,

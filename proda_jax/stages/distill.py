@@ -54,9 +54,9 @@ def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: st
 
 def draw_inputs(state: TrainState, batch: steps.Batch, setup: steps.Setup) -> Inputs:
     """Draws the views and applies them to images and labels."""
-    source_image, source_label = steps.labelled_view(setup, state.step, batch["source"], batch["slot"])
+    source_image, source_label = steps.labelled_view(setup, state, batch["source"], batch["slot"])
     image, slots = batch["target"]["image"], batch["slot"]
-    target = steps.target_views(setup, state.step, image, slots)
+    target = steps.target_views(setup, state, image, slots)
     strong_view = target.strong_view if setup.stage.target_view == "strong" else None
     shown = jnp.where(views.weak_inside(target.weak_view, setup.crop_size, setup.quarter), 0, IGNORE)
     return Inputs(
@@ -66,8 +66,8 @@ def draw_inputs(state: TrainState, batch: steps.Batch, setup: steps.Setup) -> In
         views.weak_label(batch["target"]["hard_label"], target.weak_view, setup.crop_size),
         follow(shown, strong_view, setup) != IGNORE,
         strong_view,
-        steps.example_keys(setup, state.step, slots, steps.SOURCE_PASS),
-        steps.example_keys(setup, state.step, slots, steps.STRONG_PASS),
+        steps.example_keys(state, slots, steps.SOURCE_PASS),
+        steps.example_keys(state, slots, steps.STRONG_PASS),
     )
 
 

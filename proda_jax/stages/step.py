@@ -35,7 +35,6 @@ class Setup:
       optimizer: of the trained network.
       stage: the stage's section of the configuration.
       views: the configuration's section on views.
-      key: random key of (seed, stage).
       axis_name: mapped axis over the devices, or None on one.
       discriminator, discriminator_optimizer: of the adversarial warm-up.
     """
@@ -44,7 +43,6 @@ class Setup:
     optimizer: optax.GradientTransformation
     stage: ml_collections.ConfigDict
     views: ml_collections.ConfigDict
-    key: jax.Array
     axis_name: str | None = None
     teacher: DeepLab | None = None
     discriminator: Discriminator | None = None
@@ -61,16 +59,15 @@ class Setup:
         return height // 4, width // 4
 
 
-def example_keys(setup: Setup, step: jax.Array, slots: jax.Array, purpose: int) -> jax.Array:
+def example_keys(state: TrainState, slots: jax.Array, purpose: int) -> jax.Array:
     """Keys [batch] that depend on (seed, stage, step, place in the global batch) and on nothing else.
 
     Args:
-      setup: holds the key of (seed, stage).
-      step: int32 scalar.
+      state: holds the key of (seed, stage) and the step.
       slots: place of each example in the global batch, int32 [batch].
       purpose: one of the numbers above.
     """
-    key = jax.random.fold_in(jax.random.fold_in(setup.key, step), purpose)
+    key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), purpose)
     return jax.vmap(lambda slot: jax.random.fold_in(key, slot))(slots)
 
 
@@ -140,17 +137,17 @@ def labelled_gradient(
     return pass_gradient(setup, state, batch_stats, images, dropout_keys, loss_fn)
 
 
-def labelled_view(setup: Setup, step: jax.Array, batch: Batch, slots: jax.Array) -> tuple[jax.Array, jax.Array]:
+def labelled_view(setup: Setup, state: TrainState, batch: Batch, slots: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Weak view of labelled images: RGB in [0, 1] [batch, h, w, 3] with colour jitter, and labels [batch, h, w]."""
     c = setup.views
     size = batch["image"].shape[1:3]
-    keys = example_keys(setup, step, slots, SOURCE_VIEW)
+    keys = example_keys(state, slots, SOURCE_VIEW)
     view = views.draw_weak_view(
         keys, size, setup.crop_size, base_width=c.base_width, scale=tuple(c.scale), flip=c.flip
     )
     image = views.weak_image(batch["image"], view, setup.crop_size)
     if any(setup.stage.jitter.values()):
-        keys = example_keys(setup, step, slots, SOURCE_COLOUR)
+        keys = example_keys(state, slots, SOURCE_COLOUR)
         image = views.jitter_colour(image, keys, **setup.stage.jitter)
     return image / 255.0, views.weak_label(batch["label"], view, setup.crop_size)
 
@@ -204,28 +201,28 @@ class TargetViews:
     strong_image: jax.Array
 
 
-def weak_target_view(setup: Setup, step: jax.Array, image: jax.Array, slots: jax.Array) -> views.WeakView:
+def weak_target_view(setup: Setup, state: TrainState, image: jax.Array, slots: jax.Array) -> views.WeakView:
     """Draws T(x) of Section 4.2 for whole images [batch, height, width, 3]."""
     c = setup.views
-    keys = example_keys(setup, step, slots, TARGET_VIEW)
+    keys = example_keys(state, slots, TARGET_VIEW)
     return views.draw_weak_view(
         keys, image.shape[1:3], setup.crop_size, base_width=c.base_width, scale=tuple(c.scale), flip=c.flip
     )
 
 
-def target_views(setup: Setup, step: jax.Array, image: jax.Array, slots: jax.Array) -> TargetViews:
+def target_views(setup: Setup, state: TrainState, image: jax.Array, slots: jax.Array) -> TargetViews:
     """T(x) and T'(x) of Section 4.2: random scale, crop and flip; RandAugment and Cutout on top of it.
 
     Args:
       setup: holds the settings.
-      step: int32 scalar.
+      state: holds key and step.
       image: whole images [batch, height, width, 3] uint8.
       slots: place of each in the global batch, [batch].
     """
     c = setup.views
-    weak = weak_target_view(setup, step, image, slots)
+    weak = weak_target_view(setup, state, image, slots)
     strong = views.draw_strong_view(
-        example_keys(setup, step, slots, STRONG_VIEW),
+        example_keys(state, slots, STRONG_VIEW),
         setup.crop_size,
         operations=c.strong_operations,
         flip=c.strong_flip,

@@ -25,13 +25,13 @@ def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: st
       (state, metrics)
     """
     del teacher
-    images, labels = steps.labelled_view(setup, state.step, batch["source"], batch["slot"])
-    keys = steps.example_keys(setup, state.step, batch["slot"], steps.SOURCE_PASS)
+    images, labels = steps.labelled_view(setup, state, batch["source"], batch["slot"])
+    keys = steps.example_keys(state, batch["slot"], steps.SOURCE_PASS)
     gradient, stats, metrics = steps.labelled_gradient(setup, state, state.batch_stats, images, labels, keys)
     if setup.stage.target_labels:
         slots = batch["slot"] + jnp.int32(TARGET_SLOTS)
-        images, labels = steps.labelled_view(setup, state.step, batch["target"], slots)
-        keys = steps.example_keys(setup, state.step, slots, steps.SOURCE_PASS)
+        images, labels = steps.labelled_view(setup, state, batch["target"], slots)
+        keys = steps.example_keys(state, slots, steps.SOURCE_PASS)
         more, stats, extra = steps.labelled_gradient(setup, state, stats, images, labels, keys, name="target_ce")
         gradient, metrics = jax.tree.map(jnp.add, gradient, more), metrics | extra
     return steps.update(setup, state, stats, gradient, metrics)

@@ -1,4 +1,4 @@
-"""Warm-up: adversarial alignment of the segmentation output (AdaptSegNet, single level; Section 5.1, Algorithm 1 line 1)."""
+"""Warm-up: adversarial alignment of the output (AdaptSegNet, single level; Section 5.1, Algorithm 1, line 1)."""
 
 from typing import Any
 
@@ -39,15 +39,15 @@ def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: st
       (state, metrics)
     """
     del teacher
-    source_image, source_label = steps.labelled_view(setup, state.step, batch["source"], batch["slot"])
+    source_image, source_label = steps.labelled_view(setup, state, batch["source"], batch["slot"])
     target = batch["target"]["image"]
-    view = steps.weak_target_view(setup, state.step, target, batch["slot"])
+    view = steps.weak_target_view(setup, state, target, batch["slot"])
     inputs = Inputs(
         source_image,
         source_label,
         views.weak_image(target, view, setup.crop_size) / 255.0,
-        steps.example_keys(setup, state.step, batch["slot"], steps.SOURCE_PASS),
-        steps.example_keys(setup, state.step, batch["slot"], steps.WEAK_PASS),
+        steps.example_keys(state, batch["slot"], steps.SOURCE_PASS),
+        steps.example_keys(state, batch["slot"], steps.WEAK_PASS),
     )
     return update(state, inputs, setup=setup)
 

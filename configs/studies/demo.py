@@ -1,0 +1,25 @@
+"""The demo with a longer schedule and every yardstick (docs/results.md): one seed takes less than an hour.
+
+Rows: source only, source with colour augmentation, warm-up, conventional self-training, the three stages, oracle.
+Self-training and stage 1 start from the same warm-up, with the same rate, schedule and number of steps.
+"""
+
+import ml_collections
+
+from configs import base, demo
+
+
+def get_config() -> ml_collections.ConfigDict:
+    c = demo.get_config()
+    c.task = "demo_study"
+    c.stages = ("source", "source_jitter", "warmup", "self_training", "stage1", "stage2", "stage3", "oracle")
+    c.evaluate_every = 400
+    c.source = demo.small(base.supervised("random", 1200))
+    c.source_jitter = demo.jitter(demo.small(base.supervised("random", 1200)))
+    c.warmup = demo.warmup("source_jitter", 300)
+    c.self_training = demo.jitter(demo.small(base.self_training("warmup", 600), rate=demo.ADAPTATION_RATE))
+    c.stage1 = demo.denoise("warmup", 600)
+    c.stage2 = demo.distill("stage1", 300)
+    c.stage3 = demo.distill("stage2", 300)
+    c.oracle = demo.jitter(demo.small(base.supervised("random", 1200, target_labels=True)))
+    return c
