@@ -1,5 +1,10 @@
 """ProDA in JAX: `python main.py --config=configs/demo.py --workdir=/tmp/proda_demo`."""
 
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow, which reads the data, greets with a page of notes
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # and this is the last of them
+
 from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags

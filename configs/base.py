@@ -87,7 +87,7 @@ def stage(kind: str, init: str, steps: int) -> ml_collections.ConfigDict:
     s.backbone_steps = "once"  # 'released': most backbone parameters are stepped three times an iteration
     s.batch_norm = "batch"  # 'frozen': running statistics, fixed scale and bias
     s.reduction = "mean"  # of losses over pixels: 'mean' (released) or 'sum' (Eq 1, 7, 10)
-    s.jitter = ml_collections.ConfigDict()  # photometric jitter of labelled images, uniform within 1 +- x; off as released
+    s.jitter = ml_collections.ConfigDict()  # photometric jitter of labelled images, factors within 1 +- x; released: 0
     s.jitter.brightness = s.jitter.contrast = s.jitter.saturation = s.jitter.white_balance = 0.0
     return s
 

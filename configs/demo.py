@@ -8,7 +8,6 @@ import ml_collections
 
 from configs import base
 
-
 ADAPTATION_RATE = 0.005  # learning rate of the stages that start from a trained network
 
 

@@ -30,8 +30,12 @@ class Experiment:
     """
 
     def __init__(
-        self, config: ml_collections.ConfigDict, workdir: epath.PathLike, sources: Sources, devices_used: int | None = None
-    ):  # fmt: skip
+        self,
+        config: ml_collections.ConfigDict,
+        workdir: epath.PathLike,
+        sources: Sources,
+        devices_used: int | None = None,
+    ):
         """Prepares to run.
 
         Args:

@@ -81,7 +81,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     check_views(config)
     if not config.stages:
         refuse("stages", config.stages, "names of stages to run")
-    sections = [key for key, value in config.items() if isinstance(value, ml_collections.ConfigDict) and "kind" in value]
+    sections = [name for name, s in config.items() if isinstance(s, ml_collections.ConfigDict) and "kind" in s]
     for i, name in enumerate(config.stages):
         choose("stages", name, sections)
         check_stage(config, name, earlier=config.stages[:i])

@@ -89,7 +89,7 @@ def train(
         state = checkpoints.restore(state)
     history = History(folder / "history.jsonl", done)
     started, before = time.time(), history.seconds
-    with tqdm(total=schedule.steps, initial=done, desc=title, unit="step", mininterval=1.0) as bar:
+    with tqdm(total=schedule.steps, initial=done, desc=f"{title} (compiling)", unit="step", mininterval=1.0) as bar:
         for number, batch in zip(
             range(done + 1, schedule.steps + 1), devices.prefetch(batches_from(done), mesh), strict=False
         ):
@@ -97,6 +97,8 @@ def train(
             if jax.default_backend() == "cpu":
                 # virtual devices on few cores can dead-lock when many steps wait in line
                 jax.block_until_ready(metrics)
+            if number == done + 1:
+                bar.set_description(title)
             if number % schedule.log_every == 0 or number == schedule.steps:
                 values = {name: float(value) for name, value in metrics.items()}
                 bar.set_postfix({k: f"{v:.3g}" for k, v in values.items()} | last_score(history), refresh=False)

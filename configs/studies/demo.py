@@ -14,8 +14,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.task = "demo_study"
     c.stages = ("source", "source_jitter", "warmup", "self_training", "stage1", "stage2", "stage3", "oracle")
     c.evaluate_every = 400
-    c.source = demo.small(base.supervised("random", 1200))
-    c.source_jitter = demo.jitter(demo.small(base.supervised("random", 1200)))
+    c.source = demo.small(base.supervised("random", 2000))
+    c.source_jitter = demo.jitter(demo.small(base.supervised("random", 2000)))
     c.warmup = demo.warmup("source_jitter", 300)
     c.self_training = demo.jitter(demo.small(base.self_training("warmup", 600), rate=demo.ADAPTATION_RATE))
     c.stage1 = demo.denoise("warmup", 600)

@@ -33,7 +33,8 @@ def torch_name(path: tuple[str, ...]) -> str:
         module = "bn_pretrain"
     elif modules[0] == "head":
         branch = re.fullmatch(r"branch(\d)_(conv|norm)", modules[1])
-        module = RELEASED_HEAD[modules[1]] if not branch else f"layer5.conv2d_list.{branch[1]}.{int(branch[2] == 'norm')}"
+        place = branch and f"layer5.conv2d_list.{branch[1]}.{int(branch[2] == 'norm')}"
+        module = place or RELEASED_HEAD[modules[1]]
     else:  # the discriminator, whose names agree
         module = ".".join(modules)
     return f"{module}.{leaves[leaf]}"
