@@ -127,6 +127,8 @@ def denoise(init: str, steps: int, *, labels_from: str | None = None) -> ml_coll
     s.regulariser = "mrkld"  # Eq 10; 'mrent': negative entropy
     s.ema_momentum = 0.999  # of the momentum encoder, each step (released)
     s.ema_view = "image"  # what it sees: the whole 'image', cropped afterwards (released), or the 'crop' T(x) (Eq 8)
+    s.ema_crop = "released"  # how its output is cropped: by four pixels at a time ('released'), or 'exact', which small
+    #                          images need: two pixels are much of what they show
     s.ema_mode = "train"  # 'train': batch statistics and dropout (released); 'eval': running statistics
     s.prototype_momentum = 0.9999  # lambda of Eq 6 (Table 5), for each vector or batch as below
     s.prototype_update = "in_turn"  # every (image, class) vector in turn (released), or once a 'batch' (Eq 6)

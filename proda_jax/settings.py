@@ -22,6 +22,7 @@ CHOICES = {
     "label_source": ("fixed", "moving"),
     "regulariser": ("mrkld", "mrent"),
     "ema_view": ("image", "crop"),
+    "ema_crop": ("released", "exact"),
     "ema_mode": ("train", "eval"),
     "prototype_update": ("in_turn", "batch"),
     "unseen_prototypes": ("replace", "released"),

@@ -2,7 +2,13 @@
 
 import os
 
+import pytest
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-FLAG = "--xla_force_host_platform_device_count"
-if FLAG not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAG}=4".strip()
+DEVICES, QUICK = "--xla_force_host_platform_device_count=4", "--xla_backend_optimization_level=0"
+for flag in (DEVICES, QUICK):  # the second: most of what tests compile runs once or twice, and compiling takes longest
+    if flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+
+# what test_golden.py gathers from these modules should explain its failures, as test modules do
+pytest.register_assert_rewrite("golden_functions_checks", "golden_network_checks", "golden_steps_checks")

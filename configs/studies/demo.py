@@ -17,9 +17,10 @@ def get_config() -> ml_collections.ConfigDict:
     c.source = demo.small(base.supervised("random", 2000))
     c.source_jitter = demo.jitter(demo.small(base.supervised("random", 2000)))
     c.warmup = demo.warmup("source_jitter", 300)
-    c.self_training = demo.jitter(demo.small(base.self_training("warmup", 600), rate=demo.ADAPTATION_RATE))
-    c.stage1 = demo.denoise("warmup", 600)
+    c.self_training = demo.jitter(demo.small(base.self_training("warmup", 500), rate=demo.ADAPTATION_RATE))
+    c.stage1 = demo.denoise("warmup", 500)
     c.stage2 = demo.distill("stage1", 300)
     c.stage3 = demo.distill("stage2", 300)
-    c.oracle = demo.jitter(demo.small(base.supervised("random", 1200, target_labels=True)))
+    # the oracle starts where the adaptation does and takes as many steps, with the target's labels
+    c.oracle = demo.jitter(demo.small(base.supervised("warmup", 1100, target_labels=True), rate=demo.ADAPTATION_RATE))
     return c

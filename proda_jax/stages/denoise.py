@@ -142,15 +142,9 @@ def guide(state: TrainState, inputs: Inputs, setup: steps.Setup) -> Guidance:
     """Pass of the momentum encoder, and what prototypes and classifier say of it in the weak view."""
     c = setup.stage
     whole = c.ema_view == "image"
-    output = momentum_pass(state, inputs.target_full if whole else inputs.target_weak, inputs.teacher_keys, setup)
-    if whole:
-        features, logits = (
-            views.weak_features(x, inputs.weak_view, setup.crop_size, setup.quarter)
-            for x in (output.features, output.logits)
-        )
-    else:
-        features, logits = (resize_align_corners(x, setup.quarter) for x in (output.features, output.logits))
     images = inputs.target_full if whole else inputs.target_weak
+    output = momentum_pass(state, images, inputs.teacher_keys, setup)
+    features, logits = (follow_weak_view(x, inputs, setup) for x in (output.features, output.logits))
     size = (images.shape[1] // 4, images.shape[2] // 4)
     assigned = jnp.argmax(resize_align_corners(output.logits, size), axis=-1)
     if not whole:
@@ -161,6 +155,16 @@ def guide(state: TrainState, inputs: Inputs, setup: steps.Setup) -> Guidance:
     return Guidance(
         prototypes.distances(features, state.prototypes.vectors), steps.probabilities(logits), means, pixels
     )
+
+
+def follow_weak_view(values: jax.Array, inputs: Inputs, setup: steps.Setup) -> jax.Array:
+    """The momentum encoder's output [batch, h8, w8, channels] in the weak view at quarter size."""
+    if setup.stage.ema_view == "crop":
+        return resize_align_corners(values, setup.quarter)
+    if setup.stage.ema_crop == "released":
+        return views.weak_features(values, inputs.weak_view, setup.crop_size, setup.quarter)
+    size = inputs.target_full.shape[1:3]
+    return views.weak_soft_label(values, inputs.weak_view, size, setup.crop_size, setup.quarter)
 
 
 def momentum_pass(state: TrainState, images: jax.Array, keys: jax.Array | None, setup: steps.Setup) -> Output:

@@ -1,0 +1,362 @@
+"""An experiment from end to end: stages in order, results, what is done already, and what an interruption leaves."""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from tiny import CLASSES, block_source, tiny_config, tiny_stage
+
+from configs import base
+from proda_jax import evaluate
+from proda_jax.checkpoints import Checkpoints
+from proda_jax.data.label_spaces import LABEL_SPACES
+from proda_jax.data.memory import MemorySource
+from proda_jax.experiment import Experiment, table
+from proda_jax.sources import Sources
+from proda_jax.state import TrainState
+
+ROOT = pathlib.Path(__file__).parents[1]
+STEPS = 3
+STAGES = ("source", "warmup", "self_training", "stage1", "stage2")
+
+
+def config_of(*stages: str):
+    c = tiny_config()
+    c.stages = stages or STAGES
+    c.source = tiny_stage(base.supervised("random", STEPS))
+    c.oracle = tiny_stage(base.supervised("random", STEPS, target_labels=True))
+    c.warmup = tiny_stage(base.warmup("source", STEPS))
+    c.self_training = tiny_stage(base.self_training("warmup", STEPS))
+    c.stage1 = tiny_stage(base.denoise("warmup", STEPS))
+    c.stage2 = tiny_stage(base.distill("stage1", "random", STEPS), label_threshold=0.2, extra_norm=True)
+    return c
+
+
+def given(**others) -> dict:
+    """Data in memory; the target has no labels at all, so that asking for them raises."""
+    return {
+        "source": block_source(4, 0),
+        "target": block_source(4, 1, labelled=False),
+        "validation": block_source(3, 2),
+    } | others
+
+
+def experiment_in(workdir, config, sources: Sources | None = None) -> Experiment:
+    return Experiment(config, workdir, sources or Sources(config, workdir, given=given()), devices_used=1)
+
+
+class Refusing:
+    """A data set that nobody may touch."""
+
+    def __getattr__(self, name: str):
+        raise AssertionError(f"{name} of a data set was asked for")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs(tmp_path_factory):
+    """Experiments here repeat the same stages: each program is compiled once."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    jax.config.update(names[0], str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update(names[1], 0.5)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A workdir with every stage complete."""
+    workdir = tmp_path_factory.mktemp("finished")
+    results = experiment_in(workdir, config_of()).run()
+    return workdir, results
+
+
+def copy_of(workdir: pathlib.Path, destination: pathlib.Path, *without: str) -> pathlib.Path:
+    """A copy of a workdir without some stages."""
+    shutil.copytree(workdir, destination)
+    for name in without:
+        shutil.rmtree(destination / name)
+    return destination
+
+
+def files_of(workdir: pathlib.Path) -> dict[str, int]:
+    """When each file of the stages was last written, results.json aside."""
+    return {
+        str(path.relative_to(workdir)): path.stat().st_mtime_ns
+        for path in workdir.rglob("*")
+        if path.is_file() and path.name != "results.json"
+    }
+
+
+def checkpoint_of(folder: pathlib.Path) -> tuple[int, dict[str, bytes]]:
+    """Step of a stage's last checkpoint and the bits of everything in it."""
+    with ocp.CheckpointManager(folder / "checkpoints") as manager:
+        step = manager.latest_step()
+        items = ocp.args.Composite(network=ocp.args.StandardRestore(), training=ocp.args.StandardRestore())
+        restored = manager.restore(step, args=items)
+    state = {"network": restored.network, "training": restored.training}
+    bits = {}
+    for path, leaf in jax.tree.leaves_with_path(state):
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        bits[jax.tree_util.keystr(path)] = np.asarray(leaf).tobytes()
+    return step, bits
+
+
+# Results
+
+
+def test_results_have_the_documented_form(finished):
+    workdir, results = finished
+    assert json.loads((workdir / "results.json").read_text()) == results
+    assert set(results) == {"task", "seed", "stages"}
+    assert (results["task"], results["seed"]) == ("tiny", 0)
+    assert [stage["name"] for stage in results["stages"]] == list(STAGES)
+    for stage in results["stages"]:
+        assert set(stage) == {"name", "steps", "seconds", "best", "last"}
+        assert stage["steps"] == stage["last"]["step"] == STEPS and stage["seconds"] > 0
+        assert stage["best"]["step"] in (2, STEPS)
+        assert stage["best"]["miou"] >= stage["last"]["miou"]
+        for entry in (stage["best"], stage["last"]):
+            assert list(entry["iou"]) == list(LABEL_SPACES["camvid11"].classes)
+            values = [value for value in entry["iou"].values() if value is not None]
+            assert all(0 <= value <= 100 for value in values)
+            assert entry["miou"] == pytest.approx(np.mean(values), abs=0.01)
+    assert all(name in table(results) for name in STAGES)
+
+
+def test_the_scores_are_those_of_the_network_that_is_handed_on(finished):
+    """Intersection over union of pixel sets, from the last checkpoint's predictions."""
+    workdir, results = finished
+    experiment, validation = experiment_in(workdir, config_of()), given()["validation"]
+    model = experiment.model("stage1").clone(axis_name=None)
+    predicted = np.asarray(
+        jax.jit(lambda v, x: evaluate.predict(model, v, x))(experiment.variables("stage1"), validation.images)
+    )
+    counted = validation.labels < CLASSES
+    expected = {}
+    for c, name in enumerate(LABEL_SPACES["camvid11"].classes):
+        both, either = ((op((predicted == c), (validation.labels == c)) & counted).sum() for op in
+                        (np.logical_and, np.logical_or))  # fmt: skip
+        expected[name] = None if either == 0 else pytest.approx(100 * both / either, abs=0.1)
+    assert results["stages"][STAGES.index("stage1")]["last"]["iou"] == expected
+
+
+def test_a_class_that_does_not_occur_has_no_score_and_values_are_percent():
+    matrix = np.zeros((CLASSES, CLASSES), np.int64)
+    matrix[0, 0], matrix[0, 1], matrix[1, 1] = 30, 10, 20
+    scores = json.loads(json.dumps(evaluate.summary(matrix, "camvid11")))
+    iou = dict.fromkeys(LABEL_SPACES["camvid11"].classes) | {"sky": 75.0, "building": 66.67}
+    assert scores == {"miou": 70.83, "pixel_accuracy": 83.33, "iou": iou}
+
+
+def test_synthia_is_scored_over_13_classes_too():
+    names = LABEL_SPACES["synthia16"].classes
+    matrix = np.diag(np.arange(1, 17))
+    matrix[names.index("wall"), names.index("road")] = 4
+    scores = evaluate.summary(matrix, "synthia16")
+    wall, road = 4 / 8, 1 / 5
+    assert scores["miou"] == pytest.approx(100 * (14 + wall + road) / 16, abs=0.01)
+    assert scores["miou_13"] == pytest.approx(100 * (12 + road) / 13, abs=0.01)
+
+
+def test_stages_learn_and_differ(finished):
+    workdir, _ = finished
+    networks = {name: checkpoint_of(workdir / name)[1] for name in STAGES}
+    kernel = "['network']['params']['head']['classifier']['kernel']"
+    assert len({bits[kernel] for bits in networks.values()}) == len(STAGES)
+    for name, bits in networks.items():
+        assert any("ema_params" in path for path in bits) == (name == "stage1")
+        assert any("discriminator" in path for path in bits) == (name == "warmup")
+        assert any("extra_norm" in path for path in bits) == (name == "stage2")
+
+
+# What is done already
+
+
+def test_running_again_touches_neither_data_nor_files(finished):
+    workdir, results = finished
+    before, config = files_of(workdir), config_of()
+    closed = dict.fromkeys(("source", "target", "validation"), Refusing())
+    again = experiment_in(workdir, config, Sources(config, workdir, given=closed)).run()
+    assert again == results and files_of(workdir) == before
+
+
+def test_a_deleted_stage_alone_is_run_again_and_ends_the_same(finished, tmp_path):
+    original, results = finished
+    workdir = copy_of(original, tmp_path / "copy", "stage2")
+    before = files_of(workdir)
+    again = experiment_in(workdir, config_of()).run()
+    after = files_of(workdir)
+    assert {name: after[name] for name in before} == before
+    assert (workdir / "stage2" / "result.json").exists()
+    assert without_times(again) == without_times(results)
+    assert checkpoint_of(workdir / "stage2") == checkpoint_of(original / "stage2")
+
+
+def test_a_stage_whose_result_alone_is_missing_is_not_trained_again(finished, tmp_path):
+    original, results = finished
+    workdir = copy_of(original, tmp_path / "copy")
+    (workdir / "stage1" / "result.json").unlink()
+    config = config_of()
+    sources = given(source=CountingSource(given()["source"]))
+    again = experiment_in(workdir, config, Sources(config, workdir, given=sources)).run()
+    assert sources["source"].taken == 0
+    assert without_times(again) == without_times(results)
+
+
+class CountingSource:
+    """Counts the training batches that are taken from a data set."""
+
+    def __init__(self, source: MemorySource):
+        self.source, self.taken = source, 0
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def training_batches(self, *args, **kwargs):
+        for batch in self.source.training_batches(*args, **kwargs):
+            self.taken += 1
+            yield batch
+
+
+def without_times(results: dict) -> dict:
+    return results | {"stages": [{k: v for k, v in stage.items() if k != "seconds"} for stage in results["stages"]]}
+
+
+# Interruptions
+
+
+class Interrupted(Sources):
+    """Raises when a step is logged, as a crash or Ctrl-C would."""
+
+    def __init__(self, config, workdir, at: int):
+        super().__init__(config, workdir, given=given())
+        self.at = at
+
+    @contextlib.contextmanager
+    def writer(self, folder):
+        yield self.log
+
+    def log(self, step: int, values: dict) -> None:
+        if step == self.at and "gradient_norm" in values:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("stage", ["warmup", "stage1"])
+def test_an_interrupted_stage_ends_in_the_bits_of_one_that_was_not(stage, finished, tmp_path):
+    original, results = finished
+    later = STAGES[STAGES.index(stage) :]
+    workdir, config = copy_of(original, tmp_path / "copy", *later), config_of(*STAGES[: STAGES.index(stage) + 1])
+    for at in (1, 3):  # before the first checkpoint, and after it
+        with pytest.raises(KeyboardInterrupt):
+            experiment_in(workdir, config, Interrupted(config, workdir, at)).run()
+        assert not (workdir / stage / "result.json").exists()
+    with contextlib.closing(Checkpoints(workdir / stage / "checkpoints")) as checkpoints:
+        assert checkpoints.step() == 2
+    again = experiment_in(workdir, config).run()
+    assert checkpoint_of(workdir / stage) == checkpoint_of(original / stage)
+    assert without_times(again)["stages"] == without_times(results)["stages"][: len(config.stages)]
+    history = [json.loads(line) for line in (workdir / stage / "history.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in history] == [2, STEPS]
+    assert history[0]["seconds"] <= history[1]["seconds"]
+
+
+# What is handed on, and to whom
+
+
+@pytest.mark.parametrize(("handover", "step"), [("best", 2), ("last", 4)])
+def test_the_next_stage_gets_the_network_that_handover_names(handover, step, finished, tmp_path):
+    config = config_of()
+    config.handover = handover
+    experiment = experiment_in(tmp_path, config)
+    variables = experiment_in(finished[0], config_of()).variables("source")
+    with contextlib.closing(Checkpoints(tmp_path / "source" / "checkpoints")) as checkpoints:
+        for number, miou in ((1, 20.0), (2, 30.0), (3, 10.0), (4, 25.0)):
+            network = jax.tree.map(lambda leaf, number=number: leaf + number, variables)
+            checkpoints.save(TrainState(jax.numpy.int32(number), jax.random.key(0), **network, opt_state=()), miou)
+    handed = experiment.initial_variables("warmup", experiment.model("warmup"))
+    jax.tree.map(lambda got, was: np.testing.assert_array_equal(got, was + step), handed, variables)
+
+
+def test_the_teacher_of_pseudo_labels_is_the_network_that_handover_names(finished, tmp_path):
+    """The store's origin tells the two apart, so labels of one are never taken for the other's."""
+    original, results = finished
+    workdir, config = copy_of(original, tmp_path / "copy"), config_of()
+    result = json.loads((workdir / "warmup" / "result.json").read_text())
+    (workdir / "warmup" / "result.json").write_text(json.dumps(result | {"best": result["best"] | {"step": 1}}))
+    assert not experiment_in(workdir, config).soft_labels("warmup").missing(given()["target"].names)
+    config.handover = "best"
+    with pytest.raises(ValueError, match="another origin.*network"):
+        experiment_in(workdir, config).soft_labels("warmup")
+
+
+def test_only_the_oracle_asks_for_target_labels(finished, tmp_path):
+    """Every other stage ran in `finished` on a target without any."""
+    config = config_of("oracle")
+    with pytest.raises(ValueError, match="labels were asked for, but this data set has none"):
+        experiment_in(tmp_path / "without", config).run()
+    labelled = Sources(config, tmp_path, given=given(target=block_source(4, 1)))
+    results = experiment_in(tmp_path / "with", config, labelled).run()
+    assert results["stages"][0]["last"]["step"] == STEPS
+
+
+def test_a_network_that_starts_from_another_keeps_what_they_share_and_initialises_the_rest(finished):
+    workdir, _ = finished
+    config = config_of()
+    config.stage2.init = "stage1"
+    experiment = experiment_in(workdir, config)
+    start = experiment.initial_variables("stage2", experiment.model("stage2"))
+    given_network = experiment.variables("stage1")
+    for kind in ("params", "batch_stats"):
+        assert set(start[kind]) == set(given_network[kind]) | {"extra_norm"}
+        shared = {name: start[kind][name] for name in given_network[kind]}
+        jax.tree.map(np.testing.assert_array_equal, shared, dict(given_network[kind]))
+    np.testing.assert_array_equal(start["params"]["extra_norm"]["scale"], 1.0)
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused_with_sizes_that_they_can():
+    config = config_of()
+    config.batch_size = 3
+    with pytest.raises(ValueError, match=r"batch_size = 3 does not divide over 2 devices; choose 2 or 4"):
+        Experiment(config, "unused", Sources(config, "unused", given=given()), devices_used=2)
+
+
+def test_training_in_memory_needs_no_tensorflow(tmp_path):
+    """In a process in which TensorFlow, TFDS and clu cannot be imported."""
+    script = f"""
+        import sys
+        for name in ("tensorflow", "tensorflow_datasets", "clu"):
+            sys.modules[name] = None
+        import jax
+        from configs import base
+        from proda_jax import settings
+        from proda_jax.experiment import Experiment
+        from proda_jax.sources import Sources
+from proda_jax.state import TrainState
+        from tiny import block_source, tiny_config, tiny_stage
+
+        config = tiny_config()
+        config.stages = ("source",)
+        config.source = tiny_stage(base.supervised("random", 1))
+        settings.check(config)
+        jax.config.update("jax_compilation_cache_dir", {jax.config.jax_compilation_cache_dir!r})
+        given = {{"source": block_source(4, 0), "target": block_source(4, 1), "validation": block_source(3, 2)}}
+        sources = Sources(config, {str(tmp_path)!r}, given=given)
+        print(Experiment(config, {str(tmp_path)!r}, sources, devices_used=1).run()["stages"][0]["last"]["step"])
+        """
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "1"

@@ -1,0 +1,92 @@
+"""The store of pseudo labels: what is written is read back, nothing half-written counts, nothing foreign mixes in."""
+
+import json
+
+import numpy as np
+import pytest
+
+from proda_jax.data.memory import MemorySource
+from proda_jax.data.pseudo_labels import PseudoLabels, with_pseudo_labels
+
+ORIGIN = {"stage": "warmup", "network": {"step": 300, "miou": 41.5}}
+
+
+@pytest.mark.parametrize("name", ["000001", "aachen/aachen_000000_000019", "a b.c"])
+def test_labels_are_read_as_they_were_written(tmp_path, name):
+    store, generator = PseudoLabels(tmp_path / "labels", ORIGIN), np.random.default_rng(0)
+    soft = generator.random((5, 7, 19)).astype(np.float16)
+    hard = generator.integers(0, 256, (40, 56)).astype(np.uint8)
+    for label in (soft, hard):
+        store.write(name, label)
+        found = PseudoLabels(tmp_path / "labels", ORIGIN).read(name)
+        assert found.dtype == label.dtype
+        np.testing.assert_array_equal(found, label)
+
+
+def test_only_whole_files_count_as_present(tmp_path, monkeypatch):
+    store = PseudoLabels(tmp_path / "labels", ORIGIN)
+    store.write("whole", np.zeros((2, 2), np.uint8))
+
+    def break_off(file, **arrays):
+        file.write(b"the beginning of a file")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez_compressed", break_off)
+    with pytest.raises(KeyboardInterrupt):
+        store.write("half", np.zeros((2, 2), np.uint8))
+    assert store.has("whole") and not store.has("half")
+    assert store.missing(["whole", "half", "never"]) == ["half", "never"]
+
+
+def test_a_label_written_over_an_older_one_replaces_it_whole(tmp_path, monkeypatch):
+    store = PseudoLabels(tmp_path / "labels", ORIGIN)
+    store.write("image", np.full((2, 2), 3, np.uint8))
+
+    def break_off(file, **arrays):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez_compressed", break_off)
+    with pytest.raises(KeyboardInterrupt):
+        store.write("image", np.full((2, 2), 4, np.uint8))
+    np.testing.assert_array_equal(store.read("image"), np.full((2, 2), 3))
+
+
+def test_labels_of_another_origin_are_refused_by_what_differs(tmp_path):
+    PseudoLabels(tmp_path / "labels", ORIGIN)
+    PseudoLabels(tmp_path / "labels", json.loads(json.dumps(ORIGIN)))  # the same origin is welcome
+    other = ORIGIN | {"stage": "stage1", "threshold": 0.95}
+    with pytest.raises(ValueError) as refusal:
+        PseudoLabels(tmp_path / "labels", other)
+    message = str(refusal.value)
+    assert str(tmp_path / "labels") in message and "Delete" in message
+    for part in ("'stage': ('warmup', 'stage1')", "'threshold': (None, 0.95)"):
+        assert part in message
+    assert "network" not in message  # which is the same
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut short", "not an archive", "empty"])
+def test_a_damaged_file_is_named_with_the_remedy(tmp_path, damage):
+    store = PseudoLabels(tmp_path / "labels", ORIGIN)
+    store.write("image", np.random.default_rng(0).integers(0, 19, (64, 64)).astype(np.uint8))
+    path = store.path("image")
+    whole = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes({"cut short": whole[: len(whole) // 2], "not an archive": b"x" * 100, "empty": b""}[damage])
+    with pytest.raises(ValueError) as refusal:
+        store.read("image")
+    assert str(path) in str(refusal.value) and "Delete it and run the same command again" in str(refusal.value)
+
+
+def test_batches_get_the_labels_of_their_own_records(tmp_path):
+    images = np.zeros((5, 32, 32, 3), np.uint8)
+    source = MemorySource(images, names=[f"image_{i}" for i in range(5)])
+    store = PseudoLabels(tmp_path / "labels", ORIGIN)
+    for i, name in enumerate(source.names):
+        store.write(name, np.full((32, 32), i, np.uint8))
+    plain = source.training_batches(2, seed=3, labels=False)
+    batches = with_pseudo_labels(source.training_batches(2, seed=3, labels=False), store, source.names, "hard_label")
+    for _, without, batch in zip(range(6), plain, batches, strict=False):
+        np.testing.assert_array_equal(batch["record"], without["record"])
+        np.testing.assert_array_equal(batch["hard_label"][:, 0, 0], batch["record"])

@@ -1,0 +1,131 @@
+"""Settings that cannot work are refused before anything is computed, and the message says what can."""
+
+import importlib
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from proda_jax import settings
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIGS = sorted(
+    str(path.relative_to(ROOT).with_suffix("")).replace("/", ".")
+    for path in (ROOT / "configs").rglob("*.py")
+    if path.stem not in ("__init__", "base")
+)
+
+
+def demo():
+    return importlib.import_module("configs.demo").get_config()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_configuration_passes_once_the_weights_that_it_names_exist(name, tmp_path):
+    config = importlib.import_module(name).get_config()
+    weights = tmp_path / "weights.npz"
+    np.savez(weights, nothing=np.zeros(1))
+    for kind in ("imagenet", "self_supervised"):
+        if any(config[stage].init == kind for stage in config.stages):
+            config.model[f"{kind}_weights"] = str(weights)
+    settings.check(config)
+
+
+def test_the_demo_needs_no_file():
+    settings.check(demo())
+    settings.check(importlib.import_module("configs.studies.demo").get_config())
+
+
+REFUSED = [
+    ("data.label_space", "cityscape19", "did you mean 'cityscapes19'"),
+    ("data.loader", "memroy", "did you mean 'memory'"),
+    ("model.head", "deeplb", "did you mean 'deeplab'"),
+    ("model.initialisation", "kaiming", "one of released, he"),
+    ("model.dtype", "float16", "did you mean 'bfloat16'"),
+    ("handover", "bset", "did you mean 'best'"),
+    ("batch_size", 0, "at least 1"),
+    ("evaluate_every", 0, "at least 1"),
+    ("log_every", -1, "at least 1"),
+    ("evaluate_batch_size", 0, "at least 1"),
+    ("views.crop_size", (66, 128), "multiples of 4"),
+    ("views.crop_size", (64, 16), "at least 32 pixels"),
+    ("data.target.image_size", (96, 16), "at least 32 pixels"),
+    ("views.scale", (1.5, 0.5), "smallest, largest"),
+    ("views.scale", (0.0, 0.5), "smallest, largest"),
+    ("views.cutout_fraction", 1.5, "0 to 1"),
+    ("stages", (), "names of stages"),
+    ("source.kind", "superviesd", "did you mean 'supervised'"),
+    ("source.init", "randon", "did you mean 'random'"),
+    ("source.steps", 0, "a positive number"),
+    ("source.schedule", "polly", "did you mean 'poly'"),
+    ("source.schedule_steps", 0, "a positive number"),
+    ("source.momentum", 1.5, "0 to 1"),
+    ("source.weight_decay", -1e-4, "zero or more"),
+    ("source.backbone_rate", float("nan"), "a positive number"),
+    ("warmup.gan", "lsgan", "one of ls, vanilla"),
+    ("warmup.batch_norm", "freeze", "did you mean 'frozen'"),
+    ("stage1.temperature", 0.0, "a positive number"),
+    ("stage1.weighting", "prototype", "did you mean 'prototypes'"),
+    ("stage1.labels_from", "warm_up", "did you mean 'warmup'"),
+    ("stage1.labels_from", "stage2", "one of source, warmup"),  # stage2 comes later
+    ("stage1.label_source", "fix", "did you mean 'fixed'"),
+    ("stage1.consistency_weight", -1.0, "zero or more"),
+    ("stage1.ema_momentum", 2.0, "0 to 1"),
+    ("stage1.regulariser", "mrkl", "did you mean 'mrkld'"),
+    ("stage2.teacher", "stage3", "one of source, warmup, stage1"),
+    ("stage2.distillation_form", "equation_12", "did you mean 'equation12'"),
+    ("stage2.label_threshold", -0.5, "0 to 1"),
+]
+
+
+@pytest.mark.parametrize(("setting", "value", "hint"), REFUSED, ids=[f"{name}={value}" for name, value, _ in REFUSED])
+def test_a_setting_that_cannot_work_is_named_with_its_value_and_what_can(setting, value, hint):
+    config = demo()
+    config.update_from_flattened_dict({setting: value})
+    with pytest.raises(ValueError) as refusal:
+        settings.check(config)
+    message = str(refusal.value)
+    assert message.startswith(f"config.{setting} = {value!r}: expected "), message
+    assert hint in message
+
+
+def test_stages_are_refused_that_do_not_exist_or_start_from_one_that_has_not_run():
+    config = demo()
+    config.stages = ("source", "warmpu")
+    with pytest.raises(ValueError, match=r"config.stages = 'warmpu'.*did you mean 'warmup'"):
+        settings.check(config)
+    config.stages = ("warmup", "source")
+    with pytest.raises(ValueError, match=r"config.warmup.init = 'source': expected one of random, imagenet"):
+        settings.check(config)
+
+
+def test_a_stage_from_weights_says_which_file_it_lacks_and_how_to_do_without(tmp_path):
+    config = demo()
+    config.source.init = "imagenet"
+    with pytest.raises(ValueError, match=r"config.model.imagenet_weights = None.*--config.source.init=random"):
+        settings.check(config)
+    config.model.imagenet_weights = str(tmp_path / "absent.npz")
+    with pytest.raises(ValueError, match=r"absent.npz.*a file that exists"):
+        settings.check(config)
+
+
+def main(tmp_path, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "main.py", f"--workdir={tmp_path / 'work'}", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_the_command_line_suggests_the_nearest_setting_for_an_unknown_one(tmp_path):
+    result = main(tmp_path, "--config=configs/demo.py", "--config.stage1.temprature=2")
+    assert result.returncode != 0
+    assert "temprature" in result.stderr and "temperature" in result.stderr
+    assert not (tmp_path / "work").exists()
+
+
+def test_the_command_line_refuses_a_flag_whose_value_stands_apart(tmp_path):
+    """`--config.views.flip False` would leave it true, as 'False' is a positional argument."""
+    result = main(tmp_path, "--config=configs/demo.py", "--config.views.flip", "False")
+    assert result.returncode != 0
+    assert "['False']" in result.stderr + result.stdout and "equals sign" in result.stderr + result.stdout
+    assert not (tmp_path / "work").exists()

@@ -1,0 +1,365 @@
+"""Training steps of every kind: several devices train like one, and what each step changes or leaves alone."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import CLASSES, CROP, IMAGE, blocks, tiny_config, tiny_model, tiny_stage, tiny_variables
+
+from configs import base
+from proda_jax import devices, views
+from proda_jax.data.label_spaces import IGNORE
+from proda_jax.models.torch_names import to_torch
+from proda_jax.prototypes import Prototypes
+from proda_jax.stages import build, denoise
+from proda_jax.stages import step as steps
+
+# the oracle is the supervised stage on source and target
+KINDS = ("oracle", "warmup", "denoise", "distill")
+BATCH, STEPS, CHANNELS = 4, 2, 32
+GRID = (7, 13)  # of the network's output on a whole image
+RNG = np.random.default_rng(0)
+PROTOTYPES = Prototypes(RNG.normal(size=(CLASSES, CHANNELS)).astype(np.float32), np.ones(CLASSES, np.float32))
+
+
+def config_of(kind: str):
+    """Stage 'under_test' of each kind, in float64 so that the order of sums does not show."""
+    c = tiny_config()
+    c.model.dtype = "float64"
+    c.under_test = tiny_stage(
+        {
+            "oracle": base.supervised("random", 10, target_labels=True),
+            "warmup": base.warmup("random", 10),
+            "denoise": base.denoise("random", 10),
+            "distill": base.distill("random", "random", 10),
+        }[kind]
+    )
+    c.under_test.jitter.brightness = 0.2
+    if kind == "denoise":
+        c.under_test.label_threshold = 0.3
+    if kind == "warmup":
+        c.under_test.adversarial_weight = 1.0  # a wrong share of the adversarial loss has to show
+    return c
+
+
+def setup_of(config, axis_name: str | None) -> steps.Setup:
+    model = tiny_model(config, axis_name, extra_norm=config.under_test.get("extra_norm", False))
+    return build.setup(config, "under_test", model=model, teacher=tiny_model(config, axis_name), steps_per_epoch=10)
+
+
+def make_batch(*, source_labels: bool = True, target_labels: bool = True) -> dict[str, Any]:
+    """A global batch whose second half, what a second device gets, is almost without labels."""
+    source, target = blocks(BATCH, 1), blocks(BATCH, 2)
+    for label in (source[1], target[1]):
+        label[BATCH // 2 :, :-8] = IGNORE
+    if not source_labels:
+        source[1][:] = IGNORE
+    soft = RNG.dirichlet(np.full(CLASSES, 0.3), (BATCH, *GRID))
+    if not target_labels:
+        target[1][:] = IGNORE
+        soft[:] = 1 / CLASSES
+    soft[BATCH // 2 :, :-2] = 1 / CLASSES
+    return {
+        "source": {"image": source[0], "label": source[1]},
+        "target": {
+            "image": target[0],
+            "label": target[1],
+            "hard_label": target[1],
+            "soft_label": soft.astype(np.float16),
+        },
+        "slot": np.arange(BATCH, dtype=np.int32),
+    }
+
+
+@functools.cache
+def stage_in(kind: str, count: int):
+    """(mapped step, first state, teacher, mesh) of a kind of stage on `count` devices."""
+    mesh = devices.make_mesh(count)
+    setup = setup_of(config_of(kind), devices.AXIS)
+    step = build.TRAIN_STEPS[setup.stage.kind]
+    mapped = devices.map_step(lambda s, b, t: step(s, b, t, setup=setup), mesh, "rbr", "rr")
+    create = jax.jit(functools.partial(build.create_state, setup), out_shardings=devices.replicated(mesh))
+    start = PROTOTYPES if kind == "denoise" else None
+    state = create(build.stage_key(0, "under_test"), tiny_variables(setup.model, 0), start)
+    if start is not None:  # momentum encoder and network differ, as they do later on
+        state = state.replace(ema_params=tiny_variables(setup.model, 1)["params"])
+    return mapped, state, tiny_variables(setup.teacher, 2) if kind == "distill" else None, mesh
+
+
+def run(kind: str, count: int, batch: dict, number: int = 1, change=lambda state: state) -> list:
+    """The state before and after each of `number` steps, with the steps' metrics."""
+    with jax.enable_x64(True):
+        step, state, teacher, mesh = stage_in(kind, count)
+        trail = [(change(state), {})]
+        for _ in range(number):
+            trail.append(step(trail[-1][0], devices.put_batch(batch, mesh), teacher))
+        return jax.device_get([(state.replace(key=None), metrics) for state, metrics in trail])
+
+
+@functools.cache
+def one_batch() -> dict:
+    return make_batch()
+
+
+@functools.cache
+def trail_of(kind: str, count: int) -> list:
+    return run(kind, count, one_batch(), STEPS)
+
+
+def assert_same(actual, expected, tolerance: float) -> None:
+    """Trees agree leaf by leaf, relative to the largest magnitude in each leaf."""
+    paths = jax.tree.leaves_with_path(expected)
+    for (path, wanted), got in zip(paths, jax.tree.leaves(actual), strict=True):
+        scale = np.abs(wanted).max() + 1e-12
+        error = np.abs(np.asarray(got, np.float64) - wanted).max() / scale
+        assert error < tolerance, (jax.tree_util.keystr(path), error)
+
+
+def moved(trail: list) -> list:
+    """What each step added to parameters, statistics, momentum encoder and prototypes."""
+    pick = [
+        (s.params, s.batch_stats, s.ema_params, s.prototypes, s.discriminator and s.discriminator.params)
+        for s, _ in trail
+    ]
+    return [
+        jax.tree.map(lambda a, b: np.float64(b) - np.float64(a), *pair) for pair in zip(pick, pick[1:], strict=False)
+    ]
+
+
+# Several devices
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_devices_train_like_one_however_unevenly_labels_are_spread(kind):
+    one, two = trail_of(kind, 1), trail_of(kind, 2)
+    for step in range(STEPS):
+        assert_same(two[step + 1][1], one[step + 1][1], 1e-5)  # metrics
+        assert_same(moved(two)[step], moved(one)[step], 1e-3)
+        assert_same(two[step + 1][0].opt_state, one[step + 1][0].opt_state, 1e-3)
+    metrics = one[1][1]
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert metrics["gradient_norm"] > 0.01
+
+
+def test_the_halves_of_the_batch_have_different_numbers_of_labels():
+    label = one_batch()["source"]["label"]
+    assert np.mean(label[:2] != IGNORE) > 0.9 > 0.3 > np.mean(label[2:] != IGNORE) > 0
+    assert 0.2 < trail_of("denoise", 1)[1][1]["labelled"] < 0.9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_views_and_dropout_change_from_step_to_step(kind):
+    with jax.enable_x64(True):
+        setup = setup_of(config_of(kind), None)
+        _, state, _, _ = stage_in(kind, 1)
+        slots = jnp.arange(2, dtype=jnp.int32)
+        keys = [steps.example_keys(s, slots, 0) for s in (state, state.replace(step=state.step + 1))]
+    assert setup.model.dropout > 0
+    draws = {tuple(data) for key in keys for data in np.asarray(jax.random.key_data(key)).tolist()}
+    assert len(draws) == 4
+
+
+def test_an_examples_views_depend_on_its_place_in_the_global_batch_and_not_on_the_others():
+    with jax.enable_x64(True):
+        setup = setup_of(config_of("denoise"), None)
+        _, state, _, _ = stage_in("denoise", 1)
+        draw = jax.jit(lambda s, b: denoise.draw_inputs(s, b, setup))
+        batch = one_batch()
+        whole = draw(state, batch)
+        alone = draw(state, jax.tree.map(lambda x: x[3:], batch))
+        for together, single in zip(jax.tree.leaves(whole), jax.tree.leaves(alone), strict=True):
+            if jnp.issubdtype(together.dtype, jax.dtypes.prng_key):
+                together, single = jax.random.key_data(together), jax.random.key_data(single)
+            np.testing.assert_allclose(np.asarray(together)[3:], np.asarray(single), rtol=1e-5, atol=1e-5)
+        # and examples do not share theirs
+        assert len({tuple(key) for key in np.asarray(jax.random.key_data(whole.weak_keys)).tolist()}) == BATCH
+
+
+# What a step changes
+
+
+def test_momentum_encoder_moves_by_its_formula():
+    (before, _), (after, _) = trail_of("denoise", 1)[:2]
+    expected = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, before.ema_params, after.params)
+    assert_same(after.ema_params, expected, 1e-6)
+
+
+def test_frozen_batch_normalisation_keeps_its_parameters_and_statistics():
+    for trail, frozen in ((trail_of("warmup", 1), True), (trail_of("distill", 1), False)):
+        params, stats = (to_torch({name: getattr(trail[-1][0], name)}) for name in ("params", "batch_stats"))
+        old_params, old_stats = (to_torch({name: getattr(trail[0][0], name)}) for name in ("params", "batch_stats"))
+        norms = [name for name in params if f"{name.rpartition('.')[0]}.running_mean" in stats]
+        others = [name for name in params if name not in norms]
+        assert len(norms) == len(stats) and len(others) > 20
+        for name in norms:
+            assert np.array_equal(params[name], old_params[name]) == frozen, name
+        for name in stats:
+            assert np.array_equal(stats[name], old_stats[name]) == frozen, name
+        for name in others:
+            assert not np.array_equal(params[name], old_params[name]), name
+
+
+def test_the_step_is_counted_and_random_keys_follow_it():
+    for kind in KINDS:
+        assert [int(state.step) for state, _ in trail_of(kind, 1)] == list(range(STEPS + 1))
+
+
+def test_the_oracle_learns_from_source_and_target_labels():
+    """Its gradient is the sum of the gradients from each: what SGD adds beside them is its weight decay."""
+    decay = 0.01 * 2e-4
+    moves = {}
+    for source, target in ((True, True), (True, False), (False, True)):
+        trail = run("oracle", 1, make_batch(source_labels=source, target_labels=target))
+        moves[source, target] = moved(trail)[0][0]
+        assert (trail[1][1]["source_ce"] > 0) == source
+        assert (trail[1][1]["target_ce"] > 0) == target
+    params = trail[0][0].params
+    alone = jax.tree.map(lambda a, b, p: a + b + decay * p, moves[True, False], moves[False, True], params)
+    assert_same(moves[True, True], alone, 1e-4)
+
+
+# Nothing to learn from
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_without_any_label_leaves_a_finite_state(kind):
+    def equal_prototypes(state):  # all equally near, so that flat soft labels stay flat: no label is confident
+        if kind != "denoise":
+            return state
+        return state.replace(prototypes=state.prototypes.replace(vectors=np.zeros((CLASSES, CHANNELS), np.float32)))
+
+    trail = run(kind, 2, make_batch(source_labels=False, target_labels=False), change=equal_prototypes)
+    state, metrics = trail[-1]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state, metrics)))
+    assert metrics["source_ce"] == 0
+    if kind in ("denoise", "distill"):
+        assert metrics["labelled"] == 0 and metrics["target_fit"] == 0
+
+
+def test_prototypes_of_no_class_leave_a_finite_state_and_fill_from_the_batch():
+    def none_seen(state):
+        return state.replace(prototypes=jax.tree.map(np.zeros_like, PROTOTYPES))
+
+    state, metrics = run("denoise", 1, one_batch(), change=none_seen)[-1]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state, metrics)))
+    assert state.prototypes.counts.max() > 0
+
+
+# Pseudo labels, against NumPy
+
+
+def softmax(values: np.ndarray) -> np.ndarray:
+    values = np.exp(values - values.max(-1, keepdims=True))
+    return values / values.sum(-1, keepdims=True)
+
+
+def random_guidance(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Soft labels, distances, predictions [2, 4, 6, classes] and the mask of the image [2, 4, 6]."""
+    generator = np.random.default_rng(seed)
+    soft, predicted = (softmax(2 * generator.normal(size=(2, 4, 6, CLASSES))).astype(np.float32) for _ in range(2))
+    distances = generator.uniform(0, 6, soft.shape).astype(np.float32)
+    return soft, distances, predicted, generator.uniform(size=(2, 4, 6)) < 0.8
+
+
+def call_pseudo_labels(stage, soft, distances, predicted, inside, counts):
+    inputs = denoise.Inputs(*[None] * 5, soft_label=soft, inside=inside, weak_view=None, strong_view=None)
+    guidance = denoise.Guidance(distances, predicted, None, None)
+    state = type("State", (), {"prototypes": Prototypes(np.zeros((CLASSES, 4), np.float32), jnp.asarray(counts))})
+    setup = type("Setup", (), {"stage": stage})
+    return denoise.pseudo_labels(state, inputs, guidance, setup)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.6])
+@pytest.mark.parametrize("weighting", ["prototypes", "network", "none"])
+@pytest.mark.parametrize("label_source", ["fixed", "moving"])
+def test_pseudo_labels_are_the_argmax_of_what_figure_4_weighs(label_source, weighting, threshold):
+    stage = base.denoise("random", 1)
+    stage.label_source, stage.weighting = label_source, weighting
+    stage.label_threshold, stage.temperature = threshold, 0.7
+    soft, distances, predicted, inside = random_guidance()
+    labels, products = call_pseudo_labels(stage, soft, distances, predicted, inside, np.ones(CLASSES))
+    weighed = soft if label_source == "fixed" else predicted
+    weights = {"prototypes": softmax(-distances / 0.7), "network": predicted, "none": np.ones_like(soft)}[weighting]
+    expected = weighed * weights / (weighed * weights).sum(-1, keepdims=True)
+    labelled = inside & (expected.max(-1) >= threshold)
+    assert (threshold == 0) == np.array_equal(labelled, inside)
+    np.testing.assert_array_equal(labels, np.where(labelled, expected.argmax(-1), IGNORE))
+    np.testing.assert_allclose(products, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_class_without_prototype_is_no_rectified_label_however_sure_the_soft_label_is():
+    stage = base.denoise("random", 1)
+    soft, distances, predicted, inside = random_guidance()
+    soft[..., 3], distances[..., 3] = 50.0, 0.0  # as the empty prototype at the origin may be the nearest
+    soft /= soft.sum(-1, keepdims=True)
+    counts = np.ones(CLASSES, np.float32)
+    labels, _ = call_pseudo_labels(stage, soft, distances, predicted, inside, counts)
+    assert np.all(np.asarray(labels)[inside] == 3)
+    counts[3] = 0
+    labels, _ = call_pseudo_labels(stage, soft, distances, predicted, inside, counts)
+    assert np.all(np.asarray(labels) != 3)
+    expected = np.delete(soft, 3, -1) * softmax(-np.delete(distances, 3, -1))
+    expected = np.delete(np.arange(CLASSES), 3)[expected.argmax(-1)]
+    np.testing.assert_array_equal(labels, np.where(inside, expected, IGNORE))
+
+
+# The settings of stage 1 that change which terms there are
+
+
+def one_step(**settings) -> tuple[Any, Any, dict, steps.Setup]:
+    """A step of stage 1 with other settings, on drawn views that show the images as they are."""
+    config = tiny_config()
+    config.under_test = tiny_stage(base.denoise("random", 10), **settings)
+    setup = setup_of(config, None)
+    start = PROTOTYPES if denoise.needs_momentum_encoder(setup.stage) else None
+    create = jax.jit(functools.partial(build.create_state, setup))
+    state = create(build.stage_key(0, "under_test"), tiny_variables(setup.model, 0), start)
+    image, label = (x[:2, : CROP[0], : CROP[1]] for x in blocks(2, 3))
+    soft = np.random.default_rng(1).dirichlet(np.full(CLASSES, 0.3), (2, CROP[0] // 4, CROP[1] // 4))
+    inputs = denoise.Inputs(
+        source_image=image / np.float32(255),
+        source_label=label,
+        target_full=blocks(2, 4)[0] / np.float32(255),
+        target_weak=image / np.float32(255),
+        target_strong=image / np.float32(255),
+        soft_label=soft.astype(np.float32),
+        inside=np.ones((2, CROP[0] // 4, CROP[1] // 4), bool),
+        weak_view=views.identity_weak_view(2, IMAGE),
+        strong_view=views.identity_strong_view(2),
+    )
+    after, metrics = jax.jit(lambda s, i: denoise.update(s, i, setup=setup))(state, inputs)
+    return state, after, metrics, setup
+
+
+def test_figure_4s_alternatives_and_the_papers_forms_train():
+    before, after, metrics, _ = one_step(
+        label_source="moving",
+        weighting="network",
+        hard_labels=False,
+        prototype_update="batch",
+        ema_view="crop",
+        ema_mode="eval",
+        regulariser="mrent",
+        reduction="sum",
+    )
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((after.params, after.prototypes, metrics)))
+    # once a batch: each class found anywhere counts one more, and moves by a tenth of the way
+    grown = np.asarray(after.prototypes.counts) - np.asarray(before.prototypes.counts)
+    assert set(grown) == {0.0, 1.0} or set(grown) == {1.0}
+    still = np.all(np.asarray(after.prototypes.vectors) == np.asarray(before.prototypes.vectors), axis=1)
+    np.testing.assert_array_equal(still, grown == 0)
+    assert metrics["regulariser"] < 0  # negative entropy
+
+
+def test_conventional_self_training_needs_no_momentum_encoder():
+    settings = base.self_training("random", 10, threshold=0.5)
+    chosen = {k: settings[k] for k in ("weighting", "label_threshold", "ce_weight", "rce_weight", "consistency_weight",
+                                       "regulariser_weight")}  # fmt: skip
+    _, after, metrics, setup = one_step(**chosen)
+    assert after.ema_params is None and after.prototypes is None
+    assert set(metrics) == {"source_ce", "target_fit", "labelled", "rectified", "gradient_norm"}
+    assert metrics["rectified"] == 0 and 0 < metrics["labelled"] < 1
+    assert not denoise.needs_momentum_encoder(setup.stage)
