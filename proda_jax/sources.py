@@ -15,11 +15,12 @@ class Sources:
     """The data sets of an experiment by role, opened when first asked for."""
 
     def __init__(self, config: ml_collections.ConfigDict, workdir: epath.PathLike, given: dict | None = None):
-        """Args:
+        """Opens nothing yet.
 
-        config: the whole configuration.
-        workdir: prepared data sets go to its `data` folder unless data.data_dir says otherwise.
-        given: sources by role that are not to be opened from disk (tests, data in memory).
+        Args:
+          config: the whole configuration.
+          workdir: prepared data sets go to its `data` folder unless data.data_dir says otherwise.
+          given: sources by role that are not to be opened from disk (tests, data in memory).
         """
         self._config = config
         self._data_dir = config.data.data_dir or str(epath.Path(workdir) / "data")
@@ -51,8 +52,12 @@ class Sources:
             label_space=data.label_space,
         )
         if data.loader == "memory":
-            return source.to_memory(labels=source.labelled)
+            return source.to_memory(labels=role != "target" or self._needs_target_labels())
         return source
+
+    def _needs_target_labels(self) -> bool:
+        """Whether a stage is an oracle: nothing else reads labels of target training images."""
+        return any(self._config[name].get("target_labels", False) for name in self._config.stages)
 
     @contextlib.contextmanager
     def writer(self, folder: epath.Path) -> Iterator[Log]:

@@ -16,15 +16,15 @@ IMAGE, CROP, CLASSES = (48, 96), (32, 64), 11
 
 
 def tiny_config() -> ml_collections.ConfigDict:
-    """Settings without stages; networks of 8 channels, crops of 32 x 64 pixels, CamVid's 11 classes."""
+    """Settings without stages; networks of two blocks, crops of 32 x 64 pixels, CamVid's 11 classes."""
     c = base.get_config()
     c.task, c.batch_size, c.summaries = "tiny", 2, False
     c.log_every, c.evaluate_every, c.evaluate_batch_size = 1, 2, 2
     c.data.label_space = "camvid11"
     for role in ("source", "target", "validation"):
         c.data[role].image_size = IMAGE
-    c.model.depths, c.model.width = (1, 1, 1, 1), 8
-    c.model.dilations, c.model.head_channels, c.model.feature_channels = (2, 4), 32, 32
+    c.model.depths, c.model.width = (1, 1), 8
+    c.model.dilations, c.model.head_channels, c.model.feature_channels = (2,), 32, 32
     c.model.initialisation = "he"
     c.views.crop_size, c.views.base_width, c.views.scale = CROP, 96, (0.75, 1.25)
     return c
