@@ -17,7 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.stages = ("source", "warmup", "stage1", "stage2", "stage3")
     c.batch_size = 4
     c.log_every = 10
-    c.evaluate_every = 150
+    c.evaluate_every = 300
     c.evaluate_batch_size = 10
 
     size = (96, 192)
@@ -37,11 +37,11 @@ def get_config() -> ml_collections.ConfigDict:
     c.views.base_width = 192
     c.views.scale = (0.75, 1.25)
 
-    c.source = small(base.supervised("random", 900))
-    c.warmup = warmup("source", 300)
-    c.stage1 = denoise("warmup", 250)
-    c.stage2 = distill("stage1", 150)
-    c.stage3 = distill("stage2", 150)
+    c.source = small(base.supervised("random", 600))
+    c.warmup = warmup("source", 200)
+    c.stage1 = denoise("warmup", 200)
+    c.stage2 = distill("stage1", 100)
+    c.stage3 = distill("stage2", 100)
     return c
 
 

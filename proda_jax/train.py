@@ -1,5 +1,6 @@
 """The loop: any stage, any number of devices."""
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterable
@@ -89,7 +90,8 @@ def train(
         state = checkpoints.restore(state)
     history = History(folder / "history.jsonl", done)
     started, before = time.time(), history.seconds
-    with tqdm(total=schedule.steps, initial=done, desc=f"{title} (compiling)", unit="step", mininterval=1.0) as bar:
+    bar = tqdm(total=schedule.steps, initial=done, desc=f"{title} (compiling)", unit="step", mininterval=1.0)
+    with contextlib.closing(checkpoints), bar:  # what is being saved is kept where the run is interrupted
         for number, batch in zip(
             range(done + 1, schedule.steps + 1), devices.prefetch(batches_from(done), mesh), strict=False
         ):
@@ -113,7 +115,6 @@ def train(
                 checkpoints.save(state, scores["miou"])
                 bar.set_description(title)
                 bar.set_postfix(last_score(history))
-    checkpoints.close()
     return state, history
 
 

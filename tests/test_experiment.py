@@ -343,7 +343,6 @@ def test_training_in_memory_needs_no_tensorflow(tmp_path):
         from proda_jax import settings
         from proda_jax.experiment import Experiment
         from proda_jax.sources import Sources
-from proda_jax.state import TrainState
         from tiny import block_source, tiny_config, tiny_stage
 
         config = tiny_config()
