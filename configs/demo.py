@@ -8,7 +8,7 @@ import ml_collections
 
 from configs import base
 
-ADAPTATION_RATE = 0.02  # learning rate of the stages after warm-up
+ADAPTATION_RATE = 0.02  # learning rate of self-training, stage 1 and oracle
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -82,7 +82,7 @@ def jitter(stage: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 def distill(teacher: str, steps: int) -> ml_collections.ConfigDict:
     """Distillation without self-supervised weights: the student starts as its teacher."""
-    stage = small(base.distill(teacher, teacher, steps), rate=ADAPTATION_RATE)
+    stage = small(base.distill(teacher, teacher, steps), rate=0.005)
     stage.extra_norm = False
     stage.target_view = "weak"  # as the paper words it; the strong view overtaxes a network this small
     stage.label_threshold = 0.8  # its mean confidence; 0.95 would leave a third of the pixels
