@@ -50,6 +50,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.views.crop_size = (512, 896)  # height, width of what the network trains on (released)
     c.views.base_width = 2200  # pixels; an image is resized to this width times `scale`, keeping its shape (released)
     c.views.scale = (0.5, 1.5)  # uniform (released); (1, 1) for a plain random crop as in the paper
+    c.views.target_stride = 4  # crop pixels between two pixels of target losses and labels (released)
     c.views.flip = True  # left-right with probability 1/2 (released)
     c.views.randaugment = True  # Table 7
     c.views.strong_operations = 2  # operations of the FixMatch pool, each with probability 1/2 (released)
@@ -117,6 +118,8 @@ def denoise(init: str, steps: int, *, labels_from: str | None = None) -> ml_coll
     s.backbone_rate = s.head_rate = 1e-4  # Section 5.1
     s.weighting = "prototypes"  # omega of Eq 3: 'prototypes' (Eq 4), 'network' (Figure 4), 'none' (self-training)
     s.label_source = "fixed"  # 'fixed': p_{t,0}; 'moving': the momentum encoder's p_t (Figure 4)
+    s.soft_label_interpolation = "probabilities"  # how p_{t,0} goes from stride 8 to the losses' grid (released), or
+    #                                               'logits', which keeps what is small: as the network itself is scored
     s.hard_labels = True  # False: soft cross entropy with the weighted labels (Figure 4)
     s.label_threshold = 0.0  # least confidence of a rectified label (Table 4)
     s.temperature = 1.0  # tau of Eq 4 and 8 (Table 8), in units of feature distance

@@ -36,7 +36,7 @@ def get_config(size: str = "small") -> ml_collections.ConfigDict:
     c.source = demo.small(base.supervised("random", 1500))
     c.source_jitter = demo.jitter(demo.small(base.supervised("random", 1500)))
     c.warmup = demo.warmup("source_jitter", 500)
-    c.self_training = demo.jitter(demo.small(base.self_training("warmup", 800), rate=demo.ADAPTATION_RATE))
+    c.self_training = demo.self_training("warmup", 800)
     c.stage1 = demo.denoise("warmup", 800)  # the same start, rate and number of steps as self-training
     c.stage2 = demo.distill("stage1", 600)
     c.stage3 = demo.distill("stage2", 600)

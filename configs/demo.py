@@ -8,7 +8,7 @@ import ml_collections
 
 from configs import base
 
-ADAPTATION_RATE = 0.02  # learning rate of self-training, stage 1 and oracle
+ADAPTATION_RATE = 0.01  # learning rate of self-training and stage 1
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -36,6 +36,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.views.crop_size = (64, 128)
     c.views.base_width = 192
     c.views.scale = (0.75, 1.25)
+    c.views.target_stride = 2  # an image is 192 pixels wide, not 2,048: every fourth pixel would be too coarse
 
     c.source = small(base.supervised("random", 600))
     c.warmup = warmup("source", 200)
@@ -55,15 +56,25 @@ def warmup(init: str, steps: int) -> ml_collections.ConfigDict:
 
 def denoise(init: str, steps: int) -> ml_collections.ConfigDict:
     """Stage 1 with what is a rate scaled from 62,000 steps to a few hundred, and sizes to small images."""
-    stage = jitter(small(base.denoise(init, steps), rate=ADAPTATION_RATE))
+    stage = from_soft_labels(base.denoise(init, steps))
     stage.temperature = 2.0  # the nearest prototype is 5.5 away, the second 7.4, all of them 10 on average
     stage.prototype_momentum = 0.99  # the method's 0.9999 over 62,000 steps
     stage.ema_momentum = 0.99  # the method's 0.999 likewise
     stage.ce_weight, stage.rce_weight = 1.0, 0.0  # the reverse term's bounded gradient is too slow for rare classes
     stage.regulariser_weight = 0.0  # as on SYNTHIA: nothing collapses in so few steps
-    stage.prototype_min_pixels = 4  # of 24 x 48, where the method has 10 of 256 x 512
     stage.prototype_init_min_pixels = 2  # of 13 x 25
     return stage
+
+
+def self_training(init: str, steps: int) -> ml_collections.ConfigDict:
+    """Conventional self-training with all that stage 1 has, too."""
+    return from_soft_labels(base.self_training(init, steps))
+
+
+def from_soft_labels(stage: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """What stage 1 and self-training have in common, so that they compare."""
+    stage.soft_label_interpolation = "logits"  # the network's cells are wider than poles: blurred labels lose them
+    return jitter(small(stage, rate=ADAPTATION_RATE))
 
 
 def small(stage: ml_collections.ConfigDict, rate: float = 0.05) -> ml_collections.ConfigDict:
@@ -84,6 +95,5 @@ def distill(teacher: str, steps: int) -> ml_collections.ConfigDict:
     """Distillation without self-supervised weights: the student starts as its teacher."""
     stage = small(base.distill(teacher, teacher, steps), rate=0.005)
     stage.extra_norm = False
-    stage.target_view = "weak"  # as the paper words it; the strong view overtaxes a network this small
-    stage.label_threshold = 0.8  # its mean confidence; 0.95 would leave a third of the pixels
+    stage.label_threshold = 0.5  # 0.95 would leave sure classes alone, and a small network is sure of large ones
     return jitter(stage)

@@ -20,6 +20,7 @@ CHOICES = {
     "gan": ("ls", "vanilla"),
     "weighting": ("prototypes", "network", "none"),
     "label_source": ("fixed", "moving"),
+    "soft_label_interpolation": ("probabilities", "logits"),
     "regulariser": ("mrkld", "mrent"),
     "ema_view": ("image", "crop"),
     "ema_crop": ("released", "exact"),
@@ -95,8 +96,11 @@ def check_views(config: ml_collections.ConfigDict) -> None:
     )):  # fmt: skip
         if len(size) != 2 or min(size) < 32:
             refuse(name, tuple(size), "(height, width), each at least 32 pixels")
-    if any(size % 4 for size in views.crop_size):
-        refuse("views.crop_size", tuple(views.crop_size), "multiples of 4: target losses are taken at a quarter of it")
+    if views.target_stride not in (1, 2, 4, 8):
+        refuse("views.target_stride", views.target_stride, "1, 2, 4 (released) or 8 pixels")
+    if any(size % views.target_stride for size in views.crop_size):
+        stride = views.target_stride
+        refuse("views.crop_size", tuple(views.crop_size), f"multiples of views.target_stride, which is {stride}")
     low, high = views.scale
     if not 0 < low <= high:
         refuse("views.scale", tuple(views.scale), "(smallest, largest), positive")

@@ -206,7 +206,7 @@ def weak_soft_label(soft: jax.Array, view: WeakView, image_size: Size, crop_size
       view: the weak views.
       image_size: height and width of the image.
       crop_size: height and width of the crop in pixels.
-      output_size: height and width of the result (a quarter of the crop in the paper).
+      output_size: height and width of the result (a quarter of the crop in the released code).
 
     Returns:
       [batch, output height, output width, classes] float32, summing to one over classes where `soft` does. What lies
@@ -222,7 +222,7 @@ def weak_soft_label(soft: jax.Array, view: WeakView, image_size: Size, crop_size
 
 
 def weak_features(features: jax.Array, view: WeakView, crop_size: Size, output_size: Size) -> jax.Array:
-    """Features or logits of the whole image in the weak view, by the released code's convention for quarter-size maps.
+    """Features or logits of the whole image in the weak view, by the released code's convention for its smaller maps.
 
     The map is resized, corners aligned, to a quarter of the scaled image, cropped at a quarter of the offset, rounded
     down, and flipped: within two pixels of the exact place. (A quarter stands for `output_size` over `crop_size`.)

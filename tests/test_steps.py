@@ -291,6 +291,23 @@ def test_pseudo_labels_are_the_argmax_of_what_figure_4_weighs(label_source, weig
     np.testing.assert_allclose(products, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_stored_soft_labels_interpolate_as_the_logits_they_were_made_from(stride):
+    config = config_of("denoise")
+    config.under_test.soft_label_interpolation = "logits"
+    config.views.target_stride = stride
+    setup = setup_of(config, None)
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(BATCH, *GRID, CLASSES)).astype(np.float32)
+    keys = jax.random.split(jax.random.key(0), BATCH)
+    view = views.draw_weak_view(keys, IMAGE, CROP, base_width=96, scale=(0.75, 1.25), flip=True)
+    target = {"soft_label": softmax(logits).astype(np.float16), "image": np.zeros((BATCH, *IMAGE, 3), np.uint8)}
+    actual = denoise.soft_label_view(setup, target, view)
+    assert actual.shape == (BATCH, CROP[0] // stride, CROP[1] // stride, CLASSES)
+    expected = softmax(np.asarray(views.weak_soft_label(logits, view, IMAGE, CROP, actual.shape[1:3])))
+    np.testing.assert_allclose(actual, expected, rtol=2e-3)  # float16 has 11 bits
+
+
 def test_a_class_without_prototype_is_no_rectified_label_however_sure_the_soft_label_is():
     stage = base.denoise("random", 1)
     soft, distances, predicted, inside = random_guidance()

@@ -13,14 +13,14 @@ def get_config() -> ml_collections.ConfigDict:
     c = demo.get_config()
     c.task = "demo_study"
     c.stages = ("source", "source_jitter", "warmup", "self_training", "stage1", "stage2", "stage3", "oracle")
-    c.evaluate_every = 400
-    c.source = demo.small(base.supervised("random", 2000))
-    c.source_jitter = demo.jitter(demo.small(base.supervised("random", 2000)))
-    c.warmup = demo.warmup("source_jitter", 300)
-    c.self_training = demo.jitter(demo.small(base.self_training("warmup", 500), rate=demo.ADAPTATION_RATE))
-    c.stage1 = demo.denoise("warmup", 500)
-    c.stage2 = demo.distill("stage1", 300)
-    c.stage3 = demo.distill("stage2", 300)
-    # the oracle starts where the adaptation does and takes as many steps, with the target's labels
-    c.oracle = demo.jitter(demo.small(base.supervised("warmup", 1100, target_labels=True), rate=demo.ADAPTATION_RATE))
+    c.evaluate_every = 1000
+    c.source = demo.small(base.supervised("random", 5000))
+    c.source_jitter = demo.jitter(demo.small(base.supervised("random", 5000)))
+    c.warmup = demo.warmup("source_jitter", 500)
+    c.self_training = demo.self_training("warmup", 600)
+    c.stage1 = demo.denoise("warmup", 600)
+    c.stage2 = demo.distill("stage1", 400)
+    c.stage3 = demo.distill("stage2", 400)
+    # the oracle starts where stages 1 to 3 start and takes as many steps as they do together, with the target's labels
+    c.oracle = demo.jitter(demo.small(base.supervised("warmup", 1400, target_labels=True), rate=0.02))
     return c

@@ -17,17 +17,20 @@ from proda_jax.resizing import resize_align_corners
 from proda_jax.stages import step as steps
 from proda_jax.state import TrainState, average
 
+SMALLEST_FLOAT16 = 2.0**-24  # which soft labels are stored in
+
 
 @flax.struct.dataclass
 class Inputs:
-    """A batch whose views are drawn; images are RGB in [0, 1], `quarter` is a quarter of the crop.
+    """A batch whose views are drawn; images are RGB in [0, 1]; target losses live on the grid [h / s, w / s],
+    where s is `views.target_stride`.
 
     Attributes:
       source_image, source_label: weak view of the source, [batch, h, w, 3] and [batch, h, w].
       target_full: whole target images, [batch, height, width, 3].
       target_weak, target_strong: the two views, [batch, h, w, 3].
-      soft_label: p_{t,0} in the weak view at quarter size, [batch, h / 4, w / 4, classes].
-      inside: where the weak view shows the image, bool [batch, h / 4, w / 4].
+      soft_label: p_{t,0} in the weak view, [batch, h / s, w / s, classes].
+      inside: where the weak view shows the image, bool [batch, h / s, w / s].
       weak_view, strong_view: the geometry, for what follows the images.
       source_keys, weak_keys, strong_keys, teacher_keys: of dropout, [batch], or None.
     """
@@ -49,10 +52,10 @@ class Inputs:
 
 @flax.struct.dataclass
 class Guidance:
-    """What the momentum encoder says about the weak view, at quarter size.
+    """What the momentum encoder says about the weak view, on the grid of target losses.
 
     Attributes:
-      distances: of its features to the prototypes, [batch, h / 4, w / 4, classes].
+      distances: of its features to the prototypes, [batch, h / s, w / s, classes].
       probabilities: its prediction p_t, same shape.
       means, pixels: class means of each image for Equation 6, [batch, classes, channels] and [batch, classes].
     """
@@ -85,10 +88,8 @@ def draw_inputs(state: TrainState, batch: steps.Batch, setup: steps.Setup) -> In
     source_image, source_label = steps.labelled_view(setup, state, batch["source"], batch["slot"])
     image, slots = batch["target"]["image"], batch["slot"]
     target = steps.target_views(setup, state, image, slots)
-    soft = batch["target"]["soft_label"].astype(jnp.float32)
-    size = image.shape[1:3]
-    soft_label = views.weak_soft_label(soft, target.weak_view, size, setup.crop_size, setup.quarter)
-    inside = views.weak_inside(target.weak_view, setup.crop_size, setup.quarter)
+    soft_label = soft_label_view(setup, batch["target"], target.weak_view)
+    inside = views.weak_inside(target.weak_view, setup.crop_size, setup.target_size)
 
     def keys(purpose: int) -> jax.Array:
         return steps.example_keys(state, slots, purpose)
@@ -108,6 +109,16 @@ def draw_inputs(state: TrainState, batch: steps.Batch, setup: steps.Setup) -> In
         strong_keys=keys(steps.STRONG_PASS),
         teacher_keys=keys(steps.TEACHER_PASS),
     )
+
+
+def soft_label_view(setup: steps.Setup, target: steps.Batch, view: views.WeakView) -> jax.Array:
+    """p_{t,0}, stored on the network's output grid, in the weak view on the grid of target losses."""
+    soft, size = target["soft_label"].astype(jnp.float32), target["image"].shape[1:3]
+    if setup.stage.soft_label_interpolation == "probabilities":
+        return views.weak_soft_label(soft, view, size, setup.crop_size, setup.target_size)
+    # what a pixel's logits all have in common cancels in the softmax, so its logarithms serve as well as its logits
+    logits = jnp.log(jnp.maximum(soft, SMALLEST_FLOAT16))
+    return steps.probabilities(views.weak_soft_label(logits, view, size, setup.crop_size, setup.target_size))
 
 
 def update(state: TrainState, inputs: Inputs, *, setup: steps.Setup):
@@ -145,7 +156,7 @@ def guide(state: TrainState, inputs: Inputs, setup: steps.Setup) -> Guidance:
     images = inputs.target_full if whole else inputs.target_weak
     output = momentum_pass(state, images, inputs.teacher_keys, setup)
     features, logits = (follow_weak_view(x, inputs, setup) for x in (output.features, output.logits))
-    size = (images.shape[1] // 4, images.shape[2] // 4)
+    size = setup.on_target_grid(images.shape[1:3])
     assigned = jnp.argmax(resize_align_corners(output.logits, size), axis=-1)
     if not whole:
         assigned = jnp.where(inputs.inside, assigned, IGNORE)
@@ -158,13 +169,13 @@ def guide(state: TrainState, inputs: Inputs, setup: steps.Setup) -> Guidance:
 
 
 def follow_weak_view(values: jax.Array, inputs: Inputs, setup: steps.Setup) -> jax.Array:
-    """The momentum encoder's output [batch, h8, w8, channels] in the weak view at quarter size."""
+    """The momentum encoder's output [batch, h8, w8, channels] in the weak view, on the grid of target losses."""
     if setup.stage.ema_view == "crop":
-        return resize_align_corners(values, setup.quarter)
+        return resize_align_corners(values, setup.target_size)
     if setup.stage.ema_crop == "released":
-        return views.weak_features(values, inputs.weak_view, setup.crop_size, setup.quarter)
+        return views.weak_features(values, inputs.weak_view, setup.crop_size, setup.target_size)
     size = inputs.target_full.shape[1:3]
-    return views.weak_soft_label(values, inputs.weak_view, size, setup.crop_size, setup.quarter)
+    return views.weak_soft_label(values, inputs.weak_view, size, setup.crop_size, setup.target_size)
 
 
 def momentum_pass(state: TrainState, images: jax.Array, keys: jax.Array | None, setup: steps.Setup) -> Output:
@@ -178,7 +189,7 @@ def momentum_pass(state: TrainState, images: jax.Array, keys: jax.Array | None, 
 def pseudo_labels(
     state: TrainState, inputs: Inputs, guidance: Guidance | None, setup: steps.Setup
 ) -> tuple[jax.Array, jax.Array]:
-    """Equation 3: labels [batch, h / 4, w / 4] and the weighted soft labels that they are the argmax of.
+    """Equation 3: labels [batch, h / s, w / s] and the weighted soft labels that they are the argmax of.
 
     Figure 4's variants: `label_source` is what is weighted, the fixed p_{t,0} or the moving p_t; `weighting` is by
     'prototypes' (Equation 4), by the network's own prediction, or 'none'.
@@ -201,7 +212,7 @@ def weak_gradient(state, stats, inputs: Inputs, labels: jax.Array, products: jax
     c, axis = setup.stage, setup.axis_name
 
     def loss_fn(output: Output):
-        logits = resize_align_corners(output.logits, setup.quarter)
+        logits = resize_align_corners(output.logits, setup.target_size)
         if c.hard_labels:
             fit = losses.symmetric_cross_entropy(
                 logits, labels, alpha=c.ce_weight, beta=c.rce_weight, axis_name=axis, reduction=c.reduction
@@ -229,7 +240,7 @@ def strong_gradient(state, stats, inputs: Inputs, guidance: Guidance, setup: ste
 
     def loss_fn(output: Output):
         student = prototypes.distances(
-            resize_align_corners(output.features, setup.quarter), state.prototypes.vectors
+            resize_align_corners(output.features, setup.target_size), state.prototypes.vectors
         )
         loss = losses.assignment_consistency(
             student,

@@ -58,7 +58,7 @@ def draw_inputs(state: TrainState, batch: steps.Batch, setup: steps.Setup) -> In
     image, slots = batch["target"]["image"], batch["slot"]
     target = steps.target_views(setup, state, image, slots)
     strong_view = target.strong_view if setup.stage.target_view == "strong" else None
-    shown = jnp.where(views.weak_inside(target.weak_view, setup.crop_size, setup.quarter), 0, IGNORE)
+    shown = jnp.where(views.weak_inside(target.weak_view, setup.crop_size, setup.target_size), 0, IGNORE)
     return Inputs(
         source_image,
         source_label,
@@ -82,14 +82,14 @@ def update(state: TrainState, inputs: Inputs, teacher: Any, *, setup: steps.Setu
     gradient, stats, metrics = steps.labelled_gradient(
         setup, state, state.batch_stats, inputs.source_image, inputs.source_label, inputs.source_keys
     )
-    labels = follow(resize_nearest(inputs.hard_label, setup.quarter), inputs.strong_view, setup)
+    labels = follow(resize_nearest(inputs.hard_label, setup.target_size), inputs.strong_view, setup)
     teacher_logits = None
     if c.distillation_weight:
         teacher_logits = setup.teacher.apply(teacher, inputs.target_image, train=False).logits
-        teacher_logits = resize_align_corners(teacher_logits, setup.quarter)
+        teacher_logits = resize_align_corners(teacher_logits, setup.target_size)
 
     def loss_fn(output: Output):
-        logits = resize_align_corners(output.logits, setup.quarter)
+        logits = resize_align_corners(output.logits, setup.target_size)
         fit = losses.symmetric_cross_entropy(
             logits, labels, alpha=c.ce_weight, beta=c.rce_weight, axis_name=axis, reduction=c.reduction
         )

@@ -53,10 +53,14 @@ class Setup:
         return tuple(self.views.crop_size)
 
     @property
-    def quarter(self) -> tuple[int, int]:
-        """Size at which target losses are computed: a quarter of the crop (released code)."""
-        height, width = self.crop_size
-        return height // 4, width // 4
+    def target_size(self) -> tuple[int, int]:
+        """Height and width at which target losses are computed: a quarter of the crop in the released code."""
+        return self.on_target_grid(self.crop_size)
+
+    def on_target_grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width, on the grid of target losses, of an image of this size in pixels."""
+        stride = self.views.target_stride
+        return size[0] // stride, size[1] // stride
 
 
 def example_keys(state: TrainState, slots: jax.Array, purpose: int) -> jax.Array:
