@@ -116,6 +116,8 @@ def denoise(init: str, steps: int, *, labels_from: str | None = None) -> ml_coll
     s = stage("denoise", init, steps)
     s.labels_from = labels_from or init
     s.backbone_rate = s.head_rate = 1e-4  # Section 5.1
+    s.label_scales = (1.0,)  # sizes of the image whose predictions p_{t,0} is the mean of (released: one)
+    s.label_flip = False  # whether the mirrored image's are among them
     s.weighting = "prototypes"  # omega of Eq 3: 'prototypes' (Eq 4), 'network' (Figure 4), 'none' (self-training)
     s.label_source = "fixed"  # 'fixed': p_{t,0}; 'moving': the momentum encoder's p_t (Figure 4)
     s.soft_label_interpolation = "probabilities"  # how p_{t,0} goes from stride 8 to the losses' grid (released), or
@@ -162,6 +164,8 @@ def distill(teacher: str, init: str, steps: int) -> ml_collections.ConfigDict:
     s.backbone_rate, s.head_rate = 6e-4, 6e-3  # before and after the extra normalisation (Section 5.1)
     s.extra_norm = True  # batch normalisation after the backbone, for self-supervised weights (Section 5.1)
     s.label_threshold = 0.95  # confidence up to which a pixel has no hard label (Section 5.1)
+    s.label_scales = (1.0,)  # sizes of the image whose predictions are averaged for the hard labels (released: one)
+    s.label_flip = True  # whether the mirrored image's are among them (released)
     s.target_view = "strong"  # what student and teacher see: 'strong' (released) or 'weak' (Eq 12)
     s.ce_weight, s.rce_weight = 1.0, 0.0  # of the hard labels: cross entropy (Eq 12); symmetric as released option
     s.distillation_weight = 1.0  # beta of Eq 12

@@ -74,6 +74,7 @@ def self_training(init: str, steps: int) -> ml_collections.ConfigDict:
 def from_soft_labels(stage: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """What stage 1 and self-training have in common, so that they compare."""
     stage.soft_label_interpolation = "logits"  # the network's cells are wider than poles: blurred labels lose them
+    stage.label_flip = True
     return jitter(small(stage, rate=ADAPTATION_RATE))
 
 
@@ -95,5 +96,6 @@ def distill(teacher: str, steps: int) -> ml_collections.ConfigDict:
     """Distillation without self-supervised weights: the student starts as its teacher."""
     stage = small(base.distill(teacher, teacher, steps), rate=0.005)
     stage.extra_norm = False
+    stage.label_scales = (0.75, 1.0, 1.25)  # labels better than the teacher by two points are something to learn from
     stage.label_threshold = 0.5  # 0.95 would leave sure classes alone, and a small network is sure of large ones
     return jitter(stage)

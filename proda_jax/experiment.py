@@ -1,7 +1,8 @@
 """An experiment: its stages in order, what each hands to the next, and what is already done."""
 
+import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -176,32 +177,31 @@ class Experiment:
             labelled = stage.kind == "supervised"
             target = data.training_batches(config.batch_size, seed=order + 1, labels=labelled, **arguments)
             if stage.kind == "denoise":
-                target = with_pseudo_labels(target, self.soft_labels(stage.labels_from), data.names, "soft_label")
+                target = with_pseudo_labels(target, self.soft_labels(name), data.names, "soft_label")
             elif stage.kind == "distill":
-                store = self.hard_labels(stage.teacher, stage.label_threshold)
-                target = with_pseudo_labels(target, store, data.names, "hard_label")
+                target = with_pseudo_labels(target, self.hard_labels(name), data.names, "hard_label")
         return train.merge_batches(source, target, index * config.batch_size // count)
 
     # What prepares a stage
 
-    def soft_labels(self, teacher: str) -> PseudoLabels:
-        """p_{t,0}: the soft pseudo labels of a stage's network, made if they are not there."""
-        model = self.model(teacher)
-        return self.pseudo_labels(
-            "soft_labels", teacher, {}, lambda variables, images: prepare.soft_labels(model, variables, images)
-        )
+    def soft_labels(self, name: str) -> PseudoLabels:
+        """p_{t,0} for stage `name`, made if they are not there."""
+        stage = self.config[name]
+        views = {"scales": tuple(stage.label_scales), "flip": stage.label_flip}
+        make = functools.partial(prepare.soft_labels, self.model(stage.labels_from), **views)
+        return self.pseudo_labels("soft_labels" + label_tag(**views), stage.labels_from, views, make)
 
-    def hard_labels(self, teacher: str, threshold: float) -> PseudoLabels:
-        """Hard pseudo labels of a stage's network, made if they are not there."""
-        model = self.model(teacher)
-        return self.pseudo_labels(
-            f"hard_labels_{threshold:g}",
-            teacher,
-            {"threshold": threshold},
-            lambda variables, images: prepare.hard_labels(model, variables, images, threshold),
-        )
+    def hard_labels(self, name: str) -> PseudoLabels:
+        """Hard pseudo labels for stage `name`, made if they are not there."""
+        stage = self.config[name]
+        views = {"scales": tuple(stage.label_scales), "flip": stage.label_flip}
+        settings = views | {"threshold": stage.label_threshold}
+        make = functools.partial(prepare.hard_labels, self.model(stage.teacher), **settings)
+        kind = f"hard_labels_{stage.label_threshold:g}" + label_tag(**views)
+        return self.pseudo_labels(kind, stage.teacher, settings, make)
 
-    def pseudo_labels(self, kind: str, teacher: str, settings: dict, make) -> PseudoLabels:
+    def pseudo_labels(self, kind: str, teacher: str, settings: dict, make: Callable) -> PseudoLabels:
+        """The store of a stage's pseudo labels of one kind, filled; `make`(variables, images) makes them."""
         result = self.result(teacher)
         origin = {"stage": teacher, "kind": kind, "network": result[self.config.handover], **settings}
         store = PseudoLabels(self.folder(teacher) / kind, origin)
@@ -254,6 +254,12 @@ class Experiment:
 
     def write_results(self) -> None:
         train.write_atomically(self.workdir / "results.json", json.dumps(self.results(), indent=2))
+
+
+def label_tag(*, scales: Sequence[float], flip: bool) -> str:
+    """What the name of a folder of pseudo labels says of how predictions were averaged."""
+    at = "" if tuple(scales) == (1.0,) else "_at_" + "_".join(f"{scale:g}" for scale in scales)
+    return at + ("_flipped" if flip else "")
 
 
 def table(results: dict) -> str:

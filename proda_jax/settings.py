@@ -118,6 +118,8 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
     for key in POSITIVE:
         if key in stage and not stage[key] > 0:
             refuse(f"{name}.{key}", stage[key], "a positive number")
+    if "label_scales" in stage and not (stage.label_scales and min(stage.label_scales) > 0):
+        refuse(f"{name}.label_scales", tuple(stage.label_scales), "positive numbers, such as (1.0,)")
     for key in SHARES:
         if key in stage and not 0 <= stage[key] <= 1:
             refuse(f"{name}.{key}", stage[key], "a share, 0 to 1")

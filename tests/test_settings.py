@@ -50,6 +50,8 @@ REFUSED = [
     ("log_every", -1, "at least 1"),
     ("evaluate_batch_size", 0, "at least 1"),
     ("views.crop_size", (65, 128), "multiples of views.target_stride"),
+    ("stage1.label_scales", (), "positive numbers"),
+    ("stage2.label_scales", (0.0, 1.0), "positive numbers"),
     ("views.target_stride", 3, "1, 2, 4"),
     ("views.crop_size", (64, 16), "at least 32 pixels"),
     ("data.target.image_size", (96, 16), "at least 32 pixels"),

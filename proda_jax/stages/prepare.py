@@ -1,6 +1,6 @@
 """What stages 1 to 3 start from: soft pseudo labels, prototypes, hard pseudo labels. All in evaluation mode."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,37 +18,82 @@ from proda_jax.models.deeplab import DeepLab
 from proda_jax.resizing import resize_align_corners, resize_nearest
 
 
-def soft_labels(model: DeepLab, variables: Any, images: jax.Array) -> jax.Array:
+def soft_labels(
+    model: DeepLab, variables: Any, images: jax.Array, *, scales: Sequence[float] = (1.0,), flip: bool = False
+) -> jax.Array:
     """p_{t,0} of whole images (Algorithm 1, line 2).
 
     Args:
       model, variables: the network.
       images: uint8 [batch, height, width, 3].
+      scales, flip: see `averaged_probabilities`; the released code does neither.
 
     Returns:
       Probabilities float16 [batch, h8, w8, classes] at the output grid.
     """
-    logits = model.apply(variables, images.astype(jnp.float32) / 255.0, train=False).logits
-    return jax.nn.softmax(logits, axis=-1).astype(jnp.float16)
+    grid = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, images.astype(jnp.float32)).logits
+    size = grid.shape[1:3]
+    return averaged_probabilities(model, variables, images, size, scales=scales, flip=flip).astype(jnp.float16)
 
 
-def hard_labels(model: DeepLab, variables: Any, images: jax.Array, threshold: float) -> jax.Array:
-    """Labels of whole images for distillation (Algorithm 1, line 23): image and mirrored image averaged.
+def hard_labels(
+    model: DeepLab,
+    variables: Any,
+    images: jax.Array,
+    threshold: float,
+    *,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = True,
+) -> jax.Array:
+    """Labels of whole images for distillation (Algorithm 1, line 23).
 
     Args:
       model, variables: the network.
       images: uint8 [batch, height, width, 3].
       threshold: pixels up to this confidence are ignored.
+      scales, flip: see `averaged_probabilities`; the released code averages the image and its mirror image.
 
     Returns:
       uint8 [batch, height, width].
     """
-    images = images.astype(jnp.float32) / 255.0
-    both = model.apply(variables, jnp.concatenate([images, images[:, :, ::-1]]), train=False).logits
-    probabilities = jax.nn.softmax(resize_align_corners(both, images.shape[1:3]), axis=-1)
-    straight, mirrored = jnp.split(probabilities, 2)
-    mean = (straight + mirrored[:, :, ::-1]) / 2
+    mean = averaged_probabilities(model, variables, images, images.shape[1:3], scales=scales, flip=flip)
     return jnp.where(mean.max(-1) > threshold, jnp.argmax(mean, axis=-1), IGNORE).astype(jnp.uint8)
+
+
+def averaged_probabilities(
+    model: DeepLab,
+    variables: Any,
+    images: jax.Array,
+    size: tuple[int, int],
+    *,
+    scales: Sequence[float],
+    flip: bool,
+) -> jax.Array:
+    """Mean prediction over scales and mirror images (test-time augmentation).
+
+    Args:
+      model, variables: the network.
+      images: uint8 [batch, height, width, 3].
+      size: height and width of the result, whose corners are the images' corners.
+      scales: the images are predicted at each of these sizes, relative to their own.
+      flip: whether each is predicted mirrored, too.
+
+    Returns:
+      Probabilities float32 [batch, *size, classes].
+    """
+    images = images.astype(jnp.float32) / 255.0
+    height, width = images.shape[1:3]
+    predictions = []
+    for scale in scales:
+        scaled_size = (len(images), round(height * scale), round(width * scale), 3)
+        scaled = images if scale == 1 else jax.image.resize(images, scaled_size, "bilinear")
+        views = jnp.concatenate([scaled, scaled[:, :, ::-1]]) if flip else scaled
+        logits = model.apply(variables, views, train=False).logits
+        probabilities = jax.nn.softmax(resize_align_corners(logits, size), axis=-1)
+        predictions.append(probabilities[: len(images)])
+        if flip:
+            predictions.append(probabilities[len(images) :, :, ::-1])
+    return sum(predictions) / len(predictions)
 
 
 def fill_store(

@@ -1,0 +1,64 @@
+"""Pseudo labels as stages 1 to 3 start from them, against PyTorch on the CPU."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from tiny import CLASSES, blocks, tiny_config, tiny_model, tiny_variables
+
+from proda_jax.data.label_spaces import IGNORE
+from proda_jax.stages import prepare
+
+IMAGES = blocks(2, 5)[0]
+SCALES = (0.75, 1.0, 1.25)
+
+
+def network():
+    model = tiny_model(tiny_config())
+    return model, tiny_variables(model, 0)
+
+
+def torch_resize(values: np.ndarray, size: tuple[int, int], *, align_corners: bool) -> np.ndarray:
+    planes = torch.from_numpy(np.moveaxis(np.array(values, np.float32), -1, 1))
+    resized = torch.nn.functional.interpolate(
+        planes, size, mode="bilinear", align_corners=align_corners, antialias=not align_corners
+    )
+    return np.moveaxis(resized.numpy(), 1, -1)
+
+
+def expected_probabilities(scales: tuple[float, ...], *, flip: bool, size: tuple[int, int]) -> np.ndarray:
+    """One prediction after another, resized by PyTorch and mirrored by NumPy."""
+    model, variables = network()
+    predictions = []
+    for scale in scales:
+        image = IMAGES.astype(np.float32) / 255.0
+        image = torch_resize(image, (round(48 * scale), round(96 * scale)), align_corners=False)
+        for mirrored in (False, True)[: 1 + flip]:
+            seen = image[:, :, ::-1] if mirrored else image
+            logits = np.asarray(model.apply(variables, jnp.asarray(seen), train=False).logits)
+            logits = np.exp(torch_resize(logits, size, align_corners=True))
+            probabilities = logits / logits.sum(-1, keepdims=True)
+            predictions.append(probabilities[:, :, ::-1] if mirrored else probabilities)
+    return np.mean(predictions, axis=0)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("scales", [(1.0,), SCALES])
+def test_soft_labels_are_the_mean_prediction_on_the_output_grid(scales, flip):
+    actual = prepare.soft_labels(*network(), IMAGES, scales=scales, flip=flip)
+    expected = expected_probabilities(scales, flip=flip, size=(7, 13))
+    assert actual.dtype == jnp.float16 and actual.shape == (2, 7, 13, CLASSES)
+    np.testing.assert_allclose(actual, expected, atol=2e-3)  # float16
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5])
+@pytest.mark.parametrize("scales", [(1.0,), SCALES])
+def test_hard_labels_are_the_likeliest_classes_over_the_threshold(scales, threshold):
+    actual = np.asarray(prepare.hard_labels(*network(), IMAGES, threshold, scales=scales))
+    mean = expected_probabilities(scales, flip=True, size=(48, 96))
+    expected = np.where(mean.max(-1) > threshold, mean.argmax(-1), IGNORE)
+    assert actual.dtype == np.uint8
+    second, best = np.moveaxis(np.sort(mean), -1, 0)[-2:]
+    clear = (best - second > 1e-4) & (np.abs(best - threshold) > 1e-4)
+    assert clear.mean() > 0.95 and (threshold == 0) == (expected != IGNORE).all()
+    np.testing.assert_array_equal(actual[clear], expected[clear])
