@@ -41,8 +41,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.source = small(base.supervised("random", 600))
     c.warmup = warmup("source", 200)
     c.stage1 = denoise("warmup", 200)
-    c.stage2 = distill("stage1", 100)
-    c.stage3 = distill("stage2", 100)
+    c.stage2 = distill("stage1", 200)
+    c.stage3 = distill("stage2", 200)
     return c
 
 
@@ -94,7 +94,7 @@ def jitter(stage: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 def distill(teacher: str, steps: int) -> ml_collections.ConfigDict:
     """Distillation without self-supervised weights: the student starts as its teacher."""
-    stage = small(base.distill(teacher, teacher, steps), rate=0.005)
+    stage = small(base.distill(teacher, teacher, steps))  # at the first rate: a gentle one learns nothing new
     stage.extra_norm = False
     stage.label_scales = (0.75, 1.0, 1.25)  # labels better than the teacher by two points are something to learn from
     stage.label_threshold = 0.5  # 0.95 would leave sure classes alone, and a small network is sure of large ones
