@@ -8,8 +8,6 @@ import ml_collections
 
 from configs import base
 
-ADAPTATION_RATE = 0.01  # learning rate of self-training and stage 1
-
 
 def get_config() -> ml_collections.ConfigDict:
     c = base.get_config()
@@ -75,11 +73,14 @@ def from_soft_labels(stage: ml_collections.ConfigDict) -> ml_collections.ConfigD
     """What stage 1 and self-training have in common, so that they compare."""
     stage.soft_label_interpolation = "logits"  # the network's cells are wider than poles: blurred labels lose them
     stage.label_flip = True
-    return jitter(small(stage, rate=ADAPTATION_RATE))
+    return jitter(small(stage))
 
 
 def small(stage: ml_collections.ConfigDict, rate: float = 0.05) -> ml_collections.ConfigDict:
-    """Rates and schedule of a small network without pretrained weights."""
+    """Rates and schedule of a small network without pretrained weights.
+
+    Later stages start again at the first rate: a gentle one keeps what the network knows and learns little new.
+    """
     stage.backbone_rate = stage.head_rate = rate
     stage.schedule_steps = stage.steps  # decays to zero within the stage
     return stage
@@ -94,7 +95,7 @@ def jitter(stage: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 def distill(teacher: str, steps: int) -> ml_collections.ConfigDict:
     """Distillation without self-supervised weights: the student starts as its teacher."""
-    stage = small(base.distill(teacher, teacher, steps))  # at the first rate: a gentle one learns nothing new
+    stage = small(base.distill(teacher, teacher, steps))
     stage.extra_norm = False
     stage.label_scales = (0.75, 1.0, 1.25)  # labels better than the teacher by two points are something to learn from
     stage.label_threshold = 0.5  # 0.95 would leave sure classes alone, and a small network is sure of large ones
