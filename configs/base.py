@@ -137,7 +137,7 @@ def denoise(init: str, steps: int, *, labels_from: str | None = None) -> ml_coll
     s.ema_mode = "train"  # 'train': batch statistics and dropout (released); 'eval': running statistics
     s.prototype_momentum = 0.9999  # lambda of Eq 6 (Table 5), for each vector or batch as below
     s.prototype_update = "in_turn"  # every (image, class) vector in turn (released), or once a 'batch' (Eq 6)
-    s.prototype_min_pixels = 10  # fewer pixels (at a quarter of the image) make no vector (released)
+    s.prototype_min_pixels = 10  # fewer pixels (on the grid of target losses) make no vector (released)
     s.unseen_prototypes = "replace"  # a class without data is absent and its first vector replaces it; 'released':
     #                                  that vector enters at the usual rate, from zero
     s.prototype_init = "target"  # classes by the 'target' pseudo labels, or 'source' ground truth (Table 6)

@@ -1,4 +1,4 @@
-"""The demo with a longer schedule and every yardstick (docs/results.md): one seed takes less than an hour.
+"""The demo with a longer schedule and every yardstick (docs/results.md).
 
 Rows: source only, source with colour augmentation, warm-up, conventional self-training, the three stages, oracle.
 Self-training and stage 1 start from the same warm-up, with the same rate, schedule and number of steps.
