@@ -118,9 +118,10 @@ def denoise(init: str, steps: int, *, labels_from: str | None = None) -> ml_coll
     s.backbone_rate = s.head_rate = 1e-4  # Section 5.1
     s.label_scales = (1.0,)  # sizes of the image whose predictions p_{t,0} is the mean of (released: one)
     s.label_flip = False  # whether the mirrored image's are among them
+    s.soft_label_stride = 8  # pixels between two of p_{t,0} as it is kept (released); 4 takes four times the disk
     s.weighting = "prototypes"  # omega of Eq 3: 'prototypes' (Eq 4), 'network' (Figure 4), 'none' (self-training)
     s.label_source = "fixed"  # 'fixed': p_{t,0}; 'moving': the momentum encoder's p_t (Figure 4)
-    s.soft_label_interpolation = "probabilities"  # how p_{t,0} goes from stride 8 to the losses' grid (released), or
+    s.soft_label_interpolation = "probabilities"  # how p_{t,0} goes from there to the losses' grid (released), or
     #                                               'logits', which keeps what is small: as the network itself is scored
     s.hard_labels = True  # False: soft cross entropy with the weighted labels (Figure 4)
     s.label_threshold = 0.0  # least confidence of a rectified label (Table 4)

@@ -72,8 +72,14 @@ def self_training(init: str, steps: int) -> ml_collections.ConfigDict:
 def from_soft_labels(stage: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """What stage 1 and self-training have in common, so that they compare."""
     stage.soft_label_interpolation = "logits"  # the network's cells are wider than poles: blurred labels lose them
-    stage.label_flip = True  # half a point better, and all that averaging gives on the output grid
-    return jitter(small(stage))
+    stage.soft_label_stride = 4  # of labels kept on the output grid nothing but the mirror image's share is better
+    return jitter(small(averaged(stage)))
+
+
+def averaged(stage: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Pseudo labels two points better than the network that makes them, which is something to learn from."""
+    stage.label_scales, stage.label_flip = (0.75, 1.0, 1.25), True
+    return stage
 
 
 def small(stage: ml_collections.ConfigDict, rate: float = 0.05) -> ml_collections.ConfigDict:
@@ -97,6 +103,5 @@ def distill(teacher: str, steps: int) -> ml_collections.ConfigDict:
     """Distillation without self-supervised weights: the student starts as its teacher."""
     stage = small(base.distill(teacher, teacher, steps))
     stage.extra_norm = False
-    stage.label_scales = (0.75, 1.0, 1.25)  # labels better than the teacher by two points are something to learn from
     stage.label_threshold = 0.5  # 0.95 would leave sure classes alone, and a small network is sure of large ones
-    return jitter(stage)
+    return jitter(averaged(stage))

@@ -186,28 +186,26 @@ class Experiment:
 
     def soft_labels(self, name: str) -> PseudoLabels:
         """p_{t,0} for stage `name`, made if they are not there."""
-        stage = self.config[name]
-        views = {"scales": tuple(stage.label_scales), "flip": stage.label_flip}
-        make = functools.partial(prepare.soft_labels, self.model(stage.labels_from), **views)
-        return self.pseudo_labels("soft_labels" + label_tag(**views), stage.labels_from, views, make)
+        stride = self.config[name].soft_label_stride
+        kind = f"soft_labels_{stride}"
+        return self.pseudo_labels(name, self.config[name].labels_from, kind, prepare.soft_labels, stride=stride)
 
     def hard_labels(self, name: str) -> PseudoLabels:
         """Hard pseudo labels for stage `name`, made if they are not there."""
+        threshold = self.config[name].label_threshold
+        kind = f"hard_labels_{threshold:g}"
+        return self.pseudo_labels(name, self.config[name].teacher, kind, prepare.hard_labels, threshold=threshold)
+
+    def pseudo_labels(self, name: str, teacher: str, kind: str, make: Callable, **settings: Any) -> PseudoLabels:
+        """The filled store of stage `name`'s pseudo labels, made by `make`(model of `teacher`, ..., **settings)."""
         stage = self.config[name]
         views = {"scales": tuple(stage.label_scales), "flip": stage.label_flip}
-        settings = views | {"threshold": stage.label_threshold}
-        make = functools.partial(prepare.hard_labels, self.model(stage.teacher), **settings)
-        kind = f"hard_labels_{stage.label_threshold:g}" + label_tag(**views)
-        return self.pseudo_labels(kind, stage.teacher, settings, make)
-
-    def pseudo_labels(self, kind: str, teacher: str, settings: dict, make: Callable) -> PseudoLabels:
-        """The store of a stage's pseudo labels of one kind, filled; `make`(variables, images) makes them."""
-        result = self.result(teacher)
-        origin = {"stage": teacher, "kind": kind, "network": result[self.config.handover], **settings}
+        kind, settings = kind + label_tag(**views), settings | views
+        origin = {"stage": teacher, "kind": kind, "network": self.result(teacher)[self.config.handover], **settings}
         store = PseudoLabels(self.folder(teacher) / kind, origin)
         target = self.sources.open("target")
         if store.missing(target.names):
-            mapped = devices.map_step(make, self.mesh, "rb", "b")
+            mapped = devices.map_step(functools.partial(make, self.model(teacher), **settings), self.mesh, "rb", "b")
             title = f"{kind} from {teacher}"
             prepare.fill_store(
                 store, mapped, self.variables(teacher), target, self.evaluation_batch, self.mesh, title

@@ -120,6 +120,8 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
             refuse(f"{name}.{key}", stage[key], "a positive number")
     if "label_scales" in stage and not (stage.label_scales and min(stage.label_scales) > 0):
         refuse(f"{name}.label_scales", tuple(stage.label_scales), "positive numbers, such as (1.0,)")
+    if "soft_label_stride" in stage and stage.soft_label_stride not in (1, 2, 4, 8):
+        refuse(f"{name}.soft_label_stride", stage.soft_label_stride, "1, 2, 4 or 8 (released) pixels")
     for key in SHARES:
         if key in stage and not 0 <= stage[key] <= 1:
             refuse(f"{name}.{key}", stage[key], "a share, 0 to 1")

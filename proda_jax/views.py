@@ -197,7 +197,7 @@ def weak_label(label: jax.Array, view: WeakView, crop_size: Size) -> jax.Array:
 
 
 def weak_soft_label(soft: jax.Array, view: WeakView, image_size: Size, crop_size: Size, output_size: Size) -> jax.Array:
-    """Soft labels, kept on the network's output grid, in the weak view.
+    """Soft labels, kept on a coarser grid than the image, in the weak view.
 
     The grid's corners are the image's corners, the output's are the crop's, as everywhere in this model family.
 

@@ -188,7 +188,7 @@ def test_the_full_recipe_runs_through_every_stage(config, write, classes, tmp_pa
         assert list(stage["last"]["iou"]) == list(names) and len(names) == classes
         assert 0.0 <= stage["last"]["miou"] <= stage["best"]["miou"] <= 100.0
         assert ("miou_13" in stage["last"]) == (classes == 16)
-    for store in ("warmup/soft_labels", "stage1/hard_labels_0.95_flipped", "stage2/hard_labels_0.95_flipped"):
+    for store in ("warmup/soft_labels_8", "stage1/hard_labels_0.95_flipped", "stage2/hard_labels_0.95_flipped"):
         assert len(list((workdir / store).glob("*.npz"))) == 4, store
     for name, kind in (("warmup", "imagenet"), ("stage2", "self_supervised"), ("stage3", "self_supervised")):
         start = run.initial_variables(name, run.model(name))

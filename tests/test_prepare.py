@@ -42,12 +42,13 @@ def expected_probabilities(scales: tuple[float, ...], *, flip: bool, size: tuple
     return np.mean(predictions, axis=0)
 
 
+@pytest.mark.parametrize("stride, grid", [(8, (7, 13)), (4, (13, 25))])
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("scales", [(1.0,), SCALES])
-def test_soft_labels_are_the_mean_prediction_on_the_output_grid(scales, flip):
-    actual = prepare.soft_labels(*network(), IMAGES, scales=scales, flip=flip)
-    expected = expected_probabilities(scales, flip=flip, size=(7, 13))
-    assert actual.dtype == jnp.float16 and actual.shape == (2, 7, 13, CLASSES)
+def test_soft_labels_are_the_mean_prediction_on_their_grid(scales, flip, stride, grid):
+    actual = prepare.soft_labels(*network(), IMAGES, stride=stride, scales=scales, flip=flip)
+    expected = expected_probabilities(scales, flip=flip, size=grid)
+    assert actual.dtype == jnp.float16 and actual.shape == (2, *grid, CLASSES)
     np.testing.assert_allclose(actual, expected, atol=2e-3)  # float16
 
 

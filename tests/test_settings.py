@@ -53,6 +53,7 @@ REFUSED = [
     ("stage1.label_scales", (), "positive numbers"),
     ("stage2.label_scales", (0.0, 1.0), "positive numbers"),
     ("views.target_stride", 3, "1, 2, 4"),
+    ("stage1.soft_label_stride", 16, "1, 2, 4 or 8"),
     ("views.crop_size", (64, 16), "at least 32 pixels"),
     ("data.target.image_size", (96, 16), "at least 32 pixels"),
     ("views.scale", (1.5, 0.5), "smallest, largest"),

@@ -19,8 +19,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.warmup = demo.warmup("source_jitter", 500)
     c.self_training = demo.self_training("warmup", 1200)
     c.stage1 = demo.denoise("warmup", 1200)
-    c.stage2 = demo.distill("stage1", 2000)
-    c.stage3 = demo.distill("stage2", 2000)
+    c.stage2 = demo.distill("stage1", 1400)
+    c.stage3 = demo.distill("stage2", 1400)
     # the oracle starts where stages 1 to 3 start and takes as many steps as they do together, with the target's labels
-    c.oracle = demo.jitter(demo.small(base.supervised("warmup", 5200, target_labels=True)))
+    c.oracle = demo.jitter(demo.small(base.supervised("warmup", 4000, target_labels=True)))
     return c

@@ -8,6 +8,7 @@ import jax
 from proda_jax.models.layers import BatchNorm, Conv
 
 EXPANSION = 4  # output channels of a bottleneck over its inner channels
+OUTPUT_STRIDE = 8
 STAGE_STRIDES = (1, 2, 1, 1)
 STAGE_DILATIONS = (1, 1, 2, 4)  # what the last two stages lose in stride they gain in dilation
 RESNET101 = (3, 4, 23, 3)

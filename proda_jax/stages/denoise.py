@@ -72,7 +72,7 @@ def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: st
     Args:
       state: train state; with EMA parameters and prototypes unless the labels are fixed.
       batch: 'source': {'image' [batch, height, width, 3] uint8, 'label' [batch, height, width] uint8}, 'target':
-        {'image' uint8, 'soft_label' [batch, h8, w8, classes] float16}, 'slot' [batch] int32.
+        {'image' uint8, 'soft_label' [batch, grid height, grid width, classes] float16}, 'slot' [batch] int32.
       teacher: unused; this stage teaches itself.
       setup: what the step needs besides.
 
@@ -112,7 +112,7 @@ def draw_inputs(state: TrainState, batch: steps.Batch, setup: steps.Setup) -> In
 
 
 def soft_label_view(setup: steps.Setup, target: steps.Batch, view: views.WeakView) -> jax.Array:
-    """p_{t,0}, stored on the network's output grid, in the weak view on the grid of target losses."""
+    """p_{t,0}, as it is kept, in the weak view on the grid of target losses."""
     soft, size = target["soft_label"].astype(jnp.float32), target["image"].shape[1:3]
     if setup.stage.soft_label_interpolation == "probabilities":
         return views.weak_soft_label(soft, view, size, setup.crop_size, setup.target_size)

@@ -15,24 +15,32 @@ from proda_jax.data.label_spaces import IGNORE
 from proda_jax.data.pseudo_labels import PseudoLabels
 from proda_jax.data.source import ExampleSource
 from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.resnet import OUTPUT_STRIDE, output_size
 from proda_jax.resizing import resize_align_corners, resize_nearest
 
 
 def soft_labels(
-    model: DeepLab, variables: Any, images: jax.Array, *, scales: Sequence[float] = (1.0,), flip: bool = False
+    model: DeepLab,
+    variables: Any,
+    images: jax.Array,
+    *,
+    stride: int = OUTPUT_STRIDE,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
 ) -> jax.Array:
     """p_{t,0} of whole images (Algorithm 1, line 2).
 
     Args:
       model, variables: the network.
       images: uint8 [batch, height, width, 3].
+      stride: pixels between two labels, 8 or a divisor; the released code keeps what the network's output grid has.
       scales, flip: see `averaged_probabilities`; the released code does neither.
 
     Returns:
-      Probabilities float16 [batch, h8, w8, classes] at the output grid.
+      Probabilities float16 [batch, h, w, classes] whose corners are the images' corners; the network's output grid is
+      every (8 / stride)-th point of them.
     """
-    grid = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, images.astype(jnp.float32)).logits
-    size = grid.shape[1:3]
+    size = tuple((n - 1) * OUTPUT_STRIDE // stride + 1 for n in output_size(images.shape[1:3]))
     return averaged_probabilities(model, variables, images, size, scales=scales, flip=flip).astype(jnp.float16)
 
 
