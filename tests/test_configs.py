@@ -108,7 +108,9 @@ def test_the_smallest_camvid_photograph_still_fills_a_crop(size):
 @pytest.mark.parametrize("name", ["camvid", "studies.demo"])
 def test_self_training_and_stage_1_are_compared_on_equal_terms(name):
     c = importlib.import_module(f"configs.{name}").get_config()
-    for setting in ("init", "labels_from", "steps", "backbone_rate", "head_rate", "schedule_steps", "jitter"):
+    training = ("init", "steps", "backbone_rate", "head_rate", "schedule_steps", "jitter")
+    labels = ("labels_from", "label_scales", "label_flip", "soft_label_stride", "soft_label_interpolation")
+    for setting in training + labels:
         assert c.self_training[setting] == c.stage1[setting], setting
 
 

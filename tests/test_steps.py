@@ -21,8 +21,9 @@ from proda_jax.stages import step as steps
 KINDS = ("oracle", "warmup", "denoise", "distill")
 BATCH, STEPS, CHANNELS = 4, 2, 32
 GRID = (7, 13)  # of the network's output on a whole image
-RNG = np.random.default_rng(0)
-PROTOTYPES = Prototypes(RNG.normal(size=(CLASSES, CHANNELS)).astype(np.float32), np.ones(CLASSES, np.float32))
+PROTOTYPES = Prototypes(
+    np.random.default_rng(0).normal(size=(CLASSES, CHANNELS)).astype(np.float32), np.ones(CLASSES, np.float32)
+)
 
 
 def config_of(kind: str):
@@ -57,7 +58,7 @@ def make_batch(*, source_labels: bool = True, target_labels: bool = True) -> dic
         label[BATCH // 2 :, :-8] = IGNORE
     if not source_labels:
         source[1][:] = IGNORE
-    soft = RNG.dirichlet(np.full(CLASSES, 0.3), (BATCH, *GRID))
+    soft = np.random.default_rng(3).dirichlet(np.full(CLASSES, 0.3), (BATCH, *GRID))
     if not target_labels:
         target[1][:] = IGNORE
         soft[:] = 1 / CLASSES
