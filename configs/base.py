@@ -42,6 +42,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.model.input_mean = (0.0, 0.0, 0.0)  # subtracted from RGB in [0, 1]; the released code subtracts nothing
     c.model.input_std = (1.0, 1.0, 1.0)
     c.model.initialisation = "released"  # of what no weights are given for; 'he' when training from scratch
+    c.model.batch_norm_epsilon = "added"  # to the variance; 'clamped': batch variances are at least epsilon (released)
     c.model.dtype = "float32"  # what convolutions compute in: float32 or bfloat16; all else is float32
     c.model.imagenet_weights = placeholder(str)  # .npz of PyTorch-named arrays: a supervised ResNet
     c.model.self_supervised_weights = placeholder(str)  # the same, SimCLRv2
@@ -129,6 +130,7 @@ def denoise(init: str, steps: int, *, labels_from: str | None = None) -> ml_coll
     s.ce_weight = 0.1  # alpha of Eq 7 (Table 9)
     s.rce_weight = 1.0  # beta of Eq 7 (Table 9)
     s.consistency_weight = 10.0  # gamma_1 of Eq 11 (Table 10)
+    s.consistency_over_classes = "mean"  # of Eq 9 (released), or 'sum', the divergence of each pixel as it is
     s.regulariser_weight = 0.1  # gamma_2 of Eq 11 (Table 10)
     s.regulariser = "mrkld"  # Eq 10; 'mrent': negative entropy
     s.ema_momentum = 0.999  # of the momentum encoder, each step (released)

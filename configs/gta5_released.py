@@ -20,6 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     c = gta5.get_config()
     c.task = "gta5_released"
     c.handover = "best"  # the best network on the validation set goes into the next stage
+    c.model.batch_norm_epsilon = "clamped"  # as its synchronised normalisation over several GPUs does
 
     # the released generator of backbone parameters yields most of them several times; not in stage 1, which has one
     # learning rate for all parameters and no such generator

@@ -190,6 +190,7 @@ def assignment_consistency(
     *,
     temperature: float = 1.0,
     seen: jax.Array | None = None,
+    over_classes: str = "mean",
     axis_name: str | None = None,
 ) -> jax.Array:
     """KL(z_T || z_T'): the strong view's prototype assignment follows the weak view's (Equation 9).
@@ -201,15 +202,17 @@ def assignment_consistency(
       valid: bool [batch, ...]; false at the border and in the cutout, where there is no teacher.
       temperature: tau of Equation 8.
       seen: [classes] bool; classes without a prototype have assignment zero on both sides and add nothing.
+      over_classes: 'mean' (released code: 1 / classes of a divergence) or 'sum', the divergence itself.
       axis_name: see `share_of_mean`.
 
     Returns:
-      This device's share of the mean over valid pixels and classes (released code: 1 / classes of a KL per pixel).
+      This device's share of the mean over valid pixels.
     """
     log_student = log_assignment_weights(student_distances, temperature, seen)
     log_teacher = jax.lax.stop_gradient(log_assignment_weights(teacher_distances, temperature, seen))
     terms = jnp.exp(log_teacher) * (log_teacher - log_student)
-    return share_of_mean(jnp.mean(terms, axis=-1), valid, axis_name)
+    reduce = {"mean": jnp.mean, "sum": jnp.sum}[over_classes]
+    return share_of_mean(reduce(terms, axis=-1), valid, axis_name)
 
 
 def distillation(

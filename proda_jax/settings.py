@@ -21,6 +21,7 @@ CHOICES = {
     "weighting": ("prototypes", "network", "none"),
     "label_source": ("fixed", "moving"),
     "soft_label_interpolation": ("probabilities", "logits"),
+    "consistency_over_classes": ("mean", "sum"),
     "regulariser": ("mrkld", "mrent"),
     "ema_view": ("image", "crop"),
     "ema_crop": ("released", "exact"),
@@ -75,6 +76,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     choose("data.loader", config.data.loader, ("tfds", "memory"))
     choose("model.head", config.model.head, ("released", "deeplab"))
     choose("model.initialisation", config.model.initialisation, ("released", "he"))
+    choose("model.batch_norm_epsilon", config.model.batch_norm_epsilon, ("added", "clamped"))
     choose("model.dtype", config.model.dtype, ("float32", "bfloat16"))
     choose("handover", config.handover, ("last", "best"))
     for name in ("batch_size", "log_every", "evaluate_every", "evaluate_batch_size"):

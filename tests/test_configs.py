@@ -79,6 +79,7 @@ def test_the_released_configuration_changes_only_the_rows_in_which_our_default_i
     assert differing == steps | {
         "task": "gta5_released",
         "handover": "best",
+        "model.batch_norm_epsilon": "clamped",
         "warmup.backbone_rate": 1e-4,
         "warmup.head_rate": 1e-3,
         "warmup.batch_norm": "batch",

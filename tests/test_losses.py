@@ -103,6 +103,8 @@ def test_consistency_is_the_divergence_of_the_teachers_assignment_from_the_stude
         return terms.mean(dim=1)[torch.tensor(~IGNORED)].mean()
 
     agrees_with_torch(losses.assignment_consistency, expected, OTHER, ~IGNORED, temperature=0.5)
+    mean, whole = (losses.assignment_consistency(LOGITS, OTHER, ~IGNORED, over_classes=c) for c in ("mean", "sum"))
+    np.testing.assert_allclose(whole, K * mean, rtol=1e-5)
 
 
 def test_consistency_of_seen_classes_is_as_if_the_unseen_did_not_exist():

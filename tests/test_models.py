@@ -101,6 +101,20 @@ def test_batch_normalisation_evaluates_like_pytorchs():
     np.testing.assert_allclose(actual, from_nchw(theirs.eval()(to_nchw(x))), rtol=1e-5, atol=1e-5)
 
 
+def test_clamped_batch_normalisation_divides_by_a_variance_of_at_least_epsilon():
+    x = (normal(2, 5, 7, 4) * np.float32([1e-3, 1e-3, 1, 3])).astype(np.float64)  # variances below epsilon and above
+    layer = BatchNorm(use_running_statistics=False, epsilon="clamped")
+    variables, _ = batch_norms()
+    actual, _ = layer.apply(variables, x, mutable=["batch_stats"])
+    variance = x.var((0, 1, 2))
+    assert variance.min() < 1e-5 < variance.max()
+    normalised = (x - x.mean((0, 1, 2))) / np.sqrt(np.maximum(variance, 1e-5))
+    expected = normalised * variables["params"]["scale"] + variables["params"]["bias"]
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+    evaluated = (BatchNorm(use_running_statistics=True, epsilon=e).apply(variables, x) for e in ("added", "clamped"))
+    np.testing.assert_array_equal(*evaluated)
+
+
 @pytest.mark.parametrize("size", [(2, 3), (16, 24), (17, 24), (16, 25), (7, 9)])
 def test_max_pool_rounds_up_like_pytorchs_ceil_mode(size):
     x = normal(2, *size, 3) - 5  # all negative: padding must not win

@@ -77,6 +77,8 @@ REFUSED = [
     ("stage1.label_source", "fix", "did you mean 'fixed'"),
     ("stage1.consistency_weight", -1.0, "zero or more"),
     ("stage1.ema_momentum", 2.0, "0 to 1"),
+    ("model.batch_norm_epsilon", "add", "did you mean 'added'"),
+    ("stage1.consistency_over_classes", "max", "one of mean, sum"),
     ("stage1.regulariser", "mrkl", "did you mean 'mrkld'"),
     ("stage2.teacher", "stage3", "one of source, warmup, stage1"),
     ("stage2.distillation_form", "equation_12", "did you mean 'equation12'"),

@@ -96,6 +96,7 @@ class DeepLab(nn.Module):
       head_channels: channels of each branch of the released head; `feature_channels` of the feature f.
       dropout: share of feature channels dropped while training.
       input_mean, input_std: subtracted from and dividing RGB in [0, 1] (0 and 1 in the released code).
+      batch_norm_epsilon: 'added' or 'clamped', see `BatchNorm`.
       axis_name: mapped axis over which batch statistics are shared.
       dtype: type that convolutions compute in; parameters stay float32.
     """
@@ -112,6 +113,7 @@ class DeepLab(nn.Module):
     input_mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     input_std: tuple[float, ...] = (1.0, 1.0, 1.0)
     initialisation: str = "released"
+    batch_norm_epsilon: str = "added"
     axis_name: str | None = None
     dtype: jnp.dtype = jnp.float32
 
@@ -130,7 +132,11 @@ class DeepLab(nn.Module):
         """
         conv = partial(Conv, initialisation=self.initialisation, dtype=self.dtype)
         norm = partial(
-            BatchNorm, use_running_statistics=not train, axis_name=self.axis_name, dtype=self.dtype
+            BatchNorm,
+            use_running_statistics=not train,
+            axis_name=self.axis_name,
+            epsilon=self.batch_norm_epsilon,
+            dtype=self.dtype,
         )
         x = (images - jnp.asarray(self.input_mean)) / jnp.asarray(self.input_std)
         x = ResNet(self.depths, self.width, conv, norm, name="backbone")(x.astype(self.dtype))

@@ -79,10 +79,17 @@ class BatchNorm(nn.Module):
 
     Statistics are float32 whatever the compute type. The running variance is the unbiased one, as in PyTorch
     (flax.linen's is biased), so that converted checkpoints continue as they would have there.
+
+    Attributes:
+      use_running_statistics: instead of the batch's.
+      axis_name: mapped axis over the devices, or None.
+      epsilon: 'added' to the variance, or 'clamped': a batch's variance is not below it (released over several GPUs).
+      dtype: of the result.
     """
 
     use_running_statistics: bool
     axis_name: str | None = None
+    epsilon: str = "added"
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -93,14 +100,16 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
         if self.use_running_statistics:
-            mean, var = running_mean.value, running_var.value
+            mean, var = running_mean.value, running_var.value + BATCH_NORM_EPSILON
         else:
             mean, var, count = batch_moments(x.astype(at_least_float32(self.dtype)), self.axis_name)
             if not self.is_initializing():
                 unbiased = jax.lax.stop_gradient(var) * (count / max(count - 1, 1))
                 running_mean.value = blend(running_mean.value, jax.lax.stop_gradient(mean))
                 running_var.value = blend(running_var.value, unbiased)
-        factor = jax.lax.rsqrt(var + BATCH_NORM_EPSILON) * scale
+            clamped = self.epsilon == "clamped"
+            var = jnp.maximum(var, BATCH_NORM_EPSILON) if clamped else var + BATCH_NORM_EPSILON
+        factor = jax.lax.rsqrt(var) * scale
         return ((x.astype(at_least_float32(self.dtype)) - mean) * factor + bias).astype(self.dtype)
 
 

@@ -48,6 +48,7 @@ def network(model: ml_collections.ConfigDict, classes: int, *, extra_norm: bool,
         input_mean=tuple(model.input_mean),
         input_std=tuple(model.input_std),
         initialisation=model.initialisation,
+        batch_norm_epsilon=model.batch_norm_epsilon,
         axis_name=axis_name,
         dtype=jnp.dtype(model.dtype),
     )

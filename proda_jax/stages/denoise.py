@@ -248,6 +248,7 @@ def strong_gradient(state, stats, inputs: Inputs, guidance: Guidance, setup: ste
             valid,
             temperature=c.temperature,
             seen=state.prototypes.seen,
+            over_classes=c.consistency_over_classes,
             axis_name=setup.axis_name,
         )
         return c.consistency_weight * loss, {"consistency": loss}
