@@ -37,10 +37,12 @@ def get_config() -> ml_collections.ConfigDict:
     c.views.target_stride = 2  # an image is 192 pixels wide, not 2,048: every fourth pixel would be too coarse
 
     c.source = small(base.supervised("random", 600))
-    c.warmup = warmup("source", 200)
-    c.stage1 = denoise("warmup", 200)
-    c.stage2 = distill("stage1", 200)
-    c.stage3 = distill("stage2", 200)
+    c.warmup = warmup("source", 150)
+    c.stage1 = denoise("warmup", 150)
+    c.stage2 = distill("stage1", 150)
+    c.stage3 = distill("stage2", 150)
+    for stage in (c.stage1, c.stage2, c.stage3):
+        stage.label_scales = (1.0,)  # predictions of three sizes take as long as 50 steps
     return c
 
 

@@ -211,7 +211,7 @@ def denoise_config(consistency_weight: float, regulariser_weight: float) -> Conf
         rce_weight=1.0,
         consistency_weight=consistency_weight,
         regulariser_weight=regulariser_weight,
-        regulariser="mrkld",
+        regulariser="mrkld", consistency_over_classes="mean",
         ema_momentum=0.999,
         ema_view="image",
         ema_crop="released",
