@@ -1,8 +1,8 @@
 """Every setting once: what it is, its unit, and where it comes from. Other configurations change what differs.
 
 Sources: (Eq n), (Table n), (Section n) are the paper; "released" is the authors' code. Where paper and released code
-differ, the setting's comment names both choices, and the default is the one that the reported numbers came from,
-except for what its authors call bugs.
+differ, the default is the code's choice, unless it is a mistake or its authors advise otherwise; `docs/method.md` lists
+these places.
 """
 
 import ml_collections
@@ -20,7 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.summaries = True  # write metrics for TensorBoard (needs TensorFlow)
     c.evaluate_every = 1000  # steps between two evaluations; the best and the last network are kept (released)
     c.handover = "last"  # which network the next stage gets: 'last', or 'best' on the validation set (released)
-    c.evaluate_batch_size = 1  # whole images in one evaluation step on each device
+    c.evaluate_batch_size = 1  # whole images at once on each device, in evaluation and where labels are made
 
     c.data = ml_collections.ConfigDict()
     c.data.loader = "tfds"  # 'tfds': decoded from disk by tf.data; 'memory': the same, held as one array
@@ -30,6 +30,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.source = dataset("gta5", "train", (1052, 1914))
     c.data.target = dataset("cityscapes", "train", (1024, 2048))
     c.data.validation = dataset("cityscapes", "val", (1024, 2048))
+    c.data.lock()  # a setting that does not exist is refused where it is written
 
     c.model = ml_collections.ConfigDict()
     c.model.depths = (3, 4, 23, 3)  # bottleneck blocks of the four groups: ResNet-101
@@ -46,6 +47,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.model.dtype = "float32"  # what convolutions compute in: float32 or bfloat16; all else is float32
     c.model.imagenet_weights = placeholder(str)  # .npz of PyTorch-named arrays: a supervised ResNet
     c.model.self_supervised_weights = placeholder(str)  # the same, SimCLRv2
+    c.model.lock()
 
     c.views = ml_collections.ConfigDict()
     c.views.crop_size = (512, 896)  # height, width of what the network trains on (released)
@@ -57,6 +59,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.views.strong_operations = 2  # operations of the FixMatch pool, each with probability 1/2 (released)
     c.views.strong_flip = True  # the strong view is flipped once more with probability 1/2 (released)
     c.views.cutout_fraction = 1 / 3  # side of the cutout over the crop's shorter side; 0 for none (Table 7)
+    c.views.lock()
     return c
 
 
@@ -65,7 +68,7 @@ def dataset(name: str, split: str, image_size: tuple[int, int]) -> ml_collection
     d = ml_collections.ConfigDict()
     d.name, d.split, d.image_size = name, split, image_size
     d.raw_dir = placeholder(str)  # unpacked archives of this data set; default: data.raw_dir
-    return d
+    return d.lock()
 
 
 def stage(kind: str, init: str, steps: int) -> ml_collections.ConfigDict:
@@ -98,7 +101,7 @@ def supervised(init: str, steps: int, *, target_labels: bool = False) -> ml_coll
     """Cross entropy on the source; with `target_labels` on the target too, which is the oracle."""
     s = stage("supervised", init, steps)
     s.target_labels = target_labels
-    return s
+    return s.lock()
 
 
 def warmup(init: str, steps: int) -> ml_collections.ConfigDict:
@@ -109,7 +112,7 @@ def warmup(init: str, steps: int) -> ml_collections.ConfigDict:
     s.adversarial_weight = 0.01
     s.discriminator_channels = (64, 128, 256, 512)  # of its four 3x3 convolutions with stride 2 (released)
     s.discriminator_rate = 1e-4  # of Adam; follows the schedule too (released)
-    return s
+    return s.lock()
 
 
 def denoise(init: str, steps: int, *, labels_from: str | None = None) -> ml_collections.ConfigDict:
@@ -148,7 +151,7 @@ def denoise(init: str, steps: int, *, labels_from: str | None = None) -> ml_coll
     s.prototype_init_min_pixels = 10  # fewer pixels (at an eighth of the image) make no vector (released)
     s.prototype_init_limit = 3000  # vectors after which the running mean's count stops (released)
     s.prototype_init_passes = 1  # over the data; the released tool makes four, which changes little but the time
-    return s
+    return s.lock()
 
 
 def self_training(init: str, steps: int, *, threshold: float = 0.0) -> ml_collections.ConfigDict:
@@ -173,4 +176,4 @@ def distill(teacher: str, init: str, steps: int) -> ml_collections.ConfigDict:
     s.ce_weight, s.rce_weight = 1.0, 0.0  # of the hard labels: cross entropy (Eq 12); symmetric as released option
     s.distillation_weight = 1.0  # beta of Eq 12
     s.distillation_form = "equation12"  # divided by the number of classes; 'equation12_per_pixel', 'released' (a bug)
-    return s
+    return s.lock()

@@ -21,7 +21,7 @@ from configs import base
 # What to change
 LABEL_SPACE = "cityscapes19"  # whose classes the labels hold: cityscapes19, synthia16, camvid11
 IMAGE_SIZE = (512, 1024)  # height, width in pixels, to which all images are resized
-CROP_SIZE = (256, 512)  # what is trained on; multiples of 16
+CROP_SIZE = (256, 512)  # what is trained on; multiples of 4
 BATCH_SIZE = 4  # source images and target images in a step, over all devices
 STEPS = 20_000  # of each stage
 

@@ -57,7 +57,7 @@ def warmup(init: str, steps: int) -> ml_collections.ConfigDict:
 def denoise(init: str, steps: int) -> ml_collections.ConfigDict:
     """Stage 1 with what is a rate scaled from 62,000 steps to a few hundred, and sizes to small images."""
     stage = from_soft_labels(base.denoise(init, steps))
-    stage.temperature = 2.0  # the nearest prototype is 5.5 away, the second 7.4, all of them 10 on average
+    stage.temperature = 2.0  # the nearest prototype is 5.5 away, the second 7.7, all of them 10 on average
     stage.prototype_momentum = 0.99  # the method's 0.9999 over 62,000 steps
     stage.ema_momentum = 0.99  # the method's 0.999 likewise
     stage.ce_weight, stage.rce_weight = 1.0, 0.0  # the reverse term's bounded gradient is too slow for rare classes

@@ -50,7 +50,7 @@ class StreetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
           raw_dir: folder into which the data set's archives were unpacked.
           **kwargs: of `tfds.core.GeneratorBasedBuilder`.
         """
-        self.raw_dir = epath.Path(raw_dir).expanduser() if raw_dir else None
+        self.raw_dir = epath.Path(raw_dir).expanduser().resolve() if raw_dir else None
         super().__init__(**kwargs)
 
     def splits(self) -> dict[str, Sequence[Record]]:
@@ -80,6 +80,7 @@ class StreetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         for name, records in splits.items():
             self._check(name, records)
         self.info.metadata["names"] = {name: [r.name for r in records] for name, records in splits.items()}
+        self.info.metadata["raw_dir"] = str(self.raw_dir) if self.raw_dir else ""
         self.info.metadata["labelled"] = {name: records[0].label is not None for name, records in splits.items()}
         return {name: self._generate_examples(records) for name, records in splits.items()}
 

@@ -27,7 +27,8 @@ def prepare(dataset: str, *, data_dir: str, raw_dir: str | None = None) -> None:
       raw_dir: folder with the data set's unpacked archives.
 
     Raises:
-      ValueError: there is no such data set, or the raw folder is not laid out as its archive is.
+      ValueError: there is no such data set, the raw folder is not laid out as its archive is, or the data set was
+        prepared there from another raw folder.
     """
     if dataset not in BUILDERS:
         raise ValueError(f"data set {dataset!r} does not exist; choose one of {', '.join(BUILDERS)}")
@@ -35,6 +36,11 @@ def prepare(dataset: str, *, data_dir: str, raw_dir: str | None = None) -> None:
     builder_class = getattr(importlib.import_module(module), name)
     builder = builder_class(data_dir=data_dir, raw_dir=raw_dir, file_format="array_record")
     if builder.is_prepared():
+        origin = builder.info.metadata["raw_dir"]
+        if raw_dir and origin != str(builder.raw_dir):
+            raise ValueError(
+                f"{builder.data_dir} was prepared from {origin}, not from {builder.raw_dir}: name another data_dir"
+            )
         logging.info("%s is already prepared in %s", dataset, builder.data_dir)
         return
     logging.info("preparing %s in %s", dataset, builder.data_dir)

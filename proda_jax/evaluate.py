@@ -31,17 +31,19 @@ def predict(model: DeepLab, variables: Any, images: jax.Array) -> jax.Array:
 
 
 def confusion_step(model: DeepLab, mesh: Mesh) -> Callable:
-    """Mapped function (variables, batch of images and labels) -> confusion matrix [classes, classes] of all devices."""
+    """Mapped function (variables, matrix, batch of images and labels) -> the matrix with all devices' pixels added."""
 
-    def step(variables: Any, batch: dict[str, jax.Array]) -> jax.Array:
+    def step(variables: Any, matrix: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
         counted = jnp.where((batch["record"] >= 0)[:, None, None], batch["label"].astype(jnp.int32), -1)
-        matrix = metrics.confusion_matrix(predict(model, variables, batch["image"]), counted, model.classes)
-        return jax.lax.psum(matrix, devices.AXIS)
+        added = metrics.confusion_matrix(predict(model, variables, batch["image"]), counted, model.classes)
+        return matrix + jax.lax.psum(added, devices.AXIS)
 
-    return devices.map_step(step, mesh, "rb", "r")
+    return devices.map_step(step, mesh, "rrb", "r")
 
 
-def evaluate(step: Callable, variables: Any, source: ExampleSource, batch_size: int, mesh: Mesh) -> np.ndarray:
+def evaluate(
+    step: Callable, variables: Any, source: ExampleSource, batch_size: int, classes: int, mesh: Mesh
+) -> np.ndarray:
     """Confusion matrix of a network on a labelled data set.
 
     Args:
@@ -49,16 +51,29 @@ def evaluate(step: Callable, variables: Any, source: ExampleSource, batch_size: 
       variables: of the network, replicated.
       source: the data set.
       batch_size: images in one step, over all devices.
+      classes: number of classes.
       mesh: the devices.
 
     Returns:
       int64 [classes, classes]; row = truth.
+
+    Raises:
+      ValueError: no pixel has a label that counts.
     """
-    matrices = [
-        step(variables, batch)
-        for batch in devices.prefetch(source.ordered_batches(batch_size, labels=True), mesh)
-    ]
-    return np.sum([np.asarray(matrix, np.int64) for matrix in matrices], axis=0)
+    empty = devices.replicate(np.zeros((classes, classes), np.int32), mesh)
+    total, matrix, pixels = np.zeros((classes, classes), np.int64), empty, 0
+    for batch in devices.prefetch(source.ordered_batches(batch_size, labels=True), mesh):
+        pixels += batch["label"].size
+        if pixels >= 2**31:  # more than a cell on the device is sure to hold
+            total, matrix, pixels = total + np.asarray(matrix), empty, batch["label"].size
+        matrix = devices.settle(step(variables, matrix, batch))
+    total += np.asarray(matrix)
+    if not total.any():
+        raise ValueError(
+            f"no pixel of the {len(source)} validation images has a label that counts: do the label files hold the "
+            "values that data.label_space expects?"
+        )
+    return total
 
 
 def summary(confusion: np.ndarray, space: str) -> dict:

@@ -12,7 +12,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from proda_jax import devices, evaluate, prototypes, train
+from proda_jax import devices, evaluate, prototypes, settings, train
 from proda_jax.checkpoints import Checkpoints
 from proda_jax.data.label_spaces import label_space
 from proda_jax.data.pseudo_labels import PseudoLabels, with_pseudo_labels
@@ -48,11 +48,7 @@ class Experiment:
         self.config, self.workdir, self.sources = config, epath.Path(workdir), sources
         self.mesh = devices.make_mesh(devices_used)
         self.space = label_space(config.data.label_space)
-        for size, setting in (
-            (config.batch_size, "batch_size"),
-            (config.evaluate_batch_size * self.mesh.devices.size, "evaluate_batch_size"),
-        ):
-            devices.check_batch_size(size, self.mesh, setting)
+        devices.check_batch_size(config.batch_size, self.mesh, "batch_size")
 
     # What there is
 
@@ -66,7 +62,7 @@ class Experiment:
 
     def model(self, name: str) -> DeepLab:
         """The network of a stage."""
-        extra_norm = self.config[name].get("extra_norm", False)
+        extra_norm = settings.has_extra_norm(self.config, name)
         return build.network(
             self.config.model, len(self.space.classes), extra_norm=extra_norm, axis_name=devices.AXIS
         )
@@ -137,7 +133,9 @@ class Experiment:
         validation = self.sources.open("validation")
 
         def score(variables: Any) -> dict:
-            matrix = evaluate.evaluate(confusion, variables, validation, self.evaluation_batch, self.mesh)
+            matrix = evaluate.evaluate(
+                confusion, variables, validation, self.evaluation_batch, model.classes, self.mesh
+            )
             return evaluate.summary(matrix, config.data.label_space)
 
         schedule = train.Schedule(stage.steps, config.log_every, config.evaluate_every)
@@ -196,16 +194,16 @@ class Experiment:
         kind = f"hard_labels_{threshold:g}"
         return self.pseudo_labels(name, self.config[name].teacher, kind, prepare.hard_labels, threshold=threshold)
 
-    def pseudo_labels(self, name: str, teacher: str, kind: str, make: Callable, **settings: Any) -> PseudoLabels:
-        """The filled store of stage `name`'s pseudo labels, made by `make`(model of `teacher`, ..., **settings)."""
+    def pseudo_labels(self, name: str, teacher: str, kind: str, make: Callable, **options: Any) -> PseudoLabels:
+        """The filled store of stage `name`'s pseudo labels, made by `make`(model of `teacher`, ..., **options)."""
         stage = self.config[name]
         views = {"scales": tuple(stage.label_scales), "flip": stage.label_flip}
-        kind, settings = kind + label_tag(**views), settings | views
-        origin = {"stage": teacher, "kind": kind, "network": self.result(teacher)[self.config.handover], **settings}
+        kind, options = kind + label_tag(**views), options | views
+        origin = {"stage": teacher, "kind": kind, "network": self.result(teacher)[self.config.handover], **options}
         store = PseudoLabels(self.folder(teacher) / kind, origin)
         target = self.sources.open("target")
         if store.missing(target.names):
-            mapped = devices.map_step(functools.partial(make, self.model(teacher), **settings), self.mesh, "rb", "b")
+            mapped = devices.map_step(functools.partial(make, self.model(teacher), **options), self.mesh, "rb", "b")
             title = f"{kind} from {teacher}"
             prepare.fill_store(
                 store, mapped, self.variables(teacher), target, self.evaluation_batch, self.mesh, title
@@ -219,7 +217,7 @@ class Experiment:
             return None
         path = self.folder(name) / "initial_prototypes.npz"
         if not path.exists():
-            teacher = stage.labels_from
+            teacher = stage.init  # whose features they are compared with, as the momentum encoder starts there
             source = self.sources.open("source" if stage.prototype_init == "source" else "target")
             made = prepare.initial_prototypes(
                 self.model(teacher), self.variables(teacher), source, stage, self.evaluation_batch, self.mesh
@@ -238,12 +236,29 @@ class Experiment:
     # All stages
 
     def run(self) -> dict:
-        """Runs what is not done yet, writes results.json and returns it."""
+        """Runs what is not done yet, writes results.json and returns it.
+
+        Raises:
+          ValueError: labels are missing that a stage or the evaluation needs.
+        """
+        if any(self.result(name) is None for name in self.config.stages):
+            self.check_labels()
         for name in self.config.stages:
             if self.result(name) is None:
                 self.run_stage(name)
             self.write_results()
         return self.results()
+
+    def check_labels(self) -> None:
+        """Refuses data sets without the labels that the stages and the evaluation need."""
+        oracles = [name for name in self.config.stages if self.config[name].get("target_labels", False)]
+        purposes = {"source": "which every stage learns from", "validation": "which give the scores"}
+        if oracles:
+            purposes["target"] = f"which stage {oracles[0]!r} learns from: leave it out of config.stages"
+        for role, purpose in purposes.items():
+            if not self.sources.open(role).labelled:
+                data = self.config.data[role]
+                raise ValueError(f"the {role} images ({data.name}, {data.split}) have no labels, {purpose}")
 
     def results(self) -> dict:
         """{'task', 'seed', 'stages': [...]}, of the stages that are complete; values in percent."""
@@ -262,11 +277,15 @@ def label_tag(*, scales: Sequence[float], flip: bool) -> str:
 
 def table(results: dict) -> str:
     """mIoU of each stage as text. The best network is chosen on the validation set itself, the last is not."""
-    rows = ["stage             steps  seconds   mIoU last   mIoU best (chosen on the validation set)"]
+    scores = ["miou"]  # and that over 13 classes, where it is scored
+    scores += sorted({key for stage in results["stages"] for key in stage["last"] if key.startswith("miou_")})
+    titles = [f"{key.replace('miou', 'mIoU').replace('_', ' over ')} last" for key in scores]
+    rows = ["stage             steps  seconds   " + "   ".join(titles) + "   mIoU best (chosen on the validation set)"]
     for stage in results["stages"]:
         last, best = stage["last"], stage["best"]
+        values = "   ".join(f"{last[key]:>{len(title)}.1f}" for key, title in zip(scores, titles, strict=True))
         rows.append(
-            f"{stage['name']:<16} {stage['steps']:>6} {stage['seconds']:>8.0f} {last['miou']:>11.1f} "
-            f"{best['miou']:>11.1f}  at step {best['step']}"
+            f"{stage['name']:<16} {stage['steps']:>6} {stage['seconds']:>8.0f}   {values}   "
+            f"{best['miou']:>9.1f}  at step {best['step']}"
         )
     return "\n".join(rows)

@@ -17,7 +17,7 @@ def confusion_matrix(predictions: jax.Array, labels: jax.Array, classes: int) ->
 
     Returns:
       int32 [classes, classes]; row = truth, column = prediction. Exact up to 2^31 - 1 pixels a cell, about a
-      thousand full Cityscapes images: sum over a data set in int64 on the host.
+      thousand full Cityscapes images.
     """
     labels, predictions = labels.astype(jnp.int32).ravel(), predictions.astype(jnp.int32).ravel()
     counts = (labels >= 0) & (labels < classes)

@@ -8,8 +8,14 @@ import jax
 import ml_collections
 from etils import epath
 
-from proda_jax.data.label_spaces import LABEL_SPACES
+from proda_jax.data.label_spaces import LABEL_SPACES, datasets_in
+from proda_jax.models.deeplab import GROUP_NORM_GROUPS, HEADS
+from proda_jax.stages import denoise
 
+TOP_LEVEL = (
+    "task", "seed", "stages", "batch_size", "log_every", "summaries", "evaluate_every", "handover",
+    "evaluate_batch_size", "data", "model", "views",
+)  # fmt: skip
 KINDS = ("supervised", "warmup", "denoise", "distill")
 WEIGHTS = ("random", "imagenet", "self_supervised")
 CHOICES = {
@@ -72,23 +78,44 @@ def check(config: ml_collections.ConfigDict) -> None:
     Raises:
       ValueError: the first setting that cannot work, what was expected, and the nearest choice.
     """
+    sections = [name for name, s in config.items() if isinstance(s, ml_collections.ConfigDict) and "kind" in s]
+    for name in config:
+        choose(name, name, (*TOP_LEVEL, *sections))
     choose("data.label_space", config.data.label_space, LABEL_SPACES)
     choose("data.loader", config.data.loader, ("tfds", "memory"))
-    choose("model.head", config.model.head, ("released", "deeplab"))
-    choose("model.initialisation", config.model.initialisation, ("released", "he"))
-    choose("model.batch_norm_epsilon", config.model.batch_norm_epsilon, ("added", "clamped"))
-    choose("model.dtype", config.model.dtype, ("float32", "bfloat16"))
+    for role in ("source", "target", "validation"):
+        choose(f"data.{role}.name", config.data[role].name, datasets_in(config.data.label_space))
     choose("handover", config.handover, ("last", "best"))
     for name in ("batch_size", "log_every", "evaluate_every", "evaluate_batch_size"):
         if config[name] < 1:
             refuse(name, config[name], "at least 1")
+    check_model(config.model)
     check_views(config)
     if not config.stages:
         refuse("stages", config.stages, "names of stages to run")
-    sections = [name for name, s in config.items() if isinstance(s, ml_collections.ConfigDict) and "kind" in s]
     for i, name in enumerate(config.stages):
         choose("stages", name, sections)
         check_stage(config, name, earlier=config.stages[:i])
+
+
+def check_model(model: ml_collections.ConfigDict) -> None:
+    choose("model.head", model.head, HEADS)
+    choose("model.initialisation", model.initialisation, ("released", "he"))
+    choose("model.batch_norm_epsilon", model.batch_norm_epsilon, ("added", "clamped"))
+    choose("model.dtype", model.dtype, ("float32", "bfloat16"))
+    if not 2 <= len(model.depths) <= 4 or min(model.depths) < 1:
+        refuse("model.depths", tuple(model.depths), "two to four groups of blocks, each of at least one")
+    if model.width < 1:
+        refuse("model.width", model.width, "at least 1")
+    if not model.dilations or min(model.dilations) < 1:
+        refuse("model.dilations", tuple(model.dilations), "whole numbers from 1, such as (6, 12, 18, 24)")
+    for name in ("head_channels", "feature_channels"):
+        if model.head == "released" and (model[name] < GROUP_NORM_GROUPS or model[name] % GROUP_NORM_GROUPS):
+            refuse(f"model.{name}", model[name], f"a multiple of {GROUP_NORM_GROUPS}, the groups of its normalisation")
+    if not 0 <= model.dropout < 1:
+        refuse("model.dropout", model.dropout, "a share below 1")
+    if not min(model.input_std) > 0:
+        refuse("model.input_std", tuple(model.input_std), "positive numbers")
 
 
 def check_views(config: ml_collections.ConfigDict) -> None:
@@ -103,6 +130,9 @@ def check_views(config: ml_collections.ConfigDict) -> None:
     if any(size % views.target_stride for size in views.crop_size):
         stride = views.target_stride
         refuse("views.crop_size", tuple(views.crop_size), f"multiples of views.target_stride, which is {stride}")
+    for name, least in (("base_width", 1), ("strong_operations", 0)):
+        if views[name] < least:
+            refuse(f"views.{name}", views[name], f"at least {least}")
     low, high = views.scale
     if not 0 < low <= high:
         refuse("views.scale", tuple(views.scale), "(smallest, largest), positive")
@@ -130,12 +160,26 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
     for key in NOT_NEGATIVE:
         if key in stage and not stage[key] >= 0:
             refuse(f"{name}.{key}", stage[key], "zero or more")
+    for factor, value in stage.jitter.items():
+        if not 0 <= value < 1:
+            refuse(f"{name}.jitter.{factor}", value, "from 0 to below 1")
     choose(f"{name}.init", stage.init, (*WEIGHTS, *earlier))
+    if stage.kind == "denoise" and denoise.needs_momentum_encoder(stage) and stage.init not in earlier:
+        refuse(f"{name}.init", stage.init, "an earlier stage, whose features the prototypes are means of")
+    if stage.init in earlier and has_extra_norm(config, stage.init) and not has_extra_norm(config, name):
+        refuse(f"{name}.extra_norm", stage.extra_norm, f"True, as stage {stage.init!r}, which it starts from, has it")
     for key in ("teacher", "labels_from"):
         if key in stage:
             choose(f"{name}.{key}", stage[key], earlier)
     if stage.init in ("imagenet", "self_supervised"):
         check_weights(config, name, stage.init)
+
+
+def has_extra_norm(config: ml_collections.ConfigDict, name: str) -> bool:
+    """Whether a stage's network has the extra normalisation: as it says, otherwise as the stage it starts from."""
+    stage = config[name]
+    inherited = stage.init in config.stages and has_extra_norm(config, stage.init)
+    return stage.get("extra_norm", inherited)
 
 
 def check_weights(config: ml_collections.ConfigDict, name: str, init: str) -> None:

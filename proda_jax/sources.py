@@ -43,7 +43,10 @@ class Sources:
 
         data = self._config.data
         wanted = data[role]
-        prepare(wanted.name, data_dir=self._data_dir, raw_dir=wanted.raw_dir or data.raw_dir)
+        raw_dir = wanted.raw_dir or data.raw_dir
+        if role == "validation" and wanted.name == data.target.name:
+            raw_dir = wanted.raw_dir or data.target.raw_dir or data.raw_dir
+        prepare(wanted.name, data_dir=self._data_dir, raw_dir=raw_dir)
         source = TfdsSource(
             wanted.name,
             wanted.split,
@@ -52,7 +55,7 @@ class Sources:
             label_space=data.label_space,
         )
         if data.loader == "memory":
-            return source.to_memory(labels=role != "target" or self._needs_target_labels())
+            return source.to_memory(labels=source.labelled and (role != "target" or self._needs_target_labels()))
         return source
 
     def _needs_target_labels(self) -> bool:

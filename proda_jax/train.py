@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
@@ -43,7 +42,7 @@ class History:
 
     def add(self, entry: dict) -> None:
         self.entries.append(entry)
-        self._path.write_text("".join(json.dumps(e) + "\n" for e in self.entries))
+        write_atomically(self._path, "".join(json.dumps(e) + "\n" for e in self.entries))
 
     @property
     def seconds(self) -> float:
@@ -51,8 +50,8 @@ class History:
 
     @property
     def best(self) -> dict:
-        """The entry of highest mIoU, the first of several."""
-        return max(self.entries, key=lambda entry: entry["miou"])
+        """The entry of highest mIoU, the last of several, which is the one whose network is kept."""
+        return max(reversed(self.entries), key=lambda entry: entry["miou"])
 
 
 def train(
@@ -96,9 +95,7 @@ def train(
             range(done + 1, schedule.steps + 1), devices.prefetch(batches_from(done), mesh), strict=False
         ):
             state, metrics = step(state, batch, teacher)
-            if jax.default_backend() == "cpu":
-                # virtual devices on few cores can dead-lock when many steps wait in line
-                jax.block_until_ready(metrics)
+            devices.settle(metrics)
             if number == done + 1:
                 bar.set_description(title)
             if number % schedule.log_every == 0 or number == schedule.steps:

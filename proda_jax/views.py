@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from proda_jax import colour
-from proda_jax.colour import jitter_colour as jitter_colour  # for the steps, which apply it to a view
 from proda_jax.data.label_spaces import IGNORE
 
 GREY = 127.0  # what lies outside the image or is cut out (released code)

@@ -16,7 +16,7 @@ import pytest
 from tiny import CLASSES, block_source, tiny_config, tiny_stage
 
 from configs import base
-from proda_jax import evaluate
+from proda_jax import evaluate, settings, train
 from proda_jax.checkpoints import Checkpoints
 from proda_jax.data.label_spaces import LABEL_SPACES
 from proda_jax.data.memory import MemorySource
@@ -170,7 +170,7 @@ def test_synthia_is_scored_over_13_classes_too():
     assert scores["miou_13"] == pytest.approx(100 * (12 + road) / 13, abs=0.01)
 
 
-def test_stages_learn_and_differ(finished):
+def test_each_stage_ends_in_another_network_with_what_its_kind_keeps(finished):
     workdir, _ = finished
     networks = {name: checkpoint_of(workdir / name)[1] for name in STAGES}
     kernel = "['network']['params']['head']['classifier']['kernel']"
@@ -219,7 +219,7 @@ class CountingSource:
     """Counts the training batches that are taken from a data set."""
 
     def __init__(self, source: MemorySource):
-        self.source, self.taken = source, 0
+        self.source, self.taken, self.labelled = source, 0, True
 
     def __len__(self) -> int:
         return len(self.source)
@@ -304,11 +304,68 @@ def test_the_teacher_of_pseudo_labels_is_the_network_that_handover_names(finishe
 def test_only_the_oracle_asks_for_target_labels(finished, tmp_path):
     """Every other stage ran in `finished` on a target without any."""
     config = config_of("oracle")
-    with pytest.raises(ValueError, match="labels were asked for, but this data set has none"):
+    with pytest.raises(ValueError, match="target images .* have no labels, which stage 'oracle' learns from"):
         experiment_in(tmp_path / "without", config).run()
+    assert not (tmp_path / "without").exists()
     labelled = Sources(config, tmp_path, given=given(target=block_source(4, 1)))
     results = experiment_in(tmp_path / "with", config, labelled).run()
     assert results["stages"][0]["last"]["step"] == STEPS
+
+
+@pytest.mark.parametrize("role", ["source", "validation"])
+def test_data_sets_that_need_labels_are_refused_without_them_before_anything_is_computed(role, tmp_path):
+    config = config_of()
+    sources = Sources(config, tmp_path, given=given(**{role: block_source(4, 0, labelled=False)}))
+    with pytest.raises(ValueError, match=f"the {role} images .* have no labels"):
+        experiment_in(tmp_path / "run", config, sources).run()
+    assert not (tmp_path / "run").exists()
+
+
+def test_validation_labels_of_which_none_counts_are_refused(finished):
+    source = block_source(3, 2)
+    source.labels[:] = 255
+    experiment = experiment_in(finished[0], config_of())
+    model = experiment.model("source")
+    step = evaluate.confusion_step(model, experiment.mesh)
+    with pytest.raises(ValueError, match="no pixel of the 3 validation images has a label that counts"):
+        evaluate.evaluate(step, experiment.variables("source"), source, 2, CLASSES, experiment.mesh)
+
+
+def test_of_two_equal_scores_the_later_is_called_best_as_its_network_is_the_one_kept(tmp_path):
+    state = TrainState(jax.numpy.int32(0), jax.random.key(0), params={}, batch_stats={}, opt_state=())
+    history = train.History(tmp_path / "history.jsonl", 0)
+    with contextlib.closing(Checkpoints(tmp_path / "checkpoints")) as checkpoints:
+        for step, miou in ((1, 30.0), (2, 30.0), (3, 10.0)):
+            network = {"params": {"w": np.float32(step)}, "batch_stats": {"m": np.float32(step)}}
+            checkpoints.save(state.replace(step=jax.numpy.int32(step), **network), miou)
+            history.add({"step": step, "seconds": 0.0, "miou": miou})
+        assert checkpoints.step("best") == history.best["step"] == 2
+
+
+def test_a_stage_that_starts_from_a_network_with_the_extra_normalisation_has_it_too(finished):
+    config = config_of(*STAGES, "again")
+    config.again = tiny_stage(base.denoise("stage2", STEPS))
+    settings.check(config)
+    experiment = experiment_in(finished[0], config)
+    start = experiment.initial_variables("again", experiment.model("again"))
+    jax.tree.map(np.testing.assert_array_equal, start, experiment.variables("stage2"))
+    assert "extra_norm" in start["params"]
+    config.again = tiny_stage(base.distill("stage1", "stage2", STEPS))  # tiny_stage takes the normalisation away
+    with pytest.raises(ValueError, match="config.again.extra_norm = False: expected True, as stage 'stage2'"):
+        settings.check(config)
+
+
+def test_prototypes_start_as_means_of_the_features_that_they_are_compared_with(finished, tmp_path):
+    """A second round may keep the labels of an earlier network; its features are those of the one it starts from."""
+    config = config_of(*STAGES, "second", "other")
+    config.second = tiny_stage(base.denoise("stage1", STEPS, labels_from="warmup"))
+    config.other = tiny_stage(base.denoise("stage1", STEPS))
+    experiment = experiment_in(copy_of(finished[0], tmp_path / "copy"), config)
+    for name in ("second", "other"):
+        experiment.folder(name).mkdir()
+    first, second, other = (experiment.initial_prototypes(name) for name in ("stage1", "second", "other"))
+    jax.tree.map(np.testing.assert_array_equal, second, other)
+    assert not np.allclose(first.vectors, second.vectors)
 
 
 def test_a_network_that_starts_from_another_keeps_what_they_share_and_initialises_the_rest(finished):

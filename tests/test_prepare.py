@@ -1,11 +1,14 @@
 """Pseudo labels as stages 1 to 3 start from them, against PyTorch on the CPU."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from tiny import CLASSES, blocks, tiny_config, tiny_model, tiny_variables
+from tiny import CLASSES, block_source, blocks, tiny_config, tiny_model, tiny_stage, tiny_variables
 
+from configs import base
+from proda_jax import devices
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.stages import prepare
 
@@ -63,3 +66,39 @@ def test_hard_labels_are_the_likeliest_classes_over_the_threshold(scales, thresh
     clear = (best - second > 1e-4) & (np.abs(best - threshold) > 1e-4)
     assert clear.mean() > 0.95 and (threshold == 0) == (expected != IGNORE).all()
     np.testing.assert_array_equal(actual[clear], expected[clear])
+
+
+def expected_prototypes(source, kind: str, by: str, least: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means of features, class by class and image by image, and over how many vectors or pixels."""
+    model, variables = network()
+    sums, counts = np.zeros((CLASSES, model.feature_channels)), np.zeros(CLASSES)
+    for image, label in zip(source.images, source.labels, strict=True):
+        output = model.apply(variables, jnp.asarray(image[None] / np.float32(255)), train=False)
+        features, assigned = np.asarray(output.features[0], np.float64), np.asarray(output.logits[0]).argmax(-1)
+        rows, columns = (np.arange(n) * size // n for n, size in zip(assigned.shape, label.shape, strict=True))
+        agree = label[rows][:, columns] == assigned
+        for c in range(CLASSES):
+            members = features[(assigned == c) & (agree | (kind == "target"))]
+            if len(members) >= least:
+                weight = len(members) if by == "pixels" else 1
+                sums[c] += members.mean(0) * weight
+                counts[c] += weight
+    return sums / np.maximum(counts, 1)[:, None], counts
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("by", ["vectors", "pixels"])
+@pytest.mark.parametrize("kind", ["target", "source"])
+def test_prototypes_start_as_mean_features_whatever_the_number_of_devices(kind, by, count):
+    source = block_source(5, 7)  # the last of three batches is half padding
+    stage = tiny_stage(base.denoise("warmup", 1), prototype_init=kind, prototype_init_by=by)
+    stage.prototype_init_min_pixels = 3 if kind == "target" else 1
+    mesh = devices.make_mesh(count)
+    model, variables = network()
+    actual = prepare.initial_prototypes(
+        model.clone(axis_name=devices.AXIS), devices.replicate(variables, mesh), source, stage, 2, mesh
+    )
+    vectors, counts = expected_prototypes(source, kind, by, stage.prototype_init_min_pixels)
+    np.testing.assert_array_equal(jax.device_get(actual.counts), counts)
+    np.testing.assert_allclose(jax.device_get(actual.vectors), vectors, rtol=1e-4, atol=1e-5)
+    assert (counts > 1).sum() >= 2 and len(set(counts)) >= 2

@@ -22,7 +22,7 @@ def tiny_config() -> ml_collections.ConfigDict:
     c.log_every, c.evaluate_every, c.evaluate_batch_size = 1, 2, 2
     c.data.label_space = "camvid11"
     for role in ("source", "target", "validation"):
-        c.data[role].image_size = IMAGE
+        c.data[role].name, c.data[role].image_size = "camvid", IMAGE
     c.model.depths, c.model.width = (1, 1), 8
     c.model.dilations, c.model.head_channels, c.model.feature_channels = (2,), 32, 32
     c.model.initialisation = "he"

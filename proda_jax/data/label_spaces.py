@@ -126,6 +126,11 @@ def lookup_table(dataset: str, space: str) -> np.ndarray:
     return table
 
 
+def datasets_in(space: str) -> list[str]:
+    """Names of the data sets whose label values are known in a label space."""
+    return [dataset for dataset, known in _RAW_VALUES if known == space]
+
+
 def score_subsets(space: str) -> dict[str, tuple[int, ...]]:
     """The sets of train ids over which mIoU is reported, by the name tables give them.
 

@@ -44,8 +44,13 @@ class MemorySource:
         self._check_labels(labels)
         return (self._batch(r, labels) for r in ordered_records(len(self), batch_size))
 
+    @property
+    def labelled(self) -> bool:
+        """Whether there are labels to ask for."""
+        return self.labels is not None
+
     def _check_labels(self, labels: bool) -> None:
-        if labels and self.labels is None:
+        if labels and not self.labelled:
             raise ValueError("labels were asked for, but this data set has none")
 
     def _batch(self, records: np.ndarray, labels: bool) -> Batch:

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from proda_jax.data.label_spaces import LabelSpace, lookup_table
+from proda_jax.data.label_spaces import lookup_table
 from proda_jax.data.memory import MemorySource
 from proda_jax.data.source import Batch, ordered_records, training_records
+
+THREADS = 2  # that decode
 
 
 class TfdsSource:
@@ -19,8 +21,7 @@ class TfdsSource:
     """
 
     def __init__(
-        self, dataset: str, split: str, *, data_dir: str, image_size: tuple[int, int], label_space: LabelSpace | str,
-        config: str | None = None, threads: int = 2,
+        self, dataset: str, split: str, *, data_dir: str, image_size: tuple[int, int], label_space: str
     ):  # fmt: skip
         """Opens a split.
 
@@ -30,8 +31,6 @@ class TfdsSource:
           data_dir: folder that holds the prepared data sets.
           image_size: (height, width) of every image, pixels.
           label_space: into which raw label values are mapped.
-          config: name of the data set's variant, if it has any.
-          threads: of the private pool that decodes.
 
         Raises:
           FileNotFoundError: the data set has not been prepared.
@@ -41,9 +40,8 @@ class TfdsSource:
         import tensorflow_datasets as tfds
 
         tf.config.set_visible_devices([], "GPU")  # TensorFlow would take the accelerator's memory from JAX
-        space = label_space.name if isinstance(label_space, LabelSpace) else label_space
-        self._table = lookup_table(dataset, space)
-        builder = tfds.builder_from_directory(_prepared_directory(dataset, data_dir, config))
+        self._table = lookup_table(dataset, label_space)
+        builder = tfds.builder_from_directory(_prepared_directory(dataset, data_dir))
         if split not in builder.info.splits:
             known = ", ".join(builder.info.splits)
             raise ValueError(f"data set {dataset!r} has no split {split!r}; choose one of {known}")
@@ -51,7 +49,7 @@ class TfdsSource:
         self.names = tuple(metadata["names"][split])
         self.labelled = bool(metadata["labelled"][split])
         self.image_size = (int(image_size[0]), int(image_size[1]))
-        self._title, self._threads = f"{dataset}/{split}", threads
+        self._title = f"{dataset}/{split}"
         raw = {"image": tfds.decode.SkipDecoding()}
         self._records = builder.as_data_source(split, decoders=raw)
 
@@ -90,9 +88,9 @@ class TfdsSource:
             signature["label"] = tf.TensorSpec((), tf.string)
         encoded = tf.data.Dataset.from_generator(lambda: self._encoded(records, labels), output_signature=signature)
         options = tf.data.Options()
-        options.threading.private_threadpool_size = self._threads
+        options.threading.private_threadpool_size = THREADS
         options.deterministic = True
-        decoded = encoded.map(self._decode, num_parallel_calls=self._threads, deterministic=True)
+        decoded = encoded.map(self._decode, num_parallel_calls=THREADS, deterministic=True)
         yield from decoded.batch(batch_size).prefetch(2).with_options(options).as_numpy_iterator()
 
     def _encoded(self, records: Iterator[np.ndarray], labels: bool) -> Iterator[dict]:
@@ -116,12 +114,12 @@ class TfdsSource:
         return decoded
 
 
-def _prepared_directory(dataset: str, data_dir: str, config: str | None) -> str:
+def _prepared_directory(dataset: str, data_dir: str) -> str:
     """Folder of the newest prepared version of a data set."""
     import tensorflow_datasets as tfds
     from etils import epath
 
-    parent = epath.Path(data_dir).expanduser() / dataset / (config or "")
+    parent = epath.Path(data_dir).expanduser() / dataset
     versions = []
     if parent.exists():
         versions = [path for path in parent.iterdir() if (path / "dataset_info.json").exists()]

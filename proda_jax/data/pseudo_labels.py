@@ -46,9 +46,6 @@ class PseudoLabels:
     def path(self, name: str) -> epath.Path:
         return self.folder / f"{name.replace('/', '__')}.npz"
 
-    def has(self, name: str) -> bool:
-        return self.path(name).exists()
-
     def missing(self, names: Sequence[str]) -> list[str]:
         """Names without a file: what an interrupted generation still has to do."""
         present = {path.name for path in self.folder.iterdir()}

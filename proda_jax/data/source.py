@@ -19,10 +19,12 @@ class ExampleSource(Protocol):
     Attributes:
       image_size: (height, width) of every image, pixels.
       names: unique name of each record.
+      labelled: whether there are labels to ask for.
     """
 
     image_size: tuple[int, int]
     names: Sequence[str]
+    labelled: bool
 
     def __len__(self) -> int: ...
 

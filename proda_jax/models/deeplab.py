@@ -60,7 +60,8 @@ class ReleasedHead(nn.Module):
         )
 
     def squeeze_excite(self, x: jax.Array) -> jax.Array:
-        conv = partial(self.conv, use_bias=True, initialisation=self.initialisation.replace("released", "pytorch"))
+        initialisation = "pytorch" if self.initialisation == "released" else self.initialisation
+        conv = partial(self.conv, use_bias=True, initialisation=initialisation)
         gate = x.mean((1, 2), keepdims=True)
         gate = nn.relu(conv(x.shape[-1] // SQUEEZE_RATIO, name="squeeze")(gate))
         return x * nn.sigmoid(conv(x.shape[-1], name="excite")(gate))

@@ -46,7 +46,6 @@ class Conv(nn.Module):
     kernel: int = 1
     stride: int = 1
     dilation: int = 1
-    padding: int | None = None  # None keeps the size at stride 1
     use_bias: bool = False
     initialisation: str = "released"
     dtype: jnp.dtype = jnp.float32
@@ -60,7 +59,7 @@ class Conv(nn.Module):
         if self.kernel == 1:
             x = jnp.einsum("bhwi,io->bhwo", x[:, :: self.stride, :: self.stride], kernel[0, 0])
         else:
-            pad = self.dilation * (self.kernel // 2) if self.padding is None else self.padding
+            pad = self.dilation * (self.kernel // 2)  # keeps the size at stride 1
             x = jax.lax.conv_general_dilated(
                 x,
                 kernel,

@@ -22,7 +22,7 @@ TRAIN_STEPS = {
     "distill": distill.train_step,
 }
 # How often the released optimizer steps a backbone parameter in one iteration: its generator yields most of them
-# several times (RELEASED groups; the stem's module is visited once, projections once more than their block).
+# three times, a block's projection once more than the block, the stem once.
 RELEASED_REPEATS = {"backbone": 3, "projection": 4, "stem": 1}
 
 

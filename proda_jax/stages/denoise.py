@@ -135,6 +135,8 @@ def update(state: TrainState, inputs: Inputs, *, setup: steps.Setup):
         more, stats, extra = strong_gradient(state, stats, inputs, guidance, setup)
         gradient, metrics = steps.add(gradient, more), metrics | extra
     metrics |= label_metrics(labels, inputs, setup)
+    if guidance is not None:
+        metrics |= distance_metrics(state.prototypes, guidance, inputs, setup)
     new_state, metrics = steps.update(setup, state, stats, gradient, metrics)
     if guidance is not None:
         new_state = new_state.replace(
@@ -276,4 +278,17 @@ def label_metrics(labels: jax.Array, inputs: Inputs, setup: steps.Setup) -> step
     return {
         "labelled": losses.share_of_mean(labelled.astype(jnp.float32), inputs.inside, setup.axis_name),
         "rectified": losses.share_of_mean(changed.astype(jnp.float32), labelled, setup.axis_name),
+    }
+
+
+def distance_metrics(
+    current: prototypes.Prototypes, guidance: Guidance, inputs: Inputs, setup: steps.Setup
+) -> steps.Metrics:
+    """How far the nearest prototype is, and all of them on average: what a temperature has to suit."""
+    seen = current.seen
+    nearest = jnp.where(seen.any(), jnp.min(guidance.distances, axis=-1, where=seen, initial=jnp.inf), 0.0)
+    mean = jnp.sum(jnp.where(seen, guidance.distances, 0.0), axis=-1) / jnp.maximum(seen.sum(), 1)
+    return {
+        name: losses.share_of_mean(values, inputs.inside, setup.axis_name)
+        for name, values in (("nearest_prototype", nearest), ("mean_prototype", mean))
     }

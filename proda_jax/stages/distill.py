@@ -22,7 +22,7 @@ class Inputs:
       source_image, source_label: weak view of the source, [batch, h, w, 3] and [batch, h, w].
       target_image: what student and teacher see, [batch, h, w, 3].
       hard_label: the teacher's confident labels in the weak view, [batch, h, w].
-      valid: where student and teacher are compared, bool [batch, h / 4, w / 4].
+      valid: where student and teacher are compared, bool [batch, h / s, w / s], s being `views.target_stride`.
       strong_view: what labels follow from the weak view on; None where the network sees the weak view.
       source_keys, target_keys: of dropout, [batch], or None.
     """

@@ -174,7 +174,7 @@ def initial_prototypes(
             source.ordered_batches(batch_size, labels=labelled), desc="prototypes", total=-(-len(source) // batch_size)
         )
         for batch in devices.prefetch(batches, mesh):
-            current = mapped(variables, current, batch)
+            current = devices.settle(mapped(variables, current, batch))
     return current
 
 

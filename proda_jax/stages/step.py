@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from proda_jax import losses, views
+from proda_jax import colour, losses, views
 from proda_jax.models.deeplab import DeepLab, Output
 from proda_jax.models.discriminator import Discriminator
 from proda_jax.state import TrainState
@@ -152,7 +152,7 @@ def labelled_view(setup: Setup, state: TrainState, batch: Batch, slots: jax.Arra
     image = views.weak_image(batch["image"], view, setup.crop_size)
     if any(setup.stage.jitter.values()):
         keys = example_keys(state, slots, SOURCE_COLOUR)
-        image = views.jitter_colour(image, keys, **setup.stage.jitter)
+        image = colour.jitter_colour(image, keys, **setup.stage.jitter)
     return image / 255.0, views.weak_label(batch["label"], view, setup.crop_size)
 
 

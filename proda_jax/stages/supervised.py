@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from proda_jax.stages import step as steps
@@ -33,5 +32,5 @@ def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: st
         images, labels = steps.labelled_view(setup, state, batch["target"], slots)
         keys = steps.example_keys(state, slots, steps.SOURCE_PASS)
         more, stats, extra = steps.labelled_gradient(setup, state, stats, images, labels, keys, name="target_ce")
-        gradient, metrics = jax.tree.map(jnp.add, gradient, more), metrics | extra
+        gradient, metrics = steps.add(gradient, more), metrics | extra
     return steps.update(setup, state, stats, gradient, metrics)
