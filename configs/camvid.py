@@ -33,14 +33,15 @@ def get_config(size: str = "small") -> ml_collections.ConfigDict:
         c.model.dilations = (6, 12, 18, 24)
         c.model.head_channels = 256
 
-    c.source = demo.small(base.supervised("random", 1500))
-    c.source_jitter = demo.jitter(demo.small(base.supervised("random", 1500)))
-    c.warmup = demo.warmup("source_jitter", 500)
-    c.self_training = demo.self_training("warmup", 800)
-    c.stage1 = demo.denoise("warmup", 800)  # the same start, rate and number of steps as self-training
-    c.stage2 = demo.distill("stage1", 600)
-    c.stage3 = demo.distill("stage2", 600)
-    c.oracle = demo.jitter(demo.small(base.supervised("random", 1500, target_labels=True)))
+    c.source = demo.small(base.supervised("random", 1000))
+    c.source_jitter = demo.jitter(demo.small(base.supervised("random", 1000)))
+    c.warmup = demo.warmup("source_jitter", 300)
+    c.self_training = demo.self_training("warmup", 400)
+    c.stage1 = demo.denoise("warmup", 400)  # the same start, rate and number of steps as self-training
+    c.stage2 = demo.distill("stage1", 400)
+    c.stage3 = demo.distill("stage2", 400)
+    # the oracle starts where stages 1 to 3 start and takes as many steps as they do together, with the target's labels
+    c.oracle = demo.jitter(demo.small(base.supervised("warmup", 1200, target_labels=True)))
     return c
 
 

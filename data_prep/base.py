@@ -80,7 +80,7 @@ class StreetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         for name, records in splits.items():
             self._check(name, records)
         self.info.metadata["names"] = {name: [r.name for r in records] for name, records in splits.items()}
-        self.info.metadata["raw_dir"] = str(self.raw_dir) if self.raw_dir else ""
+        self.info.metadata["raw_dir"] = str(self.raw_dir) if self.raw_dir else None
         self.info.metadata["labelled"] = {name: records[0].label is not None for name, records in splits.items()}
         return {name: self._generate_examples(records) for name, records in splits.items()}
 

@@ -36,8 +36,8 @@ def prepare(dataset: str, *, data_dir: str, raw_dir: str | None = None) -> None:
     builder_class = getattr(importlib.import_module(module), name)
     builder = builder_class(data_dir=data_dir, raw_dir=raw_dir, file_format="array_record")
     if builder.is_prepared():
-        origin = builder.info.metadata["raw_dir"]
-        if raw_dir and origin != str(builder.raw_dir):
+        origin = builder.info.metadata.get("raw_dir")
+        if origin and raw_dir and origin != str(builder.raw_dir):
             raise ValueError(
                 f"{builder.data_dir} was prepared from {origin}, not from {builder.raw_dir}: name another data_dir"
             )

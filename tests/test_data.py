@@ -292,3 +292,9 @@ def test_preparing_twice_does_nothing_the_second_time(cityscapes):
     files = {path: path.stat().st_mtime_ns for path in (root / "data").rglob("*") if path.is_file()}
     prepare("cityscapes", data_dir=str(root / "data"), raw_dir=str(root / "raw"))
     assert files == {path: path.stat().st_mtime_ns for path in (root / "data").rglob("*") if path.is_file()}
+
+
+def test_another_raw_folder_is_not_taken_for_the_one_that_was_prepared(cityscapes):
+    root = cityscapes[0]
+    with pytest.raises(ValueError, match="was prepared from .*raw, not from .*other: name another data_dir"):
+        prepare("cityscapes", data_dir=str(root / "data"), raw_dir=str(root / "other"))
