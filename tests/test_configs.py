@@ -202,12 +202,13 @@ def test_the_full_recipe_runs_through_every_stage(config, write, classes, tmp_pa
 
 
 def test_the_command_trains_from_a_folder_of_photographs_and_ends_with_a_table(tmp_path):
-    """The command that `configs/camvid.py` gives where dusk has no labels, with sizes and steps overridden."""
+    """Where dusk has no labels; with sizes and steps overridden, and fewer stages."""
     write_camvid(tmp_path / "CamVid", dusk_train_labels=False)
-    stages = ("source", "warmup", "stage1", "stage2", "stage3")
+    stages = ("source", "stage1", "stage2")
     command = [
         sys.executable, "main.py", "--config=configs/camvid.py", f"--workdir={tmp_path / 'run'}",
-        f"--config.data.raw_dir={tmp_path / 'CamVid'}", f"--config.stages={stages}", "--config.warmup.init=source",
+        f"--config.data.raw_dir={tmp_path / 'CamVid'}", f"--config.stages={stages}", "--config.stage1.init=source",
+        "--config.stage1.labels_from=source",
         "--config.batch_size=2", "--config.evaluate_batch_size=1", "--config.model.depths=(1, 1)",
         "--config.model.width=4", "--config.model.head_channels=32", "--config.model.feature_channels=32",
         "--config.views.crop_size=(32, 32)", "--config.views.base_width=64",
