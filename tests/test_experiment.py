@@ -170,6 +170,13 @@ def test_synthia_is_scored_over_13_classes_too():
     assert scores["miou_13"] == pytest.approx(100 * (12 + road) / 13, abs=0.01)
 
 
+def test_the_table_shows_the_score_over_13_classes_where_there_is_one():
+    last = {"step": 5, "miou": 40.04, "miou_13": 47.06}
+    stage = {"name": "stage1", "steps": 5, "seconds": 1.0, "last": last, "best": last | {"miou": 41.0}}
+    head, row = table({"stages": [stage]}).splitlines()
+    assert "mIoU over 13 last" in head and row.split()[:6] == ["stage1", "5", "1", "40.0", "47.1", "41.0"]
+
+
 def test_each_stage_ends_in_another_network_with_what_its_kind_keeps(finished):
     workdir, _ = finished
     networks = {name: checkpoint_of(workdir / name)[1] for name in STAGES}

@@ -143,3 +143,16 @@ def test_the_command_line_refuses_a_flag_whose_value_stands_apart(tmp_path):
     assert result.returncode != 0
     assert "['False']" in result.stderr + result.stdout and "equals sign" in result.stderr + result.stdout
     assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize(("section", "name"), [("stage1", "temprature"), ("model", "withd"), ("views", "crop")])
+def test_a_misspelt_setting_in_a_configuration_file_is_refused_where_it_is_written(section, name):
+    with pytest.raises(AttributeError, match=f'Key "{name}" does not exist'):
+        setattr(demo()[section], name, 1)
+
+
+def test_a_misspelt_setting_at_the_top_is_refused_with_the_nearest():
+    config = demo()
+    config.batchsize = 3
+    with pytest.raises(ValueError, match="did you mean 'batch_size'"):
+        settings.check(config)

@@ -263,6 +263,19 @@ def random_guidance(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
     return soft, distances, predicted, generator.uniform(size=(2, 4, 6)) < 0.8
 
 
+@pytest.mark.parametrize("seen", [(True,) * CLASSES, (False, True) * 5 + (True,), (False,) * CLASSES])
+def test_reported_distances_are_means_over_the_image_and_the_classes_seen(seen):
+    _, distances, predicted, inside = random_guidance()
+    seen = np.array(seen)
+    inputs = denoise.Inputs(*[None] * 6, inside=inside, weak_view=None, strong_view=None)
+    current = Prototypes(jnp.zeros((CLASSES, 4)), jnp.asarray(seen, jnp.float32))
+    guidance = denoise.Guidance(jnp.asarray(distances), predicted, None, None)
+    actual = denoise.distance_metrics(current, guidance, inputs, type("Setup", (), {"axis_name": None}))
+    known = distances[inside][:, seen]
+    expected = (known.min(-1).mean(), known.mean()) if seen.any() else (0.0, 0.0)
+    np.testing.assert_allclose([actual["nearest_prototype"], actual["mean_prototype"]], expected, rtol=1e-5)
+
+
 def call_pseudo_labels(stage, soft, distances, predicted, inside, counts):
     inputs = denoise.Inputs(*[None] * 5, soft_label=soft, inside=inside, weak_view=None, strong_view=None)
     guidance = denoise.Guidance(distances, predicted, None, None)

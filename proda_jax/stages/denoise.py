@@ -284,7 +284,10 @@ def label_metrics(labels: jax.Array, inputs: Inputs, setup: steps.Setup) -> step
 def distance_metrics(
     current: prototypes.Prototypes, guidance: Guidance, inputs: Inputs, setup: steps.Setup
 ) -> steps.Metrics:
-    """How far the nearest prototype is, and all of them on average: what a temperature has to suit."""
+    """This device's shares of the mean distance of a pixel to the nearest prototype and to all: see Equation 4's tau.
+
+    Scalars, in units of the feature; over classes that have a prototype, zero where none has.
+    """
     seen = current.seen
     nearest = jnp.where(seen.any(), jnp.min(guidance.distances, axis=-1, where=seen, initial=jnp.inf), 0.0)
     mean = jnp.sum(jnp.where(seen, guidance.distances, 0.0), axis=-1) / jnp.maximum(seen.sum(), 1)
