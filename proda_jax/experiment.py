@@ -94,7 +94,7 @@ class Experiment:
         given: dict = {"params": {}, "batch_stats": {}}
         if init in ("imagenet", "self_supervised"):
             with epath.Path(self.config.model[f"{init}_weights"]).open("rb") as file, np.load(file) as arrays:
-                given = from_torch(dict(arrays), {kind: {"backbone": wanted[kind]["backbone"]} for kind in wanted})
+                given = from_torch(dict(arrays), backbone(wanted))
         elif init != "random":
             given = self.variables(init)
         if all(set(wanted[kind]) == set(given[kind]) for kind in wanted):
@@ -267,6 +267,11 @@ class Experiment:
 
     def write_results(self) -> None:
         train.write_atomically(self.workdir / "results.json", json.dumps(self.results(), indent=2))
+
+
+def backbone(variables: Any) -> dict:
+    """The part of a network's variables that weights of a classification network fill."""
+    return {kind: {k: v for k, v in tree.items() if k in ("backbone", "input")} for kind, tree in variables.items()}
 
 
 def label_tag(*, scales: Sequence[float], flip: bool) -> str:

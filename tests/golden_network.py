@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from golden_inputs import weight
 
-from proda_jax.models.torch_names import from_torch, torch_name
+from proda_jax.models.torch_names import INPUT_CONVENTION, from_torch, torch_name
 
 
 def golden_variables(module, example: jax.Array, salt: int = 0, prefix: str = "", **kwargs) -> dict:
@@ -17,6 +17,8 @@ def golden_variables(module, example: jax.Array, salt: int = 0, prefix: str = ""
     state = {}
     for path, leaf in flax.traverse_util.flatten_dict(shapes).items():
         name, shape = torch_name(path[1:]), leaf.shape
+        if name in INPUT_CONVENTION:  # not in a state dict; without it, RGB in [0, 1] as it is
+            continue
         shape = (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape
         state[name] = weight(prefix + name, shape, salt)
     return jax.tree.map(jnp.asarray, from_torch(state, shapes))

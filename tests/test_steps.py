@@ -12,7 +12,7 @@ from tiny import CLASSES, CROP, IMAGE, blocks, tiny_config, tiny_model, tiny_sta
 from configs import base
 from proda_jax import devices, views
 from proda_jax.data.label_spaces import IGNORE
-from proda_jax.models.torch_names import to_torch
+from proda_jax.models.torch_names import INPUT_CONVENTION, to_torch
 from proda_jax.prototypes import Prototypes
 from proda_jax.stages import build, denoise
 from proda_jax.stages import step as steps
@@ -190,6 +190,8 @@ def test_frozen_batch_normalisation_keeps_its_parameters_and_statistics():
     for trail, frozen in ((trail_of("warmup", 1), True), (trail_of("distill", 1), False)):
         params, stats = (to_torch({name: getattr(trail[-1][0], name)}) for name in ("params", "batch_stats"))
         old_params, old_stats = (to_torch({name: getattr(trail[0][0], name)}) for name in ("params", "batch_stats"))
+        for name in INPUT_CONVENTION:  # belongs to the weights: nothing trains it
+            np.testing.assert_array_equal(stats.pop(name), old_stats[name])
         norms = [name for name in params if f"{name.rpartition('.')[0]}.running_mean" in stats]
         others = [name for name in params if name not in norms]
         assert len(norms) == len(stats) and len(others) > 20

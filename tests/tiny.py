@@ -75,7 +75,7 @@ def tiny_variables(model: DeepLab, seed: int) -> dict:
         leaf, values = path[-1].key, generator.standard_normal(like.shape)
         if leaf == "kernel":
             values *= np.sqrt(2 / np.prod(like.shape[:-1]))
-        elif leaf in ("scale", "var"):
+        elif leaf in ("scale", "var", "std"):
             values = 1 + 0.1 * np.tanh(values)
         else:
             values *= 0.1

@@ -86,6 +86,23 @@ class DeepLabHead(nn.Module):
         return Output(x, logits)
 
 
+class InputConvention(nn.Module):
+    """Centres and scales images as the network's weights expect it.
+
+    Mean and divisor are variables, not settings, so that they travel with the weights: a student that started from
+    weights for RGB / 255 may learn from a teacher whose weights want another input.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        mean = self.variable("batch_stats", "mean", jnp.asarray, self.mean, jnp.float32)
+        std = self.variable("batch_stats", "std", jnp.asarray, self.std, jnp.float32)
+        return (images - mean.value) / std.value
+
+
 class DeepLab(nn.Module):
     """The segmentation network of every stage, teacher and student.
 
@@ -96,7 +113,8 @@ class DeepLab(nn.Module):
       head: 'released' or 'deeplab'; `dilations` of its 3x3 branches.
       head_channels: channels of each branch of the released head; `feature_channels` of the feature f.
       dropout: share of feature channels dropped while training.
-      input_mean, input_std: subtracted from and dividing RGB in [0, 1] (0 and 1 in the released code).
+      input_mean, input_std: subtracted from and dividing RGB in [0, 1] where no weights say otherwise (0 and 1 in the
+        released code).
       batch_norm_epsilon: 'added' or 'clamped', see `BatchNorm`.
       axis_name: mapped axis over which batch statistics are shared.
       dtype: type that convolutions compute in; parameters stay float32.
@@ -139,7 +157,7 @@ class DeepLab(nn.Module):
             epsilon=self.batch_norm_epsilon,
             dtype=self.dtype,
         )
-        x = (images - jnp.asarray(self.input_mean)) / jnp.asarray(self.input_std)
+        x = InputConvention(self.input_mean, self.input_std, name="input")(images)
         x = ResNet(self.depths, self.width, conv, norm, name="backbone")(x.astype(self.dtype))
         if self.extra_norm:
             x = norm(name="extra_norm")(x)

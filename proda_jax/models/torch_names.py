@@ -16,6 +16,8 @@ RELEASED_HEAD = {
     "classifier": "layer5.head.1",
 }
 DOWNSAMPLE = {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}
+# Ours alone: what is subtracted from RGB in [0, 1] and what divides it, where a state dict does not say.
+INPUT_CONVENTION = {"input.mean": 0.0, "input.std": 1.0}
 
 
 def torch_name(path: tuple[str, ...]) -> str:
@@ -25,6 +27,8 @@ def torch_name(path: tuple[str, ...]) -> str:
       KeyError: for a variable that has no counterpart there.
     """
     *modules, leaf = path
+    if modules[0] == "input":
+        return f"input.{leaf}"
     leaves = NORM_LEAVES if leaf in ("scale", "mean", "var") or is_norm(modules[-1]) else CONV_LEAVES
     if modules[0] == "backbone":
         stage = [re.sub(r"layer(\d)_(\d+)", r"layer\1.\2", modules[1])]
@@ -61,6 +65,9 @@ def from_torch(state: Mapping[str, np.ndarray], variables: Mapping) -> dict:
     taken, problems = {}, []
     for path, like in wanted.items():
         name = torch_name(path[1:])
+        if name in INPUT_CONVENTION and name not in state:
+            taken[path] = np.full(like.shape, INPUT_CONVENTION[name], np.float32)
+            continue
         if name not in state:
             problems.append(f"{name} is missing")
             continue
