@@ -1,7 +1,7 @@
 """Variables of our networks to and from state dicts with the released PyTorch code's names (NumPy arrays only)."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import flax
 import numpy as np
@@ -15,13 +15,18 @@ RELEASED_HEAD = {
     "bottleneck_norm": "layer5.bottleneck.2",
     "classifier": "layer5.head.1",
 }
+LINEAR = ("squeeze", "excite")  # 1x1 convolutions here, fully connected layers with matrices [out, in] there
 DOWNSAMPLE = {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}
 # Ours alone: what is subtracted from RGB in [0, 1] and what divides it, where a state dict does not say.
 INPUT_CONVENTION = {"input.mean": 0.0, "input.std": 1.0}
 
 
-def torch_name(path: tuple[str, ...]) -> str:
+def torch_name(path: tuple[str, ...], *, plain_head: bool = False) -> str:
     """The released code's name of the variable at `path`, such as ('backbone', 'layer1_0', 'bn1', 'scale').
+
+    Args:
+      path: modules and leaf, without the collection before them.
+      plain_head: the head is plain DeepLabv2's, whose branches are single convolutions and have shorter names.
 
     Raises:
       KeyError: for a variable that has no counterpart there.
@@ -36,8 +41,10 @@ def torch_name(path: tuple[str, ...]) -> str:
     elif modules[0] == "extra_norm":
         module = "bn_pretrain"
     elif modules[0] == "head":
-        branch = re.fullmatch(r"branch(\d)_(conv|norm)", modules[1])
-        place = branch and f"layer5.conv2d_list.{branch[1]}.{int(branch[2] == 'norm')}"
+        branch = re.fullmatch(r"branch(\d+)_(conv|norm)", modules[1])
+        place = branch and f"layer5.conv2d_list.{branch[1]}"
+        if branch and not plain_head:
+            place += f".{int(branch[2] == 'norm')}"
         module = place or RELEASED_HEAD[modules[1]]
     else:  # the discriminator, whose names agree
         module = ".".join(modules)
@@ -48,11 +55,17 @@ def is_norm(module: str) -> bool:
     return module.startswith("bn") or module.endswith(("_bn", "_norm"))
 
 
+def has_plain_head(paths: Iterable[tuple[str, ...]]) -> bool:
+    """Whether the head among these variables, ('params', 'head', module, leaf) and others, is plain DeepLabv2's."""
+    modules = {path[2] for path in paths if path[1] == "head"}
+    return bool(modules) and all(re.fullmatch(r"branch\d+_conv", module) for module in modules)
+
+
 def from_torch(state: Mapping[str, np.ndarray], variables: Mapping) -> dict:
     """Variables with the values of a state dict.
 
     Args:
-      state: arrays under the released code's names, in PyTorch's layouts.
+      state: arrays under the released code's names, in PyTorch's layouts; more of them than wanted do no harm.
       variables: our variables, arrays or shapes, {'params': ..., 'batch_stats': ...}: which values are wanted.
 
     Returns:
@@ -62,9 +75,10 @@ def from_torch(state: Mapping[str, np.ndarray], variables: Mapping) -> dict:
       ValueError: naming every entry that is missing or of another shape.
     """
     wanted = flax.traverse_util.flatten_dict(flax.core.unfreeze(variables))
+    plain_head = has_plain_head(wanted)
     taken, problems = {}, []
     for path, like in wanted.items():
-        name = torch_name(path[1:])
+        name = torch_name(path[1:], plain_head=plain_head)
         if name in INPUT_CONVENTION and name not in state:
             taken[path] = np.full(like.shape, INPUT_CONVENTION[name], np.float32)
             continue
@@ -72,6 +86,7 @@ def from_torch(state: Mapping[str, np.ndarray], variables: Mapping) -> dict:
             problems.append(f"{name} is missing")
             continue
         value = np.asarray(state[name], np.float32)
+        value = value[..., None, None] if value.ndim == 2 else value  # a fully connected layer is a 1x1 convolution
         value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value  # [out, in, h, w] to [h, w, in, out]
         if value.shape != tuple(like.shape):
             problems.append(f"{name} has shape {value.shape} after transposing, {tuple(like.shape)} was expected")
@@ -83,8 +98,11 @@ def from_torch(state: Mapping[str, np.ndarray], variables: Mapping) -> dict:
 
 def to_torch(variables: Mapping) -> dict[str, np.ndarray]:
     """The inverse of `from_torch`: a state dict under the released code's names, in PyTorch's layouts."""
-    state = {}
-    for path, value in flax.traverse_util.flatten_dict(flax.core.unfreeze(variables)).items():
+    state, flat = {}, flax.traverse_util.flatten_dict(flax.core.unfreeze(variables))
+    plain_head = has_plain_head(flat)
+    for path, value in flat.items():
         value = np.asarray(value)
-        state[torch_name(path[1:])] = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
+        value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
+        value = value[..., 0, 0] if value.ndim == 4 and path[-2] in LINEAR else value
+        state[torch_name(path[1:], plain_head=plain_head)] = value
     return state
