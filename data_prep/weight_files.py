@@ -49,14 +49,16 @@ def load_torch_file(path: epath.Path) -> Any:
         with torch.serialization.safe_globals(number_types()):
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle fails in many ways
-        refused = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused:
             raise ValueError(
                 f"{path} asks for {refused[1]}, which may run code: expected tensors, containers and numbers only; "
                 "save its state dict alone, where you trust the file"
             ) from error
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{path}: expected a PyTorch file of tensors, containers and numbers ({reason})") from error
+        # PyTorch's own message advises to run the file, so it is not repeated
+        raise ValueError(
+            f"{path}: expected a PyTorch file of tensors, containers and numbers; it is damaged or of another kind"
+        ) from error
 
 
 def import_torch(path: epath.PathLike) -> Any:
