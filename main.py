@@ -5,31 +5,65 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow, which reads the data, greets with a page of notes
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # and this is the last of them
 
+import json
+
 from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
 from proda_jax import experiment, settings
+from proda_jax.data.remote import cache_folder
 from proda_jax.sources import Sources
+from proda_jax.train import write_atomically
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration, such as configs/gta5.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run makes; may be in a bucket.")
+_MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "evaluate"],
+    "train: run the stages; evaluate: score the network in config.init_from, or the workdir's last one.",
+)  # fmt: skip
 
 
 def main(arguments: list[str]) -> None:
-    """Runs the configuration's stages; what is done already is skipped."""
+    """Runs the configuration's stages, of which what is done already is skipped, or evaluates a network."""
     logging.set_verbosity(logging.WARNING)
     if len(arguments) > 1:
         raise app.UsageError(f"{arguments[1:]} is not understood: flags are written --flag=value, with an equals sign")
-    config, workdir = _CONFIG.value, epath.Path(_WORKDIR.value)
+    config = _CONFIG.value
+    if _MODE.value == "evaluate":
+        evaluate(config)
+    else:
+        train(config)
+
+
+def train(config) -> None:
+    """Runs the stages and prints their table."""
+    if _WORKDIR.value is None:
+        raise app.UsageError("--workdir is needed: a folder for everything that the run makes")
     settings.check(config)
     settings.use_compilation_cache()
+    workdir = epath.Path(_WORKDIR.value)
     workdir.mkdir(parents=True, exist_ok=True)
     results = experiment.Experiment(config, workdir, Sources(config, workdir)).run()
     print(experiment.table(results))
     print(f"results: {workdir / 'results.json'}")
 
 
+def evaluate(config) -> None:
+    """Prints the scores of one network, and writes them to the workdir if there is one."""
+    if _WORKDIR.value is None and config.init_from is None:
+        raise app.UsageError("--mode=evaluate needs --config.init_from, a file of weights, or --workdir of a run")
+    settings.check_evaluation(config)
+    settings.use_compilation_cache()
+    workdir = epath.Path(_WORKDIR.value) if _WORKDIR.value else cache_folder()
+    workdir.mkdir(parents=True, exist_ok=True)
+    scores = experiment.Experiment(config, workdir, Sources(config, workdir)).evaluate()
+    print(experiment.class_table(scores))
+    if _WORKDIR.value:
+        write_atomically(workdir / "evaluation.json", json.dumps(scores, indent=2))
+        print(f"scores: {workdir / 'evaluation.json'}")
+
+
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flags_as_required(["config"])
     app.run(main)

@@ -13,6 +13,7 @@ def get_config() -> ml_collections.ConfigDict:
     """The settings that all configurations share; stages are added by `supervised`, `warmup`, `denoise`, `distill`."""
     c = ml_collections.ConfigDict()
     c.task = "base"  # name of the experiment, in results and tables
+    c.init_from = placeholder(str)  # file of a whole network, in any format, that --mode=evaluate scores
     c.seed = 0  # of everything random: initial weights, order, views, dropout
     c.stages = ()  # what is run, in this order; each names a section below
     c.batch_size = 4  # source images and target images in one step, over all devices (released)
@@ -26,7 +27,12 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.loader = "tfds"  # 'tfds': decoded from disk by tf.data; 'memory': the same, held as one array
     c.data.data_dir = placeholder(str)  # where prepared data sets are kept; default: 'data' beside the stages
     c.data.raw_dir = placeholder(str)  # unpacked archives, if source and target come from one folder
-    c.data.label_space = "cityscapes19"  # classes: cityscapes19, synthia16, camvid11
+    c.data.label_space = "cityscapes19"  # classes: cityscapes19, synthia16, camvid11, or 'custom': those named here
+    c.data.classes = ()  # names of a custom label space's classes
+    c.data.colors = ()  # their colours (red, green, blue) in pictures; () makes some up
+    c.data.strict = False  # whether a label value that is neither mapped nor known to be ignored is an error
+    c.data.store_scale = 1.0  # prepared copies keep images at this share of their width and height; 1: as they came
+    c.data.threads = 0  # that decode images; 0: one for each core
     c.data.source = dataset("gta5", "train", (1052, 1914))
     c.data.target = dataset("cityscapes", "train", (1024, 2048))
     c.data.validation = dataset("cityscapes", "val", (1024, 2048))
@@ -40,12 +46,12 @@ def get_config() -> ml_collections.ConfigDict:
     c.model.head_channels = 256  # of each branch of the released head
     c.model.feature_channels = 256  # of the feature f that prototypes live in
     c.model.dropout = 0.1  # share of feature channels dropped in training (released)
-    c.model.input_mean = (0.0, 0.0, 0.0)  # subtracted from RGB in [0, 1]; the released code subtracts nothing
+    c.model.input_mean = (0.0, 0.0, 0.0)  # subtracted from RGB in [0, 1] where no weights say otherwise (released: 0)
     c.model.input_std = (1.0, 1.0, 1.0)
     c.model.initialisation = "released"  # of what no weights are given for; 'he' when training from scratch
     c.model.batch_norm_epsilon = "added"  # to the variance; 'clamped': batch variances are at least epsilon (released)
     c.model.dtype = "float32"  # what convolutions compute in: float32 or bfloat16; all else is float32
-    c.model.imagenet_weights = placeholder(str)  # .npz of PyTorch-named arrays: a supervised ResNet
+    c.model.imagenet_weights = placeholder(str)  # file of a supervised ResNet, in any format (docs/weights.md)
     c.model.self_supervised_weights = placeholder(str)  # the same, SimCLRv2
     c.model.lock()
 
@@ -68,7 +74,30 @@ def dataset(name: str, split: str, image_size: tuple[int, int]) -> ml_collection
     d = ml_collections.ConfigDict()
     d.name, d.split, d.image_size = name, split, image_size
     d.raw_dir = placeholder(str)  # unpacked archives of this data set; default: data.raw_dir
+    d.images, d.labels = placeholder(str), placeholder(str)  # files of a 'folder' data set, see `folder`
+    d.label_values = ()  # pairs (raw value or colour, class or 'ignored'); (): the data set's own
     return d.lock()
+
+
+def folder(
+    name: str, images: str | None, labels: str | None, image_size: tuple[int, int], label_values: dict | None = None
+) -> ml_collections.ConfigDict:
+    """Your own files as a data set.
+
+    Args:
+      name: what its prepared copy is called; letters, digits and underscores.
+      images: folder of PNG and JPEG images, subfolders included, or one with a pattern: 'photos/*_rgb.png' takes those
+        files only, and '*' is what an image and its label share. None: there is no such data set.
+      labels: the same for label PNGs; None where there are none.
+      image_size: (height, width) to which images and labels are resized.
+      label_values: {raw value or colour (red, green, blue): class or 'ignored'}; several may share a class. None: the
+        values are positions in the list of classes.
+    """
+    d = dataset("folder" if images else "none", name, image_size)
+    with d.unlocked():
+        d.images, d.labels = images, labels
+        d.label_values = tuple((label_values or {}).items())
+    return d
 
 
 def stage(kind: str, init: str, steps: int) -> ml_collections.ConfigDict:
@@ -81,6 +110,7 @@ def stage(kind: str, init: str, steps: int) -> ml_collections.ConfigDict:
     """
     s = ml_collections.ConfigDict()
     s.kind, s.init, s.steps = kind, init, steps
+    s.weights = placeholder(str)  # file, in any format, from which the stage's network is taken instead of training it
     s.schedule = "poly"  # 'poly' (released) or 'per_epoch': times `schedule_factor` after each epoch (Section 5.1)
     s.schedule_steps = 90_000  # where 'poly' reaches zero, steps (released)
     s.schedule_power = 0.9

@@ -2,29 +2,31 @@
 
 from collections.abc import Sequence
 
-from data_prep.base import Record, StreetBuilder
+from data_prep.base import StreetBuilder
+from data_prep.examples import Record
 
 _IMAGE, _LABEL = "_leftImg8bit", "_gtFine_labelIds"
 
 
 class Cityscapes(StreetBuilder, skip_registration=True):
-    """The splits 'train', which may come without labels, and 'val'."""
+    """The splits 'train', which may come without labels, 'val', and 'test', whose labels are withheld."""
 
     name = "cityscapes"
     LAYOUT = (
-        f"leftImg8bit/{{train,val}}/<city>/*{_IMAGE}.png and gtFine/{{train,val}}/<city>/*{_LABEL}.png "
-        "(gtFine/train is not needed)"
+        f"leftImg8bit/{{train,val,test}}/<city>/*{_IMAGE}.png and gtFine/{{train,val}}/<city>/*{_LABEL}.png "
+        "(gtFine/train and leftImg8bit/test are not needed)"
     )
 
     def splits(self) -> dict[str, Sequence[Record]]:
-        """Records of 'train' and 'val'."""
-        return {split: self._records(split) for split in ("train", "val")}
+        """Records of each split; what gtFine/test holds is a placeholder, and not read."""
+        return {split: self._records(split, labelled=split != "test") for split in ("train", "val", "test")}
 
-    def _records(self, split: str) -> list[Record]:
-        records = []
-        for city in (path.name for path in self.entries("leftImg8bit", split)):
-            labels = {path.stem: path for path in self.files("gtFine", split, city)}
-            for path in self.files("leftImg8bit", split, city):
-                name = path.stem.removesuffix(_IMAGE)
-                records.append(Record(name, path, labels.get(name + _LABEL)))
-        return records
+    def _records(self, split: str, *, labelled: bool) -> list[Record]:
+        images, labels = [], {}
+        for city in self.entries("leftImg8bit", split):
+            files = self.files("leftImg8bit", split, city.name)
+            images += [(f.stem.removesuffix(_IMAGE), f) for f in files if f.stem.endswith(_IMAGE)]
+            if labelled:
+                files = self.files("gtFine", split, city.name)
+                labels |= {f.stem.removesuffix(_LABEL): f for f in files if f.stem.endswith(_LABEL)}
+        return self.match(labels, images)

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from data_prep.base import Record, StreetBuilder, encode_png
+from data_prep.base import StreetBuilder
 from data_prep.demo_streets import render
+from data_prep.examples import Record, encode_png
 
 _COUNTS = {"source_train": 600, "source_val": 60, "target_train": 600, "target_val": 100}
 _SEEDS = {"train": 0, "val": 1_000_000}  # far apart, so that splits may grow without sharing a scene

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from data_prep.base import Record, StreetBuilder
+from data_prep.base import StreetBuilder
+from data_prep.examples import Record
 
 
 class Gta5(StreetBuilder, skip_registration=True):

@@ -1,8 +1,28 @@
-"""Writes a data set in the form that training reads: `python -m data_prep.prepare --dataset=demo --data_dir=...`."""
+"""Writes a data set in the form that training reads, and shows what it holds.
+
+    python -m data_prep.prepare --dataset=gta5 --raw_dir=<folder> --data_dir=<prepared>
+    python -m data_prep.prepare --config=configs/custom.py --data_dir=<prepared>     all that a configuration names
+
+An interrupted preparation goes on where it stopped when the same command is given again.
+"""
 
 import importlib
+import os
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets with a page of notes
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+import ml_collections
 from absl import app, flags, logging
+from etils import epath
+from ml_collections import config_flags
+
+from data_prep import contact_sheet
+from data_prep.base import StreetBuilder
+from data_prep.examples import Checks
+from data_prep.summary import Summary
+from proda_jax import settings
+from proda_jax.data.label_spaces import FOLDER, label_map, label_space, own_space
 
 BUILDERS = {
     "demo": ("data_prep.demo", "Demo"),
@@ -13,47 +33,102 @@ BUILDERS = {
     "folder": ("data_prep.folder", "Folder"),
 }
 
-_DATASET = flags.DEFINE_enum("dataset", None, list(BUILDERS), "Data set to prepare.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder for prepared data sets.")
-_RAW_DIR = flags.DEFINE_string("raw_dir", None, "Folder with the data set's unpacked archives; not needed for demo.")
 
-
-def prepare(dataset: str, *, data_dir: str, raw_dir: str | None = None) -> None:
-    """Prepares a data set, unless that was done before; an interrupted preparation starts over.
+def prepare(dataset: str, *, data_dir: str, checks: Checks | None = None, **files: str | None) -> epath.Path:
+    """Prepares a data set, unless that was done before.
 
     Args:
       dataset: one of `BUILDERS`.
-      data_dir: folder for prepared data sets.
-      raw_dir: folder with the data set's unpacked archives.
+      data_dir: folder for prepared data sets; may be in a bucket.
+      checks: what is demanded of the files, and how they are stored; by default, in the data set's own label space.
+      **files: raw_dir, the folder with the data set's unpacked archives; or split, images and labels of 'folder'.
+
+    Returns:
+      The folder of the prepared data set, with `summary.json` and `contact_sheet.png`.
 
     Raises:
-      ValueError: there is no such data set, the raw folder is not laid out as its archive is, or the data set was
-        prepared there from another raw folder.
+      ValueError: there is no such data set, the raw files are not laid out as expected or cannot be used, or the data
+        set was prepared there from other files or otherwise.
     """
     if dataset not in BUILDERS:
         raise ValueError(f"data set {dataset!r} does not exist; choose one of {', '.join(BUILDERS)}")
+    if checks is None:
+        checks = Checks(label_map(dataset, own_space(dataset)))
     module, name = BUILDERS[dataset]
     builder_class = getattr(importlib.import_module(module), name)
-    builder = builder_class(data_dir=data_dir, raw_dir=raw_dir, file_format="array_record")
+    builder = builder_class(data_dir=data_dir, file_format="array_record", checks=checks, **files)
+    folder = epath.Path(builder.data_dir)
     if builder.is_prepared():
-        origin = builder.info.metadata.get("raw_dir")
-        if origin and raw_dir and origin != str(builder.raw_dir):
-            raise ValueError(
-                f"{builder.data_dir} was prepared from {origin}, not from {builder.raw_dir}: name another data_dir"
-            )
-        logging.info("%s is already prepared in %s", dataset, builder.data_dir)
-        return
-    logging.info("preparing %s in %s", dataset, builder.data_dir)
-    builder.download_and_prepare()
-    counts = ", ".join(f"{split} {info.num_examples}" for split, info in builder.info.splits.items())
-    logging.info("prepared %s: %s", dataset, counts)
+        check_origin(builder)
+        logging.info("%s is already prepared in %s", dataset, folder)
+    else:
+        builder.download_and_prepare()
+    unmapped = Summary.load(folder).unmapped
+    if checks.strict and unmapped:
+        raise ValueError(f"{folder} was prepared with label values without meaning, {dict(unmapped)}: delete it to "
+                         "check it again, or set strict to False")  # fmt: skip
+    return folder
 
 
-def main(_: list[str]) -> None:
-    """Runs `prepare` with the flags."""
-    prepare(_DATASET.value, data_dir=_DATA_DIR.value, raw_dir=_RAW_DIR.value)
+def check_origin(builder: StreetBuilder) -> None:
+    """Refuses a prepared copy that was made from other files, or otherwise, than this builder would."""
+    found, wanted = builder.info.metadata.get("origin", {}), builder.origin
+    if wanted["raw_dir"] is None:  # the prepared copy is all there is
+        wanted = wanted | {"raw_dir": found.get("raw_dir")}
+    differing = [key for key in wanted if found.get(key) != wanted[key]]
+    if differing:
+        key = differing[0]
+        raise ValueError(f"{builder.data_dir} was prepared with {key} = {found.get(key)}, not {wanted[key]}: name "
+                         "another data_dir, or delete that folder")  # fmt: skip
+
+
+def prepare_role(data: ml_collections.ConfigDict, role: str, data_dir: str) -> epath.Path:
+    """Prepares the data set that a configuration's `data` section names for 'source', 'target' or 'validation'."""
+    wanted = data[role]
+    space = label_space(data.label_space, data.classes, data.colors)
+    checks = Checks(label_map(wanted.name, space, wanted.label_values), data.strict, data.store_scale)
+    if wanted.name == FOLDER:
+        files = {"split": wanted.split, "images": wanted.images, "labels": wanted.labels}
+    else:
+        files = {"raw_dir": wanted.raw_dir or data.raw_dir}
+        if role == "validation" and wanted.name == data.target.name:
+            files["raw_dir"] = wanted.raw_dir or data.target.raw_dir or data.raw_dir
+    return prepare(wanted.name, data_dir=data_dir, checks=checks, **files)
+
+
+def define_flags() -> None:
+    """Flags of the command; not on import, since main.py has some of the same names."""
+    names = [name for name in BUILDERS if name != FOLDER]
+    flags.DEFINE_enum("dataset", None, names, "Data set to prepare.")
+    flags.DEFINE_string("raw_dir", None, "With --dataset: folder with its unpacked archives; not needed for demo.")
+    flags.DEFINE_bool("strict", False, "With --dataset: refuse label values without meaning, instead of ignoring them.")
+    flags.DEFINE_float("store_scale", 1.0, "With --dataset: share of width and height at which images are stored.")
+    config_flags.DEFINE_config_file("config", None, "Configuration whose data sets are prepared, all of them.")
+    flags.DEFINE_string("data_dir", None, "Folder for prepared data sets.")
+    flags.mark_flags_as_required(["data_dir"])
+
+
+def main(arguments: list[str]) -> None:
+    """Prepares what the flags name, and prints what it holds."""
+    given = flags.FLAGS
+    if len(arguments) > 1:
+        raise app.UsageError(f"{arguments[1:]} is not understood: flags are written --flag=value, with an equals sign")
+    if (given.dataset is None) == (given.config is None):
+        raise app.UsageError("name either --dataset, or --config for what a configuration describes, such as your own "
+                             "folders (configs/custom.py)")  # fmt: skip
+    if given.config is None:
+        checks = Checks(label_map(given.dataset, own_space(given.dataset)), given.strict, given.store_scale)
+        folders = [prepare(given.dataset, data_dir=given.data_dir, checks=checks, raw_dir=given.raw_dir)]
+    else:
+        settings.check_data(given.config)
+        data = given.config.data
+        roles = [role for role in settings.ROLES if data[role].name != settings.NONE]
+        folders = [prepare_role(data, role, given.data_dir) for role in roles]
+    for folder in dict.fromkeys(folders):
+        print(Summary.load(folder).text())
+        print(f"prepared in {folder}; have a look at {folder / contact_sheet.NAME}")
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["dataset", "data_dir"])
+    define_flags()
     app.run(main)

@@ -27,13 +27,17 @@ class Checkpoints:
         )
         self._manager = ocp.CheckpointManager(epath.Path(folder).absolute(), options=options)
 
-    def save(self, state: Any, miou: float) -> None:
-        """Saves a train state with its validation mIoU; goes on in the background."""
+    def save(self, state: Any, miou: float | None) -> None:
+        """Saves a train state with its validation mIoU, if there is one; goes on in the background."""
         training = state.replace(params=None, batch_stats=None)
         items = ocp.args.Composite(
             network=ocp.args.StandardSave(state.variables), training=ocp.args.StandardSave(training)
         )
-        self._manager.save(int(state.step), args=items, metrics={METRIC: miou})
+        self._manager.save(int(state.step), args=items, metrics=None if miou is None else {METRIC: miou})
+
+    def save_network(self, variables: Any) -> None:
+        """Saves a network that was not trained here, as step 0."""
+        self._manager.save(0, args=ocp.args.Composite(network=ocp.args.StandardSave(variables)))
 
     def step(self, which: str = "last") -> int | None:
         """Step of the 'last' or 'best' checkpoint; None where there is none."""

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from proda_jax import devices, metrics
-from proda_jax.data.label_spaces import label_space, score_subsets
+from proda_jax.data.label_spaces import LabelSpace
 from proda_jax.data.source import ExampleSource
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.resizing import resize_align_corners
@@ -76,7 +76,7 @@ def evaluate(
     return total
 
 
-def summary(confusion: np.ndarray, space: str) -> dict:
+def summary(confusion: np.ndarray, space: LabelSpace) -> dict:
     """Scores in percent, as results.json has them.
 
     Args:
@@ -84,7 +84,7 @@ def summary(confusion: np.ndarray, space: str) -> dict:
       space: label space of the classes.
 
     Returns:
-      {'miou', 'pixel_accuracy', 'iou': {class: value or None}, 'miou_<n>' for each smaller set that is scored}.
+      {'miou', 'pixel_accuracy', 'iou': {class: value or None}, 'miou_<n>' for each of the space's subsets}.
     """
 
     def percent(value: float) -> float | None:
@@ -92,8 +92,6 @@ def summary(confusion: np.ndarray, space: str) -> dict:
 
     scores = metrics.scores(confusion)
     result = {"miou": percent(scores["miou"]), "pixel_accuracy": percent(scores["pixel_accuracy"])}
-    for name, subset in score_subsets(space).items():
-        if len(subset) < len(confusion):
-            result[f"miou_{name}"] = percent(metrics.scores(confusion, subset)["miou"])
-    classes = label_space(space).classes
-    return result | {"iou": {name: percent(value) for name, value in zip(classes, scores["iou"], strict=True)}}
+    for name, subset in space.subsets.items():
+        result[f"miou_{name}"] = percent(metrics.scores(confusion, subset)["miou"])
+    return result | {"iou": {name: percent(value) for name, value in zip(space.classes, scores["iou"], strict=True)}}

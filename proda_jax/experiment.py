@@ -2,6 +2,7 @@
 
 import functools
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from proda_jax import devices, evaluate, prototypes, settings, train
 from proda_jax.checkpoints import Checkpoints
 from proda_jax.data.label_spaces import label_space
 from proda_jax.data.pseudo_labels import PseudoLabels, with_pseudo_labels
+from proda_jax.models import weights
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.models.torch_names import from_torch
 from proda_jax.sources import Sources
@@ -47,8 +49,7 @@ class Experiment:
         """
         self.config, self.workdir, self.sources = config, epath.Path(workdir), sources
         self.mesh = devices.make_mesh(devices_used)
-        self.space = label_space(config.data.label_space)
-        devices.check_batch_size(config.batch_size, self.mesh, "batch_size")
+        self.space = label_space(config.data.label_space, config.data.classes, config.data.colors)
 
     # What there is
 
@@ -93,8 +94,7 @@ class Experiment:
         init, wanted = self.config[name].init, self.abstract_variables(model)
         given: dict = {"params": {}, "batch_stats": {}}
         if init in ("imagenet", "self_supervised"):
-            with epath.Path(self.config.model[f"{init}_weights"]).open("rb") as file, np.load(file) as arrays:
-                given = from_torch(dict(arrays), backbone(wanted))
+            given = from_torch(weights.load(self.config.model[f"{init}_weights"]).arrays, backbone(wanted))
         elif init != "random":
             given = self.variables(init)
         if all(set(wanted[kind]) == set(given[kind]) for kind in wanted):
@@ -129,15 +129,6 @@ class Experiment:
             "rr",
             donate=(0,),
         )
-        confusion = evaluate.confusion_step(model, self.mesh)
-        validation = self.sources.open("validation")
-
-        def score(variables: Any) -> dict:
-            matrix = evaluate.evaluate(
-                confusion, variables, validation, self.evaluation_batch, model.classes, self.mesh
-            )
-            return evaluate.summary(matrix, config.data.label_space)
-
         schedule = train.Schedule(stage.steps, config.log_every, config.evaluate_every)
         with self.sources.writer(folder) as log:
             _, history = train.train(
@@ -145,17 +136,60 @@ class Experiment:
                 state,
                 self.variables(teacher_name) if teacher_name else None,
                 lambda first_step: self.batches(name, setup, first_step),
-                score,
+                self.scorer(model),
                 schedule,
                 folder,
                 self.mesh,
                 name,
                 log,
             )
-        result = {"name": name, "steps": stage.steps, "seconds": history.seconds}
+        return self.finish(name, stage.steps, history)
+
+    def take_stage(self, name: str) -> dict:
+        """Takes a stage's network from a file, instead of training it, and returns its result."""
+        model, folder, started = self.model(name), self.folder(name), time.time()
+        variables = self.variables_in(self.config[name].weights, model)
+        score = self.scorer(model)
+        scores = score(variables) if score else {}
+        checkpoints = Checkpoints(folder / "checkpoints")
+        if checkpoints.step() is None:
+            checkpoints.save_network(variables)
+        checkpoints.close()
+        history = train.History(folder / "history.jsonl", 0)
+        history.entries = []
+        history.add({"step": 0, "seconds": round(time.time() - started, 1)} | scores)
+        return self.finish(name, 0, history)
+
+    def variables_in(self, path: str, model: DeepLab) -> Any:
+        """The variables of a whole network in a file of any format, replicated."""
+        try:
+            variables = from_torch(weights.load(path).arrays, self.abstract_variables(model))
+        except ValueError as error:
+            raise ValueError(
+                f"{path} does not fit the network of config.model with {model.classes} classes: {error}"
+            ) from error
+        return devices.replicate(variables, self.mesh)
+
+    def scorer(self, model: DeepLab) -> Callable[[Any], dict] | None:
+        """Variables of a network -> its scores on the validation images; None where there are no such images."""
+        if self.config.data.validation.name == settings.NONE:
+            return None
+        validation, confusion = self.sources.open("validation"), evaluate.confusion_step(model, self.mesh)
+
+        def score(variables: Any) -> dict:
+            matrix = evaluate.evaluate(
+                confusion, variables, validation, self.evaluation_batch, model.classes, self.mesh
+            )
+            return evaluate.summary(matrix, self.space)
+
+        return score
+
+    def finish(self, name: str, steps: int, history: train.History) -> dict:
+        """Marks a stage as complete."""
+        result = {"name": name, "steps": steps, "seconds": history.seconds}
         for which, entry in (("best", history.best), ("last", history.entries[-1])):
             result[which] = {key: value for key, value in entry.items() if key != "seconds"}
-        train.write_atomically(folder / "result.json", json.dumps(result, indent=2))
+        train.write_atomically(self.folder(name) / "result.json", json.dumps(result, indent=2))
         return result
 
     @property
@@ -241,18 +275,48 @@ class Experiment:
         Raises:
           ValueError: labels are missing that a stage or the evaluation needs.
         """
+        devices.check_batch_size(self.config.batch_size, self.mesh, "batch_size")
         if any(self.result(name) is None for name in self.config.stages):
             self.check_labels()
         for name in self.config.stages:
-            if self.result(name) is None:
+            if self.result(name) is None and self.config[name].weights is not None:
+                self.take_stage(name)
+            elif self.result(name) is None:
                 self.run_stage(name)
             self.write_results()
         return self.results()
 
+    def evaluate(self) -> dict:
+        """Scores of the network in `init_from`, or else of the last stage that is complete.
+
+        Raises:
+          ValueError: there are no labelled validation images, or no network.
+        """
+        path, complete = self.config.init_from, [name for name in self.config.stages if self.result(name)]
+        if path is not None:
+            model = build.network(
+                self.config.model,
+                len(self.space),
+                extra_norm=weights.load(path).extra_norm,
+                axis_name=devices.AXIS,
+            )
+            variables = self.variables_in(path, model)
+        elif complete:
+            path = str(self.folder(complete[-1]))
+            model, variables = self.model(complete[-1]), self.variables(complete[-1])
+        else:
+            raise ValueError(f"{self.workdir} has no complete stage: name a file of weights as config.init_from")
+        score = self.scorer(model)
+        if score is None or not self.sources.open("validation").labelled:
+            raise ValueError("there are no labelled validation images (config.data.validation) to evaluate on")
+        return {"task": self.config.task, "network": path} | score(variables)
+
     def check_labels(self) -> None:
         """Refuses data sets without the labels that the stages and the evaluation need."""
         oracles = [name for name in self.config.stages if self.config[name].get("target_labels", False)]
-        purposes = {"source": "which every stage learns from", "validation": "which give the scores"}
+        purposes = {"source": "which every stage learns from"}
+        if self.config.data.validation.name != settings.NONE:
+            purposes["validation"] = "which give the scores: set config.data.validation.name=none to do without"
         if oracles:
             purposes["target"] = f"which stage {oracles[0]!r} learns from: leave it out of config.stages"
         for role, purpose in purposes.items():
@@ -282,15 +346,28 @@ def label_tag(*, scales: Sequence[float], flip: bool) -> str:
 
 def table(results: dict) -> str:
     """mIoU of each stage as text. The best network is chosen on the validation set itself, the last is not."""
-    scores = ["miou"]  # and that over 13 classes, where it is scored
-    scores += sorted({key for stage in results["stages"] for key in stage["last"] if key.startswith("miou_")})
-    titles = [f"{key.replace('miou', 'mIoU').replace('_', ' over ')} last" for key in scores]
-    rows = ["stage             steps  seconds   " + "   ".join(titles) + "   mIoU best (chosen on the validation set)"]
-    for stage in results["stages"]:
+    stages = results["stages"]
+    scores = sorted({key for stage in stages for key in stage["last"] if key.startswith("miou")})
+    titles = [f"{score_title(key)} last" for key in scores]
+    best_title = "mIoU best (chosen on the validation set)" if scores else "no labelled validation images: no scores"
+    rows = ["   ".join(["stage             steps  seconds", *titles, best_title])]
+    for stage in stages:
         last, best = stage["last"], stage["best"]
-        values = "   ".join(f"{last[key]:>{len(title)}.1f}" for key, title in zip(scores, titles, strict=True))
-        rows.append(
-            f"{stage['name']:<16} {stage['steps']:>6} {stage['seconds']:>8.0f}   {values}   "
-            f"{best['miou']:>9.1f}  at step {best['step']}"
-        )
+        cells = [f"{stage['name']:<16} {stage['steps']:>6} {stage['seconds']:>8.0f}"]
+        cells += [f"{last[key]:>{len(title)}.1f}" for key, title in zip(scores, titles, strict=True)]
+        cells += [f"{best['miou']:>9.1f}  at step {best['step']}"] if scores else []
+        rows.append("   ".join(cells))
     return "\n".join(rows)
+
+
+def score_title(key: str) -> str:
+    """'mIoU' for 'miou', 'mIoU over 13' for 'miou_13'."""
+    return key.replace("miou", "mIoU").replace("_", " over ")
+
+
+def class_table(scores: dict) -> str:
+    """IoU of each class and their means as text, in percent."""
+    means = {score_title(key): value for key, value in scores.items() if key.startswith("miou")}
+    rows = scores["iou"] | means | {"pixel accuracy": scores["pixel_accuracy"]}
+    width = max(map(len, rows))
+    return "\n".join(f"{name:<{width}} {'-' if v is None else format(v, '.1f'):>6}" for name, v in rows.items())

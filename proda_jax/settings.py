@@ -1,21 +1,34 @@
 """Refuses impossible settings before anything is computed."""
 
 import difflib
-import os
+import re
 from collections.abc import Iterable
 
 import jax
 import ml_collections
 from etils import epath
 
-from proda_jax.data.label_spaces import LABEL_SPACES, datasets_in
+from proda_jax.data.label_spaces import (
+    CUSTOM,
+    FOLDER,
+    IGNORE,
+    LABEL_SPACES,
+    LabelSpace,
+    all_datasets,
+    datasets_in,
+    label_map,
+    label_space,
+)
+from proda_jax.data.remote import cache_folder
 from proda_jax.models.deeplab import GROUP_NORM_GROUPS, HEADS
 from proda_jax.stages import denoise
 
 TOP_LEVEL = (
-    "task", "seed", "stages", "batch_size", "log_every", "summaries", "evaluate_every", "handover",
+    "task", "init_from", "seed", "stages", "batch_size", "log_every", "summaries", "evaluate_every", "handover",
     "evaluate_batch_size", "data", "model", "views",
 )  # fmt: skip
+ROLES = ("source", "target", "validation")
+NONE = "none"  # in place of a data set that there is not
 KINDS = ("supervised", "warmup", "denoise", "distill")
 WEIGHTS = ("random", "imagenet", "self_supervised")
 CHOICES = {
@@ -53,8 +66,7 @@ NOT_NEGATIVE = (
 def use_compilation_cache() -> None:
     """Keeps compiled programs in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR names another."""
     if not jax.config.jax_compilation_cache_dir:
-        base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-        jax.config.update("jax_compilation_cache_dir", os.path.join(base, "proda_jax", "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 
@@ -78,14 +90,14 @@ def check(config: ml_collections.ConfigDict) -> None:
     Raises:
       ValueError: the first setting that cannot work, what was expected, and the nearest choice.
     """
-    sections = [name for name, s in config.items() if isinstance(s, ml_collections.ConfigDict) and "kind" in s]
-    for name in config:
-        choose(name, name, (*TOP_LEVEL, *sections))
-    choose("data.label_space", config.data.label_space, LABEL_SPACES)
-    choose("data.loader", config.data.loader, ("tfds", "memory"))
-    for role in ("source", "target", "validation"):
-        choose(f"data.{role}.name", config.data[role].name, datasets_in(config.data.label_space))
+    sections = check_sections(config)
+    if config.init_from is not None:
+        refuse("init_from", config.init_from, "None, except with --mode=evaluate; to start from the network in a file, "
+               "name it as config.<stage>.weights of the stage it stands for")  # fmt: skip
+    check_data(config)
     choose("handover", config.handover, ("last", "best"))
+    if config.handover == "best" and config.data.validation.name == NONE:
+        refuse("handover", "best", "'last', as there are no validation images to choose by")
     for name in ("batch_size", "log_every", "evaluate_every", "evaluate_batch_size"):
         if config[name] < 1:
             refuse(name, config[name], "at least 1")
@@ -96,6 +108,74 @@ def check(config: ml_collections.ConfigDict) -> None:
     for i, name in enumerate(config.stages):
         choose("stages", name, sections)
         check_stage(config, name, earlier=config.stages[:i])
+
+
+def check_sections(config: ml_collections.ConfigDict) -> list[str]:
+    """Names of the stages that are described; refuses misspelt settings beside them."""
+    sections = [name for name, s in config.items() if isinstance(s, ml_collections.ConfigDict) and "kind" in s]
+    for name in config:
+        choose(name, name, (*TOP_LEVEL, *sections))
+    return sections
+
+
+def check_evaluation(config: ml_collections.ConfigDict) -> None:
+    """Checks what evaluating a network needs of a configuration; what training needs may be missing."""
+    check_sections(config)
+    check_data(config)
+    check_model(config.model)
+    if config.evaluate_batch_size < 1:
+        refuse("evaluate_batch_size", config.evaluate_batch_size, "at least 1")
+    if config.data.validation.name == NONE:
+        refuse("data.validation.name", NONE, "labelled images to evaluate on")
+    if config.init_from is not None:
+        check_file("init_from", config.init_from)
+
+
+def check_data(config: ml_collections.ConfigDict) -> None:
+    """Checks the `data` section alone, which is all that preparing data needs."""
+    data = config.data
+    choose("data.label_space", data.label_space, (*LABEL_SPACES, CUSTOM))
+    choose("data.loader", data.loader, ("tfds", "memory"))
+    if data.label_space == CUSTOM and not 1 <= len(set(data.classes)) == len(data.classes) < IGNORE:
+        refuse("data.classes", tuple(data.classes), f"1 to {IGNORE - 1} different names of classes")
+    if data.label_space != CUSTOM and data.classes:
+        refuse("data.label_space", data.label_space, f"{CUSTOM!r}, as data.classes names classes")
+    if data.colors and len(data.colors) != len(data.classes):
+        refuse("data.colors", tuple(data.colors), f"a colour for each of the {len(data.classes)} classes, or none")
+    if not 0 < data.store_scale <= 1:
+        refuse("data.store_scale", data.store_scale, "a share above 0, up to 1")
+    if data.threads < 0:
+        refuse("data.threads", data.threads, "0 (one for each core) or more")
+    space = label_space(data.label_space, data.classes, data.colors)
+    for role in ROLES:
+        check_role(data, role, space)
+    own = {}  # prepared copies are told apart by their names
+    for role in ROLES:
+        if data[role].name == FOLDER:
+            files = (data[role].images, data[role].labels)
+            if own.setdefault(data[role].split, files) != files:
+                refuse(f"data.{role}.split", data[role].split, "another name for each folder of your own")
+
+
+def check_role(data: ml_collections.ConfigDict, role: str, space: LabelSpace) -> None:
+    """Checks the data set of one role."""
+    wanted = data[role]
+    if wanted.name == NONE and role == "validation":
+        return
+    # with values of its own for each class, any data set fits into any label space
+    known = all_datasets() if wanted.label_values else datasets_in(space.name)
+    choose(f"data.{role}.name", wanted.name, known)
+    if wanted.name == FOLDER:
+        if not wanted.images:
+            refuse(f"data.{role}.images", wanted.images, "a folder of images")
+        if not re.fullmatch(r"[A-Za-z]\w*", wanted.split):
+            refuse(f"data.{role}.split", wanted.split, "a name of letters, digits and underscores")
+        if not wanted.labels and role != "target":
+            refuse(f"data.{role}.labels", wanted.labels, "a folder of labels, one for each image")
+    try:
+        label_map(wanted.name, space, wanted.label_values)
+    except ValueError as error:
+        refuse(f"data.{role}.label_values", tuple(wanted.label_values), str(error))
 
 
 def check_model(model: ml_collections.ConfigDict) -> None:
@@ -121,7 +201,7 @@ def check_model(model: ml_collections.ConfigDict) -> None:
 def check_views(config: ml_collections.ConfigDict) -> None:
     views = config.views
     for name, size in (("views.crop_size", views.crop_size), *(
-        (f"data.{role}.image_size", config.data[role].image_size) for role in ("source", "target", "validation")
+        (f"data.{role}.image_size", config.data[role].image_size) for role in ROLES
     )):  # fmt: skip
         if len(size) != 2 or min(size) < 32:
             refuse(name, tuple(size), "(height, width), each at least 32 pixels")
@@ -144,6 +224,9 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
     """Checks one stage's section; `earlier` are the stages that run before it."""
     stage = config[name]
     choose(f"{name}.kind", stage.kind, KINDS)
+    if stage.weights is not None:
+        check_file(f"{name}.weights", stage.weights)
+        return
     for key, choices in CHOICES.items():
         if key in stage:
             choose(f"{name}.{key}", stage[key], choices)
@@ -178,7 +261,7 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
 def has_extra_norm(config: ml_collections.ConfigDict, name: str) -> bool:
     """Whether a stage's network has the extra normalisation: as it says, otherwise as the stage it starts from."""
     stage = config[name]
-    inherited = stage.init in config.stages and has_extra_norm(config, stage.init)
+    inherited = stage.weights is None and stage.init in config.stages and has_extra_norm(config, stage.init)
     return stage.get("extra_norm", inherited)
 
 
@@ -188,8 +271,13 @@ def check_weights(config: ml_collections.ConfigDict, name: str, init: str) -> No
         refuse(
             f"model.{init}_weights",
             path,
-            f"an .npz file with the backbone's weights, which stage {name!r} starts from; without such weights set "
+            f"a file with the backbone's weights, which stage {name!r} starts from; without such weights set "
             f"--config.{name}.init=random or the name of an earlier stage",
         )
-    if not epath.Path(path).exists():
-        refuse(f"model.{init}_weights", path, "a file that exists")
+    check_file(f"model.{init}_weights", path)
+
+
+def check_file(setting: str, path: str) -> None:
+    """Refuses a file of weights that is not there; that of a TensorFlow checkpoint is named without its ending."""
+    if not any(epath.Path(name).exists() for name in (path, f"{path}.index")):
+        refuse(setting, path, "a file that exists")

@@ -7,6 +7,7 @@ import ml_collections
 from absl import logging
 from etils import epath
 
+from proda_jax.data.label_spaces import FOLDER, label_map, label_space
 from proda_jax.data.source import ExampleSource
 from proda_jax.train import Log
 
@@ -38,21 +39,20 @@ class Sources:
 
     def _open(self, role: str) -> ExampleSource:
         # data preparation brings TensorFlow with it, which the core does without
-        from data_prep.prepare import prepare
+        from data_prep.prepare import prepare_role
         from proda_jax.data.pipeline import TfdsSource
 
         data = self._config.data
         wanted = data[role]
-        raw_dir = wanted.raw_dir or data.raw_dir
-        if role == "validation" and wanted.name == data.target.name:
-            raw_dir = wanted.raw_dir or data.target.raw_dir or data.raw_dir
-        prepare(wanted.name, data_dir=self._data_dir, raw_dir=raw_dir)
+        prepare_role(data, role, self._data_dir)
+        space = label_space(data.label_space, data.classes, data.colors)
         source = TfdsSource(
-            wanted.name,
+            wanted.name if wanted.name != FOLDER else f"{FOLDER}/{wanted.split}",
             wanted.split,
             data_dir=self._data_dir,
             image_size=tuple(wanted.image_size),
-            label_space=data.label_space,
+            label_map=label_map(wanted.name, space, wanted.label_values),
+            threads=data.threads,
         )
         if data.loader == "memory":
             return source.to_memory(labels=source.labelled and (role != "target" or self._needs_target_labels()))

@@ -50,8 +50,9 @@ class History:
 
     @property
     def best(self) -> dict:
-        """The entry of highest mIoU, the last of several, which is the one whose network is kept."""
-        return max(reversed(self.entries), key=lambda entry: entry["miou"])
+        """The entry of highest mIoU, the last of several, which is the one whose network is kept; without scores, the
+        last."""
+        return max(reversed(self.entries), key=lambda entry: entry.get("miou", 0.0))
 
 
 def train(
@@ -59,7 +60,7 @@ def train(
     state: TrainState,
     teacher: Any,
     batches_from: Callable[[int], Iterable[Any]],
-    evaluate: Callable[[Any], dict],
+    evaluate: Callable[[Any], dict] | None,
     schedule: Schedule,
     folder: epath.Path,
     mesh: Mesh,
@@ -73,7 +74,7 @@ def train(
       state: replicated state before the first step.
       teacher: replicated variables, or None.
       batches_from: gives host batches from a step on.
-      evaluate: variables -> scores, with 'miou' in percent.
+      evaluate: variables -> scores, with 'miou' in percent; None where there is nothing to score on.
       schedule: number of steps and intervals.
       folder: of the stage.
       mesh: the devices.
@@ -104,19 +105,21 @@ def train(
                 log(number, values)
             bar.update()
             if schedule.evaluates(number):
-                bar.set_description(f"{title} (evaluating)")
-                scores = evaluate(state.variables)
-                entry = {"step": number, "seconds": round(before + time.time() - started, 1)} | scores
-                history.add(entry)
-                log(number, {"validation_miou": scores["miou"]})
-                checkpoints.save(state, scores["miou"])
+                scores = {}
+                if evaluate is not None:
+                    bar.set_description(f"{title} (evaluating)")
+                    scores = evaluate(state.variables)
+                    log(number, {"validation_miou": scores["miou"]})
+                history.add({"step": number, "seconds": round(before + time.time() - started, 1)} | scores)
+                checkpoints.save(state, scores.get("miou"))
                 bar.set_description(title)
                 bar.set_postfix(last_score(history))
     return state, history
 
 
 def last_score(history: History) -> dict[str, str]:
-    return {"mIoU": f"{history.entries[-1]['miou']:.1f}"} if history.entries else {}
+    last = history.entries[-1] if history.entries else {}
+    return {"mIoU": f"{last['miou']:.1f}"} if "miou" in last else {}
 
 
 def write_atomically(path: epath.Path, text: str) -> None:

@@ -12,3 +12,17 @@ for flag in (DEVICES, QUICK):  # the second: most of what tests compile runs onc
 
 # what test_golden.py gathers from these modules should explain its failures, as test modules do
 pytest.register_assert_rewrite("golden_functions_checks", "golden_network_checks", "golden_steps_checks")
+
+
+@pytest.fixture(scope="module")
+def compiled_programs(tmp_path_factory):
+    """For tests that repeat the same stages: each program of a module is compiled once."""
+    import jax
+
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    jax.config.update(names[0], str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update(names[1], 0.5)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)

@@ -44,7 +44,7 @@ def with_weights(config: ml_collections.ConfigDict, path: pathlib.Path) -> ml_co
 
 @pytest.mark.parametrize("name", [*FULL_SIZE, "custom"])
 def test_a_missing_weight_file_is_refused_and_named_before_anything_is_computed(name):
-    with pytest.raises(ValueError, match="config.model.imagenet_weights = None: expected an .npz file"):
+    with pytest.raises(ValueError, match="config.model.imagenet_weights = None: expected a file with"):
         settings.check(importlib.import_module(f"configs.{name}").get_config())
 
 
@@ -112,7 +112,8 @@ def test_self_training_and_stage_1_are_compared_on_equal_terms(name):
 
 
 def test_no_setting_is_without_a_reader():
-    code = "\n".join(path.read_text() for path in (ROOT / "proda_jax").rglob("*.py") if path.name != "settings.py")
+    files = [*(ROOT / "proda_jax").rglob("*.py"), *(ROOT / "data_prep").glob("*.py")]
+    code = "\n".join(path.read_text() for path in files if path.name != "settings.py")
     c = gta5.get_config()
     c.source = base.supervised("random", 1)
     indirect = {"brightness", "contrast", "saturation", "white_balance"}  # handed on as **stage.jitter

@@ -1,8 +1,6 @@
 """Data sources and builders: order, content against Pillow and the drawn truth, refusals."""
 
 import itertools
-import re
-import shutil
 
 import fixtures
 import numpy as np
@@ -10,7 +8,7 @@ import pytest
 from PIL import Image
 
 from data_prep.prepare import prepare
-from proda_jax.data.label_spaces import IGNORE
+from proda_jax.data.label_spaces import IGNORE, label_map, label_space
 from proda_jax.data.memory import MemorySource
 from proda_jax.data.pipeline import TfdsSource
 from proda_jax.data.source import example_order, ordered_records, training_records
@@ -51,7 +49,8 @@ def cityscapes(tmp_path_factory):
 
 
 def _open(dataset, root, split="train", size=SIZE, space="cityscapes19"):
-    return TfdsSource(dataset, split, data_dir=str(root / "data"), image_size=size, label_space=space)
+    meaning = label_map(dataset, label_space(space))
+    return TfdsSource(dataset, split, data_dir=str(root / "data"), image_size=size, label_map=meaning, threads=2)
 
 
 # The order of records.
@@ -202,79 +201,7 @@ def test_camvid_is_split_by_the_time_of_day(tmp_path):
     assert set(memory.labels[0][sky]) <= {0} and set(memory.labels[0][car]) <= {8}
 
 
-def test_own_folders_may_hold_jpeg_images_and_no_labels(tmp_path):
-    truth = fixtures.write_gta5(tmp_path / "drawn", 2, SIZE)
-    for split in ("source", "target"):
-        (tmp_path / "raw" / split / "images").mkdir(parents=True)
-        for name, image, _ in truth:
-            Image.fromarray(image).save(tmp_path / "raw" / split / "images" / f"{name}.jpg", subsampling=0)
-    (tmp_path / "raw" / "source" / "labels").mkdir()
-    for name, _, label in truth:
-        Image.fromarray(label).save(tmp_path / "raw" / "source" / "labels" / f"{name}.png")
-    prepare("folder", data_dir=str(tmp_path / "data"), raw_dir=str(tmp_path / "raw"))
-    memory = _open("folder", tmp_path, "source").to_memory(labels=True)
-    np.testing.assert_array_equal(memory.labels, [label for _, _, label in truth])
-    decoded = np.asarray(Image.open(tmp_path / "raw" / "source" / "images" / f"{truth[0][0]}.jpg")).astype(int)
-    assert np.abs(memory.images[0] - decoded).mean() < 1  # decoders differ in rounding
-    assert not _open("folder", tmp_path, "target").labelled
-
-
-@pytest.mark.parametrize("mode, colors", [("P", 4), ("P", 200), ("L", 0), ("1", 0)])
-def test_labels_of_any_png_kind_keep_their_values(tmp_path, mode, colors):
-    from data_prep.base import index_png
-    from proda_jax.data.pipeline import _raw_label
-
-    values = np.random.default_rng(0).integers(0, {"1": 2, "L": 256}.get(mode, max(colors, 1)), (5, 9)).astype(np.uint8)
-    image = Image.fromarray(values * 255).convert("1") if mode == "1" else Image.fromarray(values)
-    if mode == "P":
-        image = Image.frombytes("P", (9, 5), values.tobytes())
-        image.putpalette(np.random.default_rng(1).integers(0, 256, 3 * colors).astype(np.uint8).tobytes())
-    image.save(tmp_path / "label.png")  # Pillow packs few colours into few bits
-    np.testing.assert_array_equal(_raw_label(index_png(tmp_path / "label.png")), values)
-
-
 # Refusals.
-
-
-@pytest.mark.parametrize("dataset", ["gta5", "synthia", "cityscapes", "camvid", "folder"])
-def test_an_empty_raw_folder_is_refused_with_the_layout_expected(tmp_path, dataset):
-    (tmp_path / "raw").mkdir()
-    (tmp_path / "raw" / "readme.txt").write_text("nothing here")
-    with pytest.raises(ValueError, match=r"no images; expected .*\.png.*readme\.txt"):
-        prepare(dataset, data_dir=str(tmp_path / "data"), raw_dir=str(tmp_path / "raw"))
-    with pytest.raises(ValueError, match="there is no such folder"):
-        prepare(dataset, data_dir=str(tmp_path / "data"), raw_dir=str(tmp_path / "rwa"))
-
-
-def test_missing_labels_are_named(gta5, tmp_path):
-    shutil.copytree(gta5[0] / "raw", tmp_path / "raw")
-    (tmp_path / "raw" / "labels" / "00003.png").unlink()
-    with pytest.raises(ValueError, match="no label for 1 of 5 images, the first being 00003"):
-        prepare("gta5", data_dir=str(tmp_path / "data"), raw_dir=str(tmp_path / "raw"))
-    shutil.rmtree(tmp_path / "raw" / "labels")
-    with pytest.raises(ValueError, match="labels has no label for any"):
-        prepare("gta5", data_dir=str(tmp_path / "data"), raw_dir=str(tmp_path / "raw"))
-
-
-@pytest.mark.parametrize("damage, message", [("cut", "cut off"), ("colour", "image of colours"), ("text", "not a PNG")])
-def test_a_damaged_label_is_named(gta5, tmp_path, damage, message):
-    shutil.copytree(gta5[0] / "raw", tmp_path / "raw")
-    path = tmp_path / "raw" / "labels" / "00004.png"
-    if damage == "cut":
-        path.write_bytes(path.read_bytes()[:-200])
-    elif damage == "colour":
-        Image.fromarray(gta5[1][3][1]).save(path)
-    else:
-        path.write_text("404")
-    with pytest.raises(ValueError, match=f"{re.escape(str(path))}.*{message}"):
-        prepare("gta5", data_dir=str(tmp_path / "data"), raw_dir=str(tmp_path / "raw"))
-
-
-def test_files_are_demanded_where_files_are_needed(tmp_path):
-    with pytest.raises(ValueError, match="pass raw_dir"):
-        prepare("gta5", data_dir=str(tmp_path))
-    with pytest.raises(ValueError, match="choose one of demo, camvid"):
-        prepare("kitti", data_dir=str(tmp_path))
 
 
 def test_a_data_set_that_is_not_prepared_is_refused_with_the_command(tmp_path):
@@ -283,18 +210,5 @@ def test_a_data_set_that_is_not_prepared_is_refused_with_the_command(tmp_path):
 
 
 def test_an_unknown_split_is_refused_with_the_choices(cityscapes):
-    with pytest.raises(ValueError, match="'test'; choose one of train, val"):
-        _open("cityscapes", cityscapes[0], "test")
-
-
-def test_preparing_twice_does_nothing_the_second_time(cityscapes):
-    root = cityscapes[0]
-    files = {path: path.stat().st_mtime_ns for path in (root / "data").rglob("*") if path.is_file()}
-    prepare("cityscapes", data_dir=str(root / "data"), raw_dir=str(root / "raw"))
-    assert files == {path: path.stat().st_mtime_ns for path in (root / "data").rglob("*") if path.is_file()}
-
-
-def test_another_raw_folder_is_not_taken_for_the_one_that_was_prepared(cityscapes):
-    root = cityscapes[0]
-    with pytest.raises(ValueError, match="was prepared from .*raw, not from .*other: name another data_dir"):
-        prepare("cityscapes", data_dir=str(root / "data"), raw_dir=str(root / "other"))
+    with pytest.raises(ValueError, match="'tset'; choose one of train, val"):
+        _open("cityscapes", cityscapes[0], "tset")

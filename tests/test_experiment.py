@@ -28,6 +28,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 3
 STAGES = ("source", "warmup", "self_training", "stage1", "stage2")
 
+pytestmark = pytest.mark.usefixtures("compiled_programs")
+
 
 def config_of(*stages: str):
     c = tiny_config()
@@ -59,18 +61,6 @@ class Refusing:
 
     def __getattr__(self, name: str):
         raise AssertionError(f"{name} of a data set was asked for")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_programs(tmp_path_factory):
-    """Experiments here repeat the same stages: each program is compiled once."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    jax.config.update(names[0], str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update(names[1], 0.5)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +145,7 @@ def test_the_scores_are_those_of_the_network_that_is_handed_on(finished):
 def test_a_class_that_does_not_occur_has_no_score_and_values_are_percent():
     matrix = np.zeros((CLASSES, CLASSES), np.int64)
     matrix[0, 0], matrix[0, 1], matrix[1, 1] = 30, 10, 20
-    scores = json.loads(json.dumps(evaluate.summary(matrix, "camvid11")))
+    scores = json.loads(json.dumps(evaluate.summary(matrix, LABEL_SPACES["camvid11"])))
     iou = dict.fromkeys(LABEL_SPACES["camvid11"].classes) | {"sky": 75.0, "building": 66.67}
     assert scores == {"miou": 70.83, "pixel_accuracy": 83.33, "iou": iou}
 
@@ -164,7 +154,7 @@ def test_synthia_is_scored_over_13_classes_too():
     names = LABEL_SPACES["synthia16"].classes
     matrix = np.diag(np.arange(1, 17))
     matrix[names.index("wall"), names.index("road")] = 4
-    scores = evaluate.summary(matrix, "synthia16")
+    scores = evaluate.summary(matrix, LABEL_SPACES["synthia16"])
     wall, road = 4 / 8, 1 / 5
     assert scores["miou"] == pytest.approx(100 * (14 + wall + road) / 16, abs=0.01)
     assert scores["miou_13"] == pytest.approx(100 * (12 + road) / 13, abs=0.01)
@@ -393,7 +383,7 @@ def test_a_batch_that_the_devices_cannot_share_is_refused_with_sizes_that_they_c
     config = config_of()
     config.batch_size = 3
     with pytest.raises(ValueError, match=r"batch_size = 3 does not divide over 2 devices; choose 2 or 4"):
-        Experiment(config, "unused", Sources(config, "unused", given=given()), devices_used=2)
+        Experiment(config, "unused", Sources(config, "unused", given=given()), devices_used=2).run()
 
 
 def test_training_in_memory_needs_no_tensorflow(tmp_path):

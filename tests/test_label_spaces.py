@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from proda_jax.data.label_spaces import IGNORE, LABEL_SPACES, label_space, lookup_table, score_subsets
+from proda_jax.data.label_spaces import (
+    CUSTOM,
+    IGNORE,
+    IGNORED,
+    LABEL_SPACES,
+    color_number,
+    label_map,
+    label_space,
+)
 
 # Cityscapes' own table: label id of each of the classes that are evaluated.
 CITYSCAPES_IDS = {
@@ -11,13 +19,17 @@ CITYSCAPES_IDS = {
     "traffic sign": 20, "vegetation": 21, "terrain": 22, "sky": 23, "person": 24, "rider": 25, "car": 26, "truck": 27,
     "bus": 28, "train": 31, "motorcycle": 32, "bicycle": 33,
 }  # fmt: skip
-# SYNTHIA-RAND-CITYSCAPES' own table; void 0, parking 13, road work 16, terrain 18, truck 20, train 20 and others have
+# SYNTHIA-RAND-CITYSCAPES' own table of 0 to 22; void, parking, road work, terrain, truck, train and lane markings have
 # no class.
 SYNTHIA_IDS = {
     "sky": 1, "building": 2, "road": 3, "sidewalk": 4, "fence": 5, "vegetation": 6, "pole": 7, "car": 8,
     "traffic sign": 9, "person": 10, "bicycle": 11, "motorcycle": 12, "traffic light": 15, "rider": 17, "bus": 19,
     "wall": 21,
 }  # fmt: skip
+
+
+def lookup_table(dataset: str, space: str) -> np.ndarray:
+    return label_map(dataset, label_space(space)).table
 
 
 def _named(table: np.ndarray, classes: tuple[str, ...]) -> dict[str, int]:
@@ -45,6 +57,15 @@ def test_cityscapes_in_synthias_classes_ignores_terrain_truck_and_train():
     assert {int(table[raw]) for raw in (22, 27, 31)} == {IGNORE}
 
 
+@pytest.mark.parametrize(
+    "dataset, space, known",
+    [("cityscapes", "cityscapes19", 35), ("gta5", "synthia16", 35), ("synthia", "synthia16", 23)]
+    + [("camvid", "camvid11", 12)],
+)
+def test_every_value_of_a_data_sets_own_table_is_known_and_no_other(dataset, space, known):
+    np.testing.assert_array_equal(np.flatnonzero(label_map(dataset, label_space(space)).known), np.arange(known))
+
+
 def test_camvid_and_demo_values_are_train_ids_already():
     np.testing.assert_array_equal(lookup_table("camvid", "camvid11")[:13], [*range(11), IGNORE, IGNORE])
     np.testing.assert_array_equal(lookup_table("demo", "cityscapes19")[:20], [*range(19), IGNORE])
@@ -57,19 +78,17 @@ def test_the_ignore_value_stays_ignored_in_every_table():
 
 
 def test_an_unknown_combination_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match=r"'synthia'.*'cityscapes19'.*synthia in synthia16"):
+    with pytest.raises(ValueError, match=r"'synthia'.*'cityscapes19'; known there: cityscapes, gta5, demo, folder"):
         lookup_table("synthia", "cityscapes19")
-    with pytest.raises(ValueError, match="cityscapes19, synthia16, camvid11"):
+    with pytest.raises(ValueError, match="cityscapes19, synthia16, camvid11 or custom"):
         label_space("cityscape19")
 
 
 def test_synthia_is_scored_over_16_and_over_13_classes_without_wall_fence_and_pole():
-    subsets = score_subsets("synthia16")
-    classes = LABEL_SPACES["synthia16"].classes
-    assert subsets["16"] == tuple(range(16))
-    assert {classes[i] for i in range(16)} - {classes[i] for i in subsets["13"]} == {"wall", "fence", "pole"}
-    assert {name: list(s) for name, s in score_subsets("cityscapes19").items()} == {"19": list(range(19))}
-    assert list(score_subsets("camvid11")) == ["11"]
+    space = LABEL_SPACES["synthia16"]
+    assert list(space.subsets) == ["13"] and len(space.subsets["13"]) == 13
+    assert set(space.classes) - {space.classes[i] for i in space.subsets["13"]} == {"wall", "fence", "pole"}
+    assert not LABEL_SPACES["cityscapes19"].subsets and not LABEL_SPACES["camvid11"].subsets
 
 
 def test_every_class_has_a_colour_of_its_own():
@@ -77,3 +96,49 @@ def test_every_class_has_a_colour_of_its_own():
         assert space.colors.shape == (len(space), 3) and space.colors.dtype == np.uint8
         assert len(np.unique(space.colors, axis=0)) == len(space)
         assert len(set(space.classes)) == len(space)
+
+
+# Label spaces of the user's own
+
+
+def test_own_values_map_several_to_one_class_and_tell_ignored_from_unknown():
+    space = label_space(CUSTOM, ("ground", "vehicle"))
+    table = label_map("folder", space, [(7, "ground"), (8, "ground"), (26, "vehicle"), (0, IGNORED)])
+    assert not table.in_color
+    expected = np.full(256, IGNORE)
+    expected[[7, 8]], expected[26] = 0, 1
+    np.testing.assert_array_equal(table.table, expected)
+    assert np.flatnonzero(table.known).tolist() == [0, 7, 8, 26]
+
+
+def test_colours_map_by_all_three_channels():
+    space = label_space(CUSTOM, ("ground", "vehicle"))
+    table = label_map("folder", space, [((128, 64, 128), "ground"), ((128, 64, 0), "vehicle"), ((0, 0, 0), IGNORED)])
+    pixels = np.array([[128, 64, 128], [128, 64, 0], [0, 0, 0], [128, 64, 1], [64, 128, 128]])
+    numbers = [color_number(pixel) for pixel in pixels]
+    assert table.in_color and table.table[numbers].tolist() == [0, 1, IGNORE, IGNORE, IGNORE]
+    assert table.known[numbers].tolist() == [True, True, True, False, False]
+
+
+def test_a_known_data_set_can_be_given_other_classes():
+    space = label_space(CUSTOM, ("flat",))
+    assert np.flatnonzero(label_map("gta5", space, [(7, "flat"), (8, "flat")]).table == 0).tolist() == [7, 8]
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ([(300, "a")], "label value 300 .* expected 0 to 255"),
+        ([(1, "c")], "class 'c', which is not in label space 'custom': a, b"),
+        ([(1, "a"), ((1, 2, 3), "b")], "partly colours, partly numbers"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        label_map("folder", label_space(CUSTOM, ("a", "b")), values)
+
+
+def test_colours_are_made_up_apart_where_none_are_given():
+    colors = label_space(CUSTOM, [f"class {i}" for i in range(40)]).colors.astype(int)
+    apart = np.abs(colors[:, None] - colors[None]).max(-1) + 255 * np.eye(40, dtype=int)
+    assert apart.min() >= 32

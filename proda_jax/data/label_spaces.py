@@ -1,10 +1,12 @@
 """Classes, their colours, and how each data set's raw label values map onto them (NumPy only)."""
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 IGNORE = 250  # label of a pixel that counts nowhere (released code)
+IGNORED = "ignored"  # instead of a class, for raw values that count nowhere on purpose
 
 _CITYSCAPES_CLASSES = {
     "road": (128, 64, 128),
@@ -52,11 +54,13 @@ class LabelSpace:
       name: what configs and reports call it.
       classes: name of each train id.
       colors: RGB colour of each train id in label images, uint8 [classes, 3].
+      subsets: smaller sets of train ids over which mIoU is reported too, by the name tables give them.
     """
 
     name: str
     classes: tuple[str, ...]
     colors: np.ndarray
+    subsets: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -66,78 +70,148 @@ def _space(name: str, colors: dict[str, tuple[int, int, int]]) -> LabelSpace:
     return LabelSpace(name, tuple(colors), np.array(list(colors.values()), np.uint8))
 
 
+def _synthia() -> LabelSpace:
+    """Scored over 16 classes and over 13, without wall, fence and pole (Table 2)."""
+    space = _space("synthia16", {k: v for k, v in _CITYSCAPES_CLASSES.items() if k not in _NOT_IN_SYNTHIA})
+    thirteen = tuple(i for i, name in enumerate(space.classes) if name not in _NOT_IN_SYNTHIA13)
+    return dataclasses.replace(space, subsets={"13": thirteen})
+
+
 LABEL_SPACES = {
     space.name: space
-    for space in (
-        _space("cityscapes19", _CITYSCAPES_CLASSES),
-        _space("synthia16", {k: v for k, v in _CITYSCAPES_CLASSES.items() if k not in _NOT_IN_SYNTHIA}),
-        _space("camvid11", _CAMVID_CLASSES),
-    )
+    for space in (_space("cityscapes19", _CITYSCAPES_CLASSES), _synthia(), _space("camvid11", _CAMVID_CLASSES))
 }
-
-# Raw values in train-id order (released code); GTA5 labels use Cityscapes' label ids.
-_CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-_SYNTHIA_IDS = (3, 4, 2, 21, 5, 7, 15, 9, 6, 1, 10, 17, 8, 19, 12, 11)
-_RAW_VALUES: dict[tuple[str, str], dict[int, str]] = {
-    **{
-        (dataset, space): dict(zip(_CITYSCAPES_IDS, _CITYSCAPES_CLASSES, strict=True))
-        for dataset in ("cityscapes", "gta5")
-        for space in ("cityscapes19", "synthia16")
-    },
-    ("synthia", "synthia16"): dict(zip(_SYNTHIA_IDS, LABEL_SPACES["synthia16"].classes, strict=True)),
-    ("camvid", "camvid11"): dict(enumerate(_CAMVID_CLASSES)),
-    ("demo", "cityscapes19"): dict(enumerate(_CITYSCAPES_CLASSES)),
-    **{("folder", name): dict(enumerate(space.classes)) for name, space in LABEL_SPACES.items()},
-}
+CUSTOM = "custom"  # a space whose classes the configuration names
 
 
-def label_space(name: str) -> LabelSpace:
+def label_space(name: str, classes: Sequence[str] = (), colors: Sequence[Sequence[int]] = ()) -> LabelSpace:
     """The label space of that name.
+
+    Args:
+      name: one of `LABEL_SPACES`, or 'custom'.
+      classes: names of a custom space's classes, in the order of their train ids.
+      colors: an RGB colour for each in pictures; made up where there are none.
 
     Raises:
       ValueError: no such space; the message names those there are.
     """
+    if name == CUSTOM:
+        if not colors:
+            colors = [_made_up_color(i + 1) for i in range(len(classes))]
+        return LabelSpace(CUSTOM, tuple(classes), np.array(colors, np.uint8).reshape(-1, 3))
     if name not in LABEL_SPACES:
-        raise ValueError(f"label space {name!r} does not exist; choose one of {', '.join(LABEL_SPACES)}")
+        raise ValueError(f"label space {name!r} does not exist; choose one of {', '.join(LABEL_SPACES)} or {CUSTOM}")
     return LABEL_SPACES[name]
 
 
-def lookup_table(dataset: str, space: str) -> np.ndarray:
-    """Train id of every raw label value of a data set.
+def _made_up_color(number: int) -> tuple[int, ...]:
+    """A colour far from those of neighbouring numbers: its bits are dealt out to red, green and blue in turn."""
+    return tuple(sum(((number >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(8)) for channel in range(3))
+
+
+Values = Iterable[tuple[int | tuple[int, int, int], str]]
+
+# Raw values in train-id order (released code); GTA5 labels use Cityscapes' label ids. Further raw values of each data
+# set's own table have no class here.
+_CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+_SYNTHIA_IDS = (3, 4, 2, 21, 5, 7, 15, 9, 6, 1, 10, 17, 8, 19, 12, 11)
+_CITYSCAPES_VALUES = dict.fromkeys(range(35), IGNORED) | dict(zip(_CITYSCAPES_IDS, _CITYSCAPES_CLASSES, strict=True))
+_OWN_VALUES: dict[str, tuple[str, dict[int, str]]] = {  # data set: the label space that is made for it, its values
+    "cityscapes": ("cityscapes19", _CITYSCAPES_VALUES),
+    "gta5": ("cityscapes19", _CITYSCAPES_VALUES),
+    "synthia": (
+        "synthia16",
+        dict.fromkeys(range(23), IGNORED)
+        | dict(zip(_SYNTHIA_IDS, LABEL_SPACES["synthia16"].classes, strict=True)),
+    ),
+    "camvid": ("camvid11", dict(enumerate(_CAMVID_CLASSES)) | {11: IGNORED}),
+    "demo": ("cityscapes19", dict(enumerate(_CITYSCAPES_CLASSES)) | {IGNORE: IGNORED}),
+}
+FOLDER = "folder"  # a user's own files, which hold train ids unless the configuration says otherwise
+_ALSO_IN = {"cityscapes": "synthia16", "gta5": "synthia16", "demo": "synthia16"}  # without the missing classes
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LabelMap:
+    """Train id of every raw label value.
+
+    Attributes:
+      space: whose train ids they are.
+      table: uint8 [256], or [2**24] by `color_number` where labels are colours; `table[raw]` converts an image.
+      known: bool, like `table`: values that have a class or are ignored on purpose.
+    """
+
+    space: LabelSpace
+    table: np.ndarray
+    known: np.ndarray
+
+    @property
+    def in_color(self) -> bool:
+        """Whether raw values are colours."""
+        return len(self.table) > 256
+
+
+def label_map(dataset: str, space: LabelSpace, values: Values = ()) -> LabelMap:
+    """How raw label values of a data set become train ids of a label space.
 
     Args:
-      dataset: data set whose files hold the raw values; 'folder' means files that hold train ids already.
-      space: name of the label space.
+      dataset: data set whose files hold the raw values.
+      space: the label space.
+      values: pairs of a raw value, or a colour (red, green, blue), and its class or 'ignored'; several values may share
+        a class. Empty: the data set's own values; those of 'folder' are the train ids.
 
     Returns:
-      uint8 [256]; raw values outside the space map to `IGNORE`. `table[raw]` converts a whole label image.
+      The map; values that are not named become `IGNORE`.
 
     Raises:
-      ValueError: the data set is not known in that space; the message names the combinations that are.
+      ValueError: the data set's own values have no meaning in that space, or `values` names no class of it.
     """
-    if (dataset, space) not in _RAW_VALUES:
-        known = ", ".join(f"{d} in {s}" for d, s in _RAW_VALUES)
-        raise ValueError(f"no label values of data set {dataset!r} are known in label space {space!r}; known: {known}")
-    classes = LABEL_SPACES[space].classes
-    table = np.full(256, IGNORE, np.uint8)
-    for raw, name in _RAW_VALUES[dataset, space].items():
-        if name in classes:
-            table[raw] = classes.index(name)
-    return table
+    named = dict(values) if values else _own_values(dataset, space)
+    colors = [raw for raw in named if not isinstance(raw, int)]
+    if 0 < len(colors) < len(named):
+        raise ValueError(f"label values of data set {dataset!r} are partly colours, partly numbers: {list(named)}")
+    table = np.full(2**24 if colors else 256, IGNORE, np.uint8)
+    known = np.zeros(len(table), bool)
+    for raw, name in named.items():
+        number = color_number(raw) if colors else raw
+        if not 0 <= number < len(table):
+            raise ValueError(f"label value {raw} of data set {dataset!r}: expected 0 to 255, or an RGB colour")
+        if name != IGNORED and name not in space.classes:
+            # a class that the space leaves out, such as Cityscapes' truck in SYNTHIA's 16, is ignored
+            if values:
+                raise ValueError(f"label value {raw} of data set {dataset!r} is given class {name!r}, which is not in "
+                                 f"label space {space.name!r}: {', '.join(space.classes)}, or {IGNORED!r}")  # fmt: skip
+        elif name != IGNORED:
+            table[number] = space.classes.index(name)
+        known[number] = True
+    return LabelMap(space, table, known)
+
+
+def color_number(color: Sequence[int]) -> int:
+    """One number for an RGB colour of 8 bits a channel."""
+    red, green, blue = color
+    return (int(red) << 16) | (int(green) << 8) | int(blue)
+
+
+def own_space(dataset: str) -> LabelSpace:
+    """The label space that is made for a data set."""
+    return LABEL_SPACES[_OWN_VALUES[dataset][0]]
+
+
+def _own_values(dataset: str, space: LabelSpace) -> dict[int, str]:
+    if dataset == FOLDER:
+        return dict(enumerate(space.classes)) | {IGNORE: IGNORED, 255: IGNORED}
+    if dataset not in datasets_in(space.name):
+        raise ValueError(f"no label values of data set {dataset!r} are known in label space {space.name!r}; known "
+                         f"there: {', '.join(datasets_in(space.name))}")  # fmt: skip
+    return _OWN_VALUES[dataset][1]
 
 
 def datasets_in(space: str) -> list[str]:
-    """Names of the data sets whose label values are known in a label space."""
-    return [dataset for dataset, known in _RAW_VALUES if known == space]
+    """Names of the data sets whose own label values have a meaning in a label space."""
+    return [name for name, (own, _) in _OWN_VALUES.items() if space in (own, _ALSO_IN.get(name))] + [FOLDER]
 
 
-def score_subsets(space: str) -> dict[str, tuple[int, ...]]:
-    """The sets of train ids over which mIoU is reported, by the name tables give them.
-
-    SYNTHIA is scored over 16 classes and over 13, without wall, fence and pole (Table 2).
-    """
-    classes = label_space(space).classes
-    subsets = {str(len(classes)): tuple(range(len(classes)))}
-    if space == "synthia16":
-        subsets["13"] = tuple(i for i, name in enumerate(classes) if name not in _NOT_IN_SYNTHIA13)
-    return subsets
+def all_datasets() -> list[str]:
+    """Names of all data sets."""
+    return [*_OWN_VALUES, FOLDER]

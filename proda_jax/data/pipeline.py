@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 
 import numpy as np
+from etils import epath
 
-from proda_jax.data.label_spaces import lookup_table
+from proda_jax.data import decode
+from proda_jax.data.label_spaces import LabelMap
 from proda_jax.data.memory import MemorySource
+from proda_jax.data.remote import local_copy
 from proda_jax.data.source import Batch, ordered_records, training_records
-
-THREADS = 2  # that decode
 
 
 class TfdsSource:
@@ -21,27 +22,36 @@ class TfdsSource:
     """
 
     def __init__(
-        self, dataset: str, split: str, *, data_dir: str, image_size: tuple[int, int], label_space: str
-    ):  # fmt: skip
+        self,
+        dataset: str,
+        split: str,
+        *,
+        data_dir: str,
+        image_size: tuple[int, int],
+        label_map: LabelMap,
+        threads: int = 0,
+    ):
         """Opens a split.
 
         Args:
-          dataset: name of the prepared data set.
+          dataset: name of the prepared data set, such as 'gta5' or 'folder/photos'.
           split: one of its splits.
           data_dir: folder that holds the prepared data sets.
           image_size: (height, width) of every image, pixels.
-          label_space: into which raw label values are mapped.
+          label_map: from raw label values to train ids.
+          threads: that decode; 0 stands for one on each core.
 
         Raises:
           FileNotFoundError: the data set has not been prepared.
-          ValueError: it has no such split, or its labels cannot be mapped into the label space.
+          ValueError: it has no such split.
         """
         import tensorflow as tf
         import tensorflow_datasets as tfds
 
         tf.config.set_visible_devices([], "GPU")  # TensorFlow would take the accelerator's memory from JAX
-        self._table = lookup_table(dataset, label_space)
-        builder = tfds.builder_from_directory(_prepared_directory(dataset, data_dir))
+        self._map = label_map
+        self._threads = threads or decode.cores()
+        builder = tfds.builder_from_directory(str(local_copy(_prepared_directory(dataset, data_dir))))
         if split not in builder.info.splits:
             known = ", ".join(builder.info.splits)
             raise ValueError(f"data set {dataset!r} has no split {split!r}; choose one of {known}")
@@ -88,9 +98,9 @@ class TfdsSource:
             signature["label"] = tf.TensorSpec((), tf.string)
         encoded = tf.data.Dataset.from_generator(lambda: self._encoded(records, labels), output_signature=signature)
         options = tf.data.Options()
-        options.threading.private_threadpool_size = THREADS
+        options.threading.private_threadpool_size = self._threads
         options.deterministic = True
-        decoded = encoded.map(self._decode, num_parallel_calls=THREADS, deterministic=True)
+        decoded = encoded.map(self._decode, num_parallel_calls=self._threads, deterministic=True)
         yield from decoded.batch(batch_size).prefetch(2).with_options(options).as_numpy_iterator()
 
     def _encoded(self, records: Iterator[np.ndarray], labels: bool) -> Iterator[dict]:
@@ -104,20 +114,17 @@ class TfdsSource:
             yield example | {"label": stored["label"]} if labels else example
 
     def _decode(self, example: dict) -> dict:
-        import tensorflow as tf
-
-        image = _resized(_image(example["image"]), self.image_size, "bilinear")
+        image = decode.resized(decode.image(example["image"]), self.image_size, "bilinear")
         decoded = {"image": image, "record": example["record"]}
         if "label" in example:
-            label = tf.gather(tf.constant(self._table), _raw_label(example["label"]))
-            decoded["label"] = _resized(label[..., None], self.image_size, "nearest")[..., 0]
+            label = decode.label(example["label"], self._map)
+            decoded["label"] = decode.resized(label[..., None], self.image_size, "nearest")[..., 0]
         return decoded
 
 
-def _prepared_directory(dataset: str, data_dir: str) -> str:
+def _prepared_directory(dataset: str, data_dir: str) -> epath.Path:
     """Folder of the newest prepared version of a data set."""
     import tensorflow_datasets as tfds
-    from etils import epath
 
     parent = epath.Path(data_dir).expanduser() / dataset
     versions = []
@@ -126,38 +133,4 @@ def _prepared_directory(dataset: str, data_dir: str) -> str:
     if not versions:
         raise FileNotFoundError(f"data set {dataset!r} is not prepared: no dataset_info.json under {parent}; run "
                                 f"python -m data_prep.prepare --dataset={dataset} --data_dir={data_dir}")  # fmt: skip
-    return str(max(versions, key=lambda path: tfds.core.Version(path.name)))
-
-
-def _image(encoded):
-    """Pixels of a PNG or JPEG file, uint8 [height, width, 3]."""
-    import tensorflow as tf
-
-    return tf.cond(
-        tf.io.is_jpeg(encoded),
-        # TensorFlow's default transform is a fast, inexact one; other decoders, Pillow's too, use the accurate one.
-        lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
-        lambda: tf.io.decode_png(encoded, channels=3),
-    )
-
-
-def _raw_label(png):
-    """Raw values of a label PNG of 8 or 16 bits, first channel, int32 [height, width]; above 255 becomes 255."""
-    import tensorflow as tf
-
-    depth = tf.io.decode_raw(tf.strings.substr(png, 24, 1), tf.uint8)[0]  # a PNG's header holds its bit depth there
-    values = tf.cast(tf.io.decode_png(png, dtype=tf.uint16)[..., 0], tf.int32)
-    # TensorFlow spreads 8-bit values over 16 bits (times 257); values of fewer bits are not written by our builders.
-    return tf.cond(depth == 16, lambda: tf.minimum(values, 255), lambda: values // 257)
-
-
-def _resized(image, size: tuple[int, int], method: str):
-    """The image at `size`, uint8 [height, width, channels]; bilinear resizing averages where it shrinks."""
-    import tensorflow as tf
-
-    def resize():
-        resized = tf.image.resize(image, size, method, antialias=method == "bilinear")
-        return tf.cast(tf.clip_by_value(tf.round(tf.cast(resized, tf.float32)), 0, 255), tf.uint8)
-
-    image = tf.cond(tf.reduce_all(tf.shape(image)[:2] == size), lambda: image, resize)
-    return tf.ensure_shape(image, (*size, image.shape[-1]))
+    return max(versions, key=lambda path: tfds.core.Version(path.name))

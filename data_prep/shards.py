@@ -1,0 +1,154 @@
+"""Writes the examples of a data set as shards, side by side, each whole or not at all, and goes on where it stopped."""
+
+import contextlib
+import dataclasses
+import json
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
+from etils import epath
+from tqdm import tqdm
+
+from data_prep.examples import Counts, Example, Record
+from proda_jax.data.decode import cores
+from proda_jax.data.remote import is_remote
+
+SHARD_SIZE = 64  # examples: what an interruption costs each thread
+PLAN = "plan.json"
+_MOST_PROBLEMS = 20  # after which nothing more is read
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A finished shard: its file and what its examples hold."""
+
+    path: epath.Path
+    counts: Counts
+
+
+def write(
+    folder: epath.Path,
+    plan: dict,
+    splits: dict[str, Sequence[Record]],
+    make: Callable[[Record], Example],
+    features: tfds.features.FeaturesDict,
+    title: str,
+) -> dict[str, list[Shard]]:
+    """Writes all examples.
+
+    Args:
+      folder: for the shards; those that it holds from an earlier attempt at the same plan are kept.
+      plan: what is written, JSON-serialisable.
+      splits: records of each split.
+      make: reads the example of a record.
+      features: how examples are serialised.
+      title: for the progress bar.
+
+    Returns:
+      The shards of each split, in order.
+
+    Raises:
+      ValueError: naming the files that cannot be used; shards without such files are kept.
+    """
+    _resume(folder, plan)
+    tasks = {
+        (split, start // SHARD_SIZE): records[start : start + SHARD_SIZE]
+        for split, records in splits.items()
+        for start in range(0, len(records), SHARD_SIZE)
+    }
+    problems, stop = Problems(), threading.Event()
+    bar = tqdm(total=sum(map(len, splits.values())), desc=f"preparing {title}", unit="image", mininterval=1.0)
+
+    def checked_examples(records: Sequence[Record]) -> Iterator[Example]:
+        for record in records:
+            if stop.is_set() or problems.many:
+                return
+            with problems.noted():
+                yield make(record)
+            bar.update()
+
+    def run(split: str, number: int) -> Shard | None:
+        path = folder / f"{split}-{number:05d}.array_record"
+        records = tasks[split, number]
+        note = path.with_suffix(".json")  # written last: where it is, the shard is whole
+        if note.exists():
+            bar.update(len(records))
+            return Shard(path, Counts.from_json(json.loads(note.read_text())))
+        counts = _write_records(path, checked_examples(records), features, len(records))
+        if counts is None:
+            return None
+        note.write_text(json.dumps(vars(counts)))
+        return Shard(path, counts)
+
+    with bar, ThreadPoolExecutor(cores()) as pool:
+        running = {pool.submit(run, *task): task for task in tasks}
+        try:
+            finished = {running[future]: future.result() for future in as_completed(running)}
+        finally:  # an interruption or an unforeseen error: do not read on for the rest of the archive
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+    problems.raise_any()
+    return {split: [finished[task] for task in tasks if task[0] == split] for split in splits}
+
+
+class Problems:
+    """Files that cannot be used: all are named at the end, unless there are very many."""
+
+    def __init__(self):
+        self._messages: list[str] = []
+
+    @property
+    def many(self) -> bool:
+        return len(self._messages) >= _MOST_PROBLEMS
+
+    @contextlib.contextmanager
+    def noted(self) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            self._messages.append(str(error))
+
+    def raise_any(self) -> None:
+        if len(self._messages) == 1:
+            raise ValueError(self._messages[0])
+        if self._messages:
+            more = " (and maybe more: reading stopped there)" if self.many else ""
+            listed = "\n  ".join(sorted(self._messages))
+            raise ValueError(f"{len(self._messages)} files cannot be used{more}:\n  {listed}")
+
+
+def _resume(folder: epath.Path, plan: dict) -> None:
+    """Makes the folder, or keeps it if it was made for the same plan."""
+    note = folder / PLAN
+    if note.exists() and json.loads(note.read_text()) == json.loads(json.dumps(plan)):
+        return
+    if folder.exists():
+        folder.rmtree()
+    folder.mkdir(parents=True)
+    note.write_text(json.dumps(plan))
+
+
+def _write_records(
+    path: epath.Path, examples: Iterable[Example], features: tfds.features.FeaturesDict, expected: int
+) -> Counts | None:
+    """Writes an ArrayRecord file that appears whole, or not at all where examples are missing."""
+    counts = Counts()
+    with tempfile.TemporaryDirectory() as scratch:  # the library writes to local disks only
+        unfinished = epath.Path(scratch) / path.name if is_remote(path) else path.with_suffix(".tmp")
+        writer = ArrayRecordWriter(str(unfinished), "group_size:1")
+        for example in examples:
+            writer.write(features.serialize_example(features.encode_example(example.features)))
+            counts += example.counts
+        writer.close()
+        if counts.images < expected:
+            unfinished.unlink()
+            return None
+        if is_remote(path):
+            unfinished.copy(path, overwrite=True)
+        else:
+            unfinished.replace(path)
+    return counts

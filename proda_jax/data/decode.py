@@ -1,0 +1,65 @@
+"""Decodes image and label files with TensorFlow, which is imported on first use; preparation and input share it.
+
+Every function takes and gives tensors, in a tf.data pipeline as outside one.
+"""
+
+import os
+
+from proda_jax.data.label_spaces import LabelMap
+
+
+def cores() -> int:
+    """How many threads can decode at once on this machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def image(encoded):
+    """Pixels of a PNG (8 or 16 bits, grey, palette, with alpha) or JPEG file, uint8 [height, width, 3]."""
+    import tensorflow as tf
+
+    return tf.cond(
+        tf.io.is_jpeg(encoded),
+        # TensorFlow's default transform is a fast, inexact one; other decoders, Pillow's too, use the accurate one.
+        lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
+        lambda: tf.io.decode_png(encoded, channels=3),
+    )
+
+
+def raw_label(png, *, in_color: bool):
+    """Raw values of a label PNG, int32 [height, width].
+
+    Args:
+      png: an encoded PNG; unless colours are wanted, one of 8 or 16 bits without a palette.
+      in_color: values are colours, see `label_spaces.color_number`; otherwise they are the first channel's, and what is
+        above 255 becomes 255.
+    """
+    import tensorflow as tf
+
+    if in_color:
+        color = tf.cast(tf.io.decode_png(png, channels=3), tf.int32)
+        return color[..., 0] * 65536 + color[..., 1] * 256 + color[..., 2]
+    depth = tf.io.decode_raw(tf.strings.substr(png, 24, 1), tf.uint8)[0]  # a PNG's header holds its bit depth there
+    return tf.cond(
+        depth == 16,
+        lambda: tf.minimum(tf.cast(tf.io.decode_png(png, dtype=tf.uint16)[..., 0], tf.int32), 255),
+        lambda: tf.cast(tf.io.decode_png(png)[..., 0], tf.int32),
+    )
+
+
+def label(png, label_map: LabelMap):
+    """Train ids of a label PNG, uint8 [height, width]."""
+    import tensorflow as tf
+
+    return tf.gather(tf.constant(label_map.table), raw_label(png, in_color=label_map.in_color))
+
+
+def resized(pixels, size: tuple[int, int], method: str):
+    """Pixels at `size`, uint8 [height, width, channels]; 'bilinear' averages where it shrinks, 'nearest' picks."""
+    import tensorflow as tf
+
+    def resize():
+        changed = tf.image.resize(pixels, size, method, antialias=method == "bilinear")
+        return tf.cast(tf.clip_by_value(tf.round(tf.cast(changed, tf.float32)), 0, 255), tf.uint8)
+
+    same = tf.reduce_all(tf.shape(pixels)[:2] == size)
+    return tf.ensure_shape(tf.cond(same, lambda: pixels, resize), (*size, pixels.shape[-1]))

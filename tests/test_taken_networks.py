@@ -1,0 +1,175 @@
+"""Networks from files in place of stages that were trained, evaluation of any network, and runs without scores."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from tiny import CLASSES, block_source, tiny_config, tiny_stage
+
+from configs import base
+from proda_jax import evaluate, experiment, settings
+from proda_jax.models.torch_names import to_torch
+from proda_jax.models.weights import Weights, save
+from proda_jax.sources import Sources
+
+PLACES = ("warmup", "stage1", "stage2", "stage3")
+
+pytestmark = pytest.mark.usefixtures("compiled_programs")
+
+
+def config_of(*stages: str):
+    c = tiny_config()
+    c.stages = stages or PLACES
+    c.warmup = tiny_stage(base.warmup("random", 2))
+    c.stage1 = tiny_stage(base.denoise("warmup", 2))
+    c.stage2 = tiny_stage(base.distill("stage1", "random", 2), label_threshold=0.2)
+    c.stage3 = tiny_stage(base.distill("stage2", "random", 2), label_threshold=0.2)
+    return c
+
+
+def given(validation=None) -> dict:
+    return {
+        "source": block_source(4, 0),
+        "target": block_source(4, 1, labelled=False),
+        "validation": validation or block_source(3, 2),
+    }
+
+
+def run_in(workdir, config, data: dict | None = None) -> experiment.Experiment:
+    return experiment.Experiment(config, workdir, Sources(config, workdir, given=data or given()), devices_used=1)
+
+
+def network_file(path, config, *, seed: int = 0, mean: float = 0.3):
+    """A file of a network in the released code's names, which wants centred input; and its variables."""
+    run = run_in("unused", config)
+    variables = jax.device_get(run.initialise(run.model("stage1"), jax.random.key(seed)))
+    variables["batch_stats"]["input"]["mean"] = np.full(3, mean, np.float32)
+    save(Weights(to_torch(variables)), path)
+    return str(path), variables
+
+
+def scores_of(variables: dict, source) -> float:
+    """mIoU from predictions, in percent."""
+    model = run_in("unused", config_of()).model("stage1").clone(axis_name=None)
+    predicted = np.asarray(evaluate.predict(model, variables, source.images))
+    counted, ious = source.labels < CLASSES, []
+    for c in range(CLASSES):
+        both = ((predicted == c) & (source.labels == c) & counted).sum()
+        either = (((predicted == c) | (source.labels == c)) & counted).sum()
+        ious += [both / either] if either else []
+    return 100 * float(np.mean(ious))
+
+
+@pytest.mark.parametrize("place", PLACES[:-1])
+def test_the_next_stage_starts_from_a_network_in_a_file_as_if_it_had_been_trained(tmp_path, place):
+    following = PLACES[PLACES.index(place) + 1]
+    config = config_of(place, following)
+    config[place].weights, variables = network_file(tmp_path / "network.npz", config)
+    if following in ("stage2", "stage3"):
+        config[following].init = place  # whose network is the student's start too
+    settings.check(config)
+    results = run_in(tmp_path / "run", config).run()
+    taken, trained = results["stages"]
+    assert (taken["name"], taken["steps"]) == (place, 0) and (trained["name"], trained["steps"]) == (following, 2)
+    assert taken["last"]["miou"] == pytest.approx(scores_of(variables, given()["validation"]), abs=0.01)
+    run = run_in(tmp_path / "run", config)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(run.variables(place)), variables)
+    # what it learns from was made by that network, and the student keeps its input convention
+    assert list((tmp_path / "run" / place).glob("*labels*/origin.json"))
+    np.testing.assert_array_equal(run.variables(following)["batch_stats"]["input"]["mean"], np.full(3, 0.3, np.float32))
+
+
+def test_a_network_that_was_taken_is_not_taken_again(tmp_path):
+    config = config_of("stage1")
+    config.stage1.weights, _ = network_file(tmp_path / "network.npz", config)
+    results = run_in(tmp_path / "run", config).run()
+    (tmp_path / "network.npz").unlink()
+    assert run_in(tmp_path / "run", config).run() == results
+
+
+def test_weights_for_another_network_are_refused_by_name(tmp_path):
+    config = config_of("stage1")
+    config.stage1.weights, _ = network_file(tmp_path / "network.npz", config)
+    config.model.width = 16
+    with pytest.raises(ValueError, match=r"network.npz does not fit.*11 classes.*conv1.weight has shape"):
+        run_in(tmp_path / "run", config).run()
+
+
+def test_a_file_of_weights_that_is_not_there_is_refused_before_anything_is_computed(tmp_path):
+    config = config_of()
+    config.stage1.weights = str(tmp_path / "absent.pkl")
+    with pytest.raises(ValueError, match=r"config.stage1.weights = .*absent.pkl': expected a file that exists"):
+        settings.check(config)
+
+
+def test_training_with_a_network_to_evaluate_is_refused_with_where_to_name_it():
+    config = config_of()
+    config.init_from = "network.pkl"
+    with pytest.raises(ValueError, match=r"config.init_from = 'network.pkl'.*config.<stage>.weights"):
+        settings.check(config)
+
+
+# Evaluation
+
+
+def test_a_network_in_a_file_is_scored_without_training_anything(tmp_path):
+    config = config_of()
+    config.init_from, variables = network_file(tmp_path / "network.npz", config)
+    settings.check_evaluation(config)
+    scores = run_in(tmp_path / "run", config).evaluate()
+    assert scores["miou"] == pytest.approx(scores_of(variables, given()["validation"]), abs=0.01)
+    assert scores["network"] == config.init_from
+    table = experiment.class_table(scores)
+    assert f"{scores['miou']:.1f}" in table and all(name in table for name in scores["iou"])
+
+
+def test_without_a_file_the_last_complete_stage_is_scored(tmp_path):
+    config = config_of("stage1")
+    config.stage1.weights, _ = network_file(tmp_path / "network.npz", config)
+    with pytest.raises(ValueError, match="has no complete stage: name a file"):
+        run_in(tmp_path / "run", config).evaluate()
+    results = run_in(tmp_path / "run", config).run()
+    scores = run_in(tmp_path / "run", config).evaluate()
+    assert scores["miou"] == results["stages"][0]["last"]["miou"] and scores["network"].endswith("stage1")
+
+
+# Without labelled target images
+
+
+def test_stages_run_without_validation_images_and_say_that_there_are_no_scores(tmp_path):
+    config = config_of("warmup", "stage1", "stage2")
+    config.data.validation.name = settings.NONE
+    settings.check(config)
+    results = run_in(tmp_path / "run", config, given() | {"validation": None}).run()
+    assert [stage["last"] for stage in results["stages"]] == [{"step": 2}] * 3
+    assert [stage["best"] for stage in results["stages"]] == [{"step": 2}] * 3
+    text = experiment.table(results)
+    assert "no scores" in text and all(name in text for name in config.stages)
+    assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
+
+
+def test_an_interrupted_stage_without_scores_goes_on(tmp_path, monkeypatch):
+    config = config_of("warmup")
+    config.data.validation.name, config.evaluate_every = settings.NONE, 1
+    whole = run_in(tmp_path / "whole", config)
+    whole.run()
+    run = run_in(tmp_path / "run", config)
+    monkeypatch.setattr(run, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    config.warmup.steps = 1
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    config.warmup.steps = 2
+    again = run_in(tmp_path / "run", config)
+    again.run()
+    jax.tree.map(np.testing.assert_array_equal, *(jax.device_get(r.variables("warmup")) for r in (whole, again)))
+
+
+def test_the_best_network_cannot_be_handed_on_where_nothing_is_scored():
+    config = config_of()
+    config.data.validation.name, config.handover = settings.NONE, "best"
+    with pytest.raises(ValueError, match=r"config.handover = 'best': expected 'last'"):
+        settings.check(config)
+    config.handover = "last"
+    with pytest.raises(ValueError, match=r"config.data.validation.name = 'none'"):
+        settings.check_evaluation(config)
