@@ -1,15 +1,29 @@
-"""Networks in PyTorch whose state dicts have the names of the released code and of plain DeepLabv2, and their files."""
+"""Networks in PyTorch whose state dicts have the names of the released code and of plain DeepLabv2, and their files.
+
+They are written here from the description of those networks, so that ours are compared with something of another make.
+"""
 
 import pickle
 import types
 from collections.abc import Mapping
+from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
+from golden_network import to_nchw
 from torch import nn
+
+from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.torch_names import from_torch
+from proda_jax.models.weights import Weights
 
 SCALAR = np.float64(0).__reduce__()[0]  # the function that rebuilds NumPy's scalars
 BGR_MEAN = (104.00698793, 116.66876762, 122.67891434)
+SMALL = {"depths": (1, 1, 1, 1), "width": 8}
+CLASSES = 5
+IMAGE = np.random.default_rng(0).random((2, 33, 47, 3)).astype(np.float32)
 
 
 class Block(nn.Module):
@@ -185,3 +199,31 @@ def write_simclr(prefix: str, backbone: Mapping[str, np.ndarray], depths, **othe
     variables = {name: value for name, value in variables.items() if value is not None}
     names, values = list(variables), [tf.constant(value) for value in variables.values()]
     tf.raw_ops.SaveV2(prefix=prefix, tensor_names=names, shape_and_slices=[""] * len(names), tensors=values)
+
+
+def small_model(**settings) -> DeepLab:
+    settings = {"head_channels": 32, "feature_channels": 32, "classes": CLASSES} | SMALL | settings
+    return DeepLab(**settings)
+
+
+def shapes_of(model: DeepLab) -> dict:
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 96, 3)), train=False))
+
+
+def logits(read: Weights, model: DeepLab, image: np.ndarray = IMAGE) -> np.ndarray:
+    variables = from_torch(read.arrays, shapes_of(model))
+    return to_nchw(jax.jit(lambda v, x: model.apply(v, x, train=False).logits)(variables, image))
+
+
+def save_torch(payload, path: Path, legacy: bool = False, **arguments) -> Path:
+    torch.save(payload, path, _use_new_zipfile_serialization=not legacy, **arguments)
+    return path
+
+
+def assert_equal(read: Weights, expected: Weights) -> None:
+    assert read.arrays.keys() == expected.arrays.keys()
+    for name, array in expected.arrays.items():
+        assert read.arrays[name].dtype == np.float32
+        np.testing.assert_array_equal(read.arrays[name], array, err_msg=name)
+    np.testing.assert_equal(read.prototypes, expected.prototypes)
+    assert (read.step, read.best_miou) == (expected.step, expected.best_miou)
