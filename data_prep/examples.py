@@ -104,7 +104,7 @@ def read_files(record: Record) -> tuple[bytes, bytes]:
     if not image.startswith((_PNG_MAGIC, _JPEG_MAGIC)):
         raise ValueError(f"image file {record.image} is neither a PNG nor a JPEG file")
     label = record.label.read_bytes() if record.label else b""
-    if label and not label.startswith(_PNG_MAGIC):
+    if record.label and not label.startswith(_PNG_MAGIC):
         raise ValueError(f"label file {record.label} is not a PNG file: labels are read from PNG files only")
     return image, label
 
