@@ -12,9 +12,8 @@ from etils import epath
 from ml_collections import config_flags
 
 from proda_jax import experiment, settings
-from proda_jax.data.remote import cache_folder
+from proda_jax.files import cache_folder, write_atomically
 from proda_jax.sources import Sources
-from proda_jax.train import write_atomically
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration, such as configs/gta5.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run makes; may be in a bucket.")

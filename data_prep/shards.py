@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from data_prep.examples import Counts, Example, Record
 from proda_jax.data.decode import cores
-from proda_jax.data.remote import is_remote
+from proda_jax.files import is_remote
 
 SHARD_SIZE = 64  # examples: what an interruption costs each thread
 PLAN = "plan.json"

@@ -14,9 +14,10 @@ import numpy as np
 from etils import epath
 
 from data_prep import simclr_checkpoint, stage_folder
+from proda_jax.files import write_atomically
 from proda_jax.models.account import account
 from proda_jax.models.torch_names import INPUT_CONVENTION
-from proda_jax.models.weights import FACTS, Contents, Weights, file_bytes, own_arrays, write_atomically
+from proda_jax.models.weights import FACTS, Contents, Weights, file_bytes, own_arrays
 
 NETWORK = "ResNet101"  # class of the released network, under which its files hold it
 NUMBER_TYPES = "?bhilqBHILQefd"  # NumPy's codes of the types whose scalars a file may hold

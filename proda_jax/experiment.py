@@ -17,6 +17,7 @@ from proda_jax import devices, evaluate, prototypes, settings, train
 from proda_jax.checkpoints import Checkpoints
 from proda_jax.data.label_spaces import label_space
 from proda_jax.data.pseudo_labels import PseudoLabels, with_pseudo_labels
+from proda_jax.files import npz, read_npz, write_atomically
 from proda_jax.models import weights
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.models.torch_names import from_torch
@@ -148,7 +149,8 @@ class Experiment:
     def take_stage(self, name: str) -> dict:
         """Takes a stage's network from a file, instead of training it, and returns its result."""
         model, folder, started = self.model(name), self.folder(name), time.time()
-        variables = self.variables_in(self.config[name].weights, model)
+        path = self.config[name].weights
+        variables = self.fitted(weights.load(path), path, model)
         score = self.scorer(model)
         scores = score(variables) if score else {}
         checkpoints = Checkpoints(folder / "checkpoints")
@@ -160,15 +162,17 @@ class Experiment:
         history.add({"step": 0, "seconds": round(time.time() - started, 1)} | scores)
         return self.finish(name, 0, history)
 
-    def variables_in(self, path: str, model: DeepLab) -> Any:
-        """The variables of a whole network in a file of any format, replicated."""
-        try:
-            variables = from_torch(weights.load(path).arrays, self.abstract_variables(model))
-        except ValueError as error:
-            raise ValueError(
-                f"{path} does not fit the network of config.model with {model.classes} classes: {error}"
-            ) from error
-        return devices.replicate(variables, self.mesh)
+    def fitted(self, found: weights.Weights, path: str, model: DeepLab) -> Any:
+        """A whole network's weights, which come from the file `path`, as variables of `model`, replicated."""
+        held = {"head": found.head, "depths": found.depths, "width": found.width}
+        for setting, value in held.items():
+            if value != getattr(model, setting):
+                raise ValueError(
+                    f"{path} holds a network of {setting} {value}, config.model.{setting} is {getattr(model, setting)}"
+                )
+        if found.classes != model.classes:
+            raise ValueError(f"{path} scores {found.classes} classes, label space {self.space.name} has {model.classes}")
+        return devices.replicate(from_torch(found.arrays, self.abstract_variables(model)), self.mesh)
 
     def scorer(self, model: DeepLab) -> Callable[[Any], dict] | None:
         """Variables of a network -> its scores on the validation images; None where there are no such images."""
@@ -189,7 +193,7 @@ class Experiment:
         result = {"name": name, "steps": steps, "seconds": history.seconds}
         for which, entry in (("best", history.best), ("last", history.entries[-1])):
             result[which] = {key: value for key, value in entry.items() if key != "seconds"}
-        train.write_atomically(self.folder(name) / "result.json", json.dumps(result, indent=2))
+        write_atomically(self.folder(name) / "result.json", json.dumps(result, indent=2))
         return result
 
     @property
@@ -256,12 +260,8 @@ class Experiment:
             made = prepare.initial_prototypes(
                 self.model(teacher), self.variables(teacher), source, stage, self.evaluation_batch, self.mesh
             )
-            unfinished = path.with_name(path.name + ".tmp")
-            with unfinished.open("wb") as file:
-                np.savez(file, vectors=np.asarray(made.vectors), counts=np.asarray(made.counts))
-            unfinished.replace(path)
-        with path.open("rb") as file, np.load(file) as arrays:
-            made = prototypes.Prototypes(jnp.asarray(arrays["vectors"]), jnp.asarray(arrays["counts"]))
+            write_atomically(path, npz(vectors=np.asarray(made.vectors), counts=np.asarray(made.counts)))
+        made = prototypes.Prototypes(**{name: jnp.asarray(array) for name, array in read_npz(path).items()})
         unseen = [c for c, seen in zip(self.space.classes, np.asarray(made.seen), strict=True) if not seen]
         if unseen:
             logging.warning("no prototype yet for %s: absent until seen", ", ".join(unseen))
@@ -294,13 +294,11 @@ class Experiment:
         """
         path, complete = self.config.init_from, [name for name in self.config.stages if self.result(name)]
         if path is not None:
+            found = weights.load(path)
             model = build.network(
-                self.config.model,
-                len(self.space),
-                extra_norm=weights.load(path).extra_norm,
-                axis_name=devices.AXIS,
+                self.config.model, len(self.space), extra_norm=found.extra_norm, axis_name=devices.AXIS
             )
-            variables = self.variables_in(path, model)
+            variables = self.fitted(found, path, model)
         elif complete:
             path = str(self.folder(complete[-1]))
             model, variables = self.model(complete[-1]), self.variables(complete[-1])
@@ -330,7 +328,7 @@ class Experiment:
         return {"task": self.config.task, "seed": self.config.seed, "stages": stages}
 
     def write_results(self) -> None:
-        train.write_atomically(self.workdir / "results.json", json.dumps(self.results(), indent=2))
+        write_atomically(self.workdir / "results.json", json.dumps(self.results(), indent=2))
 
 
 def backbone(variables: Any) -> dict:

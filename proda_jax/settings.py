@@ -19,7 +19,7 @@ from proda_jax.data.label_spaces import (
     label_map,
     label_space,
 )
-from proda_jax.data.remote import cache_folder
+from proda_jax.files import cache_folder
 from proda_jax.models.deeplab import GROUP_NORM_GROUPS, HEADS
 from proda_jax.stages import denoise
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from proda_jax import devices
 from proda_jax.checkpoints import Checkpoints
+from proda_jax.files import write_atomically
 from proda_jax.state import TrainState
 
 Log = Callable[[int, dict[str, float]], None]
@@ -120,13 +121,6 @@ def train(
 def last_score(history: History) -> dict[str, str]:
     last = history.entries[-1] if history.entries else {}
     return {"mIoU": f"{last['miou']:.1f}"} if "miou" in last else {}
-
-
-def write_atomically(path: epath.Path, text: str) -> None:
-    """The file appears whole or not at all."""
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(text)
-    unfinished.replace(path)
 
 
 def merge_batches(source: Iterable[dict], target: Iterable[dict] | None, first_slot: int) -> Iterable[dict]:

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from etils import epath
 
 from proda_jax.data.memory import MemorySource
 from proda_jax.data.pseudo_labels import PseudoLabels, with_pseudo_labels
@@ -23,15 +24,22 @@ def test_labels_are_read_as_they_were_written(tmp_path, name):
         np.testing.assert_array_equal(found, label)
 
 
+def break_off_writing(monkeypatch) -> None:
+    """From here on, files are cut off in the middle."""
+
+    def half(self, contents: bytes) -> None:
+        with self.open("wb") as file:
+            file.write(contents[: len(contents) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(epath.Path("a")), "write_bytes", half)
+
+
 def test_only_whole_files_count_as_present(tmp_path, monkeypatch):
     store = PseudoLabels(tmp_path / "labels", ORIGIN)
     store.write("whole", np.zeros((2, 2), np.uint8))
 
-    def break_off(file, **arrays):
-        file.write(b"the beginning of a file")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(np, "savez_compressed", break_off)
+    break_off_writing(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         store.write("half", np.zeros((2, 2), np.uint8))
     assert store.missing(["whole", "half"]) == ["half"]
@@ -42,10 +50,7 @@ def test_a_label_written_over_an_older_one_replaces_it_whole(tmp_path, monkeypat
     store = PseudoLabels(tmp_path / "labels", ORIGIN)
     store.write("image", np.full((2, 2), 3, np.uint8))
 
-    def break_off(file, **arrays):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(np, "savez_compressed", break_off)
+    break_off_writing(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         store.write("image", np.full((2, 2), 4, np.uint8))
     np.testing.assert_array_equal(store.read("image"), np.full((2, 2), 3))

@@ -92,7 +92,10 @@ def test_weights_for_another_network_are_refused_by_name(tmp_path):
     config = config_of("stage1")
     config.stage1.weights, _ = network_file(tmp_path / "network.npz", config)
     config.model.width = 16
-    with pytest.raises(ValueError, match=r"network.npz does not fit.*11 classes.*conv1.weight has shape"):
+    with pytest.raises(ValueError, match=r"network.npz holds a network of width 8, config.model.width is 16"):
+        run_in(tmp_path / "run", config).run()
+    config.model.width, config.data.label_space = 8, "cityscapes19"
+    with pytest.raises(ValueError, match=r"network.npz scores 11 classes, label space cityscapes19 has 19"):
         run_in(tmp_path / "run", config).run()
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from etils import epath
 
 from proda_jax.data.source import Batch
+from proda_jax.files import npz, read_npz, write_atomically
 
 ORIGIN = "origin.json"
 
@@ -41,7 +42,7 @@ class PseudoLabels:
                 )
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        note.write_text(json.dumps(self.origin, indent=2))
+        write_atomically(note, json.dumps(self.origin, indent=2))
 
     def path(self, name: str) -> epath.Path:
         return self.folder / f"{name.replace('/', '__')}.npz"
@@ -53,12 +54,8 @@ class PseudoLabels:
 
     def write(self, name: str, label: np.ndarray) -> None:
         """Writes one image's labels; the file appears whole or not at all."""
-        path = self.path(name)
-        unfinished = path.with_name(path.name + ".tmp")
-        save = np.savez if label.dtype == np.float16 else np.savez_compressed  # probabilities hardly compress
-        with unfinished.open("wb") as file:
-            save(file, label=label)
-        unfinished.replace(path)
+        compressed = label.dtype != np.float16  # probabilities hardly compress
+        write_atomically(self.path(name), npz(compressed, label=label))
 
     def read(self, name: str) -> np.ndarray:
         """One image's labels.
@@ -68,8 +65,7 @@ class PseudoLabels:
         """
         path = self.path(name)
         try:
-            with path.open("rb") as file, np.load(file) as arrays:
-                return arrays["label"]
+            return read_npz(path)["label"]
         except Exception as error:
             raise ValueError(
                 f"{path} cannot be read ({error}). Delete it and run the same command again: it is made anew"

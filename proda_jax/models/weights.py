@@ -14,6 +14,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from proda_jax.files import npz, write_atomically
 from proda_jax.models.account import Account, account
 from proda_jax.models.foreign import matrix, released_names, with_input_convention
 from proda_jax.models.layout import Layout, read_off
@@ -223,18 +224,7 @@ def own_arrays(weights: Weights) -> dict[str, np.ndarray]:
 def save(weights: Weights, path: epath.PathLike) -> None:
     """Writes an .npz file that `load` reads; an older one of that name is replaced once the new one is complete."""
     facts = {name: np.array(getattr(weights, name)) for name in FACTS if getattr(weights, name) is not None}
-    data = io.BytesIO()  # zip archives seek while they are written, which files in a bucket cannot
-    np.savez(data, **own_arrays(weights), **facts)
-    write_atomically(path, data.getvalue())
-
-
-def write_atomically(path: epath.PathLike, data: bytes) -> None:
-    """The file appears whole or not at all."""
-    path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_bytes(data)
-    unfinished.replace(path)
+    write_atomically(path, npz(**own_arrays(weights), **facts))
 
 
 def file_bytes(path: epath.Path) -> bytes:

@@ -1,9 +1,33 @@
-"""Paths in buckets: what epath cannot hide from libraries that read local files only."""
+"""Files that appear whole or not at all, and paths in buckets where a library reads local files only."""
 
 import hashlib
+import io
 import os
 
+import numpy as np
 from etils import epath
+
+
+def write_atomically(path: epath.PathLike, contents: str | bytes) -> None:
+    """Writes a file that appears whole or not at all, in place of an older one of that name."""
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".tmp")
+    unfinished.write_bytes(contents.encode() if isinstance(contents, str) else contents)
+    unfinished.replace(path)
+
+
+def npz(compressed: bool = False, **arrays: np.ndarray) -> bytes:
+    """The contents of an .npz file; in memory, as zip archives seek while they are written, and buckets cannot."""
+    contents = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(contents, **arrays)
+    return contents.getvalue()
+
+
+def read_npz(path: epath.PathLike) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file, without pickled objects."""
+    with np.load(io.BytesIO(epath.Path(path).read_bytes()), allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def is_remote(path: epath.PathLike) -> bool:
