@@ -148,7 +148,7 @@ def _write_records(
             unfinished.unlink()
             return None
         if is_remote(path):
-            unfinished.copy(path, overwrite=True)
+            path.write_bytes(unfinished.read_bytes())
         else:
             unfinished.replace(path)
     return counts

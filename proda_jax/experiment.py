@@ -171,7 +171,9 @@ class Experiment:
                     f"{path} holds a network of {setting} {value}, config.model.{setting} is {getattr(model, setting)}"
                 )
         if found.classes != model.classes:
-            raise ValueError(f"{path} scores {found.classes} classes, label space {self.space.name} has {model.classes}")
+            raise ValueError(
+                f"{path} scores {found.classes} classes, label space {self.space.name} has {model.classes}"
+            )
         return devices.replicate(from_torch(found.arrays, self.abstract_variables(model)), self.mesh)
 
     def scorer(self, model: DeepLab) -> Callable[[Any], dict] | None:

@@ -56,6 +56,6 @@ def local_copy(folder: epath.PathLike) -> epath.Path:
         if held.exists() and held.stat().length == file.stat().length:
             continue
         unfinished = held.with_name(f"{held.name}.{os.getpid()}.tmp")
-        file.copy(unfinished)
+        unfinished.write_bytes(file.read_bytes())
         unfinished.replace(held)
     return copy
