@@ -6,7 +6,9 @@
 An interrupted preparation goes on where it stopped when the same command is given again.
 """
 
+import contextlib
 import importlib
+import io
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets with a page of notes
@@ -62,7 +64,9 @@ def prepare(dataset: str, *, data_dir: str, checks: Checks | None = None, **file
         check_origin(builder)
         logging.info("%s is already prepared in %s", dataset, folder)
     else:
-        builder.download_and_prepare()
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download, which there is not
+            builder.download_and_prepare()
+        print(f"prepared {dataset} in {folder}; have a look at {folder / contact_sheet.NAME}")
     unmapped = Summary.load(folder).unmapped
     if checks.strict and unmapped:
         raise ValueError(f"{folder} was prepared with label values without meaning, {dict(unmapped)}: delete it to "
@@ -126,7 +130,6 @@ def main(arguments: list[str]) -> None:
         folders = [prepare_role(data, role, given.data_dir) for role in roles]
     for folder in dict.fromkeys(folders):
         print(Summary.load(folder).text())
-        print(f"prepared in {folder}; have a look at {folder / contact_sheet.NAME}")
 
 
 if __name__ == "__main__":
