@@ -2,7 +2,18 @@
 
     python main.py --config=configs/gta5.py --workdir=... \
         --config.data.source.raw_dir=<GTA5> --config.data.target.raw_dir=<Cityscapes> \
-        --config.model.imagenet_weights=<.npz> --config.model.self_supervised_weights=<.npz>
+        --config.model.imagenet_weights=<file> --config.model.self_supervised_weights=<file>
+
+Weights are files of any format that docs/weights.md names, PyTorch's too. A checkpoint of the released code takes the
+place of the stage that it comes from; stages before it are left out of `stages`:
+
+    --config.warmup.weights=<warm-up .pkl>                                            stage 1 starts from it
+    --config.stage1.weights=<stage 1 .pkl> --config.stages="('stage1', 'stage2', 'stage3')"     it teaches stage 2
+    --config.stage2.weights=<stage 2 .pkl> --config.stages="('stage2', 'stage3')"               it teaches stage 3
+    --config.stage3.weights=<stage 3 .pkl> --config.stages="('stage3',)"                        it is scored
+
+`python main.py --mode=evaluate --config=configs/gta5_released.py --config.init_from=<.pkl> \
+--config.data.target.raw_dir=<Cityscapes>` scores any of them without a workdir.
 
 The settings are those of `configs/base.py`; this file says which stages run, where they start and for how long.
 """

@@ -2,7 +2,7 @@
 
     python main.py --config=configs/synthia.py --workdir=... \
         --config.data.source.raw_dir=<RAND_CITYSCAPES> --config.data.target.raw_dir=<Cityscapes> \
-        --config.model.imagenet_weights=<.npz> --config.model.self_supervised_weights=<.npz>
+        --config.model.imagenet_weights=<file> --config.model.self_supervised_weights=<file>
 """
 
 import ml_collections

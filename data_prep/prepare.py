@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import io
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets with a page of notes
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -58,13 +59,14 @@ def prepare(dataset: str, *, data_dir: str, checks: Checks | None = None, **file
         checks = Checks(label_map(dataset, own_space(dataset)))
     module, name = BUILDERS[dataset]
     builder_class = getattr(importlib.import_module(module), name)
-    builder = builder_class(data_dir=data_dir, file_format="array_record", checks=checks, **files)
+    with quiet_tfds():
+        builder = builder_class(data_dir=data_dir, file_format="array_record", checks=checks, **files)
+        done = builder.is_prepared()
     folder = epath.Path(builder.data_dir)
-    if builder.is_prepared():
+    if done:
         check_origin(builder)
-        logging.info("%s is already prepared in %s", dataset, folder)
     else:
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download, which there is not
+        with quiet_tfds():
             builder.download_and_prepare()
         print(f"prepared {dataset} in {folder}; have a look at {folder / contact_sheet.NAME}")
     unmapped = Summary.load(folder).unmapped
@@ -72,6 +74,18 @@ def prepare(dataset: str, *, data_dir: str, checks: Checks | None = None, **file
         raise ValueError(f"{folder} was prepared with label values without meaning, {dict(unmapped)}: delete it to "
                          "check it again, or set strict to False")  # fmt: skip
     return folder
+
+
+@contextlib.contextmanager
+def quiet_tfds() -> Iterator[None]:
+    """Without TFDS's announcement of a download, which there is not, and its warning of a folder not yet prepared."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def check_origin(builder: StreetBuilder) -> None:

@@ -1,0 +1,1 @@
+"""Timings; each module says how it is run."""
