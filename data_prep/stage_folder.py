@@ -31,12 +31,15 @@ def read(path: epath.Path, which: str = "last") -> Contents:
     if step is None:
         raise ValueError(f"{path}: expected a checkpoint of a stage under 'checkpoints'; it has none yet")
     folder = path.absolute() / "checkpoints" / str(step)
-    prototypes = restore(folder / "training", "prototypes")
+    prototypes = None
+    if (folder / "training").exists():  # a network that was taken from a file has no more than itself
+        prototypes = restore(folder / "training", "prototypes")
     if prototypes is not None:
         prototypes = np.where(prototypes["counts"][:, None] > 0, prototypes["vectors"], 0.0).astype(np.float32)
     result = path / "result.json"
     score = json.loads(result.read_text()).get(which, {}) if result.exists() else {}
-    miou = score["miou"] / 100 if score.get("step") == step else None  # percent there
+    scored = score.get("step") == step and "miou" in score
+    miou = score["miou"] / 100 if scored else None  # percent there
     return Contents(to_torch(restore(folder / "network")), prototypes=prototypes, step=step, best_miou=miou)
 
 

@@ -26,3 +26,9 @@ def compiled_programs(tmp_path_factory):
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest first, so that no process is left with one of them at the end."""
+    longest = ("test_end_to_end", "test_golden", "test_experiment", "test_taken_networks")
+    items.sort(key=lambda item: item.path.stem not in longest)

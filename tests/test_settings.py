@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from configs import base
 from proda_jax import settings
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -36,6 +37,10 @@ def test_every_configuration_passes_once_the_weights_that_it_names_exist(name, t
 REFUSED = [
     ("data.label_space", "cityscape19", "did you mean 'cityscapes19'"),
     ("data.loader", "memroy", "did you mean 'memory'"),
+    ("data.store_scale", 0.0, "a share above 0, up to 1"),
+    ("data.store_scale", 1.5, "a share above 0, up to 1"),
+    ("data.threads", -1, "0 (one for each core) or more"),
+    ("data.source.name", "none", "one of cityscapes"),  # validation images alone may be missing
     ("model.head", "deeplb", "did you mean 'deeplab'"),
     ("model.initialisation", "kaiming", "one of released, he"),
     ("model.dtype", "float16", "did you mean 'bfloat16'"),
@@ -103,6 +108,41 @@ def test_a_setting_that_cannot_work_is_named_with_its_value_and_what_can(setting
     message = str(refusal.value)
     assert message.startswith(f"config.{setting} = {value!r}: expected "), message
     assert hint in message
+
+
+def own_folders():
+    config = demo()
+    config.data.label_space, config.data.classes = "custom", ("road", "sky")
+    for role in ("source", "target", "validation"):
+        labels = None if role == "target" else f"{role}/labels"
+        config.data[role] = base.folder(role, f"{role}/images", labels, (96, 192))
+    settings.check(config)
+    return config
+
+
+REFUSED_OF_FOLDERS = [
+    ("data.classes", (), "1 to 249 different names"),
+    ("data.classes", ("road", "road"), "1 to 249 different names"),
+    ("data.colors", ((1, 2, 3),), "a colour for each of the 2 classes"),
+    ("data.target.name", "gta5", "one of folder"),  # without values of its own
+    ("data.source.images", None, "a folder of images"),
+    ("data.source.labels", None, "a folder of labels"),
+    ("data.validation.labels", None, "a folder of labels"),
+    ("data.source.split", "my photos", "letters, digits and underscores"),
+    ("data.target.split", "source", "another name for each folder"),
+    ("data.source.label_values", ((7, "raod"),), "given class 'raod', which is not in label space 'custom': road, sky"),
+    ("data.source.label_values", ((700, "road"),), "expected 0 to 255, or an RGB colour"),
+]
+
+
+@pytest.mark.parametrize(("setting", "value", "hint"), REFUSED_OF_FOLDERS)
+def test_folders_of_ones_own_are_refused_by_the_setting_that_does_not_fit(setting, value, hint):
+    config = own_folders()
+    config.update_from_flattened_dict({setting: value})
+    with pytest.raises(ValueError) as refusal:
+        settings.check(config)
+    assert str(refusal.value).startswith(f"config.{setting} = {value!r}: expected "), refusal.value
+    assert hint in str(refusal.value)
 
 
 def test_stages_are_refused_that_do_not_exist_or_start_from_one_that_has_not_run():

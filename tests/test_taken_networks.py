@@ -10,7 +10,7 @@ from tiny import CLASSES, block_source, tiny_config, tiny_stage
 from configs import base
 from proda_jax import evaluate, experiment, settings
 from proda_jax.models.torch_names import to_torch
-from proda_jax.models.weights import Weights, save
+from proda_jax.models.weights import Weights, load, save
 from proda_jax.sources import Sources
 
 PLACES = ("warmup", "stage1", "stage2", "stage3")
@@ -86,6 +86,19 @@ def test_a_network_that_was_taken_is_not_taken_again(tmp_path):
     results = run_in(tmp_path / "run", config).run()
     (tmp_path / "network.npz").unlink()
     assert run_in(tmp_path / "run", config).run() == results
+
+
+def test_a_network_that_was_taken_is_read_back_from_its_stage(tmp_path):
+    config = config_of("stage1")
+    config.data.validation.name = settings.NONE
+    config.stage1.weights, variables = network_file(tmp_path / "network.npz", config)
+    run_in(tmp_path / "run", config, given() | {"validation": None}).run()
+    found = load(tmp_path / "run" / "stage1")
+    assert (found.step, found.best_miou, found.prototypes) == (0, None, None)
+    expected = to_torch(variables)
+    assert found.arrays.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found.arrays[name], array)
 
 
 def test_weights_for_another_network_are_refused_by_name(tmp_path):
