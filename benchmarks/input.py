@@ -35,10 +35,11 @@ from proda_jax.data.pseudo_labels import PseudoLabels
 SIZES = {"GTA5": (1052, 1914), "Cityscapes": (1024, 2048)}  # height, width in pixels
 NOISE = 2.0  # grey levels; gives frames a camera's file size, see the table's column
 SPACE = label_space("cityscapes19")
+BATCH, ROUNDS = 4, 5
 
 _IMAGES = flags.DEFINE_string("images", None, "Pattern of PNG images to use instead of rendered frames.")
 _FRAMES = flags.DEFINE_integer("frames", 6, "Frames of each size.")
-_BATCHES = flags.DEFINE_integer("batches", 12, "Batches of four that are timed.")
+_BATCHES = flags.DEFINE_integer("batches", 8, "Batches of four in each timed round.")
 _JSON = flags.DEFINE_string("json", None, "File for the figures.")
 _CORES = flags.DEFINE_integer("cores", 16, "Cores of the machine that is to be fed, for the arithmetic.")
 _NEEDED = flags.DEFINE_float("needed", 60.0, "Images a second that it needs: source and target images together.")
@@ -67,12 +68,12 @@ def png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def seconds_each(function: Callable, items: Iterable, repeats: int = 3) -> float:
+def seconds_each(function: Callable, items: Iterable) -> float:
     """Processor time of one call; the median of several rounds."""
     items = list(items)
     function(items[0])
     rounds = []
-    for _ in range(repeats):
+    for _ in range(ROUNDS):
         started = time.process_time()
         for item in items:
             function(item)
@@ -105,14 +106,7 @@ def measure(name: str, size: tuple[int, int], folder: pathlib.Path) -> dict:
         "decode_label_ms": 1e3 * label_seconds,
     }
     for kind, labels in (("images", False), ("images_and_labels", True)):
-        batches = source.training_batches(4, seed=0, labels=labels)
-        for _ in range(4):  # fills the queues
-            next(batches)
-        wall, processor = time.perf_counter(), time.process_time()
-        for _ in range(_BATCHES.value):
-            next(batches)
-        count = 4 * _BATCHES.value
-        processor, wall = (time.process_time() - processor) / count, (time.perf_counter() - wall) / count
+        processor, wall = pipeline_seconds(source, labels=labels)
         decoding = image_seconds + labels * label_seconds
         figures |= {
             f"{kind}_per_core_second": 1 / processor,
@@ -121,6 +115,21 @@ def measure(name: str, size: tuple[int, int], folder: pathlib.Path) -> dict:
         }
     figures |= pseudo_label_seconds(size, folder / name / "labels", encoded)
     return figures
+
+
+def pipeline_seconds(source: TfdsSource, *, labels: bool) -> tuple[float, float]:
+    """Processor time and time that pass for an image that comes out of the pipeline; medians of several rounds."""
+    batches = source.training_batches(BATCH, seed=0, labels=labels)
+    for _ in range(4):  # fills the queues
+        next(batches)
+    rounds = []
+    for _ in range(ROUNDS):
+        started = np.array([time.process_time(), time.perf_counter()])
+        for _ in range(_BATCHES.value):
+            next(batches)
+        rounds.append((np.array([time.process_time(), time.perf_counter()]) - started) / (BATCH * _BATCHES.value))
+    processor, wall = np.median(rounds, axis=0)
+    return float(processor), float(wall)
 
 
 def pseudo_label_seconds(size: tuple[int, int], folder: pathlib.Path, encoded: list) -> dict:
