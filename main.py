@@ -13,6 +13,7 @@ from ml_collections import config_flags
 
 from proda_jax import experiment, settings
 from proda_jax.files import cache_folder, write_atomically
+from proda_jax.refusals import without_traceback
 from proda_jax.sources import Sources
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration, such as configs/gta5.py.")
@@ -65,4 +66,4 @@ def evaluate(config) -> None:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config"])
-    app.run(main)
+    app.run(without_traceback(main))

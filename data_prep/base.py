@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from data_prep import contact_sheet, shards
+from data_prep import shards
 from data_prep.examples import Checks, Example, Record, checked, read_files
 from data_prep.summary import Summary
 
@@ -19,7 +19,7 @@ class LayoutError(ValueError):
     """A raw folder does not look as its archive does."""
 
 
-class StreetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Base of the builders: a subclass lists the records of each split, and reads them if they are no files.
 
     A split is written in shards, side by side in threads, each of them whole or not at all; a preparation that was
@@ -56,8 +56,12 @@ class StreetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @property
     def origin(self) -> dict:
-        """What a prepared copy was made from; another copy in its place has to agree."""
-        return {"raw_dir": str(self.raw_dir) if self.raw_dir else None, "store_scale": self.checks.store_scale}
+        """What a prepared copy was made from, and how; another copy in its place has to agree."""
+        return {
+            "raw_dir": str(self.raw_dir) if self.raw_dir else None,
+            "store_scale": self.checks.store_scale,
+            "labels_in_color": self.checks.label_map.in_color,  # palettes are kept then, otherwise their indices
+        }
 
     # What TFDS asks for
 
@@ -82,7 +86,7 @@ class StreetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self, records: Sequence[Record]) -> Iterator[tuple[str, Example]]:
         for record in records:
-            yield record.name, self.example(record)
+            yield record.name, self.example(record).features
 
     def _generate_splits(
         self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig
@@ -92,17 +96,12 @@ class StreetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         labelled = {name: records[0].label is not None for name, records in splits.items()}
         plan = {"origin": self.origin, "names": {s: [r.name for r in records] for s, records in splits.items()}}
         folder = self.data_path.parent / f"{self.version}{UNFINISHED}"
+        for killed in self.data_path.parent.glob(f"{self.version}.incomplete*"):
+            if killed != self.data_path:
+                killed.rmtree()
         written = shards.write(folder, plan, splits, self.example, self.info.features, self.info.name)
         counts = {name: [shard.counts for shard in made] for name, made in written.items()}
-        summary = Summary.of(self.info.name, self.checks.label_map.space.classes, counts)
-        summary.notes += self.notes
-        summary.save(self.data_path)
-        chosen = {name: [records[i] for i in contact_sheet.spread(len(records))] for name, records in splits.items()}
-        sheet = contact_sheet.draw(
-            {name: dict(self._generate_examples(few)) for name, few in chosen.items()},
-            self.checks.label_map,
-        )
-        contact_sheet.save(sheet, self.data_path / contact_sheet.NAME)
+        Summary.of(self.info.name, counts, self.notes).save(self.data_path)
         self.info.metadata.update(plan, labelled=labelled)
         infos = [self._take_over(name, made) for name, made in written.items()]
         folder.rmtree()
@@ -152,10 +151,14 @@ class StreetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Records of a folder of images and the labels of the same name in another folder."""
         known: dict[str, epath.Path] = {}
         for path in self.files(*labels.split("/"), suffixes=LABEL_SUFFIXES):
-            if path.stem in known:
-                raise self.layout_error(f"there are two labels named {path.stem}: {known[path.stem]} and {path}")
-            known[path.stem] = path
+            self.add(known, path.stem, path)
         return self.match(known, [(path.stem, path) for path in self.files(*images.split("/"))])
+
+    def add(self, known: dict[str, epath.Path], name: str, path: epath.Path) -> None:
+        """Adds a label to those known by name; refuses a second one of the same name."""
+        if name in known:
+            raise self.layout_error(f"there are two labels named {name}: {known[name]} and {path}")
+        known[name] = path
 
     def match(self, labels: dict[str, epath.Path], images: Sequence[tuple[str, epath.Path]]) -> list[Record]:
         """Records of (name, image) with the label of that name; notes labels that have no image."""

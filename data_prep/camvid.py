@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from data_prep.base import StreetBuilder
+from data_prep.base import SegmentationBuilder
 from data_prep.examples import Record
 
 _DUSK = "0001TP"  # the one sequence filmed at dusk
 
 
-class CamVid(StreetBuilder, skip_registration=True):
+class CamVid(SegmentationBuilder, skip_registration=True):
     """Day and dusk as two domains: 'day_train', 'dusk_train', 'dusk_test' and whatever else the folders hold."""
 
     name = "camvid"

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from data_prep.base import StreetBuilder
+from data_prep.base import LABEL_SUFFIXES, SegmentationBuilder
 from data_prep.examples import Record
 
 _IMAGE, _LABEL = "_leftImg8bit", "_gtFine_labelIds"
 
 
-class Cityscapes(StreetBuilder, skip_registration=True):
+class Cityscapes(SegmentationBuilder, skip_registration=True):
     """The splits 'train', which may come without labels, 'val', and 'test', whose labels are withheld."""
 
     name = "cityscapes"
@@ -26,7 +26,7 @@ class Cityscapes(StreetBuilder, skip_registration=True):
         for city in self.entries("leftImg8bit", split):
             files = self.files("leftImg8bit", split, city.name)
             images += [(f.stem.removesuffix(_IMAGE), f) for f in files if f.stem.endswith(_IMAGE)]
-            if labelled:
-                files = self.files("gtFine", split, city.name)
-                labels |= {f.stem.removesuffix(_LABEL): f for f in files if f.stem.endswith(_LABEL)}
+            for file in self.files("gtFine", split, city.name, suffixes=LABEL_SUFFIXES) if labelled else ():
+                if file.stem.endswith(_LABEL):
+                    self.add(labels, file.stem.removesuffix(_LABEL), file)
         return self.match(labels, images)

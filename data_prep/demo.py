@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from data_prep.base import StreetBuilder
+from data_prep.base import SegmentationBuilder
 from data_prep.demo_streets import render
 from data_prep.examples import Record, encode_png
 
@@ -10,7 +10,7 @@ _COUNTS = {"source_train": 600, "source_val": 60, "target_train": 600, "target_v
 _SEEDS = {"train": 0, "val": 1_000_000}  # far apart, so that splits may grow without sharing a scene
 
 
-class Demo(StreetBuilder, skip_registration=True):
+class Demo(SegmentationBuilder, skip_registration=True):
     """Small streets in two domains, 96 x 192; target_train has labels too, for the supervised upper bound."""
 
     name = "demo"

@@ -1,23 +1,27 @@
 """One example of a data set: its files read, decoded once to see that they can be, counted, and stored as they came."""
 
+import contextlib
 import dataclasses
 import io
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from etils import epath
 from PIL import Image
 
 from proda_jax.data import decode
-from proda_jax.data.label_spaces import IGNORE, LabelMap
+from proda_jax.data.label_spaces import LabelMap
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"IEND\xaeB`\x82"
 _JPEG_MAGIC = b"\xff\xd8\xff"
 _GREY, _PALETTE = 0, 3  # colour types in a PNG header
 _ORIENTATION = 274  # EXIF tag
+_MOST_VALUES = 1024  # that are counted one by one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +63,8 @@ class Counts:
       sizes: images of each size, {'width x height': number}.
       other_label_sizes: labels whose size differs from their image's, which are resized when they are read.
       rotated: JPEG images whose EXIF orientation asks for a rotation, which is not done.
-      pixels: {class: pixels}; `ignored`: pixels that count nowhere.
-      unmapped: pixels of each label value that has no meaning, {value: pixels}.
+      files: length and time of change of each file, to notice those that change; empty for rendered data.
+      values: pixels of each raw label value, {value: pixels}; `others`: of rarer ones, where there are very many.
     """
 
     images: int = 0
@@ -68,16 +72,27 @@ class Counts:
     sizes: Counter = dataclasses.field(default_factory=Counter)
     other_label_sizes: int = 0
     rotated: int = 0
-    pixels: Counter = dataclasses.field(default_factory=Counter)
-    ignored: int = 0
-    unmapped: Counter = dataclasses.field(default_factory=Counter)
+    files: list = dataclasses.field(default_factory=list)
+    values: Counter = dataclasses.field(default_factory=Counter)
+    others: int = 0
 
     def __add__(self, other: "Counts") -> "Counts":
-        return Counts(*(getattr(self, f.name) + getattr(other, f.name) for f in dataclasses.fields(self)))
+        total = Counts(*(getattr(self, f.name) + getattr(other, f.name) for f in dataclasses.fields(self)))
+        total.cap_values()
+        return total
+
+    def cap_values(self) -> None:
+        """Counts only the most frequent values one by one; a photograph as a label has a million."""
+        if len(self.values) > _MOST_VALUES:
+            before = self.values.total()
+            self.values = Counter(dict(self.values.most_common(_MOST_VALUES)))
+            self.others += before - self.values.total()
 
     @classmethod
     def from_json(cls, values: dict) -> "Counts":
-        return cls(**{k: Counter(v) if isinstance(v, dict) else v for k, v in values.items()})
+        found = cls(**{k: Counter(v) if isinstance(v, dict) else v for k, v in values.items()})
+        found.values = Counter({int(value): pixels for value, pixels in found.values.items()})
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,13 +115,36 @@ def read_files(record: Record) -> tuple[bytes, bytes]:
     Raises:
       ValueError: naming the file that is of another kind.
     """
-    image = record.image.read_bytes()
-    if not image.startswith((_PNG_MAGIC, _JPEG_MAGIC)):
-        raise ValueError(f"image file {record.image} is neither a PNG nor a JPEG file")
-    label = record.label.read_bytes() if record.label else b""
-    if record.label and not label.startswith(_PNG_MAGIC):
-        raise ValueError(f"label file {record.label} is not a PNG file: labels are read from PNG files only")
+    with naming(record.image):
+        image = record.image.read_bytes()
+        if not image.startswith((_PNG_MAGIC, _JPEG_MAGIC)):
+            raise ValueError("it is neither a PNG nor a JPEG file")
+    if not record.label:
+        return image, b""
+    with naming(record.label):
+        label = record.label.read_bytes()
+        if not label.startswith(_PNG_MAGIC):
+            raise ValueError("it is not a PNG file, and labels are read from PNG files only")
     return image, label
+
+
+def file_states(record: Record) -> list:
+    """Length and time of change of a record's files."""
+    paths = [path for path in (record.image, record.label) if isinstance(path, epath.Path)]
+    return [[state.length, state.mtime] for state in (path.stat() for path in paths)]
+
+
+@contextlib.contextmanager
+def naming(file: Any) -> Iterator[None]:
+    """Turns whatever goes wrong with a file into a ValueError that names it."""
+    import tensorflow as tf
+
+    try:
+        yield
+    # Pillow, zlib and our own reading of PNG chunks fail in many ways on damaged files
+    except (tf.errors.OpError, ValueError, OSError, SyntaxError, IndexError, struct.error, zlib.error) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{file} cannot be used: {reason}") from error
 
 
 def checked(record: Record, image: bytes, label: bytes, checks: Checks) -> Example:
@@ -121,76 +159,72 @@ def checked(record: Record, image: bytes, label: bytes, checks: Checks) -> Examp
       ValueError: naming the file that is damaged, holds colours where class values are expected, or has a label value
         without meaning although `checks.strict` is set.
     """
-    in_color = checks.label_map.in_color
-    pixels = _decoded(record.image, image, decode.image)
+    meaning = checks.label_map
+    with naming(record.image):
+        check_complete(image)
+        pixels = decode.image(image).numpy()
     height, width = pixels.shape[:2]
     counts = Counts(images=1, sizes=Counter([f"{width} x {height}"]), rotated=int(_is_rotated(image)))
+    counts.files = file_states(record)
     if label:
-        label = label if in_color else index_png(record.label, label)
-        raw = _decoded(record.label, label, lambda png: decode.raw_label(png, in_color=in_color))
+        with naming(record.label):
+            check_complete(label)
+            label = label if meaning.in_color else index_png(label)
+            raw = decode.raw_label(label, in_color=meaning.in_color).numpy()
+            _count_label(raw, checks, counts)
         counts.other_label_sizes = int(raw.shape != (height, width))
-        _count_label(record, raw, checks, counts)
     if checks.store_scale != 1.0:
         size = (max(round(height * checks.store_scale), 1), max(round(width * checks.store_scale), 1))
         image = encode_png(decode.resized(pixels, size, "bilinear").numpy())
-        label = label and encode_png(_smaller_label(label, size))
+        label = label and encode_png(_smaller_label(label, size, in_color=meaning.in_color))
     counts.bytes = len(image) + len(label)
     return Example(image, label, record.name, counts)
 
 
-def _decoded(file: Any, encoded: bytes, decoder: Callable) -> np.ndarray:
-    import tensorflow as tf
-
-    try:
-        # TensorFlow's PNG decoder forgives a missing end
-        if encoded.startswith(_PNG_MAGIC) and b"IEND" not in encoded[-64:]:
-            raise ValueError(f"it ends after {len(encoded)} bytes")
-        return decoder(encoded).numpy()
-    except (tf.errors.OpError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{file} is damaged or cut off ({reason}): copy or unpack it again") from error
+def check_complete(encoded: bytes) -> None:
+    """Refuses a PNG without its end, which TensorFlow's decoder forgives."""
+    if encoded.startswith(_PNG_MAGIC) and encoded.rfind(_PNG_END) < 0:
+        raise ValueError(f"it is cut off after {len(encoded)} bytes: copy or unpack it again")
 
 
-def _count_label(record: Record, raw: np.ndarray, checks: Checks, counts: Counts) -> None:
-    classes = checks.label_map.space.classes
-    of_class = np.bincount(checks.label_map.table[raw].ravel(), minlength=IGNORE + 1)
-    counts.pixels = Counter({c: int(n) for c, n in zip(classes, of_class, strict=False) if n})
-    counts.ignored = int(of_class[IGNORE])
-    unmapped = raw[~checks.label_map.known[raw]]
-    if not len(unmapped):
-        return
-    for value, pixels in zip(*np.unique(unmapped, return_counts=True), strict=True):
-        counts.unmapped[_value_name(int(value), in_color=checks.label_map.in_color)] = int(pixels)
-    if checks.strict:
-        value, pixels = counts.unmapped.most_common(1)[0]
+def _count_label(raw: np.ndarray, checks: Checks, counts: Counts) -> None:
+    if checks.label_map.in_color:
+        values, pixels = np.unique(raw, return_counts=True)
+    else:  # a fifth of the time
+        pixels = np.bincount(raw.ravel())
+        values = np.flatnonzero(pixels)
+        pixels = pixels[values]
+    counts.values = Counter(dict(zip(values.tolist(), pixels.tolist(), strict=True)))
+    if checks.strict and (unmapped := without_meaning(counts.values, checks.label_map)):
+        value, number = unmapped.most_common(1)[0]
         raise ValueError(
-            f"label file {record.label} has {pixels} pixels of value {value}, which means nothing in label space "
+            f"{number} of its pixels have value {value}, which means nothing in label space "
             f"{checks.label_map.space.name}: give it a class in label_values, or 'ignored'"
         )
+    counts.cap_values()
 
 
-def _value_name(value: int, *, in_color: bool) -> str:
-    return str((value >> 16, value >> 8 & 255, value & 255)) if in_color else str(value)
+def without_meaning(values: Counter, label_map: LabelMap) -> Counter:
+    """Pixels of each value that is neither mapped to a class nor ignored on purpose, by the value's name."""
+    return Counter({label_map.named(value): pixels for value, pixels in values.items() if not label_map.known[value]})
 
 
-def _smaller_label(png: bytes, size: tuple[int, int]) -> np.ndarray:
-    """Pixels of a stored label at another size, of the same channels and depth."""
+def _smaller_label(png: bytes, size: tuple[int, int], *, in_color: bool) -> np.ndarray:
+    """Pixels of a stored label at another size: [height, width, 3] colours, or [height, width] values."""
     import tensorflow as tf
 
-    sixteen = png[24] == 16
-    pixels = tf.io.decode_png(png, dtype=tf.uint16 if sixteen else tf.uint8)
-    smaller = tf.image.resize(pixels, size, "nearest").numpy()
-    # Pillow writes no 16-bit colours, and only the first channel of such labels is read
-    if sixteen:
-        return np.minimum(smaller[..., 0], 255).astype(np.uint8)
-    return smaller[..., 0] if smaller.shape[-1] == 1 else smaller
+    if in_color:
+        return tf.image.resize(tf.io.decode_png(png, channels=3), size, "nearest").numpy()
+    raw = decode.raw_label(png, in_color=False)[..., None]
+    smaller = tf.image.resize(raw, size, "nearest").numpy()[..., 0]
+    return smaller.astype(np.uint8 if smaller.max() < 256 else np.uint16)
 
 
 def _is_rotated(encoded: bytes) -> bool:
     return encoded.startswith(_JPEG_MAGIC) and Image.open(io.BytesIO(encoded)).getexif().get(_ORIENTATION, 1) != 1
 
 
-def index_png(path: Any, png: bytes) -> bytes:
+def index_png(png: bytes) -> bytes:
     """A label file as a PNG whose pixel values (first channel) are the raw label values.
 
     Decoders replace the values of a palette PNG by the colours of its palette. Such a file is turned into a grey PNG
@@ -210,8 +244,10 @@ def index_png(path: Any, png: bytes) -> bytes:
     if depth == 8 and color_type != _GREY:
         channels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
         if (channels != channels[..., :1]).any():
-            raise ValueError(f"label file {path} is an image of colours, where one channel of class values is "
-                             "expected: say in label_values which colour is which class")  # fmt: skip
+            raise ValueError(
+                "it is an image of colours, where one channel of class values is expected: say in label_values which "
+                "colour is which class"
+            )
     return png
 
 
@@ -228,7 +264,7 @@ def _with_header(png: bytes, depth_and_color: bytes) -> bytes:
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """An 8-bit PNG of [height, width] or [height, width, 3]."""
+    """A PNG of uint8 [height, width] or [height, width, 3], or of uint16 [height, width]."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=3)
     return buffer.getvalue()

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 import tensorflow_datasets as tfds
 from etils import epath
 
-from data_prep.base import IMAGE_SUFFIXES, LABEL_SUFFIXES, LayoutError, StreetBuilder, resolved
+from data_prep.base import IMAGE_SUFFIXES, LABEL_SUFFIXES, LayoutError, SegmentationBuilder, resolved
 from data_prep.examples import Record
+
+_OTHER_SUFFIXES = (".tif", ".tiff", ".bmp", ".gif", ".webp")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +55,10 @@ class Pattern:
             found[name] = path
         return dict(sorted(found.items()))
 
+    def others(self) -> list[epath.Path]:
+        """Images of kinds that are not read, such as TIFF."""
+        return [path for _, path in _walk(self.folder, "") if path.suffix.lower() in _OTHER_SUFFIXES]
+
     def __str__(self) -> str:
         return f"{self.folder}/{self.before}*{self.after}{{{','.join(self.suffixes)}}}"
 
@@ -62,13 +68,13 @@ def _walk(folder: epath.Path, below: str):
     for path in folder.iterdir():
         if path.name.startswith("."):
             continue
-        if path.suffix.lower() in IMAGE_SUFFIXES:  # no folder: asking takes long in a bucket
+        if path.suffix.lower() in IMAGE_SUFFIXES + _OTHER_SUFFIXES:  # no folder: asking takes long in a bucket
             yield below, path
         elif path.is_dir():
             yield from _walk(path, f"{below}{path.name}/")
 
 
-class Folder(StreetBuilder, skip_registration=True):
+class Folder(SegmentationBuilder, skip_registration=True):
     """One split, of the name that the configuration gives it."""
 
     name = "folder"
@@ -80,7 +86,7 @@ class Folder(StreetBuilder, skip_registration=True):
           split: name of the data set and its one split.
           images: folder of images, or a folder and a file name with '*'.
           labels: the same for label PNGs, or None.
-          **kwargs: of `StreetBuilder`.
+          **kwargs: of `SegmentationBuilder`.
         """
         self._split = split
         self._images = Pattern.parse(images, IMAGE_SUFFIXES)
@@ -100,15 +106,18 @@ class Folder(StreetBuilder, skip_registration=True):
                 raise LayoutError(f"there is no folder {pattern.folder}, which the files of {self._split} should be in")
         images = self._images.files()
         labels = self._labels.files() if self._labels else {}
-        if not images:
-            held = ", ".join(sorted(path.name for path in self._images.folder.iterdir())[:8]) or "nothing"
-            raise LayoutError(f"no images {self._images}: the folder holds {held}")
+        for pattern, found in ((self._images, images), (self._labels, labels)):
+            if pattern and not found:
+                held = ", ".join(sorted(path.name for path in pattern.folder.iterdir())[:8]) or "nothing"
+                raise LayoutError(f"there are no files {pattern}: the folder holds {held}")
         if self._labels and not labels.keys() & images.keys():
             raise LayoutError(
                 f"none of the {len(labels)} labels {self._labels} has the name of one of the {len(images)} images "
                 f"{self._images}: {_first(labels)} against {_first(images)}; what differs can be left out of the names "
                 "with a pattern, such as photos/*_rgb.png and labels/*_label.png"
             )
+        if others := self._images.others():
+            self.notes.append(f"{len(others)} files are neither PNG nor JPEG and were left out, such as {others[0]}")
         return {self._split: self.match(labels, list(images.items()))}
 
     def layout_error(self, found: str) -> LayoutError:

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from data_prep.base import StreetBuilder
+from data_prep.base import SegmentationBuilder
 from data_prep.examples import Record
 
 
-class Gta5(StreetBuilder, skip_registration=True):
+class Gta5(SegmentationBuilder, skip_registration=True):
     """All images as one split, 'train'."""
 
     name = "gta5"

@@ -21,11 +21,14 @@ from etils import epath
 from ml_collections import config_flags
 
 from data_prep import contact_sheet
-from data_prep.base import StreetBuilder
+from data_prep.base import SegmentationBuilder
 from data_prep.examples import Checks
 from data_prep.summary import Summary
 from proda_jax import settings
+from proda_jax.data import decode
 from proda_jax.data.label_spaces import FOLDER, label_map, label_space, own_space
+from proda_jax.files import alone
+from proda_jax.refusals import without_traceback
 
 BUILDERS = {
     "demo": ("data_prep.demo", "Demo"),
@@ -59,20 +62,24 @@ def prepare(dataset: str, *, data_dir: str, checks: Checks | None = None, **file
         checks = Checks(label_map(dataset, own_space(dataset)))
     module, name = BUILDERS[dataset]
     builder_class = getattr(importlib.import_module(module), name)
-    with quiet_tfds():
-        builder = builder_class(data_dir=data_dir, file_format="array_record", checks=checks, **files)
-        done = builder.is_prepared()
-    folder = epath.Path(builder.data_dir)
-    if done:
-        check_origin(builder)
-    else:
+    decode.hide_accelerators()
+    with alone(epath.Path(data_dir).expanduser() / f"{dataset}.lock", f"another process prepares {dataset}: waiting"):
         with quiet_tfds():
-            builder.download_and_prepare()
-        print(f"prepared {dataset} in {folder}; have a look at {folder / contact_sheet.NAME}")
-    unmapped = Summary.load(folder).unmapped
+            builder = builder_class(data_dir=data_dir, file_format="array_record", checks=checks, **files)
+            done = builder.is_prepared()
+        folder = epath.Path(builder.data_dir)
+        if done:
+            check_origin(builder)
+        else:
+            with quiet_tfds():
+                builder.download_and_prepare()
+        sheet = contact_sheet.refresh(builder, checks.label_map)
+        if not done:
+            print(f"prepared {dataset} in {folder}; have a look at {sheet}")
+    unmapped = Summary.load(folder).unmapped(checks.label_map)
     if checks.strict and unmapped:
-        raise ValueError(f"{folder} was prepared with label values without meaning, {dict(unmapped)}: delete it to "
-                         "check it again, or set strict to False")  # fmt: skip
+        raise ValueError(f"{folder} holds label values without meaning, {dict(unmapped)}: give them a class in "
+                         "label_values, or 'ignored', or set strict to False")  # fmt: skip
     return folder
 
 
@@ -88,7 +95,7 @@ def quiet_tfds() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def check_origin(builder: StreetBuilder) -> None:
+def check_origin(builder: SegmentationBuilder) -> None:
     """Refuses a prepared copy that was made from other files, or otherwise, than this builder would."""
     found, wanted = builder.info.metadata.get("origin", {}), builder.origin
     if wanted["raw_dir"] is None:  # the prepared copy is all there is
@@ -100,11 +107,15 @@ def check_origin(builder: StreetBuilder) -> None:
                          "another data_dir, or delete that folder")  # fmt: skip
 
 
+def checks_of(data: ml_collections.ConfigDict, role: str) -> Checks:
+    """What a configuration demands of the files of a role, and what their labels mean."""
+    space = label_space(data.label_space, data.classes, data.colors)
+    return Checks(label_map(data[role].name, space, data[role].label_values), data.strict, data.store_scale)
+
+
 def prepare_role(data: ml_collections.ConfigDict, role: str, data_dir: str) -> epath.Path:
     """Prepares the data set that a configuration's `data` section names for 'source', 'target' or 'validation'."""
-    wanted = data[role]
-    space = label_space(data.label_space, data.classes, data.colors)
-    checks = Checks(label_map(wanted.name, space, wanted.label_values), data.strict, data.store_scale)
+    wanted, checks = data[role], checks_of(data, role)
     if wanted.name == FOLDER:
         files = {"split": wanted.split, "images": wanted.images, "labels": wanted.labels}
     else:
@@ -136,16 +147,17 @@ def main(arguments: list[str]) -> None:
                              "folders (configs/custom.py)")  # fmt: skip
     if given.config is None:
         checks = Checks(label_map(given.dataset, own_space(given.dataset)), given.strict, given.store_scale)
-        folders = [prepare(given.dataset, data_dir=given.data_dir, checks=checks, raw_dir=given.raw_dir)]
+        folder = prepare(given.dataset, data_dir=given.data_dir, checks=checks, raw_dir=given.raw_dir)
+        prepared = {folder: checks.label_map}
     else:
         settings.check_data(given.config)
         data = given.config.data
         roles = [role for role in settings.ROLES if data[role].name != settings.NONE]
-        folders = [prepare_role(data, role, given.data_dir) for role in roles]
-    for folder in dict.fromkeys(folders):
-        print(Summary.load(folder).text())
+        prepared = {prepare_role(data, role, given.data_dir): checks_of(data, role).label_map for role in roles}
+    for folder, meaning in prepared.items():
+        print(Summary.load(folder).text(meaning))
 
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    app.run(without_traceback(main))

@@ -13,9 +13,9 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 from tqdm import tqdm
 
-from data_prep.examples import Counts, Example, Record
+from data_prep.examples import Counts, Example, Record, file_states
 from proda_jax.data.decode import cores
-from proda_jax.files import is_remote
+from proda_jax.files import is_remote, unfinished_name, write_atomically
 
 SHARD_SIZE = 64  # examples: what an interruption costs each thread
 PLAN = "plan.json"
@@ -41,7 +41,8 @@ def write(
     """Writes all examples.
 
     Args:
-      folder: for the shards; those that it holds from an earlier attempt at the same plan are kept.
+      folder: for the shards; those that it holds from an earlier attempt at the same plan are kept, unless their files
+        have changed since.
       plan: what is written, JSON-serialisable.
       splits: records of each split.
       make: reads the example of a record.
@@ -75,13 +76,15 @@ def write(
         path = folder / f"{split}-{number:05d}.array_record"
         records = tasks[split, number]
         note = path.with_suffix(".json")  # written last: where it is, the shard is whole
-        if note.exists():
-            bar.update(len(records))
-            return Shard(path, Counts.from_json(json.loads(note.read_text())))
+        if note.exists() and path.exists():
+            counts = Counts.from_json(json.loads(note.read_text()))
+            if counts.files == [state for record in records for state in file_states(record)]:
+                bar.update(len(records))
+                return Shard(path, counts)
         counts = _write_records(path, checked_examples(records), features, len(records))
         if counts is None:
             return None
-        note.write_text(json.dumps(vars(counts)))
+        write_atomically(note, json.dumps(vars(counts)))
         return Shard(path, counts)
 
     with bar, ThreadPoolExecutor(cores()) as pool:
@@ -129,7 +132,7 @@ def _resume(folder: epath.Path, plan: dict) -> None:
     if folder.exists():
         folder.rmtree()
     folder.mkdir(parents=True)
-    note.write_text(json.dumps(plan))
+    write_atomically(note, json.dumps(plan))
 
 
 def _write_records(
@@ -138,7 +141,7 @@ def _write_records(
     """Writes an ArrayRecord file that appears whole, or not at all where examples are missing."""
     counts = Counts()
     with tempfile.TemporaryDirectory() as scratch:  # the library writes to local disks only
-        unfinished = epath.Path(scratch) / path.name if is_remote(path) else path.with_suffix(".tmp")
+        unfinished = epath.Path(scratch) / path.name if is_remote(path) else unfinished_name(path)
         writer = ArrayRecordWriter(str(unfinished), "group_size:1")
         for example in examples:
             writer.write(features.serialize_example(features.encode_example(example.features)))

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from data_prep.base import StreetBuilder
+from data_prep.base import SegmentationBuilder
 from data_prep.examples import Record
 
 
-class Synthia(StreetBuilder, skip_registration=True):
+class Synthia(SegmentationBuilder, skip_registration=True):
     """All images as one split, 'train'."""
 
     name = "synthia"

@@ -36,7 +36,9 @@ class Checkpoints:
         self._manager.save(int(state.step), args=items, metrics=None if miou is None else {METRIC: miou})
 
     def save_network(self, variables: Any) -> None:
-        """Saves a network that was not trained here, as step 0."""
+        """Saves a network that was not trained here, as step 0, in place of one that is there."""
+        if self.step() == 0:
+            self._manager.delete(0)
         self._manager.save(0, args=ocp.args.Composite(network=ocp.args.StandardSave(variables)))
 
     def step(self, which: str = "last") -> int | None:

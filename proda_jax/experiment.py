@@ -64,10 +64,13 @@ class Experiment:
 
     def model(self, name: str) -> DeepLab:
         """The network of a stage."""
-        extra_norm = settings.has_extra_norm(self.config, name)
-        return build.network(
-            self.config.model, len(self.space.classes), extra_norm=extra_norm, axis_name=devices.AXIS
-        )
+        results = {stage: self.result(stage) or {} for stage in self.config.stages}
+        taken = {stage: result["extra_norm"] for stage, result in results.items() if "extra_norm" in result}
+        return self.network(extra_norm=settings.has_extra_norm(self.config, name, taken))
+
+    def network(self, *, extra_norm: bool) -> DeepLab:
+        """The configuration's network, with or without the extra normalisation."""
+        return build.network(self.config.model, len(self.space), extra_norm=extra_norm, axis_name=devices.AXIS)
 
     def variables(self, name: str) -> Any:
         """The network that a complete stage hands on, replicated."""
@@ -101,6 +104,9 @@ class Experiment:
         if all(set(wanted[kind]) == set(given[kind]) for kind in wanted):
             return given
         # what the given network lacks (another head, the extra normalisation) starts freshly initialised
+        if extra := set(given["params"]) - set(wanted["params"]):
+            raise ValueError(f"stage {name!r} starts from a network with {', '.join(extra)}, which its own lacks: set "
+                             f"config.{name}.extra_norm to True")  # fmt: skip
         fresh = jax.jit(lambda key: self.initialise(model, key))(build.stage_key(self.config.seed, name))
         return devices.replicate({kind: fresh[kind] | dict(given[kind]) for kind in wanted}, self.mesh)
 
@@ -148,22 +154,30 @@ class Experiment:
 
     def take_stage(self, name: str) -> dict:
         """Takes a stage's network from a file, instead of training it, and returns its result."""
-        model, folder, started = self.model(name), self.folder(name), time.time()
-        path = self.config[name].weights
-        variables = self.fitted(weights.load(path), path, model)
+        folder, started = self.folder(name), time.time()
+        model, variables = self.network_in(self.config[name].weights)
         score = self.scorer(model)
         scores = score(variables) if score else {}
         checkpoints = Checkpoints(folder / "checkpoints")
-        if checkpoints.step() is None:
-            checkpoints.save_network(variables)
+        if checkpoints.step():
+            raise ValueError(
+                f"{folder} holds a network that was trained there for {checkpoints.step()} steps, and config.{name}."
+                "weights takes another one from a file: delete that folder, or use another workdir"
+            )
+        checkpoints.save_network(variables)
         checkpoints.close()
-        history = train.History(folder / "history.jsonl", 0)
-        history.entries = []
+        history = train.History(folder / "history.jsonl", -1)
         history.add({"step": 0, "seconds": round(time.time() - started, 1)} | scores)
-        return self.finish(name, 0, history)
+        return self.finish(name, 0, history, extra_norm=model.extra_norm)
 
-    def fitted(self, found: weights.Weights, path: str, model: DeepLab) -> Any:
-        """A whole network's weights, which come from the file `path`, as variables of `model`, replicated."""
+    def network_in(self, path: str) -> tuple[DeepLab, Any]:
+        """The network in a file of any format, and its variables, replicated.
+
+        Raises:
+          ValueError: the file holds no whole network, or another one than the configuration's.
+        """
+        found = weights.load(path)
+        model = self.network(extra_norm=found.extra_norm)
         held = {"head": found.head, "depths": found.depths, "width": found.width}
         for setting, value in held.items():
             if value != getattr(model, setting):
@@ -174,7 +188,7 @@ class Experiment:
             raise ValueError(
                 f"{path} scores {found.classes} classes, label space {self.space.name} has {model.classes}"
             )
-        return devices.replicate(from_torch(found.arrays, self.abstract_variables(model)), self.mesh)
+        return model, devices.replicate(from_torch(found.arrays, self.abstract_variables(model)), self.mesh)
 
     def scorer(self, model: DeepLab) -> Callable[[Any], dict] | None:
         """Variables of a network -> its scores on the validation images; None where there are no such images."""
@@ -190,9 +204,9 @@ class Experiment:
 
         return score
 
-    def finish(self, name: str, steps: int, history: train.History) -> dict:
-        """Marks a stage as complete."""
-        result = {"name": name, "steps": steps, "seconds": history.seconds}
+    def finish(self, name: str, steps: int, history: train.History, **facts: Any) -> dict:
+        """Marks a stage as complete; `facts` stand in its result besides."""
+        result = {"name": name, "steps": steps, "seconds": history.seconds} | facts
         for which, entry in (("best", history.best), ("last", history.entries[-1])):
             result[which] = {key: value for key, value in entry.items() if key != "seconds"}
         write_atomically(self.folder(name) / "result.json", json.dumps(result, indent=2))
@@ -296,11 +310,7 @@ class Experiment:
         """
         path, complete = self.config.init_from, [name for name in self.config.stages if self.result(name)]
         if path is not None:
-            found = weights.load(path)
-            model = build.network(
-                self.config.model, len(self.space), extra_norm=found.extra_norm, axis_name=devices.AXIS
-            )
-            variables = self.fitted(found, path, model)
+            model, variables = self.network_in(path)
         elif complete:
             path = str(self.folder(complete[-1]))
             model, variables = self.model(complete[-1]), self.variables(complete[-1])
@@ -314,7 +324,8 @@ class Experiment:
     def check_labels(self) -> None:
         """Refuses data sets without the labels that the stages and the evaluation need."""
         oracles = [name for name in self.config.stages if self.config[name].get("target_labels", False)]
-        purposes = {"source": "which every stage learns from"}
+        trained = [name for name in self.config.stages if self.config[name].weights is None and not self.result(name)]
+        purposes = {"source": "which every stage learns from"} if trained else {}
         if self.config.data.validation.name != settings.NONE:
             purposes["validation"] = "which give the scores: set config.data.validation.name=none to do without"
         if oracles:

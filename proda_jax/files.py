@@ -1,8 +1,12 @@
 """Files that appear whole or not at all, and paths in buckets where a library reads local files only."""
 
+import contextlib
+import fcntl
 import hashlib
 import io
 import os
+import threading
+from collections.abc import Iterator
 
 import numpy as np
 from etils import epath
@@ -12,9 +16,43 @@ def write_atomically(path: epath.PathLike, contents: str | bytes) -> None:
     """Writes a file that appears whole or not at all, in place of an older one of that name."""
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
+    unfinished = unfinished_name(path)
     unfinished.write_bytes(contents.encode() if isinstance(contents, str) else contents)
     unfinished.replace(path)
+
+
+def unfinished_name(path: epath.Path) -> epath.Path:
+    """Where a file is written before it takes its name; no other process or thread writes there."""
+    return path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+
+
+@contextlib.contextmanager
+def alone(path: epath.PathLike, waiting: str) -> Iterator[None]:
+    """Keeps other processes of this machine out while something is done; they wait.
+
+    The system gives the lock back when its holder ends, however it ends. Buckets know no locks: there, nobody waits.
+
+    Args:
+      path: file to lock, made if need be.
+      waiting: what to print where another process is at it.
+    """
+    if is_remote(path):
+        yield
+        return
+    path = epath.Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError:  # a folder that may only be read, where there is nothing to do
+        yield
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(waiting)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def npz(compressed: bool = False, **arrays: np.ndarray) -> bytes:
@@ -53,9 +91,10 @@ def local_copy(folder: epath.PathLike) -> epath.Path:
     copy.mkdir(parents=True, exist_ok=True)
     for file in folder.iterdir():
         held = copy / file.name
-        if held.exists() and held.stat().length == file.stat().length:
+        now = file.stat()
+        if held.exists() and held.stat().length == now.length and held.stat().mtime >= now.mtime:
             continue
-        unfinished = held.with_name(f"{held.name}.{os.getpid()}.tmp")
+        unfinished = unfinished_name(held)
         unfinished.write_bytes(file.read_bytes())
         unfinished.replace(held)
     return copy

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import jax
 import ml_collections
@@ -12,6 +12,7 @@ from proda_jax.data.label_spaces import (
     CUSTOM,
     FOLDER,
     IGNORE,
+    IGNORED,
     LABEL_SPACES,
     LabelSpace,
     all_datasets,
@@ -138,6 +139,8 @@ def check_data(config: ml_collections.ConfigDict) -> None:
     choose("data.loader", data.loader, ("tfds", "memory"))
     if data.label_space == CUSTOM and not 1 <= len(set(data.classes)) == len(data.classes) < IGNORE:
         refuse("data.classes", tuple(data.classes), f"1 to {IGNORE - 1} different names of classes")
+    if IGNORED in data.classes:
+        refuse("data.classes", tuple(data.classes), f"no class called {IGNORED!r}, which is said of values without one")
     if data.label_space != CUSTOM and data.classes:
         refuse("data.label_space", data.label_space, f"{CUSTOM!r}, as data.classes names classes")
     if data.colors and len(data.colors) != len(data.classes):
@@ -168,8 +171,8 @@ def check_role(data: ml_collections.ConfigDict, role: str, space: LabelSpace) ->
     if wanted.name == FOLDER:
         if not wanted.images:
             refuse(f"data.{role}.images", wanted.images, "a folder of images")
-        if not re.fullmatch(r"[A-Za-z]\w*", wanted.split):
-            refuse(f"data.{role}.split", wanted.split, "a name of letters, digits and underscores")
+        if not re.fullmatch(r"[A-Za-z]\w*", wanted.split) or wanted.split == "all":  # which TFDS keeps for itself
+            refuse(f"data.{role}.split", wanted.split, "a name of letters, digits and underscores, other than 'all'")
         if not wanted.labels and role != "target":
             refuse(f"data.{role}.labels", wanted.labels, "a folder of labels, one for each image")
     try:
@@ -258,10 +261,18 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
         check_weights(config, name, stage.init)
 
 
-def has_extra_norm(config: ml_collections.ConfigDict, name: str) -> bool:
-    """Whether a stage's network has the extra normalisation: as it says, otherwise as the stage it starts from."""
+def has_extra_norm(config: ml_collections.ConfigDict, name: str, taken: Mapping[str, bool] | None = None) -> bool:
+    """Whether a stage's network has the extra normalisation: as it says, otherwise as the stage it starts from.
+
+    Args:
+      config: the whole configuration.
+      name: the stage.
+      taken: the answer for stages whose network was taken from a file, as far as it is known.
+    """
     stage = config[name]
-    inherited = stage.weights is None and stage.init in config.stages and has_extra_norm(config, stage.init)
+    if stage.weights is not None:
+        return (taken or {}).get(name, False)
+    inherited = stage.init in config.stages and has_extra_norm(config, stage.init, taken)
     return stage.get("extra_norm", inherited)
 
 

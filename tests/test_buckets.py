@@ -90,7 +90,7 @@ def test_pseudo_labels_lie_in_a_bucket(bucket):
         np.testing.assert_array_equal(PseudoLabels("gs://bucket/run/soft_labels", {"stage": "warmup"}).read(
             "aachen/000001"), label)  # fmt: skip
     assert store.missing(["aachen/000001", "b"]) == ["b"]
-    assert (bucket / "run" / "soft_labels" / "aachen__000001.npz").exists()
+    assert (bucket / "run" / "soft_labels" / "aachen%2F000001.npz").exists()
 
 
 def test_weights_lie_in_a_bucket(bucket):

@@ -122,7 +122,8 @@ def test_the_full_recipe_runs_from_raw_archives_through_every_stage(config, clas
         assert ("bn_pretrain.weight" in network) == (kind == "self_supervised")
 
     # the same command again does nothing; a stage in the released layout is evaluated like the stage itself
-    assert printed.endswith(run_main(config, cache, settings, f"--workdir={workdir}"))
+    again = run_main(config, cache, settings, f"--workdir={workdir}")
+    assert again.startswith("stage") and printed.endswith(again)
     if config == "gta5":
         subprocess.run(
             [sys.executable, "-m", "data_prep.convert_weights", f"--input={workdir / 'stage3'}",
@@ -164,7 +165,7 @@ def test_two_folders_of_ones_own_are_enough(cache, tmp_path):
     network = saved_network(workdir, "stage3")
     assert network["layer5.head.1.weight"].shape[0] == len(custom.CLASSES)
     summary = Summary.load(workdir / "data" / "folder" / "source" / "2.0.0")
-    assert summary.splits["source"].unmapped.keys() == {"(0, 0, 0)"}
+    assert 0 in summary.splits["source"].values  # black, which means nothing
     assert (workdir / "data" / "folder" / "target" / "2.0.0" / "contact_sheet.png").exists()
 
 

@@ -40,7 +40,7 @@ def _named(table: np.ndarray, classes: tuple[str, ...]) -> dict[str, int]:
 def test_cityscapes_label_ids_become_the_19_train_ids(dataset):
     table = lookup_table(dataset, "cityscapes19")
     assert _named(table, LABEL_SPACES["cityscapes19"].classes) == CITYSCAPES_IDS
-    assert table.shape == (256,) and table.dtype == np.uint8
+    assert table.shape == (65536,) and table.dtype == np.uint8
     assert [int(table[raw]) for raw in CITYSCAPES_IDS.values()] == list(range(19))
 
 
@@ -105,7 +105,7 @@ def test_own_values_map_several_to_one_class_and_tell_ignored_from_unknown():
     space = label_space(CUSTOM, ("ground", "vehicle"))
     table = label_map("folder", space, [(7, "ground"), (8, "ground"), (26, "vehicle"), (0, IGNORED)])
     assert not table.in_color
-    expected = np.full(256, IGNORE)
+    expected = np.full(65536, IGNORE)
     expected[[7, 8]], expected[26] = 0, 1
     np.testing.assert_array_equal(table.table, expected)
     assert np.flatnonzero(table.known).tolist() == [0, 7, 8, 26]
@@ -128,7 +128,11 @@ def test_a_known_data_set_can_be_given_other_classes():
 @pytest.mark.parametrize(
     "values, message",
     [
-        ([(300, "a")], "label value 300 .* expected 0 to 255"),
+        ([(70000, "a")], "label value 70000 .* expected 0 to 65535"),
+        ([(1.5, "a")], "label value 1.5 .* expected 0 to 65535"),
+        ([((0, 300, 0), "a")], r"label value \(0, 300, 0\) .* three values from 0 to 255"),
+        ([((1, 2), "a")], r"label value \(1, 2\) .* three values from 0 to 255"),
+        ([(1, "a"), (1, "b")], "is given twice"),
         ([(1, "c")], "class 'c', which is not in label space 'custom': a, b"),
         ([(1, "a"), ((1, 2, 3), "b")], "partly colours, partly numbers"),
     ],

@@ -2,8 +2,11 @@
 
 import io
 import json
+import pathlib
 import re
 import shutil
+import subprocess
+import sys
 
 import fixtures
 import ml_collections
@@ -13,13 +16,14 @@ from PIL import Image
 
 from configs import base
 from data_prep import contact_sheet, shards
-from data_prep.examples import Checks, Record, checked, index_png
+from data_prep.examples import Checks, Record, checked, encode_png, index_png
 from data_prep.prepare import prepare, prepare_role
-from data_prep.summary import Summary
+from data_prep.summary import Summary, class_pixels
 from proda_jax.data import decode
 from proda_jax.data.label_spaces import CUSTOM, IGNORE, label_map, label_space
 from proda_jax.data.pipeline import TfdsSource
 
+ROOT = pathlib.Path(__file__).parents[1]
 SIZE = (64, 128)
 CITYSCAPES = label_map("cityscapes", label_space("cityscapes19"))
 
@@ -116,7 +120,7 @@ def labels_of_each_kind() -> dict[str, tuple[bytes, np.ndarray]]:
 @pytest.mark.parametrize("kind", labels_of_each_kind())
 def test_labels_of_each_kind_keep_their_values(kind):
     file, expected = labels_of_each_kind()[kind]
-    np.testing.assert_array_equal(decode.raw_label(index_png("label.png", file), in_color=False), expected)
+    np.testing.assert_array_equal(decode.raw_label(index_png(file), in_color=False), expected)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -128,8 +132,7 @@ def test_labels_of_16_bits_are_read_from_the_first_channel_without_loss(tmp_path
         Image.fromarray(values[..., 0]).save(tmp_path / "label.png")
     file = (tmp_path / "label.png").read_bytes()
     assert file[24] == 16  # bits
-    actual = decode.raw_label(index_png("label.png", file), in_color=False)
-    np.testing.assert_array_equal(actual, np.minimum(values[..., 0], 255))
+    np.testing.assert_array_equal(decode.raw_label(index_png(file), in_color=False), values[..., 0])
 
 
 def test_odd_names_and_files_beside_the_images_do_no_harm(gta5):
@@ -145,7 +148,7 @@ def test_odd_names_and_files_beside_the_images_do_no_harm(gta5):
     folder = prepare_gta5(gta5)
     names = [example["name"].decode() for example in stored(folder, "gta5", "train")]
     assert names == [f"{i:05d}" for i in range(1, 8)]
-    text = Summary.load(folder).text()
+    text = Summary.load(folder).text(CITYSCAPES)
     assert "1 labels without an image were left out" in text and "99999.png" in text
 
 
@@ -161,7 +164,7 @@ def test_cityscapes_test_images_come_without_labels(tmp_path):
     fixtures.write_png16(instances, np.zeros((*SIZE, 3), np.uint16))
     folder = prepare("cityscapes", data_dir=str(tmp_path / "data"), raw_dir=str(tmp_path / "raw"))
     summary = Summary.load(folder)
-    assert [(name, counts.images, bool(counts.pixels)) for name, counts in summary.splits.items()] == [
+    assert [(name, counts.images, bool(counts.values)) for name, counts in summary.splits.items()] == [
         ("train", 4, True), ("val", 2, True), ("test", 1, False)
     ]  # fmt: skip
 
@@ -196,7 +199,7 @@ def cut(path, keep: float) -> None:
 @pytest.mark.parametrize("folder", ["images", "labels"])
 @pytest.mark.parametrize(
     "damage, message",
-    [("middle", "damaged or cut off"), ("end", "damaged or cut off"), ("empty", "PNG"), ("text", "PNG")],
+    [("middle", "cut off"), ("end", "cut off"), ("empty", "PNG"), ("text", "PNG")],
 )
 def test_a_damaged_file_is_named(gta5, folder, damage, message):
     path = gta5 / "raw" / folder / "00004.png"
@@ -208,12 +211,28 @@ def test_a_damaged_file_is_named(gta5, folder, damage, message):
         prepare_gta5(gta5)
 
 
+@pytest.mark.parametrize("kind", labels_of_each_kind())
+@pytest.mark.parametrize("damage", ["cut", "short", "flipped"])
+def test_damaged_labels_of_each_kind_are_named(kind, damage):
+    file = labels_of_each_kind()[kind][0]
+    place = file.index(b"IDAT") + 8
+    flipped = file[:place] + bytes([file[place] ^ 255]) + file[place + 1 :]
+    damaged = {"cut": file[: place + 4], "short": file[:20], "flipped": flipped}[damage]
+    with pytest.raises(ValueError, match="labels/a.png cannot be used: "):
+        checked(Record("a", "images/a.png", "labels/a.png"), png(noise(5, 9, 3)), damaged, Checks(CITYSCAPES))
+
+
+def test_what_follows_the_end_of_a_png_is_no_damage():
+    file = png(noise(5, 9, 3)) + bytes(200)
+    assert checked(Record("a", "a.png"), file, b"", Checks(CITYSCAPES)).image == file
+
+
 def test_a_jpeg_that_is_cut_off_is_named(gta5):
     path = gta5 / "raw" / "images" / "00004.jpg"
     Image.open(path.with_suffix(".png")).save(path)
     path.with_suffix(".png").unlink()
     cut(path, 0.7)
-    with pytest.raises(ValueError, match=f"{re.escape(str(path))} is damaged or cut off"):
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))} cannot be used: "):
         prepare_gta5(gta5)
 
 
@@ -222,14 +241,14 @@ def test_flipped_bits_in_an_image_are_noticed(gta5):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 255
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=f"{re.escape(str(path))} is damaged"):
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))} cannot be used: "):
         prepare_gta5(gta5)
 
 
 def test_colours_where_values_are_expected_are_named(gta5):
     path = gta5 / "raw" / "labels" / "00004.png"
     Image.fromarray(noise(*SIZE, 3)).save(path)
-    with pytest.raises(ValueError, match=f"{re.escape(str(path))} is an image of colours.*label_values"):
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))} cannot be used: it is an image of colours"):
         prepare_gta5(gta5)
 
 
@@ -244,12 +263,12 @@ def test_label_values_without_meaning_are_counted_and_in_strict_mode_refused(gta
     values = np.full(SIZE, 7, np.uint8)
     values[:3, :5] = 77
     Image.fromarray(values).save(path)
-    with pytest.raises(ValueError, match=f"{re.escape(str(path))} has 15 pixels of value 77, which means nothing"):
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))} cannot be used: 15 of its pixels have value 77"):
         prepare_gta5(gta5, strict=True)
     folder = prepare_gta5(gta5)
-    assert dict(Summary.load(folder).unmapped) == {"77": 15}
-    assert "without meaning, which are ignored: 77 (15 pixels)" in Summary.load(folder).text()
-    with pytest.raises(ValueError, match="was prepared with label values without meaning, {'77': 15}"):
+    assert dict(Summary.load(folder).unmapped(CITYSCAPES)) == {"77": 15}
+    assert "without meaning, which are ignored: 77 (15 pixels)" in Summary.load(folder).text(CITYSCAPES)
+    with pytest.raises(ValueError, match="holds label values without meaning, {'77': 15}"):
         prepare_gta5(gta5, strict=True)
 
 
@@ -309,7 +328,7 @@ def test_an_interrupted_preparation_goes_on_with_what_is_missing(gta5, monkeypat
     monkeypatch.setattr(Gta5, "example", example)
     expected = contents(prepare_gta5(gta5 / "whole"))
     assert contents(folder) == expected and len(expected) == 4
-    assert again[: 7 - done] == [f"{i:05d}" for i in range(done + 1, 8)]  # then those of the contact sheet
+    assert again == [f"{i:05d}" for i in range(done + 1, 8)]
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]  # nothing unfinished is left
 
 
@@ -324,6 +343,86 @@ def test_a_repaired_file_is_all_that_a_second_attempt_reads(gta5, monkeypatch):
     assert len(list(unfinished.glob("*.array_record"))) == 3  # of four
     path.write_bytes(whole)
     assert len(contents(prepare_gta5(gta5))) == 4
+
+
+def test_files_that_changed_since_an_interruption_are_read_again(gta5, monkeypatch):
+    monkeypatch.setattr(shards, "SHARD_SIZE", 1)
+    broken, changed = (gta5 / "raw" / "labels" / f"0000{i}.png" for i in (4, 1))
+    whole = broken.read_bytes()
+    broken.write_bytes(b"404")
+    with pytest.raises(ValueError, match="00004.png"):
+        prepare_gta5(gta5)
+    broken.write_bytes(whole)
+    Image.fromarray(np.full(SIZE, 24, np.uint8)).save(changed)  # a person, all over
+    folder = prepare_gta5(gta5)
+    first = stored(folder, "gta5", "train")[0]
+    assert first["label"] == changed.read_bytes()
+
+
+def test_shards_that_are_gone_are_made_again(gta5, monkeypatch):
+    from data_prep.base import SegmentationBuilder
+
+    take_over = SegmentationBuilder._take_over
+
+    def interrupted(self, split, written):
+        take_over(self, split, written)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentationBuilder, "_take_over", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_gta5(gta5)
+    assert len(stored(prepare_gta5(gta5), "gta5", "train")) == 7
+
+
+def test_two_preparations_at_once_wait_for_each_other(gta5):
+    code = (
+        "import sys; from data_prep.prepare import prepare;"
+        "prepare('gta5', data_dir=sys.argv[1], raw_dir=sys.argv[2])"
+    )
+    command = [sys.executable, "-c", code, str(gta5 / "data"), str(gta5 / "raw")]
+    running = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    printed = [process.communicate(timeout=120)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0]
+    assert sum("prepared gta5" in text for text in printed) == 1
+    assert len(stored(gta5 / "data" / "gta5" / "2.0.0", "gta5", "train")) == 7
+
+
+def test_a_data_folder_that_may_only_be_read_is_enough(gta5, monkeypatch):
+    folder = prepare_gta5(gta5)
+
+    opened = type(folder).open
+
+    def reading_only(path, mode="r", **options):
+        if "r" not in mode:
+            raise PermissionError("read-only file system")
+        return opened(path, mode, **options)
+
+    monkeypatch.setattr(type(folder), "open", reading_only)
+    monkeypatch.setattr(contact_sheet, "is_current", lambda *_: False)
+    assert prepare_gta5(gta5) == folder
+    with pytest.raises(PermissionError):  # where there is something to do
+        prepare("gta5", data_dir=str(gta5 / "other"), raw_dir=str(gta5 / "raw"))
+
+
+def test_labels_get_another_meaning_without_being_prepared_again(tmp_path):
+    save(tmp_path / "rgb" / "a.png", noise(8, 10, 3))
+    save(tmp_path / "seg" / "a.png", np.full((8, 10), 7, np.uint8))
+    images, labels = str(tmp_path / "rgb"), str(tmp_path / "seg")
+    sheets = []
+    for values, unmapped in (({8: "sky"}, {"7": 80}), ({7: "ground"}, {})):
+        data = own_data(source=base.folder("sim", images, labels, (8, 10), values))
+        source = open_own(data, "source", tmp_path)
+        folder = tmp_path / "data" / "folder" / "sim" / "2.0.0"
+        meaning = label_map("folder", label_space(CUSTOM, tuple(CLASSES)), data.source.label_values)
+        assert Summary.load(folder).unmapped(meaning) == unmapped
+        sheets.append((folder / contact_sheet.NAME).read_bytes())
+    assert set(source.to_memory(labels=True).labels.ravel()) == {0} and sheets[0] != sheets[1]
+    data.strict = True
+    open_own(data, "source", tmp_path)
+    data = own_data(source=base.folder("sim", images, labels, (8, 10), {(7, 7, 7): "ground"}))
+    with pytest.raises(ValueError, match="was prepared with labels_in_color = False, not True"):
+        open_own(data, "source", tmp_path)
 
 
 def test_another_raw_folder_or_scale_is_not_taken_for_the_one_that_was_prepared(gta5):
@@ -343,6 +442,36 @@ def test_files_are_stored_byte_for_byte(gta5):
     for example in stored(prepare_gta5(gta5), "gta5", "train"):
         for kind in ("image", "label"):
             assert example[kind] == (gta5 / "raw" / f"{kind}s" / f"{example['name'].decode()}.png").read_bytes()
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_smaller_copies_of_labels_in_colour_and_of_16_bits_keep_their_values(tmp_path, depth):
+    values = np.array([[1, 300], [70, 65535]], np.uint16) if depth == 16 else np.array([[1, 30], [70, 255]], np.uint8)
+    file = encode_png(values.repeat(2, 0).repeat(2, 1))
+    assert file[24] == depth
+    example = checked(Record("a", "a", "b"), png(noise(4, 4, 3)), file, Checks(CITYSCAPES, store_scale=0.5))
+    np.testing.assert_array_equal(decode.raw_label(example.label, in_color=False), values)
+    in_color = label_map("folder", label_space(CUSTOM, ("a",)), [((1, 2, 3), "a")])
+    colors = noise(2, 2, 3)
+    file = png(colors.repeat(2, 0).repeat(2, 1))
+    if depth == 16:
+        fixtures.write_png16(tmp_path / "b.png", colors.repeat(2, 0).repeat(2, 1).astype(np.uint16) * 257)
+        file = (tmp_path / "b.png").read_bytes()
+    example = checked(Record("a", "a", "b"), png(noise(4, 4, 3)), file, Checks(in_color, store_scale=0.5))
+    np.testing.assert_array_equal(decode.image(example.label), colors)
+
+
+def test_values_above_255_count_by_themselves():
+    file = encode_png(np.array([[7, 26001], [7, 255]], np.uint16))
+    example = checked(Record("a", "a", "b"), png(noise(2, 2, 3)), file, Checks(CITYSCAPES))
+    assert example.counts.values == {7: 2, 255: 1, 26001: 1}
+
+
+def test_a_photograph_as_label_does_not_flood_the_summary():
+    in_color = label_map("folder", label_space(CUSTOM, ("a",)), [((1, 2, 3), "a")])
+    file = png(noise(100, 100, 3))
+    counts = checked(Record("a", "a", "b"), file, file, Checks(in_color)).counts
+    assert len(counts.values) <= 1024 and counts.values.total() + counts.others == 10_000
 
 
 def test_a_smaller_copy_averages_images_and_picks_labels(gta5):
@@ -368,10 +497,11 @@ def test_the_summary_counts_what_the_files_hold(tmp_path):
     train_ids = np.concatenate([label.ravel() for label in labels])
     names = label_space("cityscapes19").classes
     expected = {names[c]: int((train_ids == c).sum()) for c in np.unique(train_ids)}
-    assert dict(counts.pixels) == expected and counts.ignored == 0 and not counts.unmapped
+    assert dict(class_pixels(counts, CITYSCAPES)) == expected and not summary.unmapped(CITYSCAPES)
+    assert counts.values.total() == train_ids.size and counts.others == 0
     files = (tmp_path / "raw" / "images").iterdir()
     assert counts.bytes > sum(path.stat().st_size for path in files)
-    text = summary.text()
+    text = summary.text(CITYSCAPES)
     assert f"{expected['road']:,}" in text and "note: no pixel of train" in text and "1 labels differ in size" in text
 
 
@@ -433,7 +563,8 @@ def test_own_images_in_subfolders_with_labels_in_colour(tmp_path):
     assert source.names == ("day/a", "day/b", "night/a") and source.labelled
     np.testing.assert_array_equal(source.to_memory(labels=True).labels[2], np.where(label == 2, IGNORE, label))
     summary = Summary.load(tmp_path / "data" / "folder" / "sim" / "2.0.0")
-    assert summary.splits["sim"].unmapped == {"(9, 9, 9)": 3 * int((label == 2).sum())}
+    meaning = label_map("folder", label_space(CUSTOM, tuple(CLASSES)), data.source.label_values)
+    assert summary.unmapped(meaning) == {"(9, 9, 9)": 3 * int((label == 2).sum())}
 
 
 def test_own_files_are_matched_by_what_their_patterns_leave_open(tmp_path):
@@ -468,7 +599,7 @@ def test_own_folders_that_do_not_fit_are_refused_by_what_differs(tmp_path):
     cases = [
         ((images, labels), r"none of the 1 labels .* 'a_seg' against 'a_rgb'; .*pattern"),
         ((str(tmp_path / "absent"), labels), "there is no folder .*absent"),
-        ((str(tmp_path / "rgb" / "*.jpg"), labels), r"no images .*\.jpg.*: the folder holds a_rgb\.png"),
+        ((str(tmp_path / "rgb" / "*.jpg"), labels), r"no files .*\.jpg.*: the folder holds a_rgb\.png"),
     ]
     for (one, other), message in cases:
         data = own_data(source=base.folder("sim", one, other, (8, 10)))

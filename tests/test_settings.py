@@ -131,7 +131,9 @@ REFUSED_OF_FOLDERS = [
     ("data.source.split", "my photos", "letters, digits and underscores"),
     ("data.target.split", "source", "another name for each folder"),
     ("data.source.label_values", ((7, "raod"),), "given class 'raod', which is not in label space 'custom': road, sky"),
-    ("data.source.label_values", ((700, "road"),), "expected 0 to 255, or an RGB colour"),
+    ("data.source.label_values", ((70000, "road"),), "expected 0 to 65535, or an RGB colour"),
+    ("data.classes", ("road", "ignored"), "no class called 'ignored'"),
+    ("data.source.split", "all", "other than 'all'"),
 ]
 
 

@@ -13,6 +13,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def hide_accelerators() -> None:
+    """Leaves the accelerators' memory to JAX: a TensorFlow that can use them would take all of it. Call it first."""
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")
+
+
 def image(encoded):
     """Pixels of a PNG (8 or 16 bits, grey, palette, with alpha) or JPEG file, uint8 [height, width, 3]."""
     import tensorflow as tf
@@ -30,8 +37,7 @@ def raw_label(png, *, in_color: bool):
 
     Args:
       png: an encoded PNG; unless colours are wanted, one of 8 or 16 bits without a palette.
-      in_color: values are colours, see `label_spaces.color_number`; otherwise they are the first channel's, and what is
-        above 255 becomes 255.
+      in_color: values are colours, see `label_spaces.color_number`; otherwise they are the first channel's.
     """
     import tensorflow as tf
 
@@ -41,7 +47,7 @@ def raw_label(png, *, in_color: bool):
     depth = tf.io.decode_raw(tf.strings.substr(png, 24, 1), tf.uint8)[0]  # a PNG's header holds its bit depth there
     return tf.cond(
         depth == 16,
-        lambda: tf.minimum(tf.cast(tf.io.decode_png(png, dtype=tf.uint16)[..., 0], tf.int32), 255),
+        lambda: tf.cast(tf.io.decode_png(png, dtype=tf.uint16)[..., 0], tf.int32),
         lambda: tf.cast(tf.io.decode_png(png)[..., 0], tf.int32),
     )
 

@@ -127,6 +127,7 @@ _OWN_VALUES: dict[str, tuple[str, dict[int, str]]] = {  # data set: the label sp
     "camvid": ("camvid11", dict(enumerate(_CAMVID_CLASSES)) | {11: IGNORED}),
     "demo": ("cityscapes19", dict(enumerate(_CITYSCAPES_CLASSES)) | {IGNORE: IGNORED}),
 }
+_VALUES = 2**16  # labels have 8 or 16 bits
 FOLDER = "folder"  # a user's own files, which hold train ids unless the configuration says otherwise
 _ALSO_IN = {"cityscapes": "synthia16", "gta5": "synthia16", "demo": "synthia16"}  # without the missing classes
 
@@ -137,7 +138,7 @@ class LabelMap:
 
     Attributes:
       space: whose train ids they are.
-      table: uint8 [256], or [2**24] by `color_number` where labels are colours; `table[raw]` converts an image.
+      table: uint8 [2**16], or [2**24] by `color_number` where labels are colours; `table[raw]` converts an image.
       known: bool, like `table`: values that have a class or are ignored on purpose.
     """
 
@@ -148,7 +149,11 @@ class LabelMap:
     @property
     def in_color(self) -> bool:
         """Whether raw values are colours."""
-        return len(self.table) > 256
+        return len(self.table) > _VALUES
+
+    def named(self, raw: int) -> str:
+        """A raw value as a person writes it: a number, or an RGB colour."""
+        return str((raw >> 16, raw >> 8 & 255, raw & 255)) if self.in_color else str(raw)
 
 
 def label_map(dataset: str, space: LabelSpace, values: Values = ()) -> LabelMap:
@@ -167,15 +172,20 @@ def label_map(dataset: str, space: LabelSpace, values: Values = ()) -> LabelMap:
       ValueError: the data set's own values have no meaning in that space, or `values` names no class of it.
     """
     named = dict(values) if values else _own_values(dataset, space)
+    if len(named) < len(tuple(values)):
+        raise ValueError(f"a label value of data set {dataset!r} is given twice: {[raw for raw, _ in values]}")
     colors = [raw for raw in named if not isinstance(raw, int)]
     if 0 < len(colors) < len(named):
         raise ValueError(f"label values of data set {dataset!r} are partly colours, partly numbers: {list(named)}")
-    table = np.full(2**24 if colors else 256, IGNORE, np.uint8)
+    table = np.full(2**24 if colors else _VALUES, IGNORE, np.uint8)
     known = np.zeros(len(table), bool)
     for raw, name in named.items():
+        if not (_is_color(raw) if colors else 0 <= raw < _VALUES):
+            raise ValueError(
+                f"label value {raw} of data set {dataset!r}: expected 0 to {_VALUES - 1}, or an RGB colour of three "
+                "values from 0 to 255"
+            )
         number = color_number(raw) if colors else raw
-        if not 0 <= number < len(table):
-            raise ValueError(f"label value {raw} of data set {dataset!r}: expected 0 to 255, or an RGB colour")
         if name != IGNORED and name not in space.classes:
             # a class that the space leaves out, such as Cityscapes' truck in SYNTHIA's 16, is ignored
             if values:
@@ -185,6 +195,10 @@ def label_map(dataset: str, space: LabelSpace, values: Values = ()) -> LabelMap:
             table[number] = space.classes.index(name)
         known[number] = True
     return LabelMap(space, table, known)
+
+
+def _is_color(raw: object) -> bool:
+    return isinstance(raw, tuple | list) and len(raw) == 3 and all(isinstance(v, int) and 0 <= v <= 255 for v in raw)
 
 
 def color_number(color: Sequence[int]) -> int:

@@ -45,10 +45,9 @@ class TfdsSource:
           FileNotFoundError: the data set has not been prepared.
           ValueError: it has no such split.
         """
-        import tensorflow as tf
         import tensorflow_datasets as tfds
 
-        tf.config.set_visible_devices([], "GPU")  # TensorFlow would take the accelerator's memory from JAX
+        decode.hide_accelerators()
         self._map = label_map
         self._threads = threads or decode.cores()
         builder = tfds.builder_from_directory(str(local_copy(_prepared_directory(dataset, data_dir))))

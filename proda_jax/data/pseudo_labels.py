@@ -1,6 +1,7 @@
 """Pseudo labels on disk: one file an image, and a note of where they came from."""
 
 import json
+import urllib.parse
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -45,7 +46,7 @@ class PseudoLabels:
         write_atomically(note, json.dumps(self.origin, indent=2))
 
     def path(self, name: str) -> epath.Path:
-        return self.folder / f"{name.replace('/', '__')}.npz"
+        return self.folder / f"{urllib.parse.quote(name, safe=' ')}.npz"  # one file a name, also with subfolders
 
     def missing(self, names: Sequence[str]) -> list[str]:
         """Names without a file: what an interrupted generation still has to do."""

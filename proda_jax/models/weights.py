@@ -8,6 +8,7 @@ import dataclasses
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -182,10 +183,11 @@ def read_contents(path: epath.PathLike, which: str = "last") -> Contents:
 
 
 def read_npz(path: epath.Path) -> Contents:
+    data = file_bytes(path)
     try:
-        with np.load(io.BytesIO(file_bytes(path)), allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return from_own_arrays(dict(arrays))
-    except (ValueError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: expected an .npz file of plain arrays ({error})") from error
 
 
