@@ -25,7 +25,7 @@ from absl import app, flags, logging
 from PIL import Image
 
 from data_prep.demo_streets import render
-from data_prep.examples import Checks
+from data_prep.examples import Checks, encode_png
 from data_prep.prepare import prepare
 from proda_jax.data import decode
 from proda_jax.data.label_spaces import label_map, label_space
@@ -62,12 +62,6 @@ def frames(size: tuple[int, int]) -> list[tuple[np.ndarray, np.ndarray]]:
     return made
 
 
-def png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def seconds_each(function: Callable, items: Iterable) -> float:
     """Processor time of one call; the median of several rounds."""
     items = list(items)
@@ -88,7 +82,7 @@ def measure(name: str, size: tuple[int, int], folder: pathlib.Path) -> dict:
         (raw / kind).mkdir(parents=True)
     encoded = []
     for i, (image, label) in enumerate(frames(size)):
-        encoded.append((png(image), png(label)))
+        encoded.append((encode_png(image), encode_png(label)))
         (raw / "images" / f"{i}.png").write_bytes(encoded[-1][0])
         (raw / "labels" / f"{i}.png").write_bytes(encoded[-1][1])
     ids = [(i, class_name) for i, class_name in enumerate(SPACE.classes)]

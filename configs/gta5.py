@@ -13,7 +13,7 @@ place of the stage that it comes from; stages before it are left out of `stages`
     --config.stage3.weights=<stage 3 .pkl> --config.stages="('stage3',)"                        it is scored
 
 `python main.py --mode=evaluate --config=configs/gta5_released.py --config.init_from=<.pkl> \
---config.data.target.raw_dir=<Cityscapes>` scores any of them without a workdir.
+--config.data.target.raw_dir=<Cityscapes> --config.data.data_dir=<prepared>` scores any of them without a workdir.
 
 The settings are those of `configs/base.py`; this file says which stages run, where they start and for how long.
 """

@@ -137,7 +137,7 @@ def test_the_full_recipe_runs_from_raw_archives_through_every_stage(config, clas
 
 
 def test_two_folders_of_ones_own_are_enough(cache, tmp_path):
-    """Colour labels of the source, an unlabelled target, nothing to validate on."""
+    """Labels in colour, an unlabelled target; the warm-up with images to score on, then every stage without."""
     from configs import custom
 
     colors = np.array([*custom.CLASSES.values(), (0, 0, 0)], np.uint8)
@@ -157,6 +157,15 @@ def test_two_folders_of_ones_own_are_enough(cache, tmp_path):
         "data.source.labels": tmp_path / "simulator" / "labels", "data.source.label_values": values,
         "data.target.images": tmp_path / "photos", "model.imagenet_weights": imagenet,
     }  # fmt: skip
+    labelled = settings | {
+        "data.validation.name": "folder", "data.validation.images": settings["data.source.images"],
+        "data.validation.labels": settings["data.source.labels"], "data.validation.label_values": values,
+        "stages": STAGES[:1],
+    }  # fmt: skip
+    printed = run_main("custom", cache, labelled, f"--workdir={tmp_path / 'scored'}")
+    scores = json.loads((tmp_path / "scored" / "results.json").read_text())["stages"][0]["last"]
+    assert list(scores["iou"]) == list(custom.CLASSES) and f"{scores['miou']:.1f}" in printed
+
     workdir = tmp_path / "run"
     printed = run_main("custom", cache, settings, f"--workdir={workdir}")
     assert "no scores" in printed and all(stage in printed for stage in STAGES)

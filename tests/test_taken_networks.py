@@ -40,10 +40,10 @@ def run_in(workdir, config, data: dict | None = None) -> experiment.Experiment:
     return experiment.Experiment(config, workdir, Sources(config, workdir, given=data or given()), devices_used=1)
 
 
-def network_file(path, config, *, seed: int = 0, mean: float = 0.3):
+def network_file(path, config, *, seed: int = 0, mean: float = 0.3, extra_norm: bool = False):
     """A file of a network in the released code's names, which wants centred input; and its variables."""
     run = run_in("unused", config)
-    variables = jax.device_get(run.initialise(run.model("stage1"), jax.random.key(seed)))
+    variables = jax.device_get(run.initialise(run.network(extra_norm=extra_norm), jax.random.key(seed)))
     variables["batch_stats"]["input"]["mean"] = np.full(3, mean, np.float32)
     save(Weights(to_torch(variables)), path)
     return str(path), variables
@@ -78,6 +78,55 @@ def test_the_next_stage_starts_from_a_network_in_a_file_as_if_it_had_been_traine
     # what it learns from was made by that network, and the student keeps its input convention
     assert list((tmp_path / "run" / place).glob("*labels*/origin.json"))
     np.testing.assert_array_equal(run.variables(following)["batch_stats"]["input"]["mean"], np.full(3, 0.3, np.float32))
+
+
+def test_the_extra_normalisation_of_a_network_in_a_file_is_kept(tmp_path):
+    """A checkpoint of stage 2 in the place of the warm-up: stage 1 starts from all of it."""
+    config = config_of("warmup", "stage1")
+    config.warmup.weights, variables = network_file(tmp_path / "network.npz", config, extra_norm=True)
+    settings.check(config)
+    results = run_in(tmp_path / "run", config).run()
+    run = run_in(tmp_path / "run", config)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(run.variables("warmup")), variables)
+    assert "extra_norm" in run.variables("stage1")["params"]
+    config.init_from = config.warmup.weights
+    assert run_in(tmp_path / "other", config).evaluate()["miou"] == results["stages"][0]["last"]["miou"]
+    config.stages = ("warmup", "stage2")
+    config.stage2.init = config.stage2.teacher = "warmup"  # and stage 2 says that its student has none
+    with pytest.raises(ValueError, match="'stage2' starts from a network with extra_norm, .* config.stage2.extra_norm"):
+        run_in(tmp_path / "run", config).run()
+
+
+def test_a_network_does_not_take_the_place_of_one_that_was_trained_there(tmp_path):
+    config = config_of("warmup")
+    run = run_in(tmp_path / "run", config)
+    run.finish = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    config.warmup.weights, _ = network_file(tmp_path / "network.npz", config)
+    with pytest.raises(ValueError, match="warmup holds a network that was trained there for 2 steps.*delete that"):
+        run_in(tmp_path / "run", config).run()
+
+
+def test_taking_a_network_can_be_interrupted_and_the_file_be_corrected(tmp_path):
+    config = config_of("warmup")
+    config.warmup.weights, _ = network_file(tmp_path / "network.npz", config)
+    run = run_in(tmp_path / "run", config)
+    run.finish = lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    config.warmup.weights, variables = network_file(tmp_path / "other.npz", config, seed=1)
+    run_in(tmp_path / "run", config).run()
+    found = run_in(tmp_path / "run", config).variables("warmup")
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), variables)
+
+
+def test_scoring_a_network_needs_no_source_images(tmp_path):
+    config = config_of("stage3")
+    config.stage3.weights, _ = network_file(tmp_path / "network.npz", config)
+    data = {"validation": block_source(3, 2)}
+    config.data.source.raw_dir = config.data.target.raw_dir = str(tmp_path / "absent")
+    assert run_in(tmp_path / "run", config, data).run()["stages"][0]["last"]["miou"] is not None
 
 
 def test_a_network_that_was_taken_is_not_taken_again(tmp_path):
