@@ -6,13 +6,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow, which reads th
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # and this is the last of them
 
 import json
+import sys
 
 from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
 from proda_jax import experiment, settings
-from proda_jax.files import cache_folder, write_atomically
+from proda_jax.files import alone, cache_folder, write_atomically
+from proda_jax.interruption import EXIT_CODE, Interruption, Stopped
 from proda_jax.refusals import without_traceback
 from proda_jax.sources import Sources
 
@@ -44,8 +46,16 @@ def train(config) -> None:
     settings.use_compilation_cache()
     workdir = epath.Path(_WORKDIR.value)
     workdir.mkdir(parents=True, exist_ok=True)
-    results = experiment.Experiment(config, workdir, Sources(config, workdir)).run()
-    print(experiment.table(results))
+    interruption = Interruption()
+    interruption.install()
+    with alone(workdir / "lock", f"another process runs in {workdir}: wait for it, or use another workdir", wait=False):
+        run = experiment.Experiment(config, workdir, Sources(config, workdir), interruption=interruption)
+        try:
+            run.run()
+        except Stopped as reason:
+            print(f"{reason}; the same command goes on from there", file=sys.stderr)
+            sys.exit(EXIT_CODE)
+    print(run.table())
     print(f"results: {workdir / 'results.json'}")
 
 

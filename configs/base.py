@@ -19,6 +19,9 @@ def get_config() -> ml_collections.ConfigDict:
     c.batch_size = 4  # source images and target images in one step, over all devices (released)
     c.log_every = 50  # steps between two lines of metrics
     c.summaries = True  # write metrics for TensorBoard (needs TensorFlow)
+    c.save_every = 500  # steps between two checkpoints; one is kept at each evaluation, too
+    c.save_minutes = 10.0  # longest time between two checkpoints
+    c.max_skipped = 20  # steps in a row that may be left out because a loss or gradient is not finite
     c.evaluate_every = 1000  # steps between two evaluations; the best and the last network are kept (released)
     c.handover = "last"  # which network the next stage gets: 'last', or 'best' on the validation set (released)
     c.evaluate_batch_size = 1  # whole images at once on each device, in evaluation and where labels are made

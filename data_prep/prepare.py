@@ -63,7 +63,8 @@ def prepare(dataset: str, *, data_dir: str, checks: Checks | None = None, **file
     module, name = BUILDERS[dataset]
     builder_class = getattr(importlib.import_module(module), name)
     decode.hide_accelerators()
-    with alone(epath.Path(data_dir).expanduser() / f"{dataset}.lock", f"another process prepares {dataset}: waiting"):
+    lock = epath.Path(data_dir).expanduser() / f"{dataset}.lock"
+    with alone(lock, f"another process prepares {dataset}: waiting", wait=True):
         with quiet_tfds():
             builder = builder_class(data_dir=data_dir, file_format="array_record", checks=checks, **files)
             done = builder.is_prepared()

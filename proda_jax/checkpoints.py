@@ -23,9 +23,11 @@ class Checkpoints:
             # without best_fn no metrics are written, without the policy the latest one would go
             best_fn=lambda metrics: metrics[METRIC],
             best_mode="max",
-            preservation_policy=keep.AnyPreservationPolicy([keep.LatestN(1), best]),
+            # the last but one is there in case that the last is damaged
+            preservation_policy=keep.AnyPreservationPolicy([keep.LatestN(2), best]),
         )
-        self._manager = ocp.CheckpointManager(epath.Path(folder).absolute(), options=options)
+        self._folder = epath.Path(folder).absolute()
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def save(self, state: Any, miou: float | None) -> None:
         """Saves a train state with its validation mIoU, if there is one; goes on in the background."""
@@ -47,24 +49,62 @@ class Checkpoints:
         return self._manager.best_step() if which == "best" else self._manager.latest_step()
 
     def restore(self, state: Any) -> Any:
-        """The last train state, in place of a state of the same shapes and shardings."""
+        """The newest train state that can be read, in place of a state of the same shapes and shardings.
+
+        Damaged checkpoints are put aside and named.
+
+        Raises:
+          ValueError: there are checkpoints, but none can be read.
+        """
         training = state.replace(params=None, batch_stats=None)
         items = ocp.args.Composite(
             network=ocp.args.StandardRestore(abstract(state.variables)),
             training=ocp.args.StandardRestore(abstract(training)),
         )
-        restored = self._manager.restore(self.step(), args=items)
-        return restored.training.replace(**restored.network)
+        self._manager.wait_until_finished()
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                restored = self._manager.restore(step, args=items)
+                return restored.training.replace(**restored.network)
+            except Exception as error:  # what a damaged file leads to depends on where it is damaged
+                self._put_aside(step, error)
+        raise ValueError(
+            f"no checkpoint in {self._folder} can be read: delete {self._folder.parent} to train this stage again"
+        )
+
+    def _put_aside(self, step: int, error: Exception) -> None:
+        damaged = self._folder / str(step)
+        aside = self._folder / f"{step}.damaged"
+        print(f"checkpoint {damaged} cannot be read ({in_short(error)}): put aside as {aside.name}, next an older one")
+        if aside.exists():
+            aside.rmtree()
+        damaged.rename(aside)
+        self._manager.reload()
 
     def network(self, variables: Any, which: str = "last") -> Any:
         """Variables of the 'last' or 'best' network, in place of variables of the same shapes."""
-        items = ocp.args.Composite(network=ocp.args.StandardRestore(abstract(variables)))
-        return self._manager.restore(self.step(which), args=items).network
+        items, step = ocp.args.Composite(network=ocp.args.StandardRestore(abstract(variables))), self.step(which)
+        try:
+            return self._manager.restore(step, args=items).network
+        except Exception as error:
+            raise ValueError(
+                f"checkpoint {self._folder / str(step)} cannot be read ({in_short(error)}): delete "
+                f"{self._folder.parent / 'result.json'} and give the same command again: an older one is tried"
+            ) from error
+
+    def is_preempted(self, step: int) -> bool:
+        """Whether the machine is about to be taken away; all hosts agree on the step. Only several hosts are told."""
+        return jax.process_count() > 1 and self._manager.reached_preemption(step)
 
     def close(self) -> None:
         """Waits for what is being saved."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def in_short(error: Exception) -> str:
+    """The first line of a library's error."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 def abstract(tree: Any) -> Any:

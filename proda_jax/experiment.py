@@ -13,17 +13,20 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from proda_jax import devices, evaluate, prototypes, settings, train
+from proda_jax import devices, evaluate, prototypes, provenance, settings, train
 from proda_jax.checkpoints import Checkpoints
 from proda_jax.data.label_spaces import label_space
 from proda_jax.data.pseudo_labels import PseudoLabels, with_pseudo_labels
 from proda_jax.files import npz, read_npz, write_atomically
+from proda_jax.interruption import Interruption, Stopped
 from proda_jax.models import weights
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.models.torch_names import from_torch
 from proda_jax.sources import Sources
 from proda_jax.stages import build, denoise, prepare
 from proda_jax.stages.step import Setup
+
+LABELS = {"denoise": "soft_label", "distill": "hard_label"}  # what a batch calls the pseudo labels of a kind of stage
 
 
 class Experiment:
@@ -39,6 +42,7 @@ class Experiment:
         workdir: epath.PathLike,
         sources: Sources,
         devices_used: int | None = None,
+        interruption: Interruption | None = None,
     ):
         """Prepares to run.
 
@@ -47,7 +51,9 @@ class Experiment:
           workdir: may be in a bucket.
           sources: opens the data sets.
           devices_used: how many devices to use; all by default.
+          interruption: whether the program is asked to stop.
         """
+        self.interruption = interruption or Interruption()
         self.config, self.workdir, self.sources = config, epath.Path(workdir), sources
         self.mesh = devices.make_mesh(devices_used)
         self.space = label_space(config.data.label_space, config.data.classes, config.data.colors)
@@ -113,7 +119,7 @@ class Experiment:
     def run_stage(self, name: str) -> dict:
         """Runs a stage to its end and returns its result."""
         config, stage, folder = self.config, self.config[name], self.folder(name)
-        folder.mkdir(parents=True, exist_ok=True)
+        provenance.remember(folder, config, name)
         target = self.sources.open("target")
         steps_per_epoch = max(len(target) // config.batch_size, 1)
         model = self.model(name)
@@ -125,18 +131,26 @@ class Experiment:
             teacher=self.model(teacher_name) if teacher_name else None,
             steps_per_epoch=steps_per_epoch,
         )
+        self.labels(name)  # before training begins, which an interruption lets finish its step
         start = self.initial_prototypes(name) if stage.kind == "denoise" else None
         variables = self.initial_variables(name, model)
         key = build.stage_key(config.seed, name)
         state = devices.replicate(build.create_state(setup, key, variables, start), self.mesh)
         step = devices.map_step(
-            lambda state, batch, teacher: build.TRAIN_STEPS[stage.kind](state, batch, teacher, setup=setup),
+            functools.partial(build.train_step(stage.kind), setup=setup),
             self.mesh,
             "rbr",
             "rr",
             donate=(0,),
         )
-        schedule = train.Schedule(stage.steps, config.log_every, config.evaluate_every)
+        schedule = train.Schedule(
+            stage.steps,
+            config.log_every,
+            config.evaluate_every,
+            config.save_every,
+            config.save_minutes,
+            config.max_skipped,
+        )
         with self.sources.writer(folder) as log:
             _, history = train.train(
                 step,
@@ -149,6 +163,7 @@ class Experiment:
                 self.mesh,
                 name,
                 log,
+                self.interruption,
             )
         return self.finish(name, stage.steps, history)
 
@@ -164,6 +179,7 @@ class Experiment:
                 f"{folder} holds a network that was trained there for {checkpoints.step()} steps, and config.{name}."
                 "weights takes another one from a file: delete that folder, or use another workdir"
             )
+        provenance.remember(folder, self.config, name)
         checkpoints.save_network(variables)
         checkpoints.close()
         history = train.History(folder / "history.jsonl", -1)
@@ -228,13 +244,16 @@ class Experiment:
             data = self.sources.open("target")
             labelled = stage.kind == "supervised"
             target = data.training_batches(config.batch_size, seed=order + 1, labels=labelled, **arguments)
-            if stage.kind == "denoise":
-                target = with_pseudo_labels(target, self.soft_labels(name), data.names, "soft_label")
-            elif stage.kind == "distill":
-                target = with_pseudo_labels(target, self.hard_labels(name), data.names, "hard_label")
+            if stage.kind in LABELS:
+                target = with_pseudo_labels(target, self.labels(name), data.names, LABELS[stage.kind])
         return train.merge_batches(source, target, index * config.batch_size // count)
 
     # What prepares a stage
+
+    def labels(self, name: str) -> PseudoLabels | None:
+        """The pseudo labels that stage `name` learns from, made if they are not there; None if it needs none."""
+        make = {"denoise": self.soft_labels, "distill": self.hard_labels}.get(self.config[name].kind)
+        return make(name) if make else None
 
     def soft_labels(self, name: str) -> PseudoLabels:
         """p_{t,0} for stage `name`, made if they are not there."""
@@ -289,9 +308,12 @@ class Experiment:
         """Runs what is not done yet, writes results.json and returns it.
 
         Raises:
-          ValueError: labels are missing that a stage or the evaluation needs.
+          ValueError: labels are missing that a stage or the evaluation needs, or the workdir belongs to other settings.
+          Stopped: the program was asked to stop.
         """
         devices.check_batch_size(self.config.batch_size, self.mesh, "batch_size")
+        for name in self.config.stages:
+            provenance.check(self.folder(name), self.config, name)
         if any(self.result(name) is None for name in self.config.stages):
             self.check_labels()
         for name in self.config.stages:
@@ -300,6 +322,8 @@ class Experiment:
             elif self.result(name) is None:
                 self.run_stage(name)
             self.write_results()
+            if self.interruption.wished:
+                raise Stopped(f"stopped after stage {name}")
         return self.results()
 
     def evaluate(self) -> dict:
@@ -336,9 +360,17 @@ class Experiment:
                 raise ValueError(f"the {role} images ({data.name}, {data.split}) have no labels, {purpose}")
 
     def results(self) -> dict:
-        """{'task', 'seed', 'stages': [...]}, of the stages that are complete; values in percent."""
+        """{'task', 'seed', 'stages': [...]}, of the stages that are complete; values in percent.
+
+        The same however often the run was interrupted: how long stages took is in their own `result.json`.
+        """
         stages = [result for name in self.config.stages if (result := self.result(name)) is not None]
+        stages = [{key: value for key, value in stage.items() if key != "seconds"} for stage in stages]
         return {"task": self.config.task, "seed": self.config.seed, "stages": stages}
+
+    def table(self) -> str:
+        """The table of the stages that are complete."""
+        return table([result for name in self.config.stages if (result := self.result(name)) is not None])
 
     def write_results(self) -> None:
         write_atomically(self.workdir / "results.json", json.dumps(self.results(), indent=2))
@@ -355,9 +387,8 @@ def label_tag(*, scales: Sequence[float], flip: bool) -> str:
     return at + ("_flipped" if flip else "")
 
 
-def table(results: dict) -> str:
-    """mIoU of each stage as text. The best network is chosen on the validation set itself, the last is not."""
-    stages = results["stages"]
+def table(stages: Sequence[dict]) -> str:
+    """mIoU of each stage's result as text. The best network is chosen on the validation set itself, the last is not."""
     scores = sorted({key for stage in stages for key in stage["last"] if key.startswith("miou")})
     titles = [f"{score_title(key)} last" for key in scores]
     best_title = "mIoU best (chosen on the validation set)" if scores else "no labelled validation images: no scores"

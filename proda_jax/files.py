@@ -27,14 +27,18 @@ def unfinished_name(path: epath.Path) -> epath.Path:
 
 
 @contextlib.contextmanager
-def alone(path: epath.PathLike, waiting: str) -> Iterator[None]:
-    """Keeps other processes of this machine out while something is done; they wait.
+def alone(path: epath.PathLike, others: str, *, wait: bool) -> Iterator[None]:
+    """Keeps other processes of this machine out while something is done.
 
-    The system gives the lock back when its holder ends, however it ends. Buckets know no locks: there, nobody waits.
+    The system gives the lock back when its holder ends, however it ends. Buckets know no locks: nobody is kept out.
 
     Args:
       path: file to lock, made if need be.
-      waiting: what to print where another process is at it.
+      others: what to say where another process is at it.
+      wait: until it is done; otherwise it is an error.
+
+    Raises:
+      ValueError: another process is at it, and `wait` is not set.
     """
     if is_remote(path):
         yield
@@ -50,7 +54,9 @@ def alone(path: epath.PathLike, waiting: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(waiting)
+            if not wait:
+                raise ValueError(others) from None
+            print(others)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -25,8 +25,8 @@ from proda_jax.models.deeplab import GROUP_NORM_GROUPS, HEADS
 from proda_jax.stages import denoise
 
 TOP_LEVEL = (
-    "task", "init_from", "seed", "stages", "batch_size", "log_every", "summaries", "evaluate_every", "handover",
-    "evaluate_batch_size", "data", "model", "views",
+    "task", "init_from", "seed", "stages", "batch_size", "log_every", "summaries", "save_every", "save_minutes",
+    "max_skipped", "evaluate_every", "handover", "evaluate_batch_size", "data", "model", "views",
 )  # fmt: skip
 ROLES = ("source", "target", "validation")
 NONE = "none"  # in place of a data set that there is not
@@ -99,7 +99,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     choose("handover", config.handover, ("last", "best"))
     if config.handover == "best" and config.data.validation.name == NONE:
         refuse("handover", "best", "'last', as there are no validation images to choose by")
-    for name in ("batch_size", "log_every", "evaluate_every", "evaluate_batch_size"):
+    if not config.save_minutes > 0:
+        refuse("save_minutes", config.save_minutes, "a positive number")
+    for name in ("batch_size", "log_every", "save_every", "max_skipped", "evaluate_every", "evaluate_batch_size"):
         if config[name] < 1:
             refuse(name, config[name], "at least 1")
     check_model(config.model)

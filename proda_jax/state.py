@@ -28,6 +28,7 @@ class TrainState:
       opt_state: state of its optimizer.
       ema_params: parameters of the momentum encoder (Section 4.1); its running statistics are the trained network's,
         as in the released code. None in stages without one.
+      skipped: steps that were left out because something in them was not finite, in all and in a row, int32 [2].
       prototypes: class centroids with their counts, or None.
       discriminator: or None.
     """
@@ -37,6 +38,7 @@ class TrainState:
     params: Any
     batch_stats: Any
     opt_state: Any
+    skipped: jax.Array | None = None
     ema_params: Any = None
     prototypes: Prototypes | None = None
     discriminator: DiscriminatorState | None = None

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from proda_jax import devices
 from proda_jax.checkpoints import Checkpoints
 from proda_jax.files import write_atomically
+from proda_jax.interruption import Interruption, Stopped
 from proda_jax.state import TrainState
 
 Log = Callable[[int, dict[str, float]], None]
@@ -27,9 +28,19 @@ class Schedule:
     steps: int
     log_every: int
     evaluate_every: int
+    save_every: int
+    save_minutes: float
+    max_skipped: int
+
+    def logs(self, step: int) -> bool:
+        return step % self.log_every == 0 or step == self.steps
 
     def evaluates(self, step: int) -> bool:
         return step % self.evaluate_every == 0 or step == self.steps
+
+    def saves(self, step: int, since: float) -> bool:
+        """Whether there is a checkpoint after this step, the last being `since` seconds old."""
+        return step % self.save_every == 0 or since >= 60.0 * self.save_minutes or self.evaluates(step)
 
 
 class History:
@@ -67,6 +78,7 @@ def train(
     mesh: Mesh,
     title: str,
     log: Log,
+    interruption: Interruption,
 ) -> tuple[TrainState, History]:
     """Runs a stage from where it stands to its end, with an evaluation and a checkpoint every so often.
 
@@ -81,18 +93,24 @@ def train(
       mesh: the devices.
       title: for the progress bar.
       log: called with (step, metrics) at each logged step.
+      interruption: whether the program is asked to stop.
 
     Returns:
       The last state and all evaluations.
+
+    Raises:
+      Stopped: the program was asked to stop; a checkpoint of the last step is complete.
+      FloatingPointError: too many steps in a row had a loss or gradient that is not finite.
     """
     checkpoints = Checkpoints(folder / "checkpoints")
-    done = checkpoints.step() or 0
-    if done:
+    if checkpoints.step():
         state = checkpoints.restore(state)
+    done = int(state.step)
     history = History(folder / "history.jsonl", done)
-    started, before = time.time(), history.seconds
+    started = saved = time.time()
+    before = history.seconds
     bar = tqdm(total=schedule.steps, initial=done, desc=f"{title} (compiling)", unit="step", mininterval=1.0)
-    with contextlib.closing(checkpoints), bar:  # what is being saved is kept where the run is interrupted
+    with contextlib.closing(checkpoints), bar, interruption:  # what is being saved is kept where the run is interrupted
         for number, batch in zip(
             range(done + 1, schedule.steps + 1), devices.prefetch(batches_from(done), mesh), strict=False
         ):
@@ -100,22 +118,41 @@ def train(
             devices.settle(metrics)
             if number == done + 1:
                 bar.set_description(title)
-            if number % schedule.log_every == 0 or number == schedule.steps:
+            if schedule.logs(number):
                 values = {name: float(value) for name, value in metrics.items()}
+                check_finite(state, values, number, schedule)
                 bar.set_postfix({k: f"{v:.3g}" for k, v in values.items()} | last_score(history), refresh=False)
                 log(number, values)
             bar.update()
+            scores = {}
             if schedule.evaluates(number):
-                scores = {}
                 if evaluate is not None:
                     bar.set_description(f"{title} (evaluating)")
                     scores = evaluate(state.variables)
                     log(number, {"validation_miou": scores["miou"]})
                 history.add({"step": number, "seconds": round(before + time.time() - started, 1)} | scores)
-                checkpoints.save(state, scores.get("miou"))
                 bar.set_description(title)
                 bar.set_postfix(last_score(history))
+            stopping = interruption.wished or checkpoints.is_preempted(number)
+            if stopping or schedule.saves(number, time.time() - saved):
+                checkpoints.save(state, scores.get("miou"))
+                saved = time.time()
+            if stopping and number < schedule.steps:
+                raise Stopped(f"{title} stopped after step {number} of {schedule.steps}")
     return state, history
+
+
+def check_finite(state: TrainState, metrics: dict[str, float], step: int, schedule: Schedule) -> None:
+    """Ends a training that has gone astray, with what is known about it."""
+    total, in_row = np.asarray(state.skipped)
+    if in_row < schedule.max_skipped:
+        return
+    bad = ", ".join(name for name, value in metrics.items() if not np.isfinite(value))
+    raise FloatingPointError(
+        f"the last {in_row} steps up to step {step} were left out, {total} in all, as these were not finite: {bad}. "
+        "The network is still that of the last good step. Likely causes: a learning rate that is too high, bfloat16 "
+        "where float32 is needed, weights for another input convention"
+    )
 
 
 def last_score(history: History) -> dict[str, str]:

@@ -113,8 +113,8 @@ def test_results_have_the_documented_form(finished):
     assert (results["task"], results["seed"]) == ("tiny", 0)
     assert [stage["name"] for stage in results["stages"]] == list(STAGES)
     for stage in results["stages"]:
-        assert set(stage) == {"name", "steps", "seconds", "best", "last"}
-        assert stage["steps"] == stage["last"]["step"] == STEPS and stage["seconds"] > 0
+        assert set(stage) == {"name", "steps", "best", "last"}  # not how long it took, which is never the same
+        assert stage["steps"] == stage["last"]["step"] == STEPS
         assert stage["best"]["step"] in (2, STEPS)
         assert stage["best"]["miou"] >= stage["last"]["miou"]
         for entry in (stage["best"], stage["last"]):
@@ -122,7 +122,9 @@ def test_results_have_the_documented_form(finished):
             values = [value for value in entry["iou"].values() if value is not None]
             assert all(0 <= value <= 100 for value in values)
             assert entry["miou"] == pytest.approx(np.mean(values), abs=0.01)
-    assert all(name in table(results) for name in STAGES)
+    assert all(name in experiment_in(workdir, config_of()).table() for name in STAGES)
+    for name in STAGES:
+        assert json.loads((workdir / name / "result.json").read_text())["seconds"] > 0
 
 
 def test_the_scores_are_those_of_the_network_that_is_handed_on(finished):
@@ -163,7 +165,7 @@ def test_synthia_is_scored_over_13_classes_too():
 def test_the_table_shows_the_score_over_13_classes_where_there_is_one():
     last = {"step": 5, "miou": 40.04, "miou_13": 47.06}
     stage = {"name": "stage1", "steps": 5, "seconds": 1.0, "last": last, "best": last | {"miou": 41.0}}
-    head, row = table({"stages": [stage]}).splitlines()
+    head, row = table([stage]).splitlines()
     assert "mIoU over 13 last" in head and row.split()[:6] == ["stage1", "5", "1", "40.0", "47.1", "41.0"]
 
 
@@ -197,7 +199,7 @@ def test_a_deleted_stage_alone_is_run_again_and_ends_the_same(finished, tmp_path
     after = files_of(workdir)
     assert {name: after[name] for name in before} == before
     assert (workdir / "stage2" / "result.json").exists()
-    assert without_times(again) == without_times(results)
+    assert again == results
     assert checkpoint_of(workdir / "stage2") == checkpoint_of(original / "stage2")
 
 
@@ -209,7 +211,7 @@ def test_a_stage_whose_result_alone_is_missing_is_not_trained_again(finished, tm
     sources = given(source=CountingSource(given()["source"]))
     again = experiment_in(workdir, config, Sources(config, workdir, given=sources)).run()
     assert sources["source"].taken == 0
-    assert without_times(again) == without_times(results)
+    assert again == results
 
 
 class CountingSource:
@@ -225,10 +227,6 @@ class CountingSource:
         for batch in self.source.training_batches(*args, **kwargs):
             self.taken += 1
             yield batch
-
-
-def without_times(results: dict) -> dict:
-    return results | {"stages": [{k: v for k, v in stage.items() if k != "seconds"} for stage in results["stages"]]}
 
 
 # Interruptions
@@ -263,7 +261,7 @@ def test_an_interrupted_stage_ends_in_the_bits_of_one_that_was_not(stage, finish
         assert checkpoints.step() == 2
     again = experiment_in(workdir, config).run()
     assert checkpoint_of(workdir / stage) == checkpoint_of(original / stage)
-    assert without_times(again)["stages"] == without_times(results)["stages"][: len(config.stages)]
+    assert again["stages"] == results["stages"][: len(config.stages)]
     history = [json.loads(line) for line in (workdir / stage / "history.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in history] == [2, STEPS]
     assert history[0]["seconds"] <= history[1]["seconds"]

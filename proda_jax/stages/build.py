@@ -1,6 +1,7 @@
 """From settings to what a step needs: networks, optimizers, and the state that a stage starts from."""
 
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from proda_jax import optim, prototypes
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.models.discriminator import Discriminator
 from proda_jax.stages import denoise, distill, supervised, warmup
+from proda_jax.stages import step as steps
 from proda_jax.stages.step import Setup
 from proda_jax.state import DiscriminatorState, TrainState, copy
 
@@ -21,9 +23,15 @@ TRAIN_STEPS = {
     "denoise": denoise.train_step,
     "distill": distill.train_step,
 }
+
 # How often the released optimizer steps a backbone parameter in one iteration: its generator yields most of them
 # three times, a block's projection once more than the block, the stem once.
 RELEASED_REPEATS = {"backbone": 3, "projection": 4, "stem": 1}
+
+
+def train_step(kind: str) -> Callable:
+    """The train step of a kind of stage: (state, batch, teacher, *, setup) -> (state, metrics)."""
+    return steps.unless_not_finite(TRAIN_STEPS[kind])
 
 
 def network(model: ml_collections.ConfigDict, classes: int, *, extra_norm: bool, axis_name: str | None) -> DeepLab:
@@ -158,6 +166,7 @@ def create_state(
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=setup.optimizer.init(variables["params"]),
+        skipped=jnp.zeros(2, jnp.int32),
         ema_params=copy(variables["params"]) if start is not None else None,
         prototypes=copy(start) if start is not None else None,
         discriminator=discriminator,

@@ -191,6 +191,30 @@ def update(
     return state, metrics | {"gradient_norm": optax.tree.norm(gradient)}
 
 
+def unless_not_finite(train_step: Callable) -> Callable:
+    """A train step that changes nothing but the step's number where a loss or the gradient is not finite.
+
+    Such a step is counted in `TrainState.skipped` and in the metric 'skipped'; whoever runs it stops where they come in
+    a row. Metrics are those of the whole batch, so all devices decide alike.
+    """
+
+    def step(state: TrainState, batch: Batch, teacher: Any, *, setup: Setup) -> tuple[TrainState, Metrics]:
+        new, metrics = train_step(state, batch, teacher, setup=setup)
+        finite = jnp.stack([jnp.isfinite(value).all() for value in metrics.values()]).all()
+        total, in_row = state.skipped
+        skipped = jnp.stack([total + ~finite, jnp.where(finite, 0, in_row + 1)])
+        kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), *map(changing, (new, state)))
+        return new.replace(skipped=skipped, **kept), metrics | {"skipped": skipped[0]}
+
+    return step
+
+
+def changing(state: TrainState) -> dict[str, Any]:
+    """What a step that is left out leaves as it was."""
+    names = ("params", "batch_stats", "opt_state", "ema_params", "prototypes", "discriminator")
+    return {name: getattr(state, name) for name in names}
+
+
 def probabilities(logits: jax.Array) -> jax.Array:
     return jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
 

@@ -1,0 +1,58 @@
+"""What a stage's folder remembers of the settings that it was run with, so that no others go on with it."""
+
+import json
+from typing import Any
+
+import ml_collections
+from etils import epath
+
+from proda_jax.files import write_atomically
+
+NAME = "settings.json"
+_EVERYWHERE = ("seed", "batch_size", "handover", "model", "views")  # settings that decide what every stage ends in
+_OF_DATA = ("name", "split", "image_size", "label_values")  # of a data set; where its files lie may change
+
+
+def decisive(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
+    """The settings that decide what stage `name` ends in, {'section.setting': JSON value}.
+
+    How often something is logged, scored or saved, and where data lie, is not among them.
+    """
+    found = {key: config[key] for key in _EVERYWHERE} | {name: config[name]}
+    found |= {f"data.{key}": config.data[key] for key in ("label_space", "classes", "store_scale")}
+    roles = ("source", "target", "validation") if config.handover == "best" else ("source", "target")
+    found |= {f"data.{role}.{key}": config.data[role][key] for role in roles for key in _OF_DATA}
+    return json.loads(json.dumps(dict(_flat(found))))
+
+
+def _flat(tree: Any, prefix: str = ""):
+    for key, value in tree.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def remember(folder: epath.Path, config: ml_collections.ConfigDict, name: str) -> None:
+    """Notes the settings of a stage that begins."""
+    write_atomically(folder / NAME, json.dumps(decisive(config, name), indent=2))
+
+
+def check(folder: epath.Path, config: ml_collections.ConfigDict, name: str) -> None:
+    """Refuses a stage's folder that was made with other settings.
+
+    Raises:
+      ValueError: naming each setting that differs, with both values.
+    """
+    note = folder / NAME
+    if not note.exists():
+        return
+    there, now = json.loads(note.read_text()), decisive(config, name)
+    differing = [f"config.{key} was {there.get(key)!r} and is {now.get(key)!r} now" for key in sorted(there | now)
+                 if there.get(key) != now.get(key)]  # fmt: skip
+    if differing:
+        more = f", and {len(differing) - 5} more" if len(differing) > 5 else ""
+        raise ValueError(
+            f"{folder} was made with other settings: {'; '.join(differing[:5])}{more}. Use another workdir, or delete "
+            "that folder and those of the stages after it"
+        )
