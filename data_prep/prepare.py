@@ -140,6 +140,7 @@ def define_flags() -> None:
 
 def main(arguments: list[str]) -> None:
     """Prepares what the flags name, and prints what it holds."""
+    logging.set_verbosity(logging.WARNING)
     given = flags.FLAGS
     if len(arguments) > 1:
         raise app.UsageError(f"{arguments[1:]} is not understood: flags are written --flag=value, with an equals sign")
