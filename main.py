@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow, which reads the data, greets with a page of notes
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # and this is the last of them
 
+import contextlib
 import json
 import sys
 
@@ -12,7 +13,7 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from proda_jax import experiment, settings
+from proda_jax import experiment, hosts, settings
 from proda_jax.files import alone, cache_folder, write_atomically
 from proda_jax.interruption import EXIT_CODE, Interruption, Stopped
 from proda_jax.refusals import without_traceback
@@ -24,6 +25,12 @@ _MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "evaluate"],
     "train: run the stages; evaluate: score the network in config.init_from, or the workdir's last one.",
 )  # fmt: skip
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Several hosts, which JAX finds by itself: Cloud TPU pods, SLURM, Open MPI, Kubernetes."
+)
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "Several hosts: address and port of the first of them.")
+_HOSTS = flags.DEFINE_integer("hosts", None, "With --coordinator: how many there are.")
+_HOST = flags.DEFINE_integer("host", None, "With --coordinator: this one's number, from 0.")
 
 
 def main(arguments: list[str]) -> None:
@@ -31,6 +38,8 @@ def main(arguments: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     if len(arguments) > 1:
         raise app.UsageError(f"{arguments[1:]} is not understood: flags are written --flag=value, with an equals sign")
+    if _DISTRIBUTED.value or _COORDINATOR.value:
+        hosts.start(_COORDINATOR.value, _HOSTS.value, _HOST.value)
     config = _CONFIG.value
     if _MODE.value == "evaluate":
         evaluate(config)
@@ -47,16 +56,19 @@ def train(config) -> None:
     workdir = epath.Path(_WORKDIR.value)
     workdir.mkdir(parents=True, exist_ok=True)
     interruption = Interruption()
-    interruption.install()
-    with alone(workdir / "lock", f"another process runs in {workdir}: wait for it, or use another workdir", wait=False):
+    if hosts.share()[1] == 1:  # several hosts stop together, when JAX hears of a preemption
+        interruption.install()
+    others = f"another process runs in {workdir}: wait for it, or use another workdir"
+    with alone(workdir / "lock", others, wait=False) if hosts.is_first() else contextlib.nullcontext():
         run = experiment.Experiment(config, workdir, Sources(config, workdir), interruption=interruption)
         try:
             run.run()
         except Stopped as reason:
             print(f"{reason}; the same command goes on from there", file=sys.stderr)
             sys.exit(EXIT_CODE)
-    print(run.table())
-    print(f"results: {workdir / 'results.json'}")
+    if hosts.is_first():
+        print(run.table())
+        print(f"results: {workdir / 'results.json'}")
 
 
 def evaluate(config) -> None:

@@ -24,7 +24,7 @@ import time
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from proda_jax.interruption import EXIT_CODE
 
@@ -108,6 +108,7 @@ def campaign(workdir: pathlib.Path, log: pathlib.Path, kills: int, moments: rand
 
 
 def main(_: list[str]) -> None:
+    logging.set_verbosity(logging.ERROR)
     folder = pathlib.Path(_KEEP.value or tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()

@@ -7,6 +7,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
+from proda_jax import hosts
+
 METRIC = "miou"
 
 
@@ -76,9 +78,12 @@ class Checkpoints:
         damaged = self._folder / str(step)
         aside = self._folder / f"{step}.damaged"
         print(f"checkpoint {damaged} cannot be read ({in_short(error)}): put aside as {aside.name}, next an older one")
-        if aside.exists():
-            aside.rmtree()
-        damaged.rename(aside)
+        hosts.wait("all have found the checkpoint damaged")
+        if hosts.is_first():
+            if aside.exists():
+                aside.rmtree()
+            damaged.rename(aside)
+        hosts.wait("the damaged checkpoint is put aside")
         self._manager.reload()
 
     def network(self, variables: Any, which: str = "last") -> Any:

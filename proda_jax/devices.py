@@ -68,6 +68,12 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
 
+def local_rows(values: jax.Array) -> np.ndarray:
+    """This host's part of an array that is split along its first dimension."""
+    shards = sorted(values.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+
 def prefetch(batches: Iterable[Any], mesh: Mesh, ahead: int = 2) -> Iterator[Any]:
     """Batches on the devices, `ahead` of them on their way while one is computed on."""
     iterator, queue = iter(batches), collections.deque()

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from proda_jax import devices, metrics
+from proda_jax import devices, hosts, metrics
 from proda_jax.data.label_spaces import LabelSpace
 from proda_jax.data.source import ExampleSource
 from proda_jax.models.deeplab import DeepLab
@@ -62,7 +62,7 @@ def evaluate(
     """
     empty = devices.replicate(np.zeros((classes, classes), np.int32), mesh)
     total, matrix, pixels = np.zeros((classes, classes), np.int64), empty, 0
-    for batch in devices.prefetch(source.ordered_batches(batch_size, labels=True), mesh):
+    for batch in devices.prefetch(source.ordered_batches(batch_size, labels=True, shard=hosts.share()), mesh):
         pixels += batch["label"].size
         if pixels >= 2**31:  # more than a cell on the device is sure to hold
             total, matrix, pixels = total + np.asarray(matrix), empty, batch["label"].size

@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from proda_jax import devices, evaluate, prototypes, provenance, settings, train
+from proda_jax import devices, evaluate, hosts, prototypes, provenance, settings, train
 from proda_jax.checkpoints import Checkpoints
 from proda_jax.data.label_spaces import label_space
 from proda_jax.data.pseudo_labels import PseudoLabels, with_pseudo_labels
@@ -225,7 +225,9 @@ class Experiment:
         result = {"name": name, "steps": steps, "seconds": history.seconds} | facts
         for which, entry in (("best", history.best), ("last", history.entries[-1])):
             result[which] = {key: value for key, value in entry.items() if key != "seconds"}
-        write_atomically(self.folder(name) / "result.json", json.dumps(result, indent=2))
+        if hosts.is_first():
+            write_atomically(self.folder(name) / "result.json", json.dumps(result, indent=2))
+        hosts.wait(f"{name} is complete")
         return result
 
     @property
@@ -235,7 +237,7 @@ class Experiment:
     def batches(self, name: str, setup: Setup, first_step: int) -> Iterator[dict]:
         """This host's training batches of a stage, from a step on."""
         config, stage = self.config, self.config[name]
-        index, count = jax.process_index(), jax.process_count()
+        index, count = hosts.share()
         arguments = {"first_step": first_step, "shard": (index, count)}
         order = build.order_seed(config.seed, name)
         source = self.sources.open("source").training_batches(config.batch_size, seed=order, labels=True, **arguments)
@@ -273,9 +275,14 @@ class Experiment:
         views = {"scales": tuple(stage.label_scales), "flip": stage.label_flip}
         kind, options = kind + label_tag(**views), options | views
         origin = {"stage": teacher, "kind": kind, "network": self.result(teacher)[self.config.handover], **options}
+        if hosts.is_first():
+            PseudoLabels(self.folder(teacher) / kind, origin)
+        hosts.wait("the folder of pseudo labels is there")
         store = PseudoLabels(self.folder(teacher) / kind, origin)
         target = self.sources.open("target")
-        if store.missing(target.names):
+        missing = store.missing(target.names)
+        hosts.wait("pseudo labels are counted")
+        if missing:
             mapped = devices.map_step(functools.partial(make, self.model(teacher), **options), self.mesh, "rb", "b")
             title = f"{kind} from {teacher}"
             prepare.fill_store(
@@ -295,7 +302,10 @@ class Experiment:
             made = prepare.initial_prototypes(
                 self.model(teacher), self.variables(teacher), source, stage, self.evaluation_batch, self.mesh
             )
-            write_atomically(path, npz(vectors=np.asarray(made.vectors), counts=np.asarray(made.counts)))
+            hosts.wait("prototypes")  # all have looked before one writes
+            if hosts.is_first():
+                write_atomically(path, npz(vectors=np.asarray(made.vectors), counts=np.asarray(made.counts)))
+            hosts.wait("prototypes are written")
         made = prototypes.Prototypes(**{name: jnp.asarray(array) for name, array in read_npz(path).items()})
         unseen = [c for c, seen in zip(self.space.classes, np.asarray(made.seen), strict=True) if not seen]
         if unseen:
@@ -373,7 +383,8 @@ class Experiment:
         return table([result for name in self.config.stages if (result := self.result(name)) is not None])
 
     def write_results(self) -> None:
-        write_atomically(self.workdir / "results.json", json.dumps(self.results(), indent=2))
+        if hosts.is_first():
+            write_atomically(self.workdir / "results.json", json.dumps(self.results(), indent=2))
 
 
 def backbone(variables: Any) -> dict:

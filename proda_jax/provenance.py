@@ -6,6 +6,7 @@ from typing import Any
 import ml_collections
 from etils import epath
 
+from proda_jax import hosts
 from proda_jax.files import write_atomically
 
 NAME = "settings.json"
@@ -35,7 +36,8 @@ def _flat(tree: Any, prefix: str = ""):
 
 def remember(folder: epath.Path, config: ml_collections.ConfigDict, name: str) -> None:
     """Notes the settings of a stage that begins."""
-    write_atomically(folder / NAME, json.dumps(decisive(config, name), indent=2))
+    if hosts.is_first():
+        write_atomically(folder / NAME, json.dumps(decisive(config, name), indent=2))
 
 
 def check(folder: epath.Path, config: ml_collections.ConfigDict, name: str) -> None:

@@ -7,6 +7,7 @@ import ml_collections
 from absl import logging
 from etils import epath
 
+from proda_jax import hosts
 from proda_jax.data.label_spaces import FOLDER, label_map, label_space
 from proda_jax.data.source import ExampleSource
 from proda_jax.train import Log
@@ -44,7 +45,10 @@ class Sources:
 
         data = self._config.data
         wanted = data[role]
-        prepare_role(data, role, self._data_dir)
+        if hosts.is_first():
+            prepare_role(data, role, self._data_dir)
+        hosts.wait(f"{role} data are prepared")
+        prepare_role(data, role, self._data_dir)  # on the other hosts, if each has a disk of its own
         space = label_space(data.label_space, data.classes, data.colors)
         source = TfdsSource(
             wanted.name if wanted.name != FOLDER else f"{FOLDER}/{wanted.split}",
@@ -65,7 +69,7 @@ class Sources:
     @contextlib.contextmanager
     def writer(self, folder: epath.Path) -> Iterator[Log]:
         """Writes metrics for TensorBoard into a stage's folder, if `summaries` is set."""
-        if not self._config.summaries:
+        if not (self._config.summaries and hosts.is_first()):
             yield lambda step, values: None
             return
         from clu import metric_writers

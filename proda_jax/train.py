@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from proda_jax import devices
+from proda_jax import devices, hosts
 from proda_jax.checkpoints import Checkpoints
 from proda_jax.files import write_atomically
 from proda_jax.interruption import Interruption, Stopped
@@ -39,8 +40,12 @@ class Schedule:
         return step % self.evaluate_every == 0 or step == self.steps
 
     def saves(self, step: int, since: float) -> bool:
-        """Whether there is a checkpoint after this step, the last being `since` seconds old."""
-        return step % self.save_every == 0 or since >= 60.0 * self.save_minutes or self.evaluates(step)
+        """Whether there is a checkpoint after this step, the last being `since` seconds old.
+
+        Hosts save together, and their clocks differ: several of them go by the number of steps alone.
+        """
+        late = since >= 60.0 * self.save_minutes and jax.process_count() == 1
+        return step % self.save_every == 0 or late or self.evaluates(step)
 
 
 class History:
@@ -54,7 +59,8 @@ class History:
 
     def add(self, entry: dict) -> None:
         self.entries.append(entry)
-        write_atomically(self._path, "".join(json.dumps(e) + "\n" for e in self.entries))
+        if hosts.is_first():
+            write_atomically(self._path, "".join(json.dumps(e) + "\n" for e in self.entries))
 
     @property
     def seconds(self) -> float:
@@ -109,7 +115,10 @@ def train(
     history = History(folder / "history.jsonl", done)
     started = saved = time.time()
     before = history.seconds
-    bar = tqdm(total=schedule.steps, initial=done, desc=f"{title} (compiling)", unit="step", mininterval=1.0)
+    bar = tqdm(
+        total=schedule.steps, initial=done, desc=f"{title} (compiling)", unit="step", mininterval=1.0,
+        disable=not hosts.is_first(),
+    )
     with contextlib.closing(checkpoints), bar, interruption:  # what is being saved is kept where the run is interrupted
         for number, batch in zip(
             range(done + 1, schedule.steps + 1), devices.prefetch(batches_from(done), mesh), strict=False

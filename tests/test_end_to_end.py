@@ -15,9 +15,9 @@ from PIL import Image
 
 from configs import gta5
 from data_prep.summary import Summary
-from proda_jax.checkpoints import Checkpoints
 from proda_jax.data.label_spaces import label_space
 from proda_jax.models.torch_names import to_torch
+from proda_jax.models.weights import load
 from proda_jax.stages import build
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -69,17 +69,6 @@ def write_backbone(path: pathlib.Path, seed: int) -> dict[str, np.ndarray]:
     return arrays
 
 
-def saved_network(workdir: pathlib.Path, stage: str) -> dict[str, np.ndarray]:
-    """The network that a stage ended with, under PyTorch's names."""
-    import orbax.checkpoint as ocp
-
-    checkpoints = Checkpoints(workdir / stage / "checkpoints")
-    items = ocp.args.Composite(network=ocp.args.StandardRestore())
-    network = checkpoints._manager.restore(checkpoints.step(), args=items).network
-    checkpoints.close()
-    return to_torch(network)
-
-
 def check_results(workdir: pathlib.Path, printed: str, space: str) -> dict:
     """Every stage stands in the results and in the table, with finite scores of the label space's classes."""
     results = json.loads((workdir / "results.json").read_text())
@@ -89,7 +78,7 @@ def check_results(workdir: pathlib.Path, printed: str, space: str) -> dict:
         assert 0.0 <= stage["last"]["miou"] <= stage["best"]["miou"] <= 100.0
         assert any(line.startswith(stage["name"]) and f"{stage['last']['miou']:.1f}" in line
                    for line in printed.splitlines()), printed  # fmt: skip
-    assert all(np.isfinite(array).all() for array in saved_network(workdir, "stage3").values())
+    assert all(np.isfinite(array).all() for array in load(workdir / "stage3").arrays.values())
     return results
 
 
@@ -115,7 +104,7 @@ def test_the_full_recipe_runs_from_raw_archives_through_every_stage(config, clas
         assert len(list((workdir / store).glob("*.npz"))) == 4, store
     # after one step each backbone is still near the file that it started from, and far from the other
     for stage, kind, other in (("warmup", "imagenet", "self_supervised"), ("stage2", "self_supervised", "imagenet")):
-        network = saved_network(workdir, stage)
+        network = load(workdir / stage).arrays
         for name in ("conv1.weight", "layer4.0.conv2.weight"):
             distances = [np.abs(network[name] - arrays[start][name]).mean() for start in (kind, other)]
             assert distances[0] < 0.1 * distances[1], (stage, name)
@@ -171,7 +160,7 @@ def test_two_folders_of_ones_own_are_enough(cache, tmp_path):
     assert "no scores" in printed and all(stage in printed for stage in STAGES)
     results = json.loads((workdir / "results.json").read_text())
     assert [stage["last"] for stage in results["stages"]] == [{"step": 1}] * 4
-    network = saved_network(workdir, "stage3")
+    network = load(workdir / "stage3").arrays
     assert network["layer5.head.1.weight"].shape[0] == len(custom.CLASSES)
     summary = Summary.load(workdir / "data" / "folder" / "source" / "2.0.0")
     assert 0 in summary.splits["source"].values  # black, which means nothing

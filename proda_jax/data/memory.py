@@ -39,10 +39,12 @@ class MemorySource:
         records = training_records(len(self), batch_size, seed=seed, first_step=first_step, shard=shard)
         return (self._batch(r, labels) for r in records)
 
-    def ordered_batches(self, batch_size: int, *, labels: bool) -> Iterator[Batch]:
+    def ordered_batches(
+        self, batch_size: int, *, labels: bool, shard: tuple[int, int] = (0, 1)
+    ) -> Iterator[Batch]:
         """Every record once, in order; see `source.ordered_records`."""
         self._check_labels(labels)
-        return (self._batch(r, labels) for r in ordered_records(len(self), batch_size))
+        return (self._batch(r, labels) for r in ordered_records(len(self), batch_size, shard))
 
     @property
     def labelled(self) -> bool:

@@ -72,9 +72,11 @@ class TfdsSource:
         records = training_records(len(self), batch_size, seed=seed, first_step=first_step, shard=shard)
         return self._batches(records, batch_size // shard[1], labels)
 
-    def ordered_batches(self, batch_size: int, *, labels: bool) -> Iterator[Batch]:
+    def ordered_batches(
+        self, batch_size: int, *, labels: bool, shard: tuple[int, int] = (0, 1)
+    ) -> Iterator[Batch]:
         """Every record once, in order; see `source.ordered_records`."""
-        return self._batches(ordered_records(len(self), batch_size), batch_size, labels)
+        return self._batches(ordered_records(len(self), batch_size, shard), batch_size // shard[1], labels)
 
     def to_memory(self, *, labels: bool) -> MemorySource:
         """The same data set decoded into memory, for one that fits and is read many times."""

@@ -34,7 +34,9 @@ class ExampleSource(Protocol):
         """Endless shuffled batches, the first being that of `first_step`; see `training_records`."""
         ...
 
-    def ordered_batches(self, batch_size: int, *, labels: bool) -> Iterator[Batch]:
+    def ordered_batches(
+        self, batch_size: int, *, labels: bool, shard: tuple[int, int] = (0, 1)
+    ) -> Iterator[Batch]:
         """Every record once, in order; see `ordered_records`."""
         ...
 
@@ -66,15 +68,9 @@ def training_records(
     Raises:
       ValueError: empty data set, or a batch that hosts cannot share evenly.
     """
-    index, count = shard
     if size < 1:
         raise ValueError("the data set is empty: there is nothing to train on")
-    if batch_size < 1 or batch_size % count or not 0 <= index < count:
-        raise ValueError(f"batch size {batch_size} cannot be shared by {count} hosts (this is host {index}): "
-                         f"choose a positive multiple of {count}")  # fmt: skip
-    share = batch_size // count
-    places = np.arange(index * share, (index + 1) * share, dtype=np.int64)
-    return _records_of_places(size, batch_size, places, seed, first_step)
+    return _records_of_places(size, batch_size, host_places(batch_size, shard), seed, first_step)
 
 
 def _records_of_places(
@@ -88,10 +84,33 @@ def _records_of_places(
         step += 1
 
 
-def ordered_records(size: int, batch_size: int) -> Iterator[np.ndarray]:
-    """Records 0..size-1 in batches, int64 [batch_size]; the last one is filled with -1 (padding)."""
-    if batch_size < 1:
-        raise ValueError(f"batch size {batch_size} must be positive")
+def ordered_records(
+    size: int, batch_size: int, shard: tuple[int, int] = (0, 1)
+) -> Iterator[np.ndarray]:
+    """Records 0..size-1 in batches; the last one is filled with -1 (padding).
+
+    Args:
+      size: number of records.
+      batch_size: global batch size, over all hosts.
+      shard: (index, count) of this host, which gets a contiguous slice of each global batch.
+
+    Returns:
+      Iterator over int64 [batch_size / count].
+
+    Raises:
+      ValueError: a batch that hosts cannot share evenly.
+    """
+    places = host_places(batch_size, shard)
     for start in range(0, size, batch_size):
-        records = np.arange(start, start + batch_size)
+        records = start + places
         yield np.where(records < size, records, -1)
+
+
+def host_places(batch_size: int, shard: tuple[int, int]) -> np.ndarray:
+    """Places in the global batch of this host's examples, int64 [batch_size / count]."""
+    index, count = shard
+    if batch_size < 1 or batch_size % count or not 0 <= index < count:
+        raise ValueError(f"batch size {batch_size} cannot be shared by {count} hosts (this is host {index}): "
+                         f"choose a positive multiple of {count}")  # fmt: skip
+    share = batch_size // count
+    return np.arange(index * share, (index + 1) * share, dtype=np.int64)

@@ -6,14 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from proda_jax import devices, prototypes
+from proda_jax import devices, hosts, prototypes
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.data.pseudo_labels import PseudoLabels
-from proda_jax.data.source import ExampleSource
+from proda_jax.data.source import ExampleSource, ordered_records
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.models.resnet import OUTPUT_STRIDE, output_size
 from proda_jax.resizing import resize_align_corners, resize_nearest
@@ -119,17 +118,21 @@ def fill_store(
       title: for the progress bar.
     """
     missing = set(store.missing(source.names))
+    hosts.wait("pseudo labels")  # all have looked before one writes
     if not missing:
         return
-    with tqdm(total=len(source), desc=title, unit="image") as bar:
-        for batch in source.ordered_batches(batch_size, labels=False):
-            names = [source.names[record] if record >= 0 else None for record in batch["record"]]
-            if missing.intersection(names):
-                labels = np.asarray(make(variables, devices.put_batch(batch["image"], mesh)))
-                for name, label in zip(names, labels, strict=True):
-                    if name in missing:
-                        store.write(name, label)
-            bar.update(sum(name is not None for name in names))
+    batches = source.ordered_batches(batch_size, labels=False, shard=hosts.share())
+    all_records = ordered_records(len(source), batch_size)
+    with tqdm(total=len(source), desc=title, unit="image", disable=not hosts.is_first()) as bar:
+        for batch, records in zip(batches, all_records, strict=True):
+            names = [source.names[record] for record in records if record >= 0]
+            if missing.intersection(names):  # on all hosts, as they compute together
+                labels = devices.local_rows(make(variables, devices.put_batch(batch["image"], mesh)))
+                for record, label in zip(batch["record"], labels, strict=True):
+                    if record >= 0 and source.names[record] in missing:
+                        store.write(source.names[record], label)
+            bar.update(len(names))
+    hosts.wait("pseudo labels are written")
 
 
 def initial_prototypes(
@@ -171,7 +174,10 @@ def initial_prototypes(
     current = devices.replicate(prototypes.empty(model.classes, feature_channels(model, variables)), mesh)
     for _ in range(stage.prototype_init_passes):
         batches = tqdm(
-            source.ordered_batches(batch_size, labels=labelled), desc="prototypes", total=-(-len(source) // batch_size)
+            source.ordered_batches(batch_size, labels=labelled, shard=hosts.share()),
+            desc="prototypes",
+            total=-(-len(source) // batch_size),
+            disable=not hosts.is_first(),
         )
         for batch in devices.prefetch(batches, mesh):
             current = devices.settle(mapped(variables, current, batch))

@@ -1,0 +1,74 @@
+"""Two hosts on this machine, each with one device, against one host with two devices: the same training."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import fixtures
+import numpy as np
+import pytest
+
+from proda_jax.models.weights import load
+
+ROOT = pathlib.Path(__file__).parents[1]
+STAGES = ("source", "warmup", "stage1", "stage2", "stage3")
+SETTINGS = {
+    "warmup.init": "source", "batch_size": 2, "evaluate_batch_size": 1, "save_every": 2,
+    "model.depths": (1, 1), "model.width": 4, "model.head_channels": 32, "model.feature_channels": 32,
+    "views.crop_size": (32, 32), "views.base_width": 64, "data.loader": "memory", "summaries": True,
+} | {f"data.{role}.image_size": (48, 64) for role in ("source", "target", "validation")}  # fmt: skip
+
+
+def start(workdir: pathlib.Path, settings: dict, devices: int, *flags: str) -> subprocess.Popen:
+    overrides = [f"--config.{name}={value}" for name, value in settings.items()]
+    command = [sys.executable, "main.py", "--config=configs/camvid.py", f"--workdir={workdir}", *overrides, *flags]
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    return subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | {"XLA_FLAGS": flags}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True,
+    )  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+def run_on_two_hosts(workdir: pathlib.Path, settings: dict) -> list[str]:
+    coordinator = f"--coordinator=127.0.0.1:{free_port()}"
+    running = [start(workdir, settings, 1, coordinator, "--hosts=2", f"--host={i}") for i in range(2)]
+    printed = [process.communicate(timeout=900)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0], printed[0][-3000:] + printed[1][-3000:]
+    return printed
+
+
+def check(tmp_path: pathlib.Path, steps: int, stages: tuple[str, ...], **others) -> None:
+    fixtures.write_camvid(tmp_path / "raw", dusk=4, dusk_train_labels=False)
+    settings = SETTINGS | {"data.raw_dir": tmp_path / "raw", "stages": stages} | others
+    settings |= {f"{stage}.steps": steps for stage in stages}
+    first, second = run_on_two_hosts(tmp_path / "two", settings)
+    assert "mIoU last" in first and "mIoU last" not in second  # one of them reports
+    process = start(tmp_path / "one", settings, 2)
+    assert process.communicate(timeout=900) and process.returncode == 0
+    results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two")]
+    assert [stage["name"] for stage in results[1]["stages"]] == list(stages)
+    for stage in stages:
+        networks = [load(tmp_path / name / stage).arrays for name in ("one", "two")]
+        for name, expected in networks[0].items():
+            scale = np.abs(expected).max() + 1e-6
+            assert np.abs(networks[1][name] - expected).max() < 1e-3 * scale, f"{stage} {name}"
+    labels = [sorted(path.name for path in (tmp_path / name).glob("*/*labels*/*.npz")) for name in ("one", "two")]
+    assert labels[0] == labels[1] and len(labels[0]) == 4 * sum(stage.startswith("stage") for stage in stages)
+
+
+def test_two_hosts_train_like_one(tmp_path):
+    check(tmp_path, 2, ("source", "stage1"), **{"stage1.init": "source", "stage1.labels_from": "source"})
+
+
+@pytest.mark.slow
+def test_two_hosts_train_like_one_through_every_stage(tmp_path):
+    check(tmp_path, 2, STAGES)
