@@ -17,6 +17,7 @@ from configs import base
 from proda_jax.experiment import Experiment
 from proda_jax.files import alone
 from proda_jax.interruption import Interruption, Stopped
+from proda_jax.models.weights import load
 from proda_jax.sources import Sources
 from proda_jax.stages import step as steps
 from proda_jax.state import TrainState
@@ -301,3 +302,43 @@ def test_a_target_without_a_confident_pixel_trains_on(tmp_path):
     for path in (tmp_path / "source" / "hard_labels_1_flipped").glob("*.npz"):
         with np.load(path) as arrays:
             assert (arrays["label"] == 250).all()
+
+
+# Other numbers of devices
+
+
+def networks_of(workdir, stages) -> dict[str, np.ndarray]:
+    return {f"{stage} {name}": array for stage in stages for name, array in load(workdir / stage).arrays.items()}
+
+
+def assert_close(networks: dict, expected: dict, tolerance: float) -> None:
+    """Each array differs by less than a share of its largest value."""
+    errors = {
+        name: np.abs(networks[name] - array).max() / (np.abs(array).max() + 1e-6) for name, array in expected.items()
+    }
+    assert max(errors.values()) < tolerance, {name: error for name, error in errors.items() if error >= tolerance}
+
+
+def test_a_checkpoint_of_one_device_continues_on_two(whole, tmp_path):
+    config = config_of(stages=("source",))
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, config, At(config, "source", 3, interrupt))
+    Experiment(config, tmp_path, At(config), devices_used=2).run()
+    assert_close(networks_of(tmp_path, ("source",)), networks_of(whole[0], ("source",)), 1e-3)
+
+
+@pytest.mark.slow
+def test_one_two_and_four_devices_train_alike_over_twenty_steps_of_every_stage(tmp_path):
+    config = config_of(save_every=20, evaluate_every=20)
+    config.stages, config.batch_size = ("source", "warmup", "stage1", "stage2"), 4
+    config.warmup = tiny_stage(base.warmup("source", 20))
+    config.stage2 = tiny_stage(base.distill("source", "source", 20), label_threshold=0.2)
+    config.source.steps = config.stage1.steps = 20
+    for name in config.stages:  # at the method's rates; at those of tiny networks rounding grows a lot in a few steps
+        config[name].backbone_rate, config[name].head_rate = 2.5e-4, 2.5e-4  # a few steps, on any number of devices
+    networks = {}
+    for count in (1, 2, 4):
+        Experiment(config, tmp_path / str(count), At(config), devices_used=count).run()
+        networks[count] = networks_of(tmp_path / str(count), config.stages)
+    for count in (2, 4):
+        assert_close(networks[count], networks[1], 1e-2)
