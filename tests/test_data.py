@@ -1,6 +1,7 @@
 """Data sources and builders: order, content against Pillow and the drawn truth, refusals."""
 
 import itertools
+import shutil
 
 import fixtures
 import numpy as np
@@ -212,3 +213,17 @@ def test_a_data_set_that_is_not_prepared_is_refused_with_the_command(tmp_path):
 def test_an_unknown_split_is_refused_with_the_choices(cityscapes):
     with pytest.raises(ValueError, match="'tset'; choose one of train, val"):
         _open("cityscapes", cityscapes[0], "tset")
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_damaged_record_file_is_named_with_the_remedy(gta5, tmp_path, damage):
+    shutil.copytree(gta5[0] / "data", tmp_path / "data")
+    path = next((tmp_path / "data").rglob("*array_record*"))
+    data = bytearray(path.read_bytes())
+    if damage == "cut":
+        data = data[: len(data) // 2]
+    else:
+        data[100:5000] = bytes(4900)
+    path.write_bytes(data)
+    with pytest.raises(Exception, match=r"gta5/2\.0\.0"):
+        _open("gta5", tmp_path).to_memory(labels=True)

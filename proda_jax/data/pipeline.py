@@ -50,7 +50,8 @@ class TfdsSource:
         decode.hide_accelerators()
         self._map = label_map
         self._threads = threads or decode.cores()
-        builder = tfds.builder_from_directory(str(local_copy(_prepared_directory(dataset, data_dir))))
+        self._folder = _prepared_directory(dataset, data_dir)
+        builder = tfds.builder_from_directory(str(local_copy(self._folder)))
         if split not in builder.info.splits:
             known = ", ".join(builder.info.splits)
             raise ValueError(f"data set {dataset!r} has no split {split!r}; choose one of {known}")
@@ -107,12 +108,21 @@ class TfdsSource:
     def _encoded(self, records: Iterator[np.ndarray], labels: bool) -> Iterator[dict]:
         for record in (int(r) for batch in records for r in batch):
             held = max(record, 0)  # padding repeats record 0
-            stored = self._records[held]
+            stored = self._read(held)
             name = stored["name"].decode()
             if name != self.names[held]:
                 raise ValueError(f"{self._title}: record {held} is {name}, not {self.names[held]}: prepare it again")
             example = {"image": stored["image"], "record": record}
             yield example | {"label": stored["label"]} if labels else example
+
+    def _read(self, record: int) -> dict:
+        try:
+            return self._records[record]
+        except Exception as error:  # of the library, which does not say which data set it read
+            raise ValueError(
+                f"record {record} of {self._title} cannot be read ({error}): delete {self._folder} and give the same "
+                "command again, which prepares it anew"
+            ) from error
 
     def _decode(self, example: dict) -> dict:
         image = decode.resized(decode.image(example["image"]), self.image_size, "bilinear")
