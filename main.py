@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from proda_jax import experiment, hosts, settings
+from proda_jax import experiment, hosts, settings, tables
 from proda_jax.files import alone, cache_folder, write_atomically
 from proda_jax.interruption import EXIT_CODE, Interruption, Stopped
 from proda_jax.refusals import without_traceback
@@ -80,7 +80,7 @@ def evaluate(config) -> None:
     workdir = epath.Path(_WORKDIR.value) if _WORKDIR.value else cache_folder()
     workdir.mkdir(parents=True, exist_ok=True)
     scores = experiment.Experiment(config, workdir, Sources(config, workdir)).evaluate()
-    print(experiment.class_table(scores))
+    print(tables.class_table(scores))
     if _WORKDIR.value:
         write_atomically(workdir / "evaluation.json", json.dumps(scores, indent=2))
         print(f"scores: {workdir / 'evaluation.json'}")

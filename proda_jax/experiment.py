@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from proda_jax import devices, evaluate, hosts, prototypes, provenance, settings, train
+from proda_jax import devices, evaluate, hosts, prototypes, provenance, settings, tables, train
 from proda_jax.checkpoints import Checkpoints
 from proda_jax.data.label_spaces import label_space
 from proda_jax.data.pseudo_labels import PseudoLabels, with_pseudo_labels
@@ -380,7 +380,7 @@ class Experiment:
 
     def table(self) -> str:
         """The table of the stages that are complete."""
-        return table([result for name in self.config.stages if (result := self.result(name)) is not None])
+        return tables.table([result for name in self.config.stages if (result := self.result(name)) is not None])
 
     def write_results(self) -> None:
         if hosts.is_first():
@@ -396,31 +396,3 @@ def label_tag(*, scales: Sequence[float], flip: bool) -> str:
     """What the name of a folder of pseudo labels says of how predictions were averaged."""
     at = "" if tuple(scales) == (1.0,) else "_at_" + "_".join(f"{scale:g}" for scale in scales)
     return at + ("_flipped" if flip else "")
-
-
-def table(stages: Sequence[dict]) -> str:
-    """mIoU of each stage's result as text. The best network is chosen on the validation set itself, the last is not."""
-    scores = sorted({key for stage in stages for key in stage["last"] if key.startswith("miou")})
-    titles = [f"{score_title(key)} last" for key in scores]
-    best_title = "mIoU best (chosen on the validation set)" if scores else "no labelled validation images: no scores"
-    rows = ["   ".join(["stage             steps  seconds", *titles, best_title])]
-    for stage in stages:
-        last, best = stage["last"], stage["best"]
-        cells = [f"{stage['name']:<16} {stage['steps']:>6} {stage['seconds']:>8.0f}"]
-        cells += [f"{last[key]:>{len(title)}.1f}" for key, title in zip(scores, titles, strict=True)]
-        cells += [f"{best['miou']:>9.1f}  at step {best['step']}"] if scores else []
-        rows.append("   ".join(cells))
-    return "\n".join(rows)
-
-
-def score_title(key: str) -> str:
-    """'mIoU' for 'miou', 'mIoU over 13' for 'miou_13'."""
-    return key.replace("miou", "mIoU").replace("_", " over ")
-
-
-def class_table(scores: dict) -> str:
-    """IoU of each class and their means as text, in percent."""
-    means = {score_title(key): value for key, value in scores.items() if key.startswith("miou")}
-    rows = scores["iou"] | means | {"pixel accuracy": scores["pixel_accuracy"]}
-    width = max(map(len, rows))
-    return "\n".join(f"{name:<{width}} {'-' if v is None else format(v, '.1f'):>6}" for name, v in rows.items())

@@ -20,9 +20,10 @@ from proda_jax import evaluate, settings, train
 from proda_jax.checkpoints import Checkpoints
 from proda_jax.data.label_spaces import LABEL_SPACES
 from proda_jax.data.memory import MemorySource
-from proda_jax.experiment import Experiment, table
+from proda_jax.experiment import Experiment
 from proda_jax.sources import Sources
 from proda_jax.state import TrainState
+from proda_jax.tables import table
 
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 3

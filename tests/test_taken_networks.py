@@ -8,7 +8,7 @@ import pytest
 from tiny import CLASSES, block_source, tiny_config, tiny_stage
 
 from configs import base
-from proda_jax import evaluate, experiment, settings
+from proda_jax import evaluate, experiment, settings, tables
 from proda_jax.models.torch_names import to_torch
 from proda_jax.models.weights import Weights, load, save
 from proda_jax.sources import Sources
@@ -185,7 +185,7 @@ def test_a_network_in_a_file_is_scored_without_training_anything(tmp_path):
     scores = run_in(tmp_path / "run", config).evaluate()
     assert scores["miou"] == pytest.approx(scores_of(variables, given()["validation"]), abs=0.01)
     assert scores["network"] == config.init_from
-    table = experiment.class_table(scores)
+    table = tables.class_table(scores)
     assert f"{scores['miou']:.1f}" in table and all(name in table for name in scores["iou"])
 
 
