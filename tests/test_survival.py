@@ -106,6 +106,10 @@ def test_checkpoints_are_as_far_apart_as_settings_say(tmp_path):
     assert checkpoints_in(tmp_path / "minutes" / "source") == ["1", "2"]
 
 
+def test_the_same_settings_give_the_same_bits_again(whole, tmp_path):
+    assert_same_end(tmp_path, whole, "source", "stage1")
+
+
 # Signals
 
 
