@@ -8,7 +8,7 @@ import pytest
 from tiny import CLASSES, block_source, tiny_config, tiny_stage
 
 from configs import base
-from proda_jax import evaluate, experiment, settings, tables
+from proda_jax import evaluate, experiment, settings, tables, train
 from proda_jax.models.torch_names import to_torch
 from proda_jax.models.weights import Weights, load, save
 from proda_jax.sources import Sources
@@ -104,6 +104,9 @@ def test_a_network_does_not_take_the_place_of_one_that_was_trained_there(tmp_pat
     with pytest.raises(KeyboardInterrupt):
         run.run()
     config.warmup.weights, _ = network_file(tmp_path / "network.npz", config)
+    with pytest.raises(ValueError, match="config.warmup.weights was None and is .*network.npz"):
+        run_in(tmp_path / "run", config).run()
+    (tmp_path / "run" / "warmup" / "settings.json").unlink()  # also where nothing remembers the settings
     with pytest.raises(ValueError, match="warmup holds a network that was trained there for 2 steps.*delete that"):
         run_in(tmp_path / "run", config).run()
 
@@ -115,7 +118,7 @@ def test_taking_a_network_can_be_interrupted_and_the_file_be_corrected(tmp_path)
     run.finish = lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         run.run()
-    config.warmup.weights, variables = network_file(tmp_path / "other.npz", config, seed=1)
+    _, variables = network_file(tmp_path / "network.npz", config, seed=1)
     run_in(tmp_path / "run", config).run()
     found = run_in(tmp_path / "run", config).variables("warmup")
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), variables)
@@ -219,12 +222,17 @@ def test_an_interrupted_stage_without_scores_goes_on(tmp_path, monkeypatch):
     config.data.validation.name, config.evaluate_every = settings.NONE, 1
     whole = run_in(tmp_path / "whole", config)
     whole.run()
-    run = run_in(tmp_path / "run", config)
-    monkeypatch.setattr(run, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    config.warmup.steps = 1
-    with pytest.raises(KeyboardInterrupt):
-        run.run()
-    config.warmup.steps = 2
+    add = train.History.add
+
+    def interrupt_second(self, entry: dict) -> None:
+        if entry["step"] == 2:
+            raise KeyboardInterrupt
+        add(self, entry)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.History, "add", interrupt_second)
+        with pytest.raises(KeyboardInterrupt):
+            run_in(tmp_path / "run", config).run()
     again = run_in(tmp_path / "run", config)
     again.run()
     jax.tree.map(np.testing.assert_array_equal, *(jax.device_get(r.variables("warmup")) for r in (whole, again)))
