@@ -315,9 +315,12 @@ def networks_of(workdir, stages) -> dict[str, np.ndarray]:
 
 
 def assert_close(networks: dict, expected: dict, tolerance: float) -> None:
-    """Each array differs by less than a share of its largest value."""
+    """Each array differs by less than a share of its largest value; of one, where that is smaller.
+
+    Biases start at zero: in twenty steps they move by some thousandths, of which rounding is a large share.
+    """
     errors = {
-        name: np.abs(networks[name] - array).max() / (np.abs(array).max() + 1e-6) for name, array in expected.items()
+        name: np.abs(networks[name] - array).max() / max(np.abs(array).max(), 1.0) for name, array in expected.items()
     }
     assert max(errors.values()) < tolerance, {name: error for name, error in errors.items() if error >= tolerance}
 
@@ -327,7 +330,7 @@ def test_a_checkpoint_of_one_device_continues_on_two(whole, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, config, At(config, "source", 3, interrupt))
     Experiment(config, tmp_path, At(config), devices_used=2).run()
-    assert_close(networks_of(tmp_path, ("source",)), networks_of(whole[0], ("source",)), 1e-3)
+    assert_close(networks_of(tmp_path, ("source",)), networks_of(whole[0], ("source",)), 1e-4)
 
 
 @pytest.mark.slow
@@ -344,7 +347,7 @@ def test_one_two_and_four_devices_train_alike_over_twenty_steps_of_every_stage(t
         Experiment(config, tmp_path / str(count), At(config), devices_used=count).run()
         networks[count] = networks_of(tmp_path / str(count), config.stages)
     for count in (2, 4):
-        assert_close(networks[count], networks[1], 1e-2)
+        assert_close(networks[count], networks[1], 1e-3)
 
 
 @pytest.mark.parametrize(("records", "size"), [(1, (50, 91)), (2, (24, 40))], ids=["one image", "less than a crop"])
