@@ -48,7 +48,8 @@ class Sources:
         if hosts.is_first():
             prepare_role(data, role, self._data_dir)
         hosts.wait(f"{role} data are prepared")
-        prepare_role(data, role, self._data_dir)  # on the other hosts, if each has a disk of its own
+        if not hosts.is_first():  # there is something to do if each host has a disk of its own
+            prepare_role(data, role, self._data_dir)
         space = label_space(data.label_space, data.classes, data.colors)
         source = TfdsSource(
             wanted.name if wanted.name != FOLDER else f"{FOLDER}/{wanted.split}",
