@@ -17,6 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.seed = 0  # of everything random: initial weights, order, views, dropout
     c.stages = ()  # what is run, in this order; each names a section below
     c.batch_size = 4  # source images and target images in one step, over all devices (released)
+    c.micro_batches = 1  # in which a device computes its share of a step, one after another (gradient accumulation)
     c.log_every = 50  # steps between two lines of metrics
     c.summaries = True  # write metrics for TensorBoard (needs TensorFlow)
     c.save_every = 500  # steps between two checkpoints; one is kept at each evaluation, too

@@ -19,17 +19,21 @@ def make_mesh(devices: int | None = None) -> Mesh:
     return jax.make_mesh((len(chosen),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=chosen)
 
 
-def check_batch_size(batch_size: int, mesh: Mesh, setting: str) -> None:
-    """Refuses a global batch that the devices cannot share evenly.
+def check_batch_size(batch_size: int, mesh: Mesh, micro_batches: int) -> None:
+    """Refuses a global batch that the devices and their micro-batches cannot share evenly.
 
     Raises:
-      ValueError: naming the setting and sizes that would work.
+      ValueError: with the sizes that would work.
     """
-    count = mesh.devices.size
+    devices_used = mesh.devices.size
+    count = devices_used * micro_batches
     if batch_size < 1 or batch_size % count:
         below, above = batch_size // count * count, (batch_size // count + 1) * count
         options = " or ".join(str(size) for size in (below, above) if size > 0)
-        raise ValueError(f"{setting} = {batch_size} does not divide over {count} devices; choose {options}")
+        parts = f" with {micro_batches} micro-batches each" if micro_batches > 1 else ""
+        raise ValueError(
+            f"config.batch_size = {batch_size} does not divide over {devices_used} devices{parts}; choose {options}"
+        )
 
 
 def map_step(step: Callable, mesh: Mesh, kinds: str, out: str, donate: tuple[int, ...] = ()) -> Callable:

@@ -321,7 +321,7 @@ class Experiment:
           ValueError: labels are missing that a stage or the evaluation needs, or the workdir belongs to other settings.
           Stopped: the program was asked to stop.
         """
-        devices.check_batch_size(self.config.batch_size, self.mesh, "batch_size")
+        devices.check_batch_size(self.config.batch_size, self.mesh, self.config.micro_batches)
         for name in self.config.stages:
             provenance.check(self.folder(name), self.config, name)
         if any(self.result(name) is None for name in self.config.stages):

@@ -1,8 +1,9 @@
 """The paper's losses (Equations 1, 7, 9, 10, 12) and the warm-up's adversarial loss.
 
-Each returns **this device's share of the global mean**: the sum over its own pixels divided by the number of pixels
-that count on all devices of `axis_name`. The sum of the shares over the devices is the loss, and the sum of their
-gradients its gradient, however unevenly ignored pixels are spread. With `axis_name=None` the share is the loss.
+Each returns the **share of a global mean** that the pixels it is given have: their sum, divided by the `total` number
+of pixels that count in the whole batch (`count`, summed over devices and micro-batches). The sum of all shares is the
+loss, and the sum of their gradients its gradient, however unevenly ignored pixels are spread. Where `total` is not
+given, these pixels are the whole batch, and the share is the loss.
 """
 
 import jax
@@ -16,32 +17,40 @@ PREDICTION_FLOOR = 1e-7  # clamp of the prediction in the reverse cross entropy 
 LABEL_FLOOR = 1e-4  # clamp of its one-hot label, whose log would be infinite (Equation 7 and the line below it)
 
 
-def share_of_mean(
-    values: jax.Array, mask: jax.Array | None = None, axis_name: str | None = None, reduction: str = "mean"
-) -> jax.Array:
-    """This device's share of a mean over all devices.
+def count(mask: jax.Array, reduction: str = "mean") -> jax.Array:
+    """What the sum of losses over these pixels is to be divided by; whole batches add these up to their `total`.
 
     Args:
-      values: [batch, ...].
-      mask: bool, the shape of `values`; only what is true counts. None counts everything.
-      axis_name: the mapped axis that spans the devices; None where there is one.
-      reduction: 'mean' divides by the number of values that count (released code); 'sum' sums within an image, as
-        the paper's equations do, and divides by the number of images.
+      mask: bool [batch, ...], true for pixels that count.
+      reduction: 'mean' counts pixels (released code); 'sum' counts images, as the paper's equations sum within one.
 
     Returns:
-      float32 scalar; zero where nothing counts on any device.
+      int32 scalar.
 
     Raises:
       ValueError: unknown `reduction`.
     """
     if reduction not in ("mean", "sum"):
         raise ValueError(f"loss reduction: expected 'mean' or 'sum', got {reduction!r}")
-    if mask is None:
-        mask = jnp.ones(values.shape, bool)
-    count = jnp.sum(mask) if reduction == "mean" else jnp.asarray(values.shape[0])
-    if axis_name is not None:
-        count = jax.lax.psum(count, axis_name)
-    return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(count, 1).astype(jnp.float32)
+    return jnp.sum(mask, dtype=jnp.int32) if reduction == "mean" else jnp.int32(len(mask))
+
+
+def share_of_mean(
+    values: jax.Array, mask: jax.Array, total: jax.Array | None = None, reduction: str = "mean"
+) -> jax.Array:
+    """The share of a mean that these values have.
+
+    Args:
+      values: [batch, ...].
+      mask: bool, the shape of `values`; only what is true counts.
+      total: `count` of the whole batch; None: these are all.
+      reduction: see `count`.
+
+    Returns:
+      float32 scalar; zero where nothing counts.
+    """
+    total = count(mask, reduction) if total is None else total
+    return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(total, 1).astype(jnp.float32)
 
 
 def _log_softmax(logits: jax.Array) -> jax.Array:
@@ -54,24 +63,23 @@ def _pixel_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def cross_entropy(
-    logits: jax.Array, labels: jax.Array, *, axis_name: str | None = None, reduction: str = "mean"
+    logits: jax.Array, labels: jax.Array, *, total: jax.Array | None = None, reduction: str = "mean"
 ) -> jax.Array:
     """Cross entropy with hard labels (Equation 1).
 
     Args:
       logits: [batch, ..., classes].
       labels: integer [batch, ...]; IGNORE does not count.
-      axis_name: see `share_of_mean`.
-      reduction: see `share_of_mean`.
+      total, reduction: see `share_of_mean`.
 
     Returns:
-      This device's share, float32 scalar.
+      The share of the loss, float32 scalar.
     """
-    return share_of_mean(_pixel_cross_entropy(logits, labels), labels != IGNORE, axis_name, reduction)
+    return share_of_mean(_pixel_cross_entropy(logits, labels), labels != IGNORE, total, reduction)
 
 
 def upsampled_cross_entropy(
-    logits: jax.Array, labels: jax.Array, *, axis_name: str | None = None, reduction: str = "mean"
+    logits: jax.Array, labels: jax.Array, *, total: jax.Array | None = None, reduction: str = "mean"
 ) -> jax.Array:
     """Cross entropy at label size: logits are resized to the labels, corners aligned (Equation 1, source images).
 
@@ -80,25 +88,24 @@ def upsampled_cross_entropy(
     Args:
       logits: [batch, height, width, classes].
       labels: integer [batch, label height, label width]; IGNORE does not count.
-      axis_name: see `share_of_mean`.
-      reduction: see `share_of_mean`.
+      total, reduction: see `share_of_mean`.
 
     Returns:
-      This device's share, float32 scalar.
+      The share of the loss, float32 scalar.
     """
     @jax.checkpoint
     def pixel_losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
         return _pixel_cross_entropy(resize_align_corners(logits, labels.shape[1:3]), labels)
 
-    return share_of_mean(pixel_losses(logits, labels), labels != IGNORE, axis_name, reduction)
+    return share_of_mean(pixel_losses(logits, labels), labels != IGNORE, total, reduction)
 
 
 def soft_cross_entropy(
     logits: jax.Array,
     targets: jax.Array,
-    mask: jax.Array | None = None,
+    mask: jax.Array,
     *,
-    axis_name: str | None = None,
+    total: jax.Array | None = None,
     reduction: str = "mean",
 ) -> jax.Array:
     """Cross entropy with soft labels (Equation 1 without the argmax of Equation 2; variants of Figure 4).
@@ -106,19 +113,18 @@ def soft_cross_entropy(
     Args:
       logits: [batch, ..., classes].
       targets: probabilities, [batch, ..., classes]; no gradient flows into them.
-      mask: bool [batch, ...], pixels that count; None for all.
-      axis_name: see `share_of_mean`.
-      reduction: see `share_of_mean`.
+      mask: bool [batch, ...], pixels that count.
+      total, reduction: see `share_of_mean`.
 
     Returns:
-      This device's share, float32 scalar.
+      The share of the loss, float32 scalar.
     """
     targets = jax.lax.stop_gradient(targets.astype(jnp.float32))
-    return share_of_mean(-jnp.sum(targets * _log_softmax(logits), axis=-1), mask, axis_name, reduction)
+    return share_of_mean(-jnp.sum(targets * _log_softmax(logits), axis=-1), mask, total, reduction)
 
 
 def reverse_cross_entropy(
-    logits: jax.Array, labels: jax.Array, *, axis_name: str | None = None, reduction: str = "mean"
+    logits: jax.Array, labels: jax.Array, *, total: jax.Array | None = None, reduction: str = "mean"
 ) -> jax.Array:
     """Cross entropy with prediction and label exchanged, l_ce(y, p) in Equation 7.
 
@@ -128,7 +134,7 @@ def reverse_cross_entropy(
     """
     prediction = jnp.clip(jax.nn.softmax(logits.astype(jnp.float32), axis=-1), PREDICTION_FLOOR, 1.0)
     label = jnp.clip(jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32), LABEL_FLOOR, 1.0)
-    return share_of_mean(-jnp.sum(prediction * jnp.log(label), axis=-1), labels != IGNORE, axis_name, reduction)
+    return share_of_mean(-jnp.sum(prediction * jnp.log(label), axis=-1), labels != IGNORE, total, reduction)
 
 
 def symmetric_cross_entropy(
@@ -137,7 +143,7 @@ def symmetric_cross_entropy(
     *,
     alpha: float,
     beta: float,
-    axis_name: str | None = None,
+    total: jax.Array | None = None,
     reduction: str = "mean",
 ) -> jax.Array:
     """alpha * l_ce(p, y) + beta * l_ce(y, p) (Equation 7; Table 9).
@@ -147,18 +153,17 @@ def symmetric_cross_entropy(
       labels: integer [batch, ...]; IGNORE does not count.
       alpha: weight of the cross entropy (paper: 0.1).
       beta: weight of the reverse cross entropy (paper: 1).
-      axis_name: see `share_of_mean`.
-      reduction: see `share_of_mean`.
+      total, reduction: see `share_of_mean`.
 
     Returns:
-      This device's share, float32 scalar.
+      The share of the loss, float32 scalar.
     """
-    forward = cross_entropy(logits, labels, axis_name=axis_name, reduction=reduction)
-    return alpha * forward + beta * reverse_cross_entropy(logits, labels, axis_name=axis_name, reduction=reduction)
+    forward = cross_entropy(logits, labels, total=total, reduction=reduction)
+    return alpha * forward + beta * reverse_cross_entropy(logits, labels, total=total, reduction=reduction)
 
 
 def class_balance(
-    logits: jax.Array, kind: str = "mrkld", *, axis_name: str | None = None, reduction: str = "mean"
+    logits: jax.Array, kind: str = "mrkld", *, total: jax.Array | None = None, reduction: str = "mean"
 ) -> jax.Array:
     """Regulariser against the collapse onto few classes (Equation 10).
 
@@ -166,20 +171,22 @@ def class_balance(
       logits: [batch, ..., classes]; every pixel counts.
       kind: 'mrkld', -log p over pixels and classes (Equation 10), or 'mrent', sum of p log p over pixels (negative
         entropy, the alternative in the released code).
-      axis_name: see `share_of_mean`.
+      total: see `share_of_mean`.
       reduction: 'mean' over pixels (and classes, with 'mrkld') as released, 'sum' over them as in the paper.
 
     Returns:
-      This device's share, float32 scalar.
+      The share of the loss, float32 scalar.
 
     Raises:
       ValueError: unknown `kind`.
     """
     log_p = _log_softmax(logits)
+    everywhere = jnp.ones(logits.shape[:-1], bool)
     if kind == "mrkld":
-        return share_of_mean(-log_p, None, axis_name, reduction)
+        over_classes = jnp.mean if reduction == "mean" else jnp.sum
+        return share_of_mean(over_classes(-log_p, axis=-1), everywhere, total, reduction)
     if kind == "mrent":
-        return share_of_mean(jnp.sum(jnp.exp(log_p) * log_p, axis=-1), None, axis_name, reduction)
+        return share_of_mean(jnp.sum(jnp.exp(log_p) * log_p, axis=-1), everywhere, total, reduction)
     raise ValueError(f"class balance: expected kind 'mrkld' or 'mrent', got {kind!r}")
 
 
@@ -191,7 +198,7 @@ def assignment_consistency(
     temperature: float = 1.0,
     seen: jax.Array | None = None,
     over_classes: str = "mean",
-    axis_name: str | None = None,
+    total: jax.Array | None = None,
 ) -> jax.Array:
     """KL(z_T || z_T'): the strong view's prototype assignment follows the weak view's (Equation 9).
 
@@ -203,16 +210,16 @@ def assignment_consistency(
       temperature: tau of Equation 8.
       seen: [classes] bool; classes without a prototype have assignment zero on both sides and add nothing.
       over_classes: 'mean' (released code: 1 / classes of a divergence) or 'sum', the divergence itself.
-      axis_name: see `share_of_mean`.
+      total: see `share_of_mean`.
 
     Returns:
-      This device's share of the mean over valid pixels.
+      The share of the mean over valid pixels.
     """
     log_student = log_assignment_weights(student_distances, temperature, seen)
     log_teacher = jax.lax.stop_gradient(log_assignment_weights(teacher_distances, temperature, seen))
     terms = jnp.exp(log_teacher) * (log_teacher - log_student)
     reduce = {"mean": jnp.mean, "sum": jnp.sum}[over_classes]
-    return share_of_mean(reduce(terms, axis=-1), valid, axis_name)
+    return share_of_mean(reduce(terms, axis=-1), valid, total)
 
 
 def distillation(
@@ -221,7 +228,7 @@ def distillation(
     valid: jax.Array,
     *,
     form: str = "equation12",
-    axis_name: str | None = None,
+    total: jax.Array | None = None,
 ) -> jax.Array:
     """Knowledge distillation, KL(p_t || p_t^dagger) (last term of Equation 12).
 
@@ -232,10 +239,10 @@ def distillation(
       form: 'equation12', the divergence averaged over pixels and classes; 'equation12_per_pixel', averaged over
         pixels; 'released', what the released code computes: the student's probabilities stand where their
         logarithms are due, so it is no divergence and can be negative; averaged over pixels and classes.
-      axis_name: see `share_of_mean`.
+      total: see `share_of_mean`.
 
     Returns:
-      This device's share, float32 scalar.
+      The share of the loss, float32 scalar.
 
     Raises:
       ValueError: unknown `form`.
@@ -247,27 +254,27 @@ def distillation(
         raise ValueError(f"distillation: expected form {' or '.join(map(repr, over_classes))}, got {form!r}")
     compared = jnp.exp(log_student) if form == "released" else log_student
     terms = jnp.exp(log_teacher) * (log_teacher - compared)
-    return share_of_mean(over_classes[form](terms, axis=-1), valid, axis_name)
+    return share_of_mean(over_classes[form](terms, axis=-1), valid, total)
 
 
-def gan_loss(scores: jax.Array, target: float, kind: str = "ls", *, axis_name: str | None = None) -> jax.Array:
+def gan_loss(scores: jax.Array, target: float, kind: str = "ls", *, total: jax.Array | None = None) -> jax.Array:
     """How far the discriminator's scores are from a domain's label (warm-up, AdaptSegNet).
 
     Args:
       scores: the discriminator's output, [batch, height, width, 1].
       target: the label that is asked for: 0 source, 1 target.
       kind: 'ls', squared difference (least-squares GAN), or 'vanilla', binary cross entropy with logits.
-      axis_name: see `share_of_mean`.
+      total: see `share_of_mean`.
 
     Returns:
-      This device's share of the mean over all scores, float32 scalar.
+      The share of the mean over all scores, float32 scalar.
 
     Raises:
       ValueError: unknown `kind`.
     """
-    scores = scores.astype(jnp.float32)
+    scores, everywhere = scores.astype(jnp.float32), jnp.ones(scores.shape, bool)
     if kind == "ls":
-        return share_of_mean((scores - target) ** 2, None, axis_name)
+        return share_of_mean((scores - target) ** 2, everywhere, total)
     if kind == "vanilla":
-        return share_of_mean(jax.nn.softplus(scores) - target * scores, None, axis_name)
+        return share_of_mean(jax.nn.softplus(scores) - target * scores, everywhere, total)
     raise ValueError(f"adversarial loss: expected kind 'ls' or 'vanilla', got {kind!r}")

@@ -10,7 +10,8 @@ from proda_jax import hosts
 from proda_jax.files import write_atomically
 
 NAME = "settings.json"
-_EVERYWHERE = ("seed", "batch_size", "handover", "model", "views")  # settings that decide what every stage ends in
+# settings that decide what every stage ends in
+_EVERYWHERE = ("seed", "batch_size", "micro_batches", "handover", "model", "views")
 _OF_DATA = ("name", "split", "image_size", "label_values")  # of a data set; where its files lie may change
 
 

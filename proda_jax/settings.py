@@ -25,8 +25,11 @@ from proda_jax.models.deeplab import GROUP_NORM_GROUPS, HEADS
 from proda_jax.stages import denoise
 
 TOP_LEVEL = (
-    "task", "init_from", "seed", "stages", "batch_size", "log_every", "summaries", "save_every", "save_minutes",
-    "max_skipped", "evaluate_every", "handover", "evaluate_batch_size", "data", "model", "views",
+    "task", "init_from", "seed", "stages", "batch_size", "micro_batches", "log_every", "summaries", "save_every",
+    "save_minutes", "max_skipped", "evaluate_every", "handover", "evaluate_batch_size", "data", "model", "views",
+)  # fmt: skip
+COUNTS = (
+    "batch_size", "micro_batches", "log_every", "save_every", "max_skipped", "evaluate_every", "evaluate_batch_size",
 )  # fmt: skip
 ROLES = ("source", "target", "validation")
 NONE = "none"  # in place of a data set that there is not
@@ -101,7 +104,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         refuse("handover", "best", "'last', as there are no validation images to choose by")
     if not config.save_minutes > 0:
         refuse("save_minutes", config.save_minutes, "a positive number")
-    for name in ("batch_size", "log_every", "save_every", "max_skipped", "evaluate_every", "evaluate_batch_size"):
+    for name in COUNTS:
         if config[name] < 1:
             refuse(name, config[name], "at least 1")
     check_model(config.model)

@@ -153,7 +153,10 @@ def draw_strong_view(
 
 
 def weak_image(image: jax.Array, view: WeakView, crop_size: Size) -> jax.Array:
-    """The image in the weak view, resized as Pillow's BILINEAR does (antialiased when shrinking).
+    """The image in the weak view, resized as Pillow's BILINEAR does (antialiased when shrinking; columns, then rows).
+
+    Weights are whole multiples of 2^-16, so that every sum is exact in float32: a level that fell just below a half on
+    one number of devices and above on another would be another image.
 
     Args:
       image: [batch, image height, image width, 3] uint8.
@@ -163,15 +166,16 @@ def weak_image(image: jax.Array, view: WeakView, crop_size: Size) -> jax.Array:
     Returns:
       [batch, height, width, 3] float32, whole grey levels 0..255; grey outside the image.
     """
-    weights = []
-    for axis in (0, 1):
+    levels = image.astype(jnp.float32)
+    for axis, apply in ((1, "bwW,bHWc->bHwc"), (0, "bhH,bHwc->bhwc")):
         shrink = image.shape[1 + axis] / view.scaled_size[:, axis, None].astype(jnp.float32)
         centre = (_scaled_index(view, axis, crop_size, crop_size) + 0.5) * shrink - 0.5
         triangle = _linear_weights(centre, image.shape[1 + axis], jnp.maximum(shrink, 1.0))
-        weights.append(triangle / jnp.maximum(triangle.sum(axis=-1, keepdims=True), 1e-6))
-    resized = colour.round_levels(_resample(image.astype(jnp.float32), *weights))
+        weights = triangle / jnp.maximum(triangle.sum(axis=-1, keepdims=True), 1e-6)
+        weights = jnp.round(weights * 2.0**16) / 2.0**16
+        levels = colour.round_levels(jnp.einsum(apply, weights, levels, precision=EXACT))
     inside = weak_inside(view, crop_size, crop_size)
-    return jnp.where(inside[..., None], resized, GREY)
+    return jnp.where(inside[..., None], levels, GREY)
 
 
 def weak_label(label: jax.Array, view: WeakView, crop_size: Size) -> jax.Array:

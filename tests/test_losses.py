@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from jax.sharding import PartitionSpec
 
 from proda_jax import losses
 from proda_jax.data.label_spaces import IGNORE
@@ -61,10 +60,6 @@ def test_soft_cross_entropy_is_pytorchs_over_the_pixels_of_the_mask():
         return F.cross_entropy(x, to_torch(SOFT), reduction="none")[torch.tensor(~IGNORED)].mean()
 
     agrees_with_torch(losses.soft_cross_entropy, expected, SOFT, ~IGNORED)
-
-
-def test_soft_cross_entropy_counts_every_pixel_without_a_mask():
-    agrees_with_torch(losses.soft_cross_entropy, lambda x: F.cross_entropy(x, to_torch(SOFT)), SOFT)
 
 
 def test_reverse_cross_entropy_of_a_pixel_is_its_wrong_probability_times_the_clamp():
@@ -189,47 +184,54 @@ def test_extreme_logits_give_finite_gradients(name, large):
     assert np.isfinite(value) and np.all(np.isfinite(gradient))
 
 
-SHARED = {
-    "cross_entropy": lambda x, y, z, **s: losses.cross_entropy(x, y, **s),
-    "cross_entropy sum": lambda x, y, z, **s: losses.cross_entropy(x, y, reduction="sum", **s),
-    "upsampled_cross_entropy": lambda x, y, z, **s: losses.upsampled_cross_entropy(x, y, **s),
-    "soft_cross_entropy": lambda x, y, z, **s: losses.soft_cross_entropy(x, jax.nn.softmax(z), y != IGNORE, **s),
-    "symmetric_cross_entropy": lambda x, y, z, **s: losses.symmetric_cross_entropy(x, y, alpha=0.1, beta=1.0, **s),
-    "mrkld": lambda x, y, z, **s: losses.class_balance(x, "mrkld", **s),
-    "mrkld sum": lambda x, y, z, **s: losses.class_balance(x, "mrkld", reduction="sum", **s),
-    "mrent": lambda x, y, z, **s: losses.class_balance(x, "mrent", **s),
-    "assignment_consistency": lambda x, y, z, **s: losses.assignment_consistency(x, z, y != IGNORE, seen=SEEN, **s),
-    "distillation": lambda x, y, z, **s: losses.distillation(x, z, y != IGNORE, **s),
-    "distillation released": lambda x, y, z, **s: losses.distillation(x, z, y != IGNORE, form="released", **s),
-    "gan ls": lambda x, y, z, **s: losses.gan_loss(x, 1.0, "ls", **s),
-    "gan vanilla": lambda x, y, z, **s: losses.gan_loss(x, 1.0, "vanilla", **s),
+COUNTED = {  # losses over the pixels that are not ignored
+    "cross_entropy": lambda x, y, z, t: losses.cross_entropy(x, y, total=t),
+    "upsampled_cross_entropy": lambda x, y, z, t: losses.upsampled_cross_entropy(x, y, total=t),
+    "soft_cross_entropy": lambda x, y, z, t: losses.soft_cross_entropy(x, jax.nn.softmax(z), y != IGNORE, total=t),
+    "symmetric_cross_entropy": lambda x, y, z, t: losses.symmetric_cross_entropy(x, y, alpha=0.1, beta=1.0, total=t),
+    "assignment_consistency": lambda x, y, z, t: losses.assignment_consistency(x, z, y != IGNORE, seen=SEEN, total=t),
+    "distillation": lambda x, y, z, t: losses.distillation(x, z, y != IGNORE, total=t),
+    "distillation released": lambda x, y, z, t: losses.distillation(x, z, y != IGNORE, form="released", total=t),
+}
+OF_ALL = {  # over all pixels
+    "mrkld": lambda x, y, z, t: losses.class_balance(x, "mrkld", total=t),
+    "mrent": lambda x, y, z, t: losses.class_balance(x, "mrent", total=t),
+}
+OF_SCORES = {
+    "gan ls": lambda x, y, z, t: losses.gan_loss(x, 1.0, "ls", total=t),
+    "gan vanilla": lambda x, y, z, t: losses.gan_loss(x, 1.0, "vanilla", total=t),
+}
+OF_IMAGES = {
+    "cross_entropy sum": lambda x, y, z, t: losses.cross_entropy(x, y, reduction="sum", total=t),
+    "mrkld sum": lambda x, y, z, t: losses.class_balance(x, "mrkld", reduction="sum", total=t),
+}
+TOTALS = {
+    name: (loss, total)
+    for group, total in (
+        (COUNTED, lambda x, y: losses.count(y != IGNORE)),
+        (OF_ALL, lambda x, y: y.size),
+        (OF_SCORES, lambda x, y: x.size),
+        (OF_IMAGES, lambda x, y: losses.count(y != IGNORE, "sum")),
+    )
+    for name, loss in group.items()
 }
 
 
-@pytest.mark.skipif(jax.device_count() < 2, reason="needs two devices: XLA_FLAGS was set without them")
-@pytest.mark.parametrize("name", SHARED)
-def test_shares_of_two_devices_add_up_to_the_loss_of_one(name):
-    loss, (scale, bias) = SHARED[name], np.float32([[1.1] * K, np.linspace(-1, 1, K)])
+@pytest.mark.parametrize("name", TOTALS)
+def test_shares_add_up_to_the_loss_of_the_whole_batch(name):
+    (loss, count), params = TOTALS[name], (np.float32([1.1] * K), np.linspace(-1, 1, K, dtype=np.float32))
 
-    def whole(params, x, y, z):
-        return loss(x * params[0] + params[1], y, z)
+    @jax.jit
+    @jax.value_and_grad
+    def value_and_gradient(params, x, y, z, total=None):
+        return loss(x * params[0] + params[1], y, z, total)
 
-    def on_each(params, x, y, z):
-        share, gradient = jax.value_and_grad(
-            lambda params: loss(x * params[0] + params[1], y, z, axis_name="batch")
-        )(params)
-        return jax.lax.psum((share, gradient), "batch")
-
-    mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
-    split = PartitionSpec("batch")
-    mapped = jax.shard_map(
-        on_each, mesh=mesh, in_specs=(PartitionSpec(), split, split, split), out_specs=PartitionSpec(), check_vma=False
-    )
-    inputs = ((scale, bias), LOGITS, LABELS, OTHER)
-    value, gradient = jax.jit(mapped)(*inputs)
-    expected, expected_gradient = jax.jit(jax.value_and_grad(whole))(*inputs)
-    np.testing.assert_allclose(value, expected, rtol=1e-5)
-    for one, other in zip(gradient, expected_gradient, strict=True):
+    total = jnp.int32(count(LOGITS, LABELS))
+    parts = (slice(0, 1), slice(1, None))
+    halves = [value_and_gradient(params, *(a[part] for a in (LOGITS, LABELS, OTHER)), total) for part in parts]
+    actual = jax.tree.map(lambda one, other: one + other, *halves)
+    expected = value_and_gradient(params, LOGITS, LABELS, OTHER)
+    for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert np.any(other)
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.abs(other).max())
 

@@ -38,6 +38,8 @@ def tiny_stage(stage: ml_collections.ConfigDict, **settings) -> ml_collections.C
         stage.prototype_momentum, stage.ema_momentum = 0.9, 0.9
     if stage.kind == "distill":
         stage.extra_norm = False
+    if stage.kind == "warmup":
+        stage.discriminator_channels = (8, 16, 16, 32)
     stage.update(settings)
     return stage
 

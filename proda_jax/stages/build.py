@@ -136,6 +136,7 @@ def setup(
         stage=stage,
         views=config.views,
         axis_name=model.axis_name,
+        micro_batches=config.micro_batches,
         teacher=teacher,
         discriminator=Discriminator(tuple(stage.discriminator_channels), model.dtype) if adversarial else None,
         discriminator_optimizer=discriminator_optimizer(stage, steps_per_epoch) if adversarial else None,

@@ -66,6 +66,42 @@ class Guidance:
     pixels: jax.Array
 
 
+@flax.struct.dataclass
+class Targets:
+    """What the trained network's passes are compared with, on the grid of target losses.
+
+    Attributes:
+      labels, products: see `pseudo_labels`.
+      distances: of the weak view's features to the prototypes, [batch, h / s, w / s, classes], or None.
+      strong_distances: the same, warped like the strong view, or None.
+      strong_valid: where they are known, bool [batch, h / s, w / s], or None.
+    """
+
+    labels: jax.Array
+    products: jax.Array
+    distances: jax.Array | None = None
+    strong_distances: jax.Array | None = None
+    strong_valid: jax.Array | None = None
+
+
+@flax.struct.dataclass
+class Totals:
+    """What losses and metrics are divided by: `losses.count` over the whole batch, int32 scalars.
+
+    Attributes:
+      source, target: labels that count; `pixels`: all, of the regulariser.
+      compared: pixels of the strong view that have a teacher.
+      inside, labelled: pixels that show the image, and those of them that have a label.
+    """
+
+    source: jax.Array
+    target: jax.Array
+    pixels: jax.Array
+    inside: jax.Array
+    labelled: jax.Array
+    compared: jax.Array | None = None
+
+
 def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: steps.Setup):
     """One step of stage 1 (Algorithm 1, lines 6-20) on one device's share of the batch.
 
@@ -123,21 +159,31 @@ def soft_label_view(setup: steps.Setup, target: steps.Batch, view: views.WeakVie
 
 def update(state: TrainState, inputs: Inputs, *, setup: steps.Setup):
     """The step on views that are drawn already (total loss, Equation 11)."""
-    c = setup.stage
-    gradient, stats, metrics = steps.labelled_gradient(
-        setup, state, state.batch_stats, inputs.source_image, inputs.source_label, inputs.source_keys
-    )
-    guidance = guide(state, inputs, setup) if needs_momentum_encoder(c) else None
-    labels, products = pseudo_labels(state, inputs, guidance, setup)
-    more, stats, extra = weak_gradient(state, stats, inputs, labels, products, setup)
-    gradient, metrics = steps.add(gradient, more), metrics | extra
-    if c.consistency_weight:
-        more, stats, extra = strong_gradient(state, stats, inputs, guidance, setup)
+    c, guidance = setup.stage, None
+    if needs_momentum_encoder(c):
+        guidance = steps.each_micro_batch(setup, lambda part: guide(state, part, setup), inputs)
+    targets = learning_targets(state, inputs, guidance, setup)
+    totals = count_totals(inputs, targets, setup)
+
+    def gradient_of(stats: Any, part: tuple[Inputs, Targets]):
+        inputs, targets = part
+        gradient, stats, metrics = steps.labelled_gradient(
+            setup, state, stats, inputs.source_image, inputs.source_label, totals.source, inputs.source_keys
+        )
+        more, stats, extra = weak_gradient(state, stats, inputs, targets, totals, setup)
         gradient, metrics = steps.add(gradient, more), metrics | extra
-    metrics |= label_metrics(labels, inputs, setup)
-    if guidance is not None:
-        metrics |= distance_metrics(state.prototypes, guidance, inputs, setup)
-    new_state, metrics = steps.update(setup, state, stats, gradient, metrics)
+        if c.consistency_weight:
+            more, stats, extra = strong_gradient(state, stats, inputs, targets, totals, setup)
+            gradient, metrics = steps.add(gradient, more), metrics | extra
+        metrics |= label_metrics(targets.labels, inputs, totals)
+        if guidance is not None:
+            metrics |= distance_metrics(state.prototypes, targets.distances, inputs, totals)
+        return gradient, stats, metrics
+
+    examples = (inputs.replace(target_full=None), targets)
+    new_state, metrics = steps.update(
+        setup, state, *steps.accumulate(setup, gradient_of, state.batch_stats, examples)
+    )
     if guidance is not None:
         new_state = new_state.replace(
             prototypes=move_prototypes(state.prototypes, guidance, setup),
@@ -188,6 +234,35 @@ def momentum_pass(state: TrainState, images: jax.Array, keys: jax.Array | None, 
     return setup.model.apply(variables, images, train=False)
 
 
+def learning_targets(
+    state: TrainState, inputs: Inputs, guidance: Guidance | None, setup: steps.Setup
+) -> Targets:
+    """Pseudo labels of the weak view, and what the strong view's assignment follows."""
+    labels, products = pseudo_labels(state, inputs, guidance, setup)
+    if guidance is None:
+        return Targets(labels, products)
+    if not setup.stage.consistency_weight:
+        return Targets(labels, products, guidance.distances)
+    distances, valid = views.strong_map(guidance.distances, inputs.strong_view, setup.crop_size)
+    inside, _ = views.strong_map(inputs.inside[..., None].astype(jnp.float32), inputs.strong_view, setup.crop_size)
+    valid = valid & (inside[..., 0] > 0.999)  # bilinear: every tap was inside
+    return Targets(labels, products, guidance.distances, distances, valid)
+
+
+def count_totals(inputs: Inputs, targets: Targets, setup: steps.Setup) -> Totals:
+    """Counts what the losses of the whole batch are divided by."""
+    labelled, reduction = targets.labels != IGNORE, setup.stage.reduction
+    local = Totals(
+        source=losses.count(inputs.source_label != IGNORE, reduction),
+        target=losses.count(labelled, reduction),
+        pixels=losses.count(jnp.ones_like(labelled), reduction),
+        inside=losses.count(inputs.inside),
+        labelled=losses.count(labelled),
+        compared=None if targets.strong_valid is None else losses.count(targets.strong_valid),
+    )
+    return steps.reduce(setup, local)
+
+
 def pseudo_labels(
     state: TrainState, inputs: Inputs, guidance: Guidance | None, setup: steps.Setup
 ) -> tuple[jax.Array, jax.Array]:
@@ -209,23 +284,23 @@ def pseudo_labels(
     return jax.lax.stop_gradient((jnp.where(inputs.inside, labels, IGNORE), products))
 
 
-def weak_gradient(state, stats, inputs: Inputs, labels: jax.Array, products: jax.Array, setup: steps.Setup):
+def weak_gradient(
+    state: TrainState, stats: Any, inputs: Inputs, targets: Targets, totals: Totals, setup: steps.Setup
+):
     """Gradient of the weak view's terms: symmetric cross entropy (Equation 7) and regulariser (Equation 10)."""
-    c, axis = setup.stage, setup.axis_name
+    c, labels = setup.stage, targets.labels
+    shared = {"total": totals.target, "reduction": c.reduction}
 
     def loss_fn(output: Output):
         logits = resize_align_corners(output.logits, setup.target_size)
         if c.hard_labels:
-            fit = losses.symmetric_cross_entropy(
-                logits, labels, alpha=c.ce_weight, beta=c.rce_weight, axis_name=axis, reduction=c.reduction
-            )
+            fit = losses.symmetric_cross_entropy(logits, labels, alpha=c.ce_weight, beta=c.rce_weight, **shared)
         else:
-            fit = losses.soft_cross_entropy(
-                logits, products, labels != IGNORE, axis_name=axis, reduction=c.reduction
-            ) * (c.ce_weight + c.rce_weight)
+            fit = losses.soft_cross_entropy(logits, targets.products, labels != IGNORE, **shared)
+            fit = (c.ce_weight + c.rce_weight) * fit
         metrics = {"target_fit": fit}
         if c.regulariser_weight:
-            balance = losses.class_balance(logits, c.regulariser, axis_name=axis, reduction=c.reduction)
+            balance = losses.class_balance(logits, c.regulariser, total=totals.pixels, reduction=c.reduction)
             metrics["regulariser"] = balance
             fit = fit + c.regulariser_weight * balance
         return fit, metrics
@@ -233,12 +308,11 @@ def weak_gradient(state, stats, inputs: Inputs, labels: jax.Array, products: jax
     return steps.pass_gradient(setup, state, stats, inputs.target_weak, inputs.weak_keys, loss_fn)
 
 
-def strong_gradient(state, stats, inputs: Inputs, guidance: Guidance, setup: steps.Setup):
+def strong_gradient(
+    state: TrainState, stats: Any, inputs: Inputs, targets: Targets, totals: Totals, setup: steps.Setup
+):
     """Gradient of the strong view's term: it is assigned to the prototypes as the weak view is (Equations 8 and 9)."""
     c = setup.stage
-    teacher, valid = views.strong_map(guidance.distances, inputs.strong_view, setup.crop_size)
-    inside, _ = views.strong_map(inputs.inside[..., None].astype(jnp.float32), inputs.strong_view, setup.crop_size)
-    valid = valid & (inside[..., 0] > 0.999)  # bilinear: every tap was inside
 
     def loss_fn(output: Output):
         student = prototypes.distances(
@@ -246,12 +320,12 @@ def strong_gradient(state, stats, inputs: Inputs, guidance: Guidance, setup: ste
         )
         loss = losses.assignment_consistency(
             student,
-            teacher,
-            valid,
+            targets.strong_distances,
+            targets.strong_valid,
             temperature=c.temperature,
             seen=state.prototypes.seen,
             over_classes=c.consistency_over_classes,
-            axis_name=setup.axis_name,
+            total=totals.compared,
         )
         return c.consistency_weight * loss, {"consistency": loss}
 
@@ -271,27 +345,27 @@ def move_prototypes(
     )
 
 
-def label_metrics(labels: jax.Array, inputs: Inputs, setup: steps.Setup) -> steps.Metrics:
+def label_metrics(labels: jax.Array, inputs: Inputs, totals: Totals) -> steps.Metrics:
     """Share of pixels that have a label, and of those whose label left the fixed soft label's argmax."""
     labelled = labels != IGNORE
     changed = labels != jnp.argmax(inputs.soft_label, axis=-1)
     return {
-        "labelled": losses.share_of_mean(labelled.astype(jnp.float32), inputs.inside, setup.axis_name),
-        "rectified": losses.share_of_mean(changed.astype(jnp.float32), labelled, setup.axis_name),
+        "labelled": losses.share_of_mean(labelled.astype(jnp.float32), inputs.inside, totals.inside),
+        "rectified": losses.share_of_mean(changed.astype(jnp.float32), labelled, totals.labelled),
     }
 
 
 def distance_metrics(
-    current: prototypes.Prototypes, guidance: Guidance, inputs: Inputs, setup: steps.Setup
+    current: prototypes.Prototypes, distances: jax.Array, inputs: Inputs, totals: Totals
 ) -> steps.Metrics:
-    """This device's shares of the mean distance of a pixel to the nearest prototype and to all: see Equation 4's tau.
+    """Shares of the mean distance of a pixel to the nearest prototype and to all: see Equation 4's tau.
 
     Scalars, in units of the feature; over classes that have a prototype, zero where none has.
     """
     seen = current.seen
-    nearest = jnp.where(seen.any(), jnp.min(guidance.distances, axis=-1, where=seen, initial=jnp.inf), 0.0)
-    mean = jnp.sum(jnp.where(seen, guidance.distances, 0.0), axis=-1) / jnp.maximum(seen.sum(), 1)
+    nearest = jnp.where(seen.any(), jnp.min(distances, axis=-1, where=seen, initial=jnp.inf), 0.0)
+    mean = jnp.sum(jnp.where(seen, distances, 0.0), axis=-1) / jnp.maximum(seen.sum(), 1)
     return {
-        name: losses.share_of_mean(values, inputs.inside, setup.axis_name)
+        name: losses.share_of_mean(values, inputs.inside, totals.inside)
         for name, values in (("nearest_prototype", nearest), ("mean_prototype", mean))
     }

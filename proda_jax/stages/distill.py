@@ -78,29 +78,45 @@ def follow(labels: jax.Array, strong_view: views.StrongView | None, setup: steps
 
 def update(state: TrainState, inputs: Inputs, teacher: Any, *, setup: steps.Setup):
     """The step on views that are drawn already (Equation 12)."""
-    c, axis = setup.stage, setup.axis_name
-    gradient, stats, metrics = steps.labelled_gradient(
-        setup, state, state.batch_stats, inputs.source_image, inputs.source_label, inputs.source_keys
-    )
+    c = setup.stage
     labels = follow(resize_nearest(inputs.hard_label, setup.target_size), inputs.strong_view, setup)
-    teacher_logits = None
-    if c.distillation_weight:
-        teacher_logits = setup.teacher.apply(teacher, inputs.target_image, train=False).logits
-        teacher_logits = resize_align_corners(teacher_logits, setup.target_size)
+    source_total, target_total, compared = steps.reduce(
+        setup,
+        (
+            losses.count(inputs.source_label != IGNORE, c.reduction),
+            losses.count(labels != IGNORE, c.reduction),
+            losses.count(inputs.valid),
+        ),
+    )
 
-    def loss_fn(output: Output):
-        logits = resize_align_corners(output.logits, setup.target_size)
-        fit = losses.symmetric_cross_entropy(
-            logits, labels, alpha=c.ce_weight, beta=c.rce_weight, axis_name=axis, reduction=c.reduction
+    def gradient_of(stats: Any, part: tuple[Inputs, jax.Array]):
+        inputs, labels = part
+        gradient, stats, metrics = steps.labelled_gradient(
+            setup, state, stats, inputs.source_image, inputs.source_label, source_total, inputs.source_keys
         )
-        metrics = {"target_fit": fit}
-        if teacher_logits is not None:
-            metrics["distillation"] = losses.distillation(
-                logits, teacher_logits, inputs.valid, form=c.distillation_form, axis_name=axis
-            )
-            fit = fit + c.distillation_weight * metrics["distillation"]
-        return fit, metrics
+        teacher_logits = None
+        if c.distillation_weight:
+            teacher_logits = setup.teacher.apply(teacher, inputs.target_image, train=False).logits
+            teacher_logits = resize_align_corners(teacher_logits, setup.target_size)
 
-    more, stats, extra = steps.pass_gradient(setup, state, stats, inputs.target_image, inputs.target_keys, loss_fn)
-    metrics |= extra | {"labelled": losses.share_of_mean((labels != IGNORE).astype(jnp.float32), inputs.valid, axis)}
-    return steps.update(setup, state, stats, steps.add(gradient, more), metrics)
+        def loss_fn(output: Output):
+            logits = resize_align_corners(output.logits, setup.target_size)
+            fit = losses.symmetric_cross_entropy(
+                logits, labels, alpha=c.ce_weight, beta=c.rce_weight, total=target_total, reduction=c.reduction
+            )
+            metrics = {"target_fit": fit}
+            if teacher_logits is not None:
+                metrics["distillation"] = losses.distillation(
+                    logits, teacher_logits, inputs.valid, form=c.distillation_form, total=compared
+                )
+                fit = fit + c.distillation_weight * metrics["distillation"]
+            return fit, metrics
+
+        more, stats, extra = steps.pass_gradient(setup, state, stats, inputs.target_image, inputs.target_keys, loss_fn)
+        labelled = (labels != IGNORE).astype(jnp.float32)
+        metrics |= extra | {"labelled": losses.share_of_mean(labelled, inputs.valid, compared)}
+        return steps.add(gradient, more), stats, metrics
+
+    return steps.update(
+        setup, state, *steps.accumulate(setup, gradient_of, state.batch_stats, (inputs, labels))
+    )

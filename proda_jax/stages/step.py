@@ -1,7 +1,9 @@
 """What the train steps of all stages share: keys, passes of the trained network, and the update that ends a step.
 
-A step is a pure function of one device's share of the batch. Losses come as *shares* (local sum over global count,
-see `losses.share_of_mean`), so one sum over the devices turns them, and their gradients, into those of the whole batch.
+A step is a pure function of one device's share of the batch, computed one micro-batch after another (gradient
+accumulation). What losses are divided by does not depend on the trained network, so it is counted over devices and
+micro-batches first. Losses then come as *shares* (`losses.share_of_mean`), and one sum over micro-batches and devices
+turns them, and their gradients, into those of the whole batch.
 """
 
 from collections.abc import Callable
@@ -36,6 +38,7 @@ class Setup:
       stage: the stage's section of the configuration.
       views: the configuration's section on views.
       axis_name: mapped axis over the devices, or None on one.
+      micro_batches: number of them in which a device computes its share of the batch.
       discriminator, discriminator_optimizer: of the adversarial warm-up.
     """
 
@@ -44,6 +47,7 @@ class Setup:
     stage: ml_collections.ConfigDict
     views: ml_collections.ConfigDict
     axis_name: str | None = None
+    micro_batches: int = 1
     teacher: DeepLab | None = None
     discriminator: Discriminator | None = None
     discriminator_optimizer: optax.GradientTransformation | None = None
@@ -61,6 +65,11 @@ class Setup:
         """Height and width, on the grid of target losses, of an image of this size in pixels."""
         stride = self.views.target_stride
         return size[0] // stride, size[1] // stride
+
+    @property
+    def shares(self) -> int:
+        """Micro-batches of all devices; each has as many examples."""
+        return self.micro_batches * (1 if self.axis_name is None else jax.lax.axis_size(self.axis_name))
 
 
 def example_keys(state: TrainState, slots: jax.Array, purpose: int) -> jax.Array:
@@ -127,15 +136,17 @@ def labelled_gradient(
     batch_stats: Any,
     images: jax.Array,
     labels: jax.Array,
+    total: jax.Array,
     dropout_keys: jax.Array | None,
     name: str = "source_ce",
 ) -> tuple[Any, Any, Metrics]:
-    """Gradient of the cross entropy with true labels at full crop size (the l_ce^s of Equation 11)."""
+    """Gradient of the cross entropy with true labels at full crop size (the l_ce^s of Equation 11).
+
+    `total`: labels that count in the whole batch.
+    """
 
     def loss_fn(output: Output) -> tuple[jax.Array, Metrics]:
-        loss = losses.upsampled_cross_entropy(
-            output.logits, labels, reduction=setup.stage.reduction, axis_name=setup.axis_name
-        )
+        loss = losses.upsampled_cross_entropy(output.logits, labels, total=total, reduction=setup.stage.reduction)
         return loss, {name: loss}
 
     return pass_gradient(setup, state, batch_stats, images, dropout_keys, loss_fn)
@@ -161,26 +172,74 @@ def add(*gradients: Any) -> Any:
     return jax.tree.map(lambda *leaves: sum(leaves), *gradients)
 
 
+def each_micro_batch(setup: Setup, function: Callable[[Any], Any], examples: Any) -> Any:
+    """`function` of each micro-batch, one after another; its results in the order of the examples.
+
+    Args:
+      setup: says how many there are.
+      function: examples -> results.
+      examples, and what is returned: trees of arrays [batch, ...].
+    """
+    if setup.micro_batches == 1:
+        return function(examples)
+    results = jax.lax.map(function, split(examples, setup.micro_batches))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results)
+
+
+def accumulate(
+    setup: Setup, gradient_of: Callable[[Any, Any], tuple[Any, Any, Metrics]], batch_stats: Any, examples: Any
+) -> tuple[Any, Any, Metrics]:
+    """Gradient and metrics of the whole batch: their sums over micro-batches, one in memory at a time, and devices.
+
+    It is the gradient of all examples at once, except that a micro-batch is normalised by its own statistics (shared by
+    the devices), and that running statistics move once for each.
+
+    Args:
+      setup: says how many there are.
+      gradient_of: (running statistics, examples) -> (gradient, running statistics, metrics), in shares.
+      batch_stats: running statistics before the step.
+      examples: tree of arrays [batch, ...].
+    """
+    if setup.micro_batches == 1:
+        gradient, stats, metrics = gradient_of(batch_stats, examples)
+    else:
+        parts = split(examples, setup.micro_batches)
+        shapes = jax.eval_shape(gradient_of, batch_stats, jax.tree.map(lambda x: x[0], parts))
+        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+        def one_more(so_far: tuple, part: Any) -> tuple[tuple, None]:
+            gradient, stats, metrics = so_far
+            more, stats, extra = gradient_of(stats, part)
+            return (add(gradient, more), stats, add(metrics, extra)), None
+
+        (gradient, stats, metrics), _ = jax.lax.scan(one_more, (nothing[0], batch_stats, nothing[2]), parts)
+    gradient, metrics = reduce(setup, (gradient, metrics))
+    return gradient, stats, metrics
+
+
+def split(examples: Any, parts: int) -> Any:
+    """Arrays [batch, ...] as [parts, batch / parts, ...]."""
+    return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), examples)
+
+
 def reduce(setup: Setup, shares: Any) -> Any:
     """The whole batch's values from every device's shares: one sum over the devices."""
     return shares if setup.axis_name is None else jax.lax.psum(shares, setup.axis_name)
 
 
 def update(
-    setup: Setup, state: TrainState, batch_stats: Any, gradient: Any, metrics: Metrics
+    setup: Setup, state: TrainState, gradient: Any, batch_stats: Any, metrics: Metrics
 ) -> tuple[TrainState, Metrics]:
-    """Ends a step: sums gradients and metrics over the devices and moves the parameters.
+    """Ends a step: moves the parameters.
 
     Args:
       setup: holds the optimizer.
       state: before the step.
-      batch_stats: running statistics after the step's passes.
-      gradient, metrics: this device's shares.
+      gradient, batch_stats, metrics: of the whole batch, see `accumulate`.
 
     Returns:
-      The state with new parameters, and the metrics of the whole batch with the gradient's norm among them.
+      The state with new parameters, and the metrics with the gradient's norm among them.
     """
-    gradient, metrics = reduce(setup, (gradient, metrics))
     updates, opt_state = setup.optimizer.update(gradient, state.opt_state, state.params)
     state = state.replace(
         step=state.step + 1,

@@ -4,6 +4,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from proda_jax import losses
+from proda_jax.data.label_spaces import IGNORE
 from proda_jax.stages import step as steps
 from proda_jax.state import TrainState
 
@@ -24,13 +26,29 @@ def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: st
       (state, metrics)
     """
     del teacher
-    images, labels = steps.labelled_view(setup, state, batch["source"], batch["slot"])
-    keys = steps.example_keys(state, batch["slot"], steps.SOURCE_PASS)
-    gradient, stats, metrics = steps.labelled_gradient(setup, state, state.batch_stats, images, labels, keys)
+    slots = {"source": batch["slot"]}
     if setup.stage.target_labels:
-        slots = batch["slot"] + jnp.int32(TARGET_SLOTS)
-        images, labels = steps.labelled_view(setup, state, batch["target"], slots)
-        keys = steps.example_keys(state, slots, steps.SOURCE_PASS)
-        more, stats, extra = steps.labelled_gradient(setup, state, stats, images, labels, keys, name="target_ce")
-        gradient, metrics = steps.add(gradient, more), metrics | extra
-    return steps.update(setup, state, stats, gradient, metrics)
+        slots["target"] = batch["slot"] + jnp.int32(TARGET_SLOTS)
+    examples = {
+        domain: (
+            *steps.labelled_view(setup, state, batch[domain], slots[domain]),
+            steps.example_keys(state, slots[domain], steps.SOURCE_PASS),
+        )
+        for domain in slots
+    }
+    totals = steps.reduce(
+        setup,
+        {domain: losses.count(labels != IGNORE, setup.stage.reduction) for domain, (_, labels, _) in examples.items()},
+    )
+
+    def gradient_of(stats: Any, part: dict):
+        gradients, metrics = [], {}
+        for domain, (images, labels, keys) in part.items():
+            gradient, stats, extra = steps.labelled_gradient(
+                setup, state, stats, images, labels, totals[domain], keys, name=f"{domain}_ce"
+            )
+            gradients.append(gradient)
+            metrics |= extra
+        return steps.add(*gradients), stats, metrics
+
+    return steps.update(setup, state, *steps.accumulate(setup, gradient_of, state.batch_stats, examples))

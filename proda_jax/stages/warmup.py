@@ -4,9 +4,11 @@ from typing import Any
 
 import flax
 import jax
+import jax.numpy as jnp
 import optax
 
 from proda_jax import losses, views
+from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.deeplab import Output
 from proda_jax.resizing import resize_align_corners
 from proda_jax.stages import step as steps
@@ -54,42 +56,41 @@ def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: st
 
 def update(state: TrainState, inputs: Inputs, *, setup: steps.Setup):
     """The step on images whose views are drawn already."""
-    c, size = setup.stage, inputs.source_image.shape[1:3]
+    c, size, critic = setup.stage, inputs.source_image.shape[1:3], state.discriminator
+    total = steps.reduce(setup, losses.count(inputs.source_label != IGNORE, c.reduction))
 
     def judge(params: Any, logits: jax.Array, domain: float) -> jax.Array:
         scores = setup.discriminator.apply({"params": params}, steps.probabilities(resize_align_corners(logits, size)))
-        return losses.gan_loss(scores, domain, kind=c.gan, axis_name=setup.axis_name)
+        return losses.gan_loss(scores, domain, kind=c.gan, total=jnp.int32(scores.size * setup.shares))
 
-    def source_loss(output: Output):
-        loss = losses.upsampled_cross_entropy(
-            output.logits, inputs.source_label, reduction=c.reduction, axis_name=setup.axis_name
+    def gradient_of(stats: Any, part: Inputs):
+        def source_loss(output: Output):
+            loss = losses.upsampled_cross_entropy(
+                output.logits, part.source_label, total=total, reduction=c.reduction
+            )
+            return loss, {"source_ce": loss, "logits": output.logits}
+
+        def adversarial_loss(output: Output):
+            loss = c.adversarial_weight * judge(critic.params, output.logits, SOURCE)
+            return loss, {"adversarial": loss, "logits": output.logits}
+
+        source_gradient, stats, source = steps.pass_gradient(
+            setup, state, stats, part.source_image, part.source_keys, source_loss
         )
-        return loss, {"source_ce": loss, "logits": output.logits}
+        target_gradient, stats, target = steps.pass_gradient(
+            setup, state, stats, part.target_image, part.target_keys, adversarial_loss
+        )
+        source_logits, target_logits = source.pop("logits"), target.pop("logits")
 
-    def adversarial_loss(output: Output):
-        loss = c.adversarial_weight * judge(state.discriminator.params, output.logits, SOURCE)
-        return loss, {"adversarial": loss, "logits": output.logits}
+        def discriminator_loss(params: Any) -> jax.Array:
+            return judge(params, source_logits, SOURCE) + judge(params, target_logits, TARGET)
 
-    source_gradient, stats, source = steps.pass_gradient(
-        setup, state, state.batch_stats, inputs.source_image, inputs.source_keys, source_loss
-    )
-    target_gradient, stats, target = steps.pass_gradient(
-        setup, state, stats, inputs.target_image, inputs.target_keys, adversarial_loss
-    )
+        loss, critics_gradient = jax.value_and_grad(discriminator_loss)(critic.params)
+        gradients = steps.add(source_gradient, target_gradient), critics_gradient
+        return gradients, stats, source | target | {"discriminator": loss}
 
-    source_logits, target_logits = source.pop("logits"), target.pop("logits")
-
-    def discriminator_loss(params: Any) -> jax.Array:
-        return judge(params, source_logits, SOURCE) + judge(params, target_logits, TARGET)
-
-    loss, gradient = jax.value_and_grad(discriminator_loss)(state.discriminator.params)
-    updates, opt_state = setup.discriminator_optimizer.update(
-        steps.reduce(setup, gradient), state.discriminator.opt_state, state.discriminator.params
-    )
-    discriminator = state.discriminator.replace(
-        params=optax.apply_updates(state.discriminator.params, updates), opt_state=opt_state
-    )
-    state, metrics = steps.update(
-        setup, state, stats, steps.add(source_gradient, target_gradient), source | target | {"discriminator": loss}
-    )
-    return state.replace(discriminator=discriminator), metrics
+    (gradient, critics_gradient), stats, metrics = steps.accumulate(setup, gradient_of, state.batch_stats, inputs)
+    updates, opt_state = setup.discriminator_optimizer.update(critics_gradient, critic.opt_state, critic.params)
+    critic = critic.replace(params=optax.apply_updates(critic.params, updates), opt_state=opt_state)
+    state, metrics = steps.update(setup, state, gradient, stats, metrics)
+    return state.replace(discriminator=critic), metrics
