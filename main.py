@@ -9,12 +9,13 @@ import contextlib
 import json
 import sys
 
+import ml_collections
 from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
 from proda_jax import experiment, hosts, settings, tables
-from proda_jax.files import alone, cache_folder, write_atomically
+from proda_jax.files import alone, cache_folder, check_writable, write_atomically
 from proda_jax.interruption import EXIT_CODE, Interruption, Stopped
 from proda_jax.refusals import without_traceback
 from proda_jax.sources import Sources
@@ -38,23 +39,36 @@ def main(arguments: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     if len(arguments) > 1:
         raise app.UsageError(f"{arguments[1:]} is not understood: flags are written --flag=value, with an equals sign")
+    if _COORDINATOR.value and None in (_HOSTS.value, _HOST.value):
+        raise app.UsageError("--coordinator needs --hosts, how many there are, and --host, this one's number from 0")
     if _DISTRIBUTED.value or _COORDINATOR.value:
         hosts.start(_COORDINATOR.value, _HOSTS.value, _HOST.value)
-    config = _CONFIG.value
+    config = read_config()
     if _MODE.value == "evaluate":
         evaluate(config)
     else:
         train(config)
 
 
-def train(config) -> None:
+def read_config() -> ml_collections.ConfigDict:
+    """The configuration that --config names, with the settings given beside it."""
+    try:
+        config = _CONFIG.value
+    except OSError as error:
+        raise app.UsageError(f"--config: {error}") from None
+    if config is None:
+        raise app.UsageError("--config is needed: a configuration, such as configs/demo.py")
+    return config
+
+
+def train(config: ml_collections.ConfigDict) -> None:
     """Runs the stages and prints their table."""
     if _WORKDIR.value is None:
         raise app.UsageError("--workdir is needed: a folder for everything that the run makes")
     settings.check(config)
     settings.use_compilation_cache()
     workdir = epath.Path(_WORKDIR.value)
-    workdir.mkdir(parents=True, exist_ok=True)
+    check_writable(workdir, "--workdir")
     interruption = Interruption()
     if hosts.share()[1] == 1:  # several hosts stop together, when JAX hears of a preemption
         interruption.install()
@@ -71,14 +85,14 @@ def train(config) -> None:
         print(f"results: {workdir / 'results.json'}")
 
 
-def evaluate(config) -> None:
+def evaluate(config: ml_collections.ConfigDict) -> None:
     """Prints the scores of one network, and writes them to the workdir if there is one."""
     if _WORKDIR.value is None and config.init_from is None:
         raise app.UsageError("--mode=evaluate needs --config.init_from, a file of weights, or --workdir of a run")
     settings.check_evaluation(config)
     settings.use_compilation_cache()
     workdir = epath.Path(_WORKDIR.value) if _WORKDIR.value else cache_folder()
-    workdir.mkdir(parents=True, exist_ok=True)
+    check_writable(workdir, "--workdir" if _WORKDIR.value else "the cache folder, XDG_CACHE_HOME,")
     scores = experiment.Experiment(config, workdir, Sources(config, workdir)).evaluate()
     print(tables.class_table(scores))
     if _WORKDIR.value:
@@ -87,5 +101,4 @@ def evaluate(config) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config"])
     app.run(without_traceback(main))

@@ -27,7 +27,7 @@ from data_prep.summary import Summary
 from proda_jax import settings
 from proda_jax.data import decode
 from proda_jax.data.label_spaces import FOLDER, label_map, label_space, own_space
-from proda_jax.files import alone
+from proda_jax.files import alone, check_writable
 from proda_jax.refusals import without_traceback
 
 BUILDERS = {
@@ -72,6 +72,7 @@ def prepare(dataset: str, *, data_dir: str, checks: Checks | None = None, **file
         if done:
             check_origin(builder)
         else:
+            check_writable(epath.Path(data_dir).expanduser(), "data_dir")
             with quiet_tfds():
                 builder.download_and_prepare()
         sheet = contact_sheet.refresh(builder, checks.label_map)

@@ -26,6 +26,27 @@ def unfinished_name(path: epath.Path) -> epath.Path:
     return path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
 
 
+def check_writable(folder: epath.PathLike, what: str) -> None:
+    """Makes a folder if need be, and refuses one in which no file can be written.
+
+    Args:
+      folder: that is going to be written to.
+      what: the setting that names it, for the message.
+
+    Raises:
+      ValueError: with the system's reason.
+    """
+    folder = epath.Path(folder)
+    probe = unfinished_name(folder / "probe")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"{what} = {folder} cannot be written to ({reason}): name another folder") from None
+
+
 @contextlib.contextmanager
 def alone(path: epath.PathLike, others: str, *, wait: bool) -> Iterator[None]:
     """Keeps other processes of this machine out while something is done.

@@ -202,8 +202,10 @@ def check_model(model: ml_collections.ConfigDict) -> None:
             refuse(f"model.{name}", model[name], f"a multiple of {GROUP_NORM_GROUPS}, the groups of its normalisation")
     if not 0 <= model.dropout < 1:
         refuse("model.dropout", model.dropout, "a share below 1")
-    if not min(model.input_std) > 0:
-        refuse("model.input_std", tuple(model.input_std), "positive numbers")
+    if len(model.input_mean) != 3:
+        refuse("model.input_mean", tuple(model.input_mean), "three numbers, of red, green and blue")
+    if len(model.input_std) != 3 or not min(model.input_std) > 0:
+        refuse("model.input_std", tuple(model.input_std), "three positive numbers, of red, green and blue")
 
 
 def check_views(config: ml_collections.ConfigDict) -> None:
@@ -221,8 +223,7 @@ def check_views(config: ml_collections.ConfigDict) -> None:
     for name, least in (("base_width", 1), ("strong_operations", 0)):
         if views[name] < least:
             refuse(f"views.{name}", views[name], f"at least {least}")
-    low, high = views.scale
-    if not 0 < low <= high:
+    if len(views.scale) != 2 or not 0 < views.scale[0] <= views.scale[1]:
         refuse("views.scale", tuple(views.scale), "(smallest, largest), positive")
     if not 0 <= views.cutout_fraction <= 1:
         refuse("views.cutout_fraction", views.cutout_fraction, "a share of the crop's shorter side, 0 to 1")

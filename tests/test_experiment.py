@@ -383,6 +383,9 @@ def test_a_batch_that_the_devices_cannot_share_is_refused_with_sizes_that_they_c
     config.batch_size = 3
     with pytest.raises(ValueError, match=r"batch_size = 3 does not divide over 2 devices; choose 2 or 4"):
         Experiment(config, "unused", Sources(config, "unused", given=given()), devices_used=2).run()
+    config.batch_size, config.micro_batches = 6, 2
+    with pytest.raises(ValueError, match=r"= 6 does not .* 2 devices with 2 micro-batches each; choose 4 or 8"):
+        Experiment(config, "unused", Sources(config, "unused", given=given()), devices_used=2).run()
 
 
 def test_training_in_memory_needs_no_tensorflow(tmp_path):

@@ -57,7 +57,8 @@ REFUSED = [
     ("model.head_channels", 40, "a multiple of 32"),
     ("model.feature_channels", 0, "a multiple of 32"),
     ("model.dropout", 1.0, "a share below 1"),
-    ("model.input_std", (0.2, 0.0, 0.2), "positive numbers"),
+    ("model.input_std", (0.2, 0.0, 0.2), "three positive numbers"),
+    ("model.input_mean", (0.5,), "three numbers"),
     ("views.base_width", 0, "at least 1"),
     ("views.strong_operations", -1, "at least 0"),
     ("source.jitter.brightness", 1.0, "from 0 to below 1"),
@@ -70,6 +71,10 @@ REFUSED = [
     ("views.crop_size", (64, 16), "at least 32 pixels"),
     ("data.target.image_size", (96, 16), "at least 32 pixels"),
     ("views.scale", (1.5, 0.5), "smallest, largest"),
+    ("views.scale", (1.0,), "smallest, largest"),
+    ("micro_batches", 0, "at least 1"),
+    ("max_skipped", 0, "at least 1"),
+    ("save_minutes", 0.0, "a positive number"),
     ("views.scale", (0.0, 0.5), "smallest, largest"),
     ("views.cutout_fraction", 1.5, "0 to 1"),
     ("stages", (), "names of stages"),
@@ -185,6 +190,22 @@ def test_the_command_line_refuses_a_flag_whose_value_stands_apart(tmp_path):
     assert result.returncode != 0
     assert "['False']" in result.stderr + result.stdout and "equals sign" in result.stderr + result.stdout
     assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=configs/nothing.py"], "configs/nothing.py"),
+        ([], "--config is needed"),
+        (["--config=configs/demo.py", "--workdir=README.md/run"], "--workdir = README.md/run cannot be written to"),
+        (["--config=configs/demo.py", "--coordinator=127.0.0.1:1", "--hosts=2"], "--coordinator needs --hosts"),
+    ],
+    ids=["no such configuration", "no configuration", "unusable workdir", "half of the flags of several hosts"],
+)
+def test_the_command_line_ends_with_what_it_refuses(arguments, message, tmp_path):
+    result = main(tmp_path, *arguments)
+    assert result.returncode != 0
+    assert message in "".join((result.stdout + result.stderr).splitlines()[-4:])
 
 
 @pytest.mark.parametrize(("section", "name"), [("stage1", "temprature"), ("model", "withd"), ("views", "crop")])

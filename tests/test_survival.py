@@ -350,10 +350,15 @@ def test_one_two_and_four_devices_train_alike_over_twenty_steps_of_every_stage(t
         assert_close(networks[count], networks[1], 1e-3)
 
 
-@pytest.mark.parametrize(("records", "size"), [(1, (50, 91)), (2, (24, 40))], ids=["one image", "less than a crop"])
-def test_odd_data_sets_run_through(records, size, tmp_path):
-    """A single image whose size no stride divides; images that do not fill a crop of 32 x 64."""
+@pytest.mark.parametrize(
+    ("records", "size", "crop"),
+    [(1, (50, 91), (36, 68)), (2, (24, 40), (32, 64))],
+    ids=["one image and a crop of odd eighths", "less than a crop"],
+)
+def test_odd_data_sets_run_through(records, size, crop, tmp_path):
+    """A single image whose size no stride divides; images that do not fill the crop."""
     config = config_of(**{"source.steps": 1, "stage1.steps": 1})
+    config.views.crop_size = crop
     for role in ("source", "target", "validation"):
         config.data[role].image_size = size
     generator = np.random.default_rng(0)
