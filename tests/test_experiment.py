@@ -132,9 +132,9 @@ def test_the_scores_are_those_of_the_network_that_is_handed_on(finished):
     """Intersection over union of pixel sets, from the last checkpoint's predictions."""
     workdir, results = finished
     experiment, validation = experiment_in(workdir, config_of()), given()["validation"]
-    model = experiment.model("stage1").clone(axis_name=None)
+    model = experiment.networks.model("stage1").clone(axis_name=None)
     predicted = np.asarray(
-        jax.jit(lambda v, x: evaluate.predict(model, v, x))(experiment.variables("stage1"), validation.images)
+        jax.jit(lambda v, x: evaluate.predict(model, v, x))(experiment.networks.variables("stage1"), validation.images)
     )
     counted = validation.labels < CLASSES
     expected = {}
@@ -276,12 +276,12 @@ def test_the_next_stage_gets_the_network_that_handover_names(handover, step, fin
     config = config_of()
     config.handover = handover
     experiment = experiment_in(tmp_path, config)
-    variables = experiment_in(finished[0], config_of()).variables("source")
+    variables = experiment_in(finished[0], config_of()).networks.variables("source")
     with contextlib.closing(Checkpoints(tmp_path / "source" / "checkpoints")) as checkpoints:
         for number, miou in ((1, 20.0), (2, 30.0), (3, 10.0), (4, 25.0)):
             network = jax.tree.map(lambda leaf, number=number: leaf + number, variables)
             checkpoints.save(TrainState(jax.numpy.int32(number), jax.random.key(0), **network, opt_state=()), miou)
-    handed = experiment.initial_variables("warmup", experiment.model("warmup"))
+    handed = experiment.networks.initial("warmup", experiment.networks.model("warmup"))
     jax.tree.map(lambda got, was: np.testing.assert_array_equal(got, was + step), handed, variables)
 
 
@@ -321,10 +321,10 @@ def test_validation_labels_of_which_none_counts_are_refused(finished):
     source = block_source(3, 2)
     source.labels[:] = 255
     experiment = experiment_in(finished[0], config_of())
-    model = experiment.model("source")
+    model = experiment.networks.model("source")
     step = evaluate.confusion_step(model, experiment.mesh)
     with pytest.raises(ValueError, match="no pixel of the 3 validation images has a label that counts"):
-        evaluate.evaluate(step, experiment.variables("source"), source, 2, CLASSES, experiment.mesh)
+        evaluate.evaluate(step, experiment.networks.variables("source"), source, 2, CLASSES, experiment.mesh)
 
 
 def test_of_two_equal_scores_the_later_is_called_best_as_its_network_is_the_one_kept(tmp_path):
@@ -343,8 +343,8 @@ def test_a_stage_that_starts_from_a_network_with_the_extra_normalisation_has_it_
     config.again = tiny_stage(base.denoise("stage2", STEPS))
     settings.check(config)
     experiment = experiment_in(finished[0], config)
-    start = experiment.initial_variables("again", experiment.model("again"))
-    jax.tree.map(np.testing.assert_array_equal, start, experiment.variables("stage2"))
+    start = experiment.networks.initial("again", experiment.networks.model("again"))
+    jax.tree.map(np.testing.assert_array_equal, start, experiment.networks.variables("stage2"))
     assert "extra_norm" in start["params"]
     config.again = tiny_stage(base.distill("stage1", "stage2", STEPS))  # tiny_stage takes the normalisation away
     with pytest.raises(ValueError, match="config.again.extra_norm = False: expected True, as stage 'stage2'"):
@@ -358,7 +358,7 @@ def test_prototypes_start_as_means_of_the_features_that_they_are_compared_with(f
     config.other = tiny_stage(base.denoise("stage1", STEPS))
     experiment = experiment_in(copy_of(finished[0], tmp_path / "copy"), config)
     for name in ("second", "other"):
-        experiment.folder(name).mkdir()
+        experiment.workdir.folder(name).mkdir()
     first, second, other = (experiment.initial_prototypes(name) for name in ("stage1", "second", "other"))
     jax.tree.map(np.testing.assert_array_equal, second, other)
     assert not np.allclose(first.vectors, second.vectors)
@@ -369,8 +369,8 @@ def test_a_network_that_starts_from_another_keeps_what_they_share_and_initialise
     config = config_of()
     config.stage2.init = "stage1"
     experiment = experiment_in(workdir, config)
-    start = experiment.initial_variables("stage2", experiment.model("stage2"))
-    given_network = experiment.variables("stage1")
+    start = experiment.networks.initial("stage2", experiment.networks.model("stage2"))
+    given_network = experiment.networks.variables("stage1")
     for kind in ("params", "batch_stats"):
         assert set(start[kind]) == set(given_network[kind]) | {"extra_norm"}
         shared = {name: start[kind][name] for name in given_network[kind]}

@@ -42,8 +42,8 @@ def run_in(workdir, config, data: dict | None = None) -> experiment.Experiment:
 
 def network_file(path, config, *, seed: int = 0, mean: float = 0.3, extra_norm: bool = False):
     """A file of a network in the released code's names, which wants centred input; and its variables."""
-    run = run_in("unused", config)
-    variables = jax.device_get(run.initialise(run.network(extra_norm=extra_norm), jax.random.key(seed)))
+    networks = run_in("unused", config).networks
+    variables = jax.device_get(networks.initialise(networks.network(extra_norm=extra_norm), jax.random.key(seed)))
     variables["batch_stats"]["input"]["mean"] = np.full(3, mean, np.float32)
     save(Weights(to_torch(variables)), path)
     return str(path), variables
@@ -51,7 +51,7 @@ def network_file(path, config, *, seed: int = 0, mean: float = 0.3, extra_norm: 
 
 def scores_of(variables: dict, source) -> float:
     """mIoU from predictions, in percent."""
-    model = run_in("unused", config_of()).model("stage1").clone(axis_name=None)
+    model = run_in("unused", config_of()).networks.model("stage1").clone(axis_name=None)
     predicted = np.asarray(evaluate.predict(model, variables, source.images))
     counted, ious = source.labels < CLASSES, []
     for c in range(CLASSES):
@@ -74,10 +74,11 @@ def test_the_next_stage_starts_from_a_network_in_a_file_as_if_it_had_been_traine
     assert (taken["name"], taken["steps"]) == (place, 0) and (trained["name"], trained["steps"]) == (following, 2)
     assert taken["last"]["miou"] == pytest.approx(scores_of(variables, given()["validation"]), abs=0.01)
     run = run_in(tmp_path / "run", config)
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(run.variables(place)), variables)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(run.networks.variables(place)), variables)
     # what it learns from was made by that network, and the student keeps its input convention
     assert list((tmp_path / "run" / place).glob("*labels*/origin.json"))
-    np.testing.assert_array_equal(run.variables(following)["batch_stats"]["input"]["mean"], np.full(3, 0.3, np.float32))
+    student = run.networks.variables(following)
+    np.testing.assert_array_equal(student["batch_stats"]["input"]["mean"], np.full(3, 0.3, np.float32))
 
 
 def test_the_extra_normalisation_of_a_network_in_a_file_is_kept(tmp_path):
@@ -87,8 +88,8 @@ def test_the_extra_normalisation_of_a_network_in_a_file_is_kept(tmp_path):
     settings.check(config)
     results = run_in(tmp_path / "run", config).run()
     run = run_in(tmp_path / "run", config)
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(run.variables("warmup")), variables)
-    assert "extra_norm" in run.variables("stage1")["params"]
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(run.networks.variables("warmup")), variables)
+    assert "extra_norm" in run.networks.variables("stage1")["params"]
     config.init_from = config.warmup.weights
     assert run_in(tmp_path / "other", config).evaluate()["miou"] == results["stages"][0]["last"]["miou"]
     config.stages = ("warmup", "stage2")
@@ -120,7 +121,7 @@ def test_taking_a_network_can_be_interrupted_and_the_file_be_corrected(tmp_path)
         run.run()
     _, variables = network_file(tmp_path / "network.npz", config, seed=1)
     run_in(tmp_path / "run", config).run()
-    found = run_in(tmp_path / "run", config).variables("warmup")
+    found = run_in(tmp_path / "run", config).networks.variables("warmup")
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), variables)
 
 
@@ -235,7 +236,8 @@ def test_an_interrupted_stage_without_scores_goes_on(tmp_path, monkeypatch):
             run_in(tmp_path / "run", config).run()
     again = run_in(tmp_path / "run", config)
     again.run()
-    jax.tree.map(np.testing.assert_array_equal, *(jax.device_get(r.variables("warmup")) for r in (whole, again)))
+    ends = (jax.device_get(run.networks.variables("warmup")) for run in (whole, again))
+    jax.tree.map(np.testing.assert_array_equal, *ends)
 
 
 def test_the_best_network_cannot_be_handed_on_where_nothing_is_scored():

@@ -1,0 +1,95 @@
+"""The networks of an experiment: where each stage's starts, what it hands on, and what files hold."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jax.sharding import Mesh
+
+from proda_jax import devices, settings
+from proda_jax.checkpoints import Checkpoints
+from proda_jax.data.label_spaces import LabelSpace
+from proda_jax.models import weights
+from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.torch_names import from_torch
+from proda_jax.stages import build
+from proda_jax.workdir import Workdir
+
+
+class Networks:
+    """Networks by stage; their variables {'params', 'batch_stats'} come replicated over the devices."""
+
+    def __init__(self, config: ml_collections.ConfigDict, workdir: Workdir, mesh: Mesh, space: LabelSpace):
+        self._config, self._workdir, self._mesh, self._space = config, workdir, mesh, space
+
+    def model(self, name: str) -> DeepLab:
+        """The network of a stage."""
+        results = self._workdir.results(self._config.stages)
+        taken = {result["name"]: result["extra_norm"] for result in results if "extra_norm" in result}
+        return self.network(extra_norm=settings.has_extra_norm(self._config, name, taken))
+
+    def network(self, *, extra_norm: bool) -> DeepLab:
+        """The configuration's network, with or without the extra normalisation."""
+        return build.network(self._config.model, len(self._space), extra_norm=extra_norm, axis_name=devices.AXIS)
+
+    def variables(self, name: str) -> Any:
+        """The network that a complete stage hands on, replicated."""
+        checkpoints = Checkpoints(self._workdir.folder(name) / "checkpoints")
+        variables = checkpoints.network(self.abstract_variables(self.model(name)), self._config.handover)
+        checkpoints.close()
+        return variables
+
+    def initialise(self, model: DeepLab, key: jax.Array) -> Any:
+        """Freshly initialised variables of a network."""
+        example = jnp.zeros((1, *self._config.views.crop_size, 3))
+        return model.clone(axis_name=None).init(key, example, train=False)
+
+    def abstract_variables(self, model: DeepLab) -> Any:
+        """Shapes and placement (replicated) of a network's variables."""
+        shapes = jax.eval_shape(lambda: self.initialise(model, jax.random.key(0)))
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=devices.replicated(self._mesh)), shapes
+        )
+
+    def initial(self, name: str, model: DeepLab) -> Any:
+        """Where the network of stage `name` starts: random, weights from a file, or an earlier stage's network."""
+        init, wanted = self._config[name].init, self.abstract_variables(model)
+        given: dict = {"params": {}, "batch_stats": {}}
+        if init in ("imagenet", "self_supervised"):
+            given = from_torch(weights.load(self._config.model[f"{init}_weights"]).arrays, backbone(wanted))
+        elif init != "random":
+            given = self.variables(init)
+        if all(set(wanted[kind]) == set(given[kind]) for kind in wanted):
+            return given
+        # what the given network lacks (another head, the extra normalisation) starts freshly initialised
+        if extra := set(given["params"]) - set(wanted["params"]):
+            raise ValueError(f"stage {name!r} starts from a network with {', '.join(extra)}, which its own lacks: set "
+                             f"config.{name}.extra_norm to True")  # fmt: skip
+        fresh = jax.jit(lambda key: self.initialise(model, key))(build.stage_key(self._config.seed, name))
+        return devices.replicate({kind: fresh[kind] | dict(given[kind]) for kind in wanted}, self._mesh)
+
+    def in_file(self, path: str) -> tuple[DeepLab, Any]:
+        """The network in a file of any format, and its variables, replicated.
+
+        Raises:
+          ValueError: the file holds no whole network, or another one than the configuration's.
+        """
+        found = weights.load(path)
+        model = self.network(extra_norm=found.extra_norm)
+        held = {"head": found.head, "depths": found.depths, "width": found.width}
+        for setting, value in held.items():
+            if value != getattr(model, setting):
+                raise ValueError(
+                    f"{path} holds a network of {setting} {value}, config.model.{setting} is {getattr(model, setting)}"
+                )
+        if found.classes != model.classes:
+            raise ValueError(
+                f"{path} scores {found.classes} classes, label space {self._space.name} has {model.classes}"
+            )
+        return model, devices.replicate(from_torch(found.arrays, self.abstract_variables(model)), self._mesh)
+
+
+def backbone(variables: Any) -> dict:
+    """The part of a network's variables that weights of a classification network fill."""
+    return {kind: {k: v for k, v in tree.items() if k in ("backbone", "input")} for kind, tree in variables.items()}
