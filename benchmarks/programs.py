@@ -1,0 +1,154 @@
+"""The compiled programs of an experiment, apart from any data: each stage's step, evaluation and prediction."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from proda_jax import devices, evaluate, prototypes, settings
+from proda_jax.data.label_spaces import label_space
+from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.resnet import OUTPUT_STRIDE, output_size
+from proda_jax.stages import build, denoise, step
+
+WHOLE_IMAGES = ("evaluation", "prediction")  # programs beside the stages' steps
+
+
+@dataclass(frozen=True)
+class Program:
+    """A mapped function, and how its arguments are made.
+
+    Attributes:
+      function: compiled on its first call.
+      makers: a function without arguments for each argument.
+      kinds: 'r' replicated or 'b' split over the devices, for each argument.
+      mesh: the devices.
+      images: that one call takes in, over all devices: source and target, or whole images.
+      changes: how many of the first arguments the first results take the place of.
+    """
+
+    function: Callable
+    makers: tuple[Callable[[], Any], ...]
+    kinds: str
+    mesh: Mesh
+    images: int
+    changes: int = 0
+
+    def abstract(self) -> tuple[Any, ...]:
+        """Shapes, types and placement of the arguments."""
+        def placed(make: Callable, kind: str) -> Any:
+            sharding = self.placement(kind)
+            shapes = jax.eval_shape(make)
+            return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+
+        return tuple(map(placed, self.makers, self.kinds))
+
+    def concrete(self) -> tuple[Any, ...]:
+        """The arguments: random images and labels, the network as it starts."""
+        return tuple(
+            jax.jit(make, out_shardings=self.placement(kind))()
+            for make, kind in zip(self.makers, self.kinds, strict=True)
+        )
+
+    def placement(self, kind: str) -> NamedSharding:
+        return NamedSharding(self.mesh, {"r": P(), "b": P(devices.AXIS)}[kind])
+
+
+class Programs:
+    """The programs of a configuration on a mesh, which may be of devices that are not there."""
+
+    def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh):
+        self.config, self.mesh = config, mesh
+        self.space = label_space(config.data.label_space, config.data.classes, config.data.colors)
+
+    def named(self, name: str) -> Program:
+        """The step of a stage of the configuration, or one of `WHOLE_IMAGES`."""
+        return getattr(self, name)() if name in WHOLE_IMAGES else self.step(name)
+
+    def model(self, *, extra_norm: bool = False) -> DeepLab:
+        return build.network(self.config.model, len(self.space), extra_norm=extra_norm, axis_name=devices.AXIS)
+
+    def variables(self, model: DeepLab) -> Any:
+        """Freshly initialised variables."""
+        example = jnp.zeros((1, *self.config.views.crop_size, 3))
+        return model.clone(axis_name=None).init(jax.random.key(0), example, train=False)
+
+    def setup(self, name: str) -> step.Setup:
+        """What the steps of a stage need."""
+        stage, teacher = self.config[name], None
+        model = self.model(extra_norm=settings.has_extra_norm(self.config, name))
+        if "teacher" in stage:
+            teacher = self.model(extra_norm=settings.has_extra_norm(self.config, stage.teacher))
+        return build.setup(self.config, name, model=model, teacher=teacher, steps_per_epoch=1000)
+
+    def step(self, name: str) -> Program:
+        """A stage's train step; its state is donated, as in training."""
+        setup, stage = self.setup(name), self.config[name]
+
+        def state() -> Any:
+            start = None
+            if stage.kind == "denoise" and denoise.needs_momentum_encoder(stage):
+                model = setup.model
+                channels = model.feature_channels if model.head == "released" else 32 * model.width
+                start = prototypes.empty(len(self.space), channels)
+            return build.create_state(setup, jax.random.key(0), self.variables(setup.model), start)
+
+        def teacher() -> Any:
+            return self.variables(setup.teacher) if setup.teacher else None
+
+        train_step = functools.partial(build.train_step(stage.kind), setup=setup)
+        function = devices.map_step(train_step, self.mesh, "rbr", "rr", donate=(0,))
+        makers = (state, functools.partial(self.batch, stage), teacher)
+        return Program(function, makers, "rbr", self.mesh, 2 * self.config.batch_size, changes=1)
+
+    def batch(self, stage: ml_collections.ConfigDict) -> dict:
+        """A global batch of a stage."""
+        count, data = self.config.batch_size, self.config.data
+        source = self.labelled((count, *data.source.image_size))
+        target = self.labelled((count, *data.target.image_size))
+        label = target.pop("label")
+        if stage.kind == "denoise":
+            per_cell = OUTPUT_STRIDE // stage.soft_label_stride
+            grid = ((n - 1) * per_cell + 1 for n in output_size(tuple(data.target.image_size)))
+            logits = jax.random.normal(jax.random.key(1), (count, *grid, len(self.space)))
+            target["soft_label"] = jax.nn.softmax(logits).astype(jnp.float16)
+        elif stage.kind == "distill":
+            target["hard_label"] = label
+        elif stage.kind == "supervised" and stage.target_labels:
+            target["label"] = label
+        return {"source": source, "target": target, "slot": jnp.arange(count, dtype=jnp.int32)}
+
+    def labelled(self, shape: tuple[int, ...]) -> dict:
+        """Images and labels at random, uint8 [*shape, 3] and [*shape]."""
+        image = jax.random.bits(jax.random.key(2), (*shape, 3), jnp.uint8)
+        return {"image": image, "label": jax.random.bits(jax.random.key(3), shape, jnp.uint8) % len(self.space)}
+
+    def whole_images(self) -> dict:
+        """What one evaluation step takes in."""
+        count = self.config.evaluate_batch_size * self.mesh.devices.size
+        batch = self.labelled((count, *self.config.data.validation.image_size))
+        return batch | {"record": jnp.arange(count, dtype=jnp.int32)}
+
+    def evaluation(self) -> Program:
+        """Confusion matrix of whole images."""
+        model = self.model()
+        makers = (
+            functools.partial(self.variables, model),
+            lambda: jnp.zeros((len(self.space),) * 2, jnp.int32),
+            self.whole_images,
+        )
+        count = self.config.evaluate_batch_size * self.mesh.devices.size
+        return Program(evaluate.confusion_step(model, self.mesh), makers, "rrb", self.mesh, count)
+
+    def prediction(self) -> Program:
+        """Classes of whole images."""
+        model = self.model()
+        function = devices.map_step(functools.partial(evaluate.predict, model), self.mesh, "rb", "b")
+        makers = (functools.partial(self.variables, model), lambda: self.whole_images()["image"])
+        return Program(function, makers, "rb", self.mesh, self.config.evaluate_batch_size * self.mesh.devices.size)
