@@ -12,6 +12,12 @@ from benchmarks.programs import WHOLE_IMAGES, Programs
 from proda_jax.models.layers import Conv
 from proda_jax.stages import denoise
 
+# dense bfloat16 TFLOP/s of one device, from the makers' data sheets
+PEAKS = {
+    "NVIDIA H200": 989, "NVIDIA H100 80GB HBM3": 989, "NVIDIA A100-SXM4-40GB": 312, "NVIDIA A100-SXM4-80GB": 312,
+    "TPU v4": 275, "TPU v5 lite": 197, "TPU v5": 459, "TPU v6 lite": 918,
+}  # fmt: skip
+
 
 def taps_inside(size: int, kernel: int, stride: int, dilation: int) -> int:
     """Pairs of an output position and a kernel tap that lies inside the image, along one axis."""

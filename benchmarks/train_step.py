@@ -17,7 +17,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from benchmarks import hlo
-from benchmarks.flops import Minimum
+from benchmarks.flops import PEAKS, Minimum
 from benchmarks.programs import WHOLE_IMAGES, Program, Programs
 from proda_jax import devices, settings
 
@@ -29,12 +29,6 @@ _DEVICES = flags.DEFINE_integer("devices", None, "How many devices to use; defau
 _COMPILE_ONLY = flags.DEFINE_bool("compile_only", False, "Analyse the compiled programs without running them.")
 _JSON = flags.DEFINE_string("json", None, "File for the figures.")
 _PEAK = flags.DEFINE_float("peak", None, "TFLOP/s of one device in bfloat16, where it is not in the script's table.")
-
-# dense bfloat16 TFLOP/s of one device, from the makers' data sheets
-PEAKS = {
-    "NVIDIA H200": 989, "NVIDIA H100 80GB HBM3": 989, "NVIDIA A100-SXM4-40GB": 312, "NVIDIA A100-SXM4-80GB": 312,
-    "TPU v4": 275, "TPU v5 lite": 197, "TPU v5": 459, "TPU v6 lite": 918,
-}  # fmt: skip
 
 
 def chosen(config) -> list[str]:

@@ -1,7 +1,4 @@
-"""Networks in PyTorch whose state dicts have the names of the released code and of plain DeepLabv2, and their files.
-
-They are written here from the description of those networks, so that ours are compared with something of another make.
-"""
+"""Networks in PyTorch under the names of the released code and of plain DeepLabv2, and their files."""
 
 import pickle
 import types
@@ -15,6 +12,7 @@ import torch
 from golden_network import to_nchw
 from torch import nn
 
+from benchmarks.torch_network import Network
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.models.torch_names import from_torch
 from proda_jax.models.weights import Weights
@@ -24,107 +22,6 @@ BGR_MEAN = (104.00698793, 116.66876762, 122.67891434)
 SMALL = {"depths": (1, 1, 1, 1), "width": 8}
 CLASSES = 5
 IMAGE = np.random.default_rng(0).random((2, 33, 47, 3)).astype(np.float32)
-
-
-class Block(nn.Module):
-    """A bottleneck, with the stride in its first convolution."""
-
-    def __init__(self, inputs: int, inner: int, stride: int, dilation: int, project: bool):
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, inner, 1, stride, bias=False)
-        self.bn1 = nn.BatchNorm2d(inner)
-        self.conv2 = nn.Conv2d(inner, inner, 3, padding=dilation, dilation=dilation, bias=False)
-        self.bn2 = nn.BatchNorm2d(inner)
-        self.conv3 = nn.Conv2d(inner, 4 * inner, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(4 * inner)
-        if project:
-            shortcut = nn.Conv2d(inputs, 4 * inner, 1, stride, bias=False)
-            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(4 * inner))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        shortcut = self.downsample(x) if hasattr(self, "downsample") else x
-        x = self.bn1(self.conv1(x)).relu()
-        x = self.bn2(self.conv2(x)).relu()
-        return (self.bn3(self.conv3(x)) + shortcut).relu()
-
-
-class PlainHead(nn.Module):
-    def __init__(self, inputs: int, classes: int):
-        super().__init__()
-        self.conv2d_list = nn.ModuleList(nn.Conv2d(inputs, classes, 3, padding=d, dilation=d) for d in (6, 12, 18, 24))
-
-    def forward(self, x: torch.Tensor, branches: int = 4) -> torch.Tensor:
-        return sum(branch(x) for branch in self.conv2d_list[:branches])
-
-
-class Gate(nn.Module):
-    def __init__(self, channels: int):
-        super().__init__()
-        first, second = nn.Linear(channels, channels // 16), nn.Linear(channels // 16, channels)
-        self.se = nn.Sequential(first, nn.ReLU(), second, nn.Sigmoid())
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * self.se(x.mean((2, 3)))[:, :, None, None]
-
-
-class ReleasedHead(nn.Module):
-    def __init__(self, inputs: int, classes: int, channels: int):
-        super().__init__()
-
-        def branch(dilation: int) -> nn.Sequential:
-            kernel = {"kernel_size": 3, "padding": dilation, "dilation": dilation} if dilation else {"kernel_size": 1}
-            return nn.Sequential(nn.Conv2d(inputs, channels, **kernel), nn.GroupNorm(32, channels), nn.ReLU())
-
-        self.conv2d_list = nn.ModuleList(branch(dilation) for dilation in (0, 6, 12, 18, 24))
-        joined = nn.Conv2d(5 * channels, channels, 3, padding=1)
-        self.bottleneck = nn.Sequential(Gate(5 * channels), joined, nn.GroupNorm(32, channels))
-        self.head = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(channels, classes, 1, bias=False))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.bottleneck(torch.cat([branch(x) for branch in self.conv2d_list], 1)))
-
-
-class Network(nn.Module):
-    """Backbone and a head named layer5; `auxiliary`: a plain main head named layer6, and layer5 on the third group."""
-
-    def __init__(
-        self,
-        depths=(1, 1, 1, 1),
-        width=8,
-        classes=5,
-        *,
-        head: str | None = "released",
-        head_channels=32,
-        extra_norm=False,
-        auxiliary=False,
-    ):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        inputs, self.groups = width, len(depths)
-        for group, (depth, stride, dilation) in enumerate(zip(depths, (1, 2, 1, 1), (1, 1, 2, 4), strict=True)):
-            inner = width * 2**group
-            blocks = [Block(inputs, inner, stride, dilation, True)]
-            blocks += [Block(4 * inner, inner, 1, dilation, False) for _ in range(depth - 1)]
-            setattr(self, f"layer{group + 1}", nn.Sequential(*blocks))
-            inputs = 4 * inner
-        if extra_norm:
-            self.bn_pretrain = nn.BatchNorm2d(inputs)
-        if head == "released":
-            self.layer5 = ReleasedHead(inputs, classes, head_channels)
-        elif head == "deeplab":
-            self.layer5 = PlainHead(inputs // 2 if auxiliary else inputs, classes)
-            if auxiliary:
-                self.layer6 = PlainHead(inputs, classes)
-
-    def forward(self, x: torch.Tensor, **head) -> torch.Tensor:
-        x = self.bn1(self.conv1(x)).relu()
-        x = nn.functional.max_pool2d(x, 3, 2, 1, ceil_mode=True)
-        for group in range(self.groups):
-            x = getattr(self, f"layer{group + 1}")(x)
-        if hasattr(self, "bn_pretrain"):
-            x = self.bn_pretrain(x)
-        return getattr(self, "layer6" if hasattr(self, "layer6") else "layer5")(x, **head)
 
 
 def network(seed: int = 0, **arguments) -> Network:

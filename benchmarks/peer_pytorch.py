@@ -1,0 +1,297 @@
+"""Stage 1's step beside the same step in PyTorch, on the same inputs, in one run.
+
+    pip install -r requirements-dev.txt                                              (brings PyTorch for the CPU)
+    python -m benchmarks.peer_pytorch --config=configs/demo.py                        on a CPU: eager, float32
+    python -m benchmarks.peer_pytorch --config=configs/gta5.py --config.model.dtype=bfloat16 --tuned     on a GPU
+
+The step is that of the recipe (configs/base.py) with network and sizes of the configuration: three passes of the
+trained network forward and backward, one of the momentum encoder on whole images, Equations 3 to 11, SGD, momentum
+encoder and prototypes. Views are drawn beforehand; what drawing them adds to our step is printed, too. Dropout is off.
+Before anything is timed, both have to agree on each loss to a thousandth. With --tuned PyTorch gets what it has to
+offer: channels last, bfloat16 under autocast, torch.compile.
+"""
+
+import dataclasses
+import functools
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import torch.nn.functional as F
+from absl import app, flags
+from ml_collections import config_flags
+
+from benchmarks.flops import PEAKS, Minimum
+from benchmarks.programs import Programs
+from benchmarks.torch_network import Network
+from configs import base
+from proda_jax import devices, prototypes, views
+from proda_jax.data.label_spaces import IGNORE
+from proda_jax.models.resnet import output_size
+from proda_jax.models.torch_names import to_torch
+from proda_jax.resizing import align_corners_weights
+from proda_jax.stages import build, denoise
+from proda_jax.stages import step as steps
+
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/demo.py", "Configuration: its network and sizes.")
+_ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed rounds of each, in turn; medians count.")
+_CALLS = flags.DEFINE_integer("calls", 3, "Calls in a round.")
+_TUNED = flags.DEFINE_bool("tuned", False, "Also PyTorch with channels last, bfloat16 and torch.compile.")
+_JSON = flags.DEFINE_string("json", None, "File for the figures.")
+TOLERANCE = 1e-3
+
+
+def recipe(config) -> Any:
+    """The configuration with stage 1 as the recipe has it."""
+    config = config.copy_and_resolve_references()
+    stage = base.denoise("random", 62_000)
+    stage.prototype_min_pixels = config.stage1.prototype_min_pixels
+    config.stage1 = stage
+    return config
+
+
+def drawn_inputs(programs: Programs, setup: steps.Setup, state: Any) -> denoise.Inputs:
+    """Views of a random batch, without dropout."""
+    batch = programs.step("stage1").concrete()[1]
+    inputs = jax.jit(lambda s, b: denoise.draw_inputs(s, b, setup))(state, batch)
+    return inputs.replace(source_keys=None, weak_keys=None, strong_keys=None, teacher_keys=None)
+
+
+class Peer:
+    """Stage 1 in PyTorch, on inputs that are drawn."""
+
+    def __init__(self, config: Any, setup: steps.Setup, state: Any, inputs: denoise.Inputs, *, tuned: bool):
+        self.stage, self.setup, self.tuned = setup.stage, setup, tuned
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = config.model
+        make = functools.partial(
+            Network, tuple(model.depths), model.width, setup.model.classes, head_channels=model.head_channels,
+            feature_channels=model.feature_channels, dilations=tuple(model.dilations),
+        )  # fmt: skip
+        arrays = to_torch({"params": state.params, "batch_stats": state.batch_stats})
+        self.convention = [torch.tensor(np.array(arrays.pop(f"input.{x}")), device=self.device)[:, None, None]
+                           for x in ("mean", "std")]  # fmt: skip
+        weights = {name: torch.tensor(np.array(array)) for name, array in arrays.items()}
+        self.network, self.teacher = make(), make()
+        for network in (self.network, self.teacher):
+            network.load_state_dict(weights, strict=False)
+            network.to(self.device).train()
+            network.layer5.head[0].p = 0.0
+            if tuned:
+                network.to(memory_format=torch.channels_last)
+        self.teacher.requires_grad_(False)
+        head = list(self.network.layer5.parameters())
+        trunk = [p for name, p in self.network.named_parameters() if not name.startswith("layer5.")]
+        groups = [{"params": trunk, "lr": self.stage.backbone_rate}, {"params": head, "lr": self.stage.head_rate}]
+        self.optimizer = torch.optim.SGD(groups, momentum=self.stage.momentum, weight_decay=self.stage.weight_decay)
+        self.vectors = torch.tensor(np.array(state.prototypes.vectors), device=self.device)
+        self.inputs = self.move(inputs)
+        self.both = (self.passed(self.network), self.passed(self.teacher))
+
+    def passed(self, network: Network) -> Callable:
+        """Images -> features and scores, as fast as PyTorch can."""
+
+        def run(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            with torch.autocast(self.device, torch.bfloat16, enabled=self.tuned):
+                features = network.layer5.features(network.backbone((images - self.convention[0]) / self.convention[1]))
+                return features.float(), network.layer5.head(features).float()
+
+        return torch.compile(run) if self.tuned else run
+
+    def move(self, inputs: denoise.Inputs) -> dict[str, torch.Tensor]:
+        """The drawn inputs as PyTorch wants them; images and maps [batch, channels, h, w]."""
+        size, grid = self.setup.crop_size, self.setup.target_size
+        rows, columns = views._strong_positions(inputs.strong_view, size, grid)
+        _, valid = views.strong_map(jnp.zeros((len(rows), *grid, 1)), inputs.strong_view, size)
+        arrays = {
+            "source": inputs.source_image, "labels": inputs.source_label, "whole": inputs.target_full,
+            "weak": inputs.target_weak, "strong": inputs.target_strong, "soft": inputs.soft_label,
+            "inside": inputs.inside, "valid": valid,
+            "positions": jnp.stack([2 * columns / grid[1] - 1, 2 * rows / grid[0] - 1], -1),
+        }  # fmt: skip
+        moved = {name: torch.tensor(np.array(array), device=self.device) for name, array in arrays.items()}
+        for name in ("source", "whole", "weak", "strong", "soft"):
+            moved[name] = moved[name].permute(0, 3, 1, 2).contiguous()
+            if self.tuned:
+                moved[name] = moved[name].contiguous(memory_format=torch.channels_last)
+        moved["labels"] = moved["labels"].long()
+        view = jax.device_get(inputs.weak_view)
+        stride = self.setup.views.target_stride
+        self.crops = np.concatenate([view.scaled_size // stride, view.offset // stride, view.flip[:, None]], 1).tolist()
+        whole = self.setup.on_target_grid(inputs.target_full.shape[1:3])
+        small = output_size(inputs.target_full.shape[1:3])
+        self.brought_down = [torch.tensor(align_corners_weights(a, b), device=self.device)
+                             for a, b in zip(small, whole, strict=True)]  # fmt: skip
+        return moved
+
+    def cropped(self, values: torch.Tensor) -> torch.Tensor:
+        """Maps of whole images in the weak view, by the released code's convention."""
+        height, width = self.setup.target_size
+        crops = []
+        for value, (h, w, top, left, flip) in zip(values, self.crops, strict=True):
+            resized = F.interpolate(value[None], (h, w), mode="bilinear", align_corners=True)[0]
+            crop = resized[:, top : top + height, left : left + width]
+            crops.append(crop.flip(-1) if flip else crop)
+        return torch.stack(crops)
+
+    def distances(self, features: torch.Tensor) -> torch.Tensor:
+        """[batch, classes, h, w] to the prototypes."""
+        products = torch.einsum("bchw,kc->bkhw", features, self.vectors)
+        squares = features.square().sum(1, keepdim=True) - 2 * products + self.vectors.square().sum(1)[:, None, None]
+        return squares.clamp(min=1e-12).sqrt()
+
+    def resized(self, values: torch.Tensor) -> torch.Tensor:
+        return F.interpolate(values, self.setup.target_size, mode="bilinear", align_corners=True)
+
+    @torch.no_grad()
+    def guide(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Distances in the weak view, and class means with their numbers of pixels."""
+        features, scores = self.both[1](self.inputs["whole"])
+        rows, columns = self.brought_down
+        size = (len(rows), len(columns))
+        assigned = F.interpolate(scores, size, mode="bilinear", align_corners=True).argmax(1)
+        members = F.one_hot(assigned, scores.shape[1]).permute(0, 3, 1, 2).float()
+        pixels = members.sum((2, 3))
+        sums = torch.einsum("bkhw,bchw->bkc", rows.T @ members @ columns, features)
+        pixels = torch.where(pixels >= self.stage.prototype_min_pixels, pixels, 0.0)
+        return self.distances(self.cropped(features)), sums / pixels.clamp(min=1)[..., None], pixels
+
+    def step(self) -> dict[str, torch.Tensor]:
+        """One step; its losses."""
+        c, given = self.stage, self.inputs
+        self.optimizer.zero_grad(set_to_none=True)
+        _, scores = self.both[0](given["source"])
+        scores = F.interpolate(scores, self.setup.crop_size, mode="bilinear", align_corners=True)
+        source = F.cross_entropy(scores, given["labels"], ignore_index=IGNORE)
+        source.backward()
+        distances, means, pixels = self.guide()
+        labels = (given["soft"] * (-distances / c.temperature).softmax(1)).argmax(1)
+        labels = torch.where(given["inside"], labels, IGNORE)
+
+        _, scores = self.both[0](given["weak"])
+        scores = self.resized(scores)
+        log_p = scores.log_softmax(1)
+        counted = labels != IGNORE
+        forward = F.nll_loss(log_p, labels, ignore_index=IGNORE)
+        one_hot = F.one_hot(torch.where(counted, labels, 0), scores.shape[1]).permute(0, 3, 1, 2)
+        reverse = -(log_p.exp().clamp(1e-7, 1.0) * one_hot.clamp(1e-4, 1.0).log()).sum(1)
+        reverse = torch.where(counted, reverse, 0.0).sum() / counted.sum()
+        fit, balance = c.ce_weight * forward + c.rce_weight * reverse, -log_p.mean()
+        (fit + c.regulariser_weight * balance).backward()
+
+        features, _ = self.both[0](given["strong"])
+        student = (-self.distances(self.resized(features)) / c.temperature).log_softmax(1)
+        warped = F.grid_sample(distances, given["positions"], padding_mode="border", align_corners=False)
+        teacher = (-warped / c.temperature).log_softmax(1)
+        terms = (teacher.exp() * (teacher - student)).mean(1)
+        consistency = torch.where(given["valid"], terms, 0.0).sum() / given["valid"].sum()
+        (c.consistency_weight * consistency).backward()
+
+        self.optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self.teacher.parameters()), list(self.network.parameters()), 1.0 - c.ema_momentum
+            )
+            for mean, count in zip(means, pixels, strict=True):
+                moved = c.prototype_momentum * self.vectors + (1 - c.prototype_momentum) * mean
+                self.vectors = torch.where(count[:, None] > 0, moved, self.vectors)
+        return {"source_ce": source, "target_fit": fit, "regulariser": balance, "consistency": consistency}
+
+    def wait(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+
+class Ours:
+    """Stage 1 here, on inputs that are drawn or on a batch whose views it draws."""
+
+    def __init__(self, setup: steps.Setup, state: Any, given: Any, *, draws: bool):
+        function = denoise.train_step if draws else denoise.update
+
+        def step(state: Any, given: Any):
+            return function(state, given, None, setup=setup) if draws else function(state, given, setup=setup)
+
+        self.function = jax.jit(step, donate_argnums=0)
+        self.state, self.given = jax.tree.map(jnp.copy, state), given
+
+    def step(self) -> dict[str, jax.Array]:
+        self.state, self.metrics = self.function(self.state, self.given)
+        return self.metrics
+
+    def wait(self) -> None:
+        jax.block_until_ready(self.metrics)
+
+
+def time_in_turn(contenders: dict[str, Any]) -> dict[str, list[float]]:
+    """Seconds of a step of each, round after round."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for round_number in range(_ROUNDS.value + 1):  # the first is to warm up
+        for name, contender in contenders.items():
+            started = time.monotonic()
+            for _ in range(_CALLS.value):
+                contender.step()
+            contender.wait()
+            if round_number:
+                seconds[name].append((time.monotonic() - started) / _CALLS.value)
+    return seconds
+
+
+def check_agreement(ours: dict, theirs: dict, tolerance: float) -> None:
+    """Refuses to time two different things."""
+    for name, value in theirs.items():
+        expected, actual = float(value), float(ours[name])
+        print(f"  {name:<12} ours {actual:.6f}, PyTorch {expected:.6f}")
+        if not abs(actual - expected) <= tolerance * max(abs(expected), 1e-3):
+            raise SystemExit(f"the two do not agree on {name} to {tolerance:g}: nothing is timed")
+
+
+def main(_: list[str]) -> None:
+    config = recipe(_CONFIG.value)
+    programs = Programs(config, devices.make_mesh(1))
+    setup = flax_setup(programs)
+    key = jax.random.key(0)
+    vectors = jax.random.normal(key, (setup.model.classes, setup.model.feature_channels))
+    start = prototypes.Prototypes(vectors, jnp.ones(setup.model.classes))
+    state = jax.jit(lambda: build.create_state(setup, key, programs.variables(setup.model), start))()
+    batch = programs.step("stage1").concrete()[1]
+    inputs = drawn_inputs(programs, setup, state)
+
+    float32 = Ours(setup_with(setup, "float32"), state, inputs, draws=False)
+    contenders = {"PyTorch, eager float32": Peer(config, setup, state, inputs, tuned=False)}
+    check_agreement(float32.step(), contenders["PyTorch, eager float32"].step(), TOLERANCE)
+    if _TUNED.value:
+        contenders["PyTorch, tuned"] = Peer(config, setup, state, inputs, tuned=True)
+    contenders[f"ours, {config.model.dtype}"] = Ours(setup, state, inputs, draws=False)
+    contenders[f"ours, {config.model.dtype}, with drawing views"] = Ours(setup, state, batch, draws=True)
+    seconds = time_in_turn(contenders)
+
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    ours = medians[f"ours, {config.model.dtype}"]
+    least = Minimum(config, programs).of("stage1") * config.batch_size
+    peak = PEAKS.get(jax.devices()[0].device_kind)
+    for name, median in medians.items():
+        use = f", {least / median / peak / 1e12:.1%} of peak" if peak else ""
+        print(f"{name:<36}{median * 1e3:9.1f} ms{use}; ours takes {ours / median:.2f} of its time")
+    if _JSON.value:
+        with open(_JSON.value, "w") as file:
+            json.dump({"device": jax.devices()[0].device_kind, "seconds": seconds, "medians": medians}, file, indent=2)
+
+
+def flax_setup(programs: Programs) -> steps.Setup:
+    """What stage 1's step needs on one device, without a mapped axis."""
+    model = programs.model().clone(axis_name=None)
+    return build.setup(programs.config, "stage1", model=model, teacher=None, steps_per_epoch=1000)
+
+
+def setup_with(setup: steps.Setup, dtype: str) -> steps.Setup:
+    return dataclasses.replace(setup, model=setup.model.clone(dtype=jnp.dtype(dtype)))
+
+
+if __name__ == "__main__":
+    app.run(main)
