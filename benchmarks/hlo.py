@@ -27,6 +27,11 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
     return {name: {"count": counts[name], "bytes": total[name]} for name in counts}
 
 
+def in_words(found: dict[str, dict[str, int]]) -> str:
+    """`collectives` for people."""
+    return ", ".join(f"{kind['count']} {name} of {kind['bytes'] / 1e6:.1f} MB" for name, kind in found.items())
+
+
 def convolution_types(text: str) -> Counter:
     """How many convolutions of each result type a program's text holds, StableHLO's or HLO's."""
     stable = re.findall(r"stablehlo\.convolution.*-> tensor<(?:\d+x)*(\w+)>", text)

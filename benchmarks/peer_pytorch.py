@@ -56,20 +56,48 @@ def recipe(config) -> Any:
     return config
 
 
-def drawn_inputs(programs: Programs, setup: steps.Setup, state: Any) -> denoise.Inputs:
-    """Views of a random batch, without dropout."""
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What both compute.
+
+    Attributes:
+      config: of the recipe.
+      setup: what our step needs, on one device.
+      state: train state, with random prototypes.
+      batch: random images and labels.
+      inputs: the batch in views that are drawn, without dropout.
+    """
+
+    config: Any
+    setup: steps.Setup
+    state: Any
+    batch: Any
+    inputs: denoise.Inputs
+
+
+def task_of(config: Any) -> Task:
+    """A random step of stage 1 with a configuration's network and sizes."""
+    config = recipe(config)
+    programs = Programs(config, devices.make_mesh(1))
+    model = programs.model().clone(axis_name=None)
+    setup = build.setup(config, "stage1", model=model, teacher=None, steps_per_epoch=1000)
+    vectors = jax.random.normal(jax.random.key(0), (model.classes, model.feature_channels))
+    start = prototypes.Prototypes(vectors, jnp.ones(model.classes))
+    state = jax.jit(lambda: build.create_state(setup, jax.random.key(0), programs.variables(model), start))()
     batch = programs.step("stage1").concrete()[1]
     inputs = jax.jit(lambda s, b: denoise.draw_inputs(s, b, setup))(state, batch)
-    return inputs.replace(source_keys=None, weak_keys=None, strong_keys=None, teacher_keys=None)
+    inputs = inputs.replace(source_keys=None, weak_keys=None, strong_keys=None, teacher_keys=None)
+    return Task(config, setup, state, batch, inputs)
 
 
 class Peer:
     """Stage 1 in PyTorch, on inputs that are drawn."""
 
-    def __init__(self, config: Any, setup: steps.Setup, state: Any, inputs: denoise.Inputs, *, tuned: bool):
+    def __init__(self, task: Task, *, tuned: bool = False):
+        setup, state, inputs = task.setup, task.state, task.inputs
         self.stage, self.setup, self.tuned = setup.stage, setup, tuned
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = config.model
+        model = task.config.model
         make = functools.partial(
             Network, tuple(model.depths), model.width, setup.model.classes, head_channels=model.head_channels,
             feature_channels=model.feature_channels, dilations=tuple(model.dilations),
@@ -211,14 +239,15 @@ class Peer:
 class Ours:
     """Stage 1 here, on inputs that are drawn or on a batch whose views it draws."""
 
-    def __init__(self, setup: steps.Setup, state: Any, given: Any, *, draws: bool):
+    def __init__(self, task: Task, dtype: str, *, draws: bool = False):
+        setup = dataclasses.replace(task.setup, model=task.setup.model.clone(dtype=jnp.dtype(dtype)))
         function = denoise.train_step if draws else denoise.update
 
         def step(state: Any, given: Any):
             return function(state, given, None, setup=setup) if draws else function(state, given, setup=setup)
 
         self.function = jax.jit(step, donate_argnums=0)
-        self.state, self.given = jax.tree.map(jnp.copy, state), given
+        self.state, self.given = jax.tree.map(jnp.copy, task.state), task.batch if draws else task.inputs
 
     def step(self) -> dict[str, jax.Array]:
         self.state, self.metrics = self.function(self.state, self.given)
@@ -242,55 +271,35 @@ def time_in_turn(contenders: dict[str, Any]) -> dict[str, list[float]]:
     return seconds
 
 
-def check_agreement(ours: dict, theirs: dict, tolerance: float) -> None:
-    """Refuses to time two different things."""
-    for name, value in theirs.items():
-        expected, actual = float(value), float(ours[name])
-        print(f"  {name:<12} ours {actual:.6f}, PyTorch {expected:.6f}")
-        if not abs(actual - expected) <= tolerance * max(abs(expected), 1e-3):
-            raise SystemExit(f"the two do not agree on {name} to {tolerance:g}: nothing is timed")
+def first_losses(task: Task) -> dict[str, tuple[float, float]]:
+    """Each loss of the first step, here and in PyTorch, both in float32."""
+    ours, theirs = Ours(task, "float32").step(), Peer(task).step()
+    return {name: (float(ours[name]), value.item()) for name, value in theirs.items()}
 
 
 def main(_: list[str]) -> None:
-    config = recipe(_CONFIG.value)
-    programs = Programs(config, devices.make_mesh(1))
-    setup = flax_setup(programs)
-    key = jax.random.key(0)
-    vectors = jax.random.normal(key, (setup.model.classes, setup.model.feature_channels))
-    start = prototypes.Prototypes(vectors, jnp.ones(setup.model.classes))
-    state = jax.jit(lambda: build.create_state(setup, key, programs.variables(setup.model), start))()
-    batch = programs.step("stage1").concrete()[1]
-    inputs = drawn_inputs(programs, setup, state)
-
-    float32 = Ours(setup_with(setup, "float32"), state, inputs, draws=False)
-    contenders = {"PyTorch, eager float32": Peer(config, setup, state, inputs, tuned=False)}
-    check_agreement(float32.step(), contenders["PyTorch, eager float32"].step(), TOLERANCE)
+    task = task_of(_CONFIG.value)
+    dtype = task.config.model.dtype
+    for name, (here, there) in first_losses(task).items():
+        print(f"  {name:<12} ours {here:.6f}, PyTorch {there:.6f}")
+        if not abs(here - there) <= TOLERANCE * max(abs(there), 1e-3):
+            raise SystemExit(f"the two do not agree on {name} to {TOLERANCE:g}: nothing is timed")
+    contenders = {"PyTorch, eager float32": Peer(task)}
     if _TUNED.value:
-        contenders["PyTorch, tuned"] = Peer(config, setup, state, inputs, tuned=True)
-    contenders[f"ours, {config.model.dtype}"] = Ours(setup, state, inputs, draws=False)
-    contenders[f"ours, {config.model.dtype}, with drawing views"] = Ours(setup, state, batch, draws=True)
+        contenders["PyTorch, tuned"] = Peer(task, tuned=True)
+    contenders[f"ours, {dtype}"] = Ours(task, dtype)
+    contenders[f"ours, {dtype}, with drawing views"] = Ours(task, dtype, draws=True)
     seconds = time_in_turn(contenders)
 
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    ours = medians[f"ours, {config.model.dtype}"]
-    least = Minimum(config, programs).of("stage1") * config.batch_size
-    peak = PEAKS.get(jax.devices()[0].device_kind)
+    least = Minimum(task.config, Programs(task.config, devices.make_mesh(1))).of("stage1") * task.config.batch_size
+    device = jax.devices()[0].device_kind
     for name, median in medians.items():
-        use = f", {least / median / peak / 1e12:.1%} of peak" if peak else ""
-        print(f"{name:<36}{median * 1e3:9.1f} ms{use}; ours takes {ours / median:.2f} of its time")
+        use = f", {least / median / PEAKS[device] / 1e12:.1%} of peak" if device in PEAKS else ""
+        print(f"{name:<36}{median * 1e3:9.1f} ms{use}; ours takes {medians[f'ours, {dtype}'] / median:.2f} of its time")
     if _JSON.value:
         with open(_JSON.value, "w") as file:
-            json.dump({"device": jax.devices()[0].device_kind, "seconds": seconds, "medians": medians}, file, indent=2)
-
-
-def flax_setup(programs: Programs) -> steps.Setup:
-    """What stage 1's step needs on one device, without a mapped axis."""
-    model = programs.model().clone(axis_name=None)
-    return build.setup(programs.config, "stage1", model=model, teacher=None, steps_per_epoch=1000)
-
-
-def setup_with(setup: steps.Setup, dtype: str) -> steps.Setup:
-    return dataclasses.replace(setup, model=setup.model.clone(dtype=jnp.dtype(dtype)))
+            json.dump({"device": device, "seconds": seconds, "medians": medians}, file, indent=2)
 
 
 if __name__ == "__main__":

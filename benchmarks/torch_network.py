@@ -92,7 +92,7 @@ class Network(nn.Module):
         self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         inputs, self.groups = width, len(depths)
-        for group, (depth, stride, dilation) in enumerate(zip(depths, (1, 2, 1, 1), (1, 1, 2, 4), strict=True)):
+        for group, (depth, stride, dilation) in enumerate(zip(depths, (1, 2, 1, 1), (1, 1, 2, 4), strict=False)):
             inner = width * 2**group
             blocks = [Block(inputs, inner, stride, dilation, True)]
             blocks += [Block(4 * inner, inner, 1, dilation, False) for _ in range(depth - 1)]

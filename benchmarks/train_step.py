@@ -98,12 +98,11 @@ def line(figures: dict) -> str:
         return "-" if value is None else format(value * scale, form)
 
     ratio = figures["flops"] / figures["minimum_flops"]
-    sent = ", ".join(f"{v['count']} {k} of {v['bytes'] / 1e6:.1f} MB" for k, v in figures["collectives"].items())
     return (
         f"{figures['name']:<11}{number('median_seconds', '.1f', 1e3):>10}{number('images_per_second', '.1f'):>10}"
         f"{number('flops', '.3f', 1e-12):>10}{number('minimum_flops', '.3f', 1e-12):>10}{ratio:>8.3f}"
         f"{number('utilisation', '.1%'):>9}{number('memory_gb', '.2f'):>9}{number('device_memory_gb', '.2f'):>9}"
-        f"{number('compile_seconds', '.0f'):>9}  {sent}"
+        f"{number('compile_seconds', '.0f'):>9}  {hlo.in_words(figures['collectives'])}"
     )
 
 

@@ -54,6 +54,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.model.input_std = (1.0, 1.0, 1.0)
     c.model.initialisation = "released"  # of what no weights are given for; 'he' when training from scratch
     c.model.batch_norm_epsilon = "added"  # to the variance; 'clamped': batch variances are at least epsilon (released)
+    c.model.recompute = False  # compute the backbone's blocks again in the backward pass: less memory, more time
     c.model.dtype = "float32"  # what convolutions compute in: float32 or bfloat16; all else is float32
     c.model.imagenet_weights = placeholder(str)  # file of a supervised ResNet, in any format (docs/weights.md)
     c.model.self_supervised_weights = placeholder(str)  # the same, SimCLRv2

@@ -89,7 +89,7 @@ def train(
     """Runs a stage from where it stands to its end, with an evaluation and a checkpoint every so often.
 
     Args:
-      step: mapped train step (state, batch, teacher) -> (state, metrics); takes over the state's memory.
+      step: mapped train step (state, batch, teacher) -> (state, metrics), compiled once; takes over the state's memory.
       state: replicated state before the first step.
       teacher: replicated variables, or None.
       batches_from: gives host batches from a step on.
@@ -113,7 +113,8 @@ def train(
         state = checkpoints.restore(state)
     done = int(state.step)
     history = History(folder / "history.jsonl", done)
-    started = saved = time.time()
+    compiled, started = None, time.time()
+    saved = started
     before = history.seconds
     bar = tqdm(
         total=schedule.steps, initial=done, desc=f"{title} (compiling)", unit="step", mininterval=1.0,
@@ -123,7 +124,9 @@ def train(
         for number, batch in zip(
             range(done + 1, schedule.steps + 1), devices.prefetch(batches_from(done), mesh), strict=False
         ):
-            state, metrics = step(state, batch, teacher)
+            if compiled is None:  # ahead of time, so that another shape is an error and not a compilation
+                compiled = step.lower(state, batch, teacher).compile()
+            state, metrics = compiled(state, batch, teacher)
             devices.settle(metrics)
             if number == done + 1:
                 bar.set_description(title)

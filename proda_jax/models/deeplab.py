@@ -117,6 +117,7 @@ class DeepLab(nn.Module):
         released code).
       batch_norm_epsilon: 'added' or 'clamped', see `BatchNorm`.
       axis_name: mapped axis over which batch statistics are shared.
+      recompute: blocks of the backbone are computed once more in the backward pass, instead of kept.
       dtype: type that convolutions compute in; parameters stay float32.
     """
 
@@ -134,6 +135,7 @@ class DeepLab(nn.Module):
     initialisation: str = "released"
     batch_norm_epsilon: str = "added"
     axis_name: str | None = None
+    recompute: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -158,7 +160,7 @@ class DeepLab(nn.Module):
             dtype=self.dtype,
         )
         x = InputConvention(self.input_mean, self.input_std, name="input")(images)
-        x = ResNet(self.depths, self.width, conv, norm, name="backbone")(x.astype(self.dtype))
+        x = ResNet(self.depths, self.width, conv, norm, self.recompute, name="backbone")(x.astype(self.dtype))
         if self.extra_norm:
             x = norm(name="extra_norm")(x)
         if self.head == "deeplab":

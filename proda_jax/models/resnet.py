@@ -38,20 +38,25 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images [batch, height, width, 3] to features [batch, ~height / 8, ~width / 8, 32 * width]."""
+    """Images [batch, height, width, 3] to features [batch, ~height / 8, ~width / 8, 32 * width].
+
+    With `recompute`, the backward pass keeps what goes into each block and computes what is inside once more.
+    """
 
     depths: tuple[int, ...]
     width: int
     conv: Callable[..., Conv]
     norm: Callable[..., BatchNorm]
+    recompute: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        bottleneck = nn.remat(Bottleneck) if self.recompute else Bottleneck
         x = self.conv(self.width, kernel=7, stride=2, name="conv1")(x)
         x = max_pool(nn.relu(self.norm(name="bn1")(x)))
         for stage, depth in enumerate(self.depths):
             for block in range(depth):
-                x = Bottleneck(
+                x = bottleneck(
                     channels=self.width * 2**stage,
                     stride=STAGE_STRIDES[stage] if block == 0 else 1,
                     dilation=STAGE_DILATIONS[stage],

@@ -58,6 +58,7 @@ def network(model: ml_collections.ConfigDict, classes: int, *, extra_norm: bool,
         initialisation=model.initialisation,
         batch_norm_epsilon=model.batch_norm_epsilon,
         axis_name=axis_name,
+        recompute=model.recompute,
         dtype=jnp.dtype(model.dtype),
     )
 

@@ -1,0 +1,115 @@
+"""What the benchmarks count: arithmetic, collectives, types; against XLA and brute force."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import tiny_config, tiny_stage
+
+from benchmarks import flops, hlo
+from benchmarks.programs import Programs
+from configs import base
+from proda_jax import devices
+from proda_jax.models.layers import Conv
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "dilation"),
+    [(9, 1, 1, 1), (9, 1, 2, 1), (10, 3, 1, 1), (10, 3, 2, 1), (11, 3, 1, 4), (5, 3, 1, 6), (18, 7, 2, 1)],
+)
+def test_taps_inside_the_image_are_counted_as_a_sum_of_ones_counts_them(size, kernel, stride, dilation):
+    conv = Conv(1, kernel, stride, dilation)
+    ones = {"params": {"kernel": jnp.ones((kernel, kernel, 1, 1))}}
+    along = np.sqrt(float(conv.apply(ones, jnp.ones((1, size, size, 1))).sum()))  # rows and columns alike
+    assert flops.taps_inside(size, kernel, stride, dilation) == along
+
+
+def tiny_programs(devices_used: int = 1, **settings) -> Programs:
+    config = tiny_config()
+    config.stages = ("source", "warmup", "stage1", "stage2")
+    config.source = tiny_stage(base.supervised("random", 10))
+    config.warmup = tiny_stage(base.warmup("source", 10))
+    config.stage1 = tiny_stage(base.denoise("warmup", 10))
+    config.stage2 = tiny_stage(base.distill("stage1", "stage1", 10))
+    config.update_from_flattened_dict(settings)
+    return Programs(config, devices.make_mesh(devices_used))
+
+
+def test_a_pass_has_the_arithmetic_that_xla_counts():
+    """XLA adds what is not convolution: little for a network of this width, next to nothing for ResNet-101."""
+    programs = tiny_programs(**{"model.width": 64})
+    model = programs.model().clone(axis_name=None)
+    shapes = jax.eval_shape(lambda: programs.variables(model))
+    image = jax.ShapeDtypeStruct((1, 32, 64, 3), jnp.float32)
+    compiled = jax.jit(lambda v, x: model.apply(v, x, train=False).logits).lower(shapes, image).compile()
+    least, _ = flops.Minimum(programs.config, programs).forward((32, 64))
+    assert 1.0 <= compiled.cost_analysis()["flops"] / least < 1.05
+
+
+@pytest.mark.parametrize("name", ["source", "warmup", "stage1", "stage2"])
+def test_convolutions_of_a_bfloat16_step_are_bfloat16_and_its_state_is_float32(name):
+    program = tiny_programs(**{"model.dtype": "bfloat16"}).step(name)
+    types = hlo.convolution_types(program.function.lower(*program.abstract()).as_text())
+    assert set(types) == {"bf16"} and types["bf16"] > 10
+    state, metrics = jax.eval_shape(program.function, *program.abstract())
+    floats = [x.dtype for x in jax.tree.leaves((state, metrics)) if jnp.issubdtype(x.dtype, jnp.floating)]
+    assert set(floats) == {jnp.dtype("float32")}
+
+
+def test_matrix_products_of_a_bfloat16_network_are_bfloat16():
+    """1x1 convolutions are matrix products; what is float32 beside them is resizing, distances and views."""
+    programs = tiny_programs(**{"model.dtype": "bfloat16"})
+    model = programs.model().clone(axis_name=None)
+
+    def loss(params, stats, image):
+        output, _ = model.apply({"params": params, "batch_stats": stats}, image, train=True, mutable=["batch_stats"])
+        return output.logits.sum() + output.features.sum()
+
+    shapes = jax.eval_shape(lambda: programs.variables(model))
+    image = jax.ShapeDtypeStruct((1, 32, 64, 3), jnp.float32)
+    text = jax.jit(jax.grad(loss)).lower(shapes["params"], shapes["batch_stats"], image).as_text()
+    products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    assert len(products) > 10 and not [line for line in products if "f32" in line.split(" : ")[-1]]
+
+
+def test_collectives_are_counted_with_their_bytes():
+    mesh = devices.make_mesh(2)
+    step = devices.map_step(lambda x, y: jax.lax.psum((x.sum(0), y.sum(0)), devices.AXIS), mesh, "bb", "r")
+    arguments = [jax.ShapeDtypeStruct((4, n), jnp.float32) for n in (10, 20)]
+    found = hlo.collectives(step.lower(*arguments).compile().as_text())
+    assert set(found) == {"all-reduce"} and found["all-reduce"]["bytes"] == 4 * 30
+
+
+def test_a_network_that_recomputes_its_blocks_has_the_same_gradient():
+    """That it takes less memory only accelerators show: on a CPU, XLA undoes it."""
+    gradients, convolutions = [], []
+    for recompute in (False, True):
+        programs = tiny_programs(**{"model.recompute": recompute, "model.depths": (3, 3)})
+        model = programs.model().clone(axis_name=None)
+
+        def loss(params, stats, image, model=model):
+            variables = {"params": params, "batch_stats": stats}
+            output, updates = model.apply(variables, image, train=True, mutable=["batch_stats"])
+            return (output.logits**2).mean(), updates
+
+        variables = jax.jit(lambda model=model, programs=programs: programs.variables(model))()
+        image = jax.random.uniform(jax.random.key(0), (4, 32, 64, 3))
+        lowered = jax.jit(jax.grad(loss, has_aux=True)).lower(variables["params"], variables["batch_stats"], image)
+        gradients.append(lowered.compile()(variables["params"], variables["batch_stats"], image))
+        convolutions.append(hlo.convolution_types(lowered.as_text())["f32"])
+    assert convolutions[1] == convolutions[0] + 6  # the 3x3 of each block once more
+    for one, other in zip(*map(jax.tree.leaves, gradients), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_the_peers_step_is_stage_1():
+    """What PyTorch is timed on is what is trained here: each loss agrees (a step of the recipe, drawn views)."""
+    from benchmarks import peer_pytorch
+
+    config = tiny_programs().config
+    config.views.crop_size, config.views.scale = (32, 64), (1.0, 1.25)
+    found = peer_pytorch.first_losses(peer_pytorch.task_of(config))
+    assert set(found) == {"source_ce", "target_fit", "regulariser", "consistency"}
+    for name, (ours, theirs) in found.items():
+        assert theirs > 0
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, err_msg=name)
