@@ -39,8 +39,7 @@ def main(arguments: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     if len(arguments) > 1:
         raise app.UsageError(f"{arguments[1:]} is not understood: flags are written --flag=value, with an equals sign")
-    if _COORDINATOR.value and None in (_HOSTS.value, _HOST.value):
-        raise app.UsageError("--coordinator needs --hosts, how many there are, and --host, this one's number from 0")
+    check_hosts()
     if _DISTRIBUTED.value or _COORDINATOR.value:
         hosts.start(_COORDINATOR.value, _HOSTS.value, _HOST.value)
     config = read_config()
@@ -48,6 +47,17 @@ def main(arguments: list[str]) -> None:
         evaluate(config)
     else:
         train(config)
+
+
+def check_hosts() -> None:
+    """Refuses flags of several hosts that do not go together, before each would train alone."""
+    given = (_HOSTS.value, _HOST.value)
+    if _COORDINATOR.value and None in given:
+        raise app.UsageError("--coordinator needs --hosts, how many there are, and --host, this one's number from 0")
+    if given != (None, None) and not (_COORDINATOR.value or _DISTRIBUTED.value):
+        raise app.UsageError("--hosts and --host need --coordinator, address and port of the first host")
+    if None not in given and not 0 <= _HOST.value < _HOSTS.value:
+        raise app.UsageError(f"--host={_HOST.value} is not one of {_HOSTS.value} hosts, which are numbered from 0")
 
 
 def read_config() -> ml_collections.ConfigDict:
@@ -70,19 +80,19 @@ def train(config: ml_collections.ConfigDict) -> None:
     workdir = epath.Path(_WORKDIR.value)
     check_writable(workdir, "--workdir")
     interruption = Interruption()
-    if hosts.share()[1] == 1:  # several hosts stop together, when JAX hears of a preemption
-        interruption.install()
     others = f"another process runs in {workdir}: wait for it, or use another workdir"
-    with alone(workdir / "lock", others, wait=False) if hosts.is_first() else contextlib.nullcontext():
-        run = experiment.Experiment(config, workdir, Sources(config, workdir), interruption=interruption)
-        try:
+    try:
+        if hosts.share()[1] == 1:  # several hosts stop together, when JAX hears of a preemption
+            interruption.install()
+        with alone(workdir / "lock", others, wait=False) if hosts.is_first() else contextlib.nullcontext():
+            run = experiment.Experiment(config, workdir, Sources(config, workdir), interruption=interruption)
             run.run()
-        except Stopped as reason:
-            print(f"{reason}; the same command goes on from there", file=sys.stderr)
-            sys.exit(EXIT_CODE)
-    if hosts.is_first():
-        print(run.table())
-        print(f"results: {workdir / 'results.json'}")
+        if hosts.is_first():
+            print(run.table())
+            print(f"results: {workdir / 'results.json'}")
+    except Stopped as reason:
+        print(f"{reason}; the same command goes on from there", file=sys.stderr)
+        sys.exit(EXIT_CODE)
 
 
 def evaluate(config: ml_collections.ConfigDict) -> None:

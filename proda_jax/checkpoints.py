@@ -1,5 +1,6 @@
 """Checkpoints of a stage: the last and the best train state, through Orbax."""
 
+import json
 from typing import Any
 
 import jax
@@ -10,6 +11,13 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 from proda_jax import hosts
 
 METRIC = "miou"
+
+
+class Manager(ocp.CheckpointManager):
+    """Orbax's, which is not to ask JAX about preemptions: that is done after each step, and counted (`hosts`)."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
 
 
 class Checkpoints:
@@ -29,7 +37,8 @@ class Checkpoints:
             preservation_policy=keep.AnyPreservationPolicy([keep.LatestN(2), best]),
         )
         self._folder = epath.Path(folder).absolute()
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._forget_damaged_scores()
+        self._manager = Manager(self._folder, options=options)
 
     def save(self, state: Any, miou: float | None) -> None:
         """Saves a train state with its validation mIoU, if there is one; goes on in the background."""
@@ -53,7 +62,7 @@ class Checkpoints:
     def restore(self, state: Any) -> Any:
         """The newest train state that can be read, in place of a state of the same shapes and shardings.
 
-        Damaged checkpoints are put aside and named.
+        Where an older one has to do, those that are damaged are put aside and named.
 
         Raises:
           ValueError: there are checkpoints, but none can be read.
@@ -64,27 +73,48 @@ class Checkpoints:
             training=ocp.args.StandardRestore(abstract(training)),
         )
         self._manager.wait_until_finished()
+        damaged: dict[int, Exception] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
+            restored, error = None, None
             try:
                 restored = self._manager.restore(step, args=items)
+            except Exception as problem:  # what a damaged file leads to depends on where it is damaged
+                error = problem
+            if hosts.everywhere(error is None):
+                self._put_aside(damaged, step)
                 return restored.training.replace(**restored.network)
-            except Exception as error:  # what a damaged file leads to depends on where it is damaged
-                self._put_aside(step, error)
+            damaged[step] = error or RuntimeError("another host cannot read it")
+        newest = max(damaged)
         raise ValueError(
-            f"no checkpoint in {self._folder} can be read: delete {self._folder.parent} to train this stage again"
+            f"no checkpoint in {self._folder} can be read, the newest, {newest}, because: {in_short(damaged[newest])}. "
+            f"If that is damage, delete {self._folder.parent} to train this stage again"
         )
 
-    def _put_aside(self, step: int, error: Exception) -> None:
-        damaged = self._folder / str(step)
-        aside = self._folder / f"{step}.damaged"
-        print(f"checkpoint {damaged} cannot be read ({in_short(error)}): put aside as {aside.name}, next an older one")
-        hosts.wait("all have found the checkpoint damaged")
+    def _put_aside(self, damaged: dict[int, Exception], good: int) -> None:
+        """Renames checkpoints that cannot be read, now that an older one could be."""
+        if not damaged:
+            return
         if hosts.is_first():
-            if aside.exists():
-                aside.rmtree()
-            damaged.rename(aside)
-        hosts.wait("the damaged checkpoint is put aside")
+            for step, error in damaged.items():
+                aside = self._folder / f"{step}.damaged"
+                print(f"checkpoint {self._folder / str(step)} cannot be read ({in_short(error)}): put aside as "
+                      f"{aside.name}, going on from {good}")  # fmt: skip
+                if aside.exists():
+                    aside.rmtree()
+                (self._folder / str(step)).rename(aside)
+        hosts.wait("damaged checkpoints are put aside")
         self._manager.reload()
+
+    def _forget_damaged_scores(self) -> None:
+        """Deletes scores that cannot be read, without which Orbax would open nothing: the networks may be good."""
+        if hosts.is_first() and self._folder.exists():
+            for path in self._folder.glob("*/metrics/metrics"):
+                try:
+                    json.loads(path.read_text())
+                except ValueError:
+                    print(f"{path} is damaged: the score of this checkpoint is forgotten")
+                    path.parent.rmtree()
+        hosts.wait("scores can be read")
 
     def network(self, variables: Any, which: str = "last") -> Any:
         """Variables of the 'last' or 'best' network, in place of variables of the same shapes."""
@@ -92,14 +122,13 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=items).network
         except Exception as error:
+            remedy = f"delete {self._folder.parent} to train this stage again"
+            if which == "last":
+                result = self._folder.parent / "result.json"
+                remedy = f"delete {result} and give the same command again: an older one is tried"
             raise ValueError(
-                f"checkpoint {self._folder / str(step)} cannot be read ({in_short(error)}): delete "
-                f"{self._folder.parent / 'result.json'} and give the same command again: an older one is tried"
+                f"checkpoint {self._folder / str(step)} cannot be read ({in_short(error)}): {remedy}"
             ) from error
-
-    def is_preempted(self, step: int) -> bool:
-        """Whether the machine is about to be taken away; all hosts agree on the step. Only several hosts are told."""
-        return jax.process_count() > 1 and self._manager.reached_preemption(step)
 
     def close(self) -> None:
         """Waits for what is being saved."""

@@ -14,6 +14,11 @@ from proda_jax.data.source import ExampleSource
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.resizing import resize_align_corners
 
+NOTHING_COUNTS = (
+    "no pixel of the {} validation images has a label that counts: do the label files hold the values that "
+    "data.label_space expects?"
+)
+
 
 def predict(model: DeepLab, variables: Any, images: jax.Array) -> jax.Array:
     """Classes of whole images.
@@ -69,10 +74,7 @@ def evaluate(
         matrix = devices.settle(step(variables, matrix, batch))
     total += np.asarray(matrix)
     if not total.any():
-        raise ValueError(
-            f"no pixel of the {len(source)} validation images has a label that counts: do the label files hold the "
-            "values that data.label_space expects?"
-        )
+        raise ValueError(NOTHING_COUNTS.format(len(source)))
     return total
 
 

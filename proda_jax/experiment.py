@@ -145,8 +145,7 @@ class Experiment:
         result = {"name": name, "steps": steps, "seconds": history.seconds} | facts
         for which, entry in (("best", history.best), ("last", history.entries[-1])):
             result[which] = {key: value for key, value in entry.items() if key != "seconds"}
-        if hosts.is_first():
-            write_atomically(self.workdir.folder(name) / "result.json", json.dumps(result, indent=2))
+        self.workdir.finish(name, result)
         hosts.wait(f"{name} is complete")
         return result
 
@@ -201,9 +200,7 @@ class Experiment:
         hosts.wait("the folder of pseudo labels is there")
         store = PseudoLabels(folder, origin)
         target = self.sources.open("target")
-        missing = store.missing(target.names)
-        hosts.wait("pseudo labels are counted")
-        if missing:
+        if hosts.as_the_first_sees(hosts.is_first() and bool(store.missing(target.names))):
             make = functools.partial(make, self.networks.model(teacher), **options)
             mapped = devices.map_step(make, self.mesh, "rb", "b")
             title = f"{kind} from {teacher}"
@@ -218,7 +215,7 @@ class Experiment:
         if not denoise.needs_momentum_encoder(stage):
             return None
         path = self.workdir.folder(name) / "initial_prototypes.npz"
-        if not path.exists():
+        if not hosts.as_the_first_sees(hosts.is_first() and is_readable(path)):
             teacher = stage.init  # whose features they are compared with, as the momentum encoder starts there
             source = self.sources.open("source" if stage.prototype_init == "source" else "target")
             model, variables = self.networks.model(teacher), self.networks.variables(teacher)
@@ -245,15 +242,15 @@ class Experiment:
         devices.check_batch_size(self.config.batch_size, self.mesh, self.config.micro_batches)
         for name in self.config.stages:
             provenance.check(self.workdir.folder(name), self.config, name)
-        if any(self.workdir.result(name) is None for name in self.config.stages):
+        missing = [name for name in self.config.stages if hosts.as_the_first_sees(self.workdir.result(name) is None)]
+        if missing:
+            self.networks.check_files(missing)
             self.check_labels()
         for name in self.config.stages:
-            if self.workdir.result(name) is None and self.config[name].weights is not None:
-                self.take_stage(name)
-            elif self.workdir.result(name) is None:
-                self.run_stage(name)
+            if name in missing:
+                self.take_stage(name) if self.config[name].weights is not None else self.run_stage(name)
             self.write_results()
-            if self.interruption.wished:
+            if hosts.is_preempted() or self.interruption.wished:
                 raise Stopped(f"stopped after stage {name}")
         return self.results()
 
@@ -287,9 +284,13 @@ class Experiment:
         if oracles:
             purposes["target"] = f"which stage {oracles[0]!r} learns from: leave it out of config.stages"
         for role, purpose in purposes.items():
-            if not self.sources.open(role).labelled:
-                data = self.config.data[role]
+            source, data = self.sources.open(role), self.config.data[role]
+            if not source.labelled:
                 raise ValueError(f"the {role} images ({data.name}, {data.split}) have no labels, {purpose}")
+            if role == "validation" and not any(
+                (batch["label"] < len(self.space)).any() for batch in source.ordered_batches(1, labels=True)
+            ):
+                raise ValueError(evaluate.NOTHING_COUNTS.format(len(source)))
 
     def results(self) -> dict:
         """{'task', 'seed', 'stages': [...]}, of the stages that are complete; values in percent.
@@ -307,6 +308,14 @@ class Experiment:
     def write_results(self) -> None:
         if hosts.is_first():
             write_atomically(self.workdir.path / "results.json", json.dumps(self.results(), indent=2))
+
+
+def is_readable(path: epath.Path) -> bool:
+    """Whether an .npz file is there and whole."""
+    try:
+        return bool(read_npz(path))
+    except Exception:  # what a damaged archive leads to depends on where it is damaged
+        return False
 
 
 def label_tag(*, scales: Sequence[float], flip: bool) -> str:

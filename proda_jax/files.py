@@ -4,11 +4,14 @@ import contextlib
 import fcntl
 import hashlib
 import io
+import json
 import os
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+from absl import logging
 from etils import epath
 
 
@@ -79,7 +82,21 @@ def alone(path: epath.PathLike, others: str, *, wait: bool) -> Iterator[None]:
                 raise ValueError(others) from None
             print(others)
             fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            logging.warning("no lock on %s (%s): nobody keeps a second process out", path, error.strerror)
         yield
+
+
+def read_json(path: epath.PathLike, remedy: str) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+      ValueError: it is damaged; with what to do about it.
+    """
+    try:
+        return json.loads(epath.Path(path).read_text())
+    except ValueError as error:  # undecodable text, too
+        raise ValueError(f"{path} is damaged ({error}): {remedy}") from None
 
 
 def npz(compressed: bool = False, **arrays: np.ndarray) -> bytes:

@@ -3,8 +3,13 @@
 Every host runs the same code on its share of each batch. Files that all would write alike are written by the first.
 """
 
+import itertools
+
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
+
+_looks = itertools.count(1)
 
 
 def start(coordinator: str | None = None, count: int | None = None, index: int | None = None) -> None:
@@ -33,3 +38,24 @@ def wait(purpose: str) -> None:
     """Waits until all hosts are here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(purpose)
+
+
+def is_preempted() -> bool:
+    """Whether JAX has heard that a machine is about to be taken away; a single host hears of it by a signal.
+
+    Hosts ask equally often, as they take steps together, and all get the answer at the same time of asking. JAX wants
+    numbers that grow by one for that, whatever is being done.
+    """
+    return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(next(_looks))
+
+
+def as_the_first_sees(seen: bool) -> bool:
+    """What the first host sees of a shared folder, for all: others may see it late, and would go other ways."""
+    if jax.process_count() == 1:
+        return seen
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(seen)))
+
+
+def everywhere(done: bool) -> bool:
+    """Whether something was done on every host."""
+    return done if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.asarray(done))))

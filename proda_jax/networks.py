@@ -1,5 +1,6 @@
 """The networks of an experiment: where each stage's starts, what it hands on, and what files hold."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -52,12 +53,31 @@ class Networks:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=devices.replicated(self._mesh)), shapes
         )
 
+    def check_files(self, stages: Iterable[str]) -> None:
+        """Reads the files of weights that these stages are going to want, before hours are spent on what comes first.
+
+        Raises:
+          ValueError: one of them does not fit.
+        """
+        fit = set()
+        for name in stages:
+            stage = self._config[name]
+            if stage.weights is not None:
+                self.in_file(stage.weights)
+            elif stage.init in ("imagenet", "self_supervised") and stage.init not in fit:
+                self.in_weights(stage.init, self.abstract_variables(self.network(extra_norm=False)))
+                fit.add(stage.init)
+
+    def in_weights(self, kind: str, wanted: Any) -> Any:
+        """The backbone in the file of 'imagenet' or 'self_supervised' weights."""
+        return from_torch(weights.load(self._config.model[f"{kind}_weights"]).arrays, backbone(wanted))
+
     def initial(self, name: str, model: DeepLab) -> Any:
         """Where the network of stage `name` starts: random, weights from a file, or an earlier stage's network."""
         init, wanted = self._config[name].init, self.abstract_variables(model)
         given: dict = {"params": {}, "batch_stats": {}}
         if init in ("imagenet", "self_supervised"):
-            given = from_torch(weights.load(self._config.model[f"{init}_weights"]).arrays, backbone(wanted))
+            given = self.in_weights(init, wanted)
         elif init != "random":
             given = self.variables(init)
         if all(set(wanted[kind]) == set(given[kind]) for kind in wanted):

@@ -7,7 +7,7 @@ import ml_collections
 from etils import epath
 
 from proda_jax import hosts
-from proda_jax.files import write_atomically
+from proda_jax.files import read_json, write_atomically
 
 NAME = "settings.json"
 # settings that decide what every stage ends in
@@ -18,12 +18,15 @@ _OF_DATA = ("name", "split", "image_size", "label_values")  # of a data set; whe
 def decisive(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
     """The settings that decide what stage `name` ends in, {'section.setting': JSON value}.
 
-    How often something is logged, scored or saved, and where data lie, is not among them.
+    How often something is logged or saved, and where data lie, is not among them; how often it is scored is where the
+    best network is handed on.
     """
     found = {key: config[key] for key in _EVERYWHERE} | {name: config[name]}
     found |= {f"data.{key}": config.data[key] for key in ("label_space", "classes", "store_scale")}
     roles = ("source", "target", "validation") if config.handover == "best" else ("source", "target")
     found |= {f"data.{role}.{key}": config.data[role][key] for role in roles for key in _OF_DATA}
+    if config.handover == "best":
+        found["evaluate_every"] = config.evaluate_every
     return json.loads(json.dumps(dict(_flat(found))))
 
 
@@ -47,10 +50,13 @@ def check(folder: epath.Path, config: ml_collections.ConfigDict, name: str) -> N
     Raises:
       ValueError: naming each setting that differs, with both values.
     """
-    note = folder / NAME
+    note, remedy = folder / NAME, f"delete {folder} to run this stage again"
     if not note.exists():
+        checkpoints = folder / "checkpoints"
+        if checkpoints.exists() and any(path.name.isdigit() for path in checkpoints.iterdir()):
+            raise ValueError(f"{note} is missing, so nobody knows what the checkpoints beside it belong to: {remedy}")
         return
-    there, now = json.loads(note.read_text()), decisive(config, name)
+    there, now = read_json(note, remedy), decisive(config, name)
     differing = [f"config.{key} was {there.get(key)!r} and is {now.get(key)!r} now" for key in sorted(there | now)
                  if there.get(key) != now.get(key)]  # fmt: skip
     if differing:

@@ -17,7 +17,7 @@ def without_traceback(command: Callable) -> Callable:
     def run(*arguments):
         try:
             return command(*arguments)
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, FileNotFoundError, FloatingPointError) as error:
             raised_in = pathlib.Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
             if any(raised_in.is_relative_to(_OURS / package) for package in ("proda_jax", "data_prep")):
                 sys.exit(f"error: {error}")

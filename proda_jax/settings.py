@@ -1,6 +1,7 @@
 """Refuses impossible settings before anything is computed."""
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping
 
@@ -109,11 +110,26 @@ def check(config: ml_collections.ConfigDict) -> None:
             refuse(name, config[name], "at least 1")
     check_model(config.model)
     check_views(config)
+    if not 0 <= config.seed < 2**31:
+        refuse("seed", config.seed, "0 to 2147483647")
+    check_finite(config)
     if not config.stages:
         refuse("stages", config.stages, "names of stages to run")
     for i, name in enumerate(config.stages):
         choose("stages", name, sections)
+        if name in config.stages[:i]:
+            refuse("stages", tuple(config.stages), f"each stage once, not {name!r} twice")
         check_stage(config, name, earlier=config.stages[:i])
+
+
+def check_finite(section: ml_collections.ConfigDict, prefix: str = "") -> None:
+    """Refuses numbers that are infinite or none."""
+    for name, value in section.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            check_finite(value, f"{prefix}{name}.")
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            refuse(f"{prefix}{name}", value, "finite numbers")
 
 
 def check_sections(config: ml_collections.ConfigDict) -> list[str]:
@@ -244,6 +260,11 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
             refuse(f"{name}.{key}", stage[key], "a positive number")
     if "label_scales" in stage and not (stage.label_scales and min(stage.label_scales) > 0):
         refuse(f"{name}.label_scales", tuple(stage.label_scales), "positive numbers, such as (1.0,)")
+    smallest = min(min(config.data.target.image_size) * scale for scale in stage.get("label_scales", (1.0,)))
+    if smallest < 32:
+        refuse(f"{name}.label_scales", tuple(stage.label_scales), "scales that leave target images at least 32 pixels")
+    if "discriminator_channels" in stage and not min(stage.discriminator_channels, default=0) > 0:
+        refuse(f"{name}.discriminator_channels", tuple(stage.discriminator_channels), "whole numbers from 1")
     if "soft_label_stride" in stage and stage.soft_label_stride not in (1, 2, 4, 8):
         refuse(f"{name}.soft_label_stride", stage.soft_label_stride, "1, 2, 4 or 8 (released) pixels")
     for key in SHARES:

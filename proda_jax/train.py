@@ -55,7 +55,10 @@ class History:
         """Reads what was evaluated up to `step`; later lines belong to steps that will be taken again."""
         self._path = path
         lines = path.read_text().splitlines() if path.exists() else []
-        self.entries = [entry for entry in map(json.loads, lines) if entry["step"] <= step]
+        try:
+            self.entries = [entry for entry in map(json.loads, lines) if entry["step"] <= step]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{path} is damaged: delete it, which forgets the scores so far, and go on") from None
 
     def add(self, entry: dict) -> None:
         self.entries.append(entry)
@@ -120,6 +123,17 @@ def train(
         total=schedule.steps, initial=done, desc=f"{title} (compiling)", unit="step", mininterval=1.0,
         disable=not hosts.is_first(),
     )
+
+    def score(number: int) -> dict:
+        """Evaluates, and adds to the history."""
+        scores: dict = {}
+        if evaluate is not None:
+            bar.set_description(f"{title} (evaluating)")
+            scores = evaluate(state.variables)
+            log(number, {"validation_miou": scores["miou"]})
+        history.add({"step": number, "seconds": round(before + time.time() - started, 1)} | scores)
+        return scores
+
     with contextlib.closing(checkpoints), bar, interruption:  # what is being saved is kept where the run is interrupted
         for number, batch in zip(
             range(done + 1, schedule.steps + 1), devices.prefetch(batches_from(done), mesh), strict=False
@@ -138,19 +152,19 @@ def train(
             bar.update()
             scores = {}
             if schedule.evaluates(number):
-                if evaluate is not None:
-                    bar.set_description(f"{title} (evaluating)")
-                    scores = evaluate(state.variables)
-                    log(number, {"validation_miou": scores["miou"]})
-                history.add({"step": number, "seconds": round(before + time.time() - started, 1)} | scores)
+                scores = score(number)
                 bar.set_description(title)
                 bar.set_postfix(last_score(history))
-            stopping = interruption.wished or checkpoints.is_preempted(number)
+            stopping = hosts.is_preempted() or interruption.wished
             if stopping or schedule.saves(number, time.time() - saved):
                 checkpoints.save(state, scores.get("miou"))
                 saved = time.time()
+            if stopping:
+                interruption.wished = True  # which ends the run, if this was the last step
             if stopping and number < schedule.steps:
                 raise Stopped(f"{title} stopped after step {number} of {schedule.steps}")
+        if not history.entries:  # somebody deleted it, after the last step
+            score(schedule.steps)
     return state, history
 
 

@@ -317,14 +317,19 @@ def test_data_sets_that_need_labels_are_refused_without_them_before_anything_is_
     assert not (tmp_path / "run").exists()
 
 
-def test_validation_labels_of_which_none_counts_are_refused(finished):
+def test_validation_labels_of_which_none_counts_are_refused(finished, tmp_path):
     source = block_source(3, 2)
     source.labels[:] = 255
     experiment = experiment_in(finished[0], config_of())
     model = experiment.networks.model("source")
     step = evaluate.confusion_step(model, experiment.mesh)
-    with pytest.raises(ValueError, match="no pixel of the 3 validation images has a label that counts"):
+    message = "no pixel of the 3 validation images has a label that counts"
+    with pytest.raises(ValueError, match=message):
         evaluate.evaluate(step, experiment.networks.variables("source"), source, 2, CLASSES, experiment.mesh)
+    config = config_of()
+    with pytest.raises(ValueError, match=message):  # before anything is computed
+        experiment_in(tmp_path / "run", config, Sources(config, tmp_path, given=given(validation=source))).run()
+    assert not (tmp_path / "run").exists()
 
 
 def test_of_two_equal_scores_the_later_is_called_best_as_its_network_is_the_one_kept(tmp_path):

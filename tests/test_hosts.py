@@ -70,6 +70,8 @@ def check(tmp_path: pathlib.Path, steps: int, stages: tuple[str, ...], **others)
             scale = np.abs(expected).max() + 1e-6
             assert np.abs(networks[1][name] - expected).max() < 1e-3 * scale, f"{stage} {name}"
     labels = [sorted(path.name for path in (tmp_path / name).glob("*/*labels*/*.npz")) for name in ("one", "two")]
+    for stage in stages:  # one of them writes metrics
+        assert len(list((tmp_path / "two" / stage / "summaries").iterdir())) == 1
     assert labels[0] == labels[1] and len(labels[0]) == 4 * sum(stage.startswith("stage") for stage in stages)
 
 
@@ -87,17 +89,18 @@ def test_two_hosts_train_like_one_for_twenty_steps_of_every_stage(tmp_path):
 @pytest.mark.slow
 def test_a_notice_of_preemption_to_one_host_stops_both_after_the_same_step_and_they_go_on(tmp_path):
     fixtures.write_camvid(tmp_path / "raw", dusk=4, dusk_train_labels=False)
-    settings = SETTINGS | {"data.raw_dir": tmp_path / "raw", "stages": ("source",), "source.steps": 300}
-    settings |= {"save_every": 5, "evaluate_every": 300, "log_every": 1}
-    checkpoints = tmp_path / "run" / "source" / "checkpoints"
+    # in the second stage, whose steps begin anew
+    settings = SETTINGS | {"data.raw_dir": tmp_path / "raw", "stages": ("source", "warmup"), "source.steps": 20}
+    settings |= {"warmup.steps": 300, "save_every": 5, "evaluate_every": 300, "log_every": 1}
+    checkpoints = tmp_path / "run" / "warmup" / "checkpoints"
     running = start_two_hosts(tmp_path / "run", settings)
     deadline = time.time() + 300
     while not (checkpoints / "5").exists() and time.time() < deadline:
         time.sleep(0.1)
     running[1].send_signal(signal.SIGTERM)  # which JAX takes for a notice, and tells the others
     first, _ = end(running, EXIT_CODE)
-    step = int(re.search(r"source stopped after step (\d+) of 300", first)[1])
+    step = int(re.search(r"warmup stopped after step (\d+) of 300", first)[1])
     assert step >= 5 and (checkpoints / str(step)).exists()
     first, _ = end(start_two_hosts(tmp_path / "run", settings))
     assert f"{step}/300" in first and not re.search(rf"\b{step - 1}/300", first)
-    assert json.loads((tmp_path / "run" / "results.json").read_text())["stages"][0]["steps"] == 300
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["stages"][1]["steps"] == 300

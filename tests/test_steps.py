@@ -164,6 +164,14 @@ def test_micro_batches_give_the_step_of_the_whole_batch(kind):
         assert_same(getattr(halves[0], part), getattr(whole[0], part), 1e-5)
 
 
+def test_micro_batches_are_the_same_on_any_number_of_devices():
+    """So are their statistics, which they are normalised by."""
+    one, two = (run("oracle", count, one_batch(), micro_batches=2)[1] for count in (1, 2))
+    assert_same(two[1], one[1], 1e-5)
+    for part in ("params", "batch_stats"):
+        assert_same(getattr(two[0], part), getattr(one[0], part), 1e-6)
+
+
 def test_the_halves_of_the_batch_have_different_numbers_of_labels():
     label = one_batch()["source"]["label"]
     assert np.mean(label[:2] != IGNORE) > 0.9 > 0.3 > np.mean(label[2:] != IGNORE) > 0

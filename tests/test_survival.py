@@ -1,6 +1,7 @@
 """What a run survives: signals, damaged and missing files, full disks, other settings, numbers that go bad."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -196,8 +197,72 @@ def test_a_stage_without_a_checkpoint_that_can_be_read_says_what_to_delete(tmp_p
         run(tmp_path, config_of(), At(config_of(), "source", 4, interrupt))
     for step in ("2", "3"):
         truncate(largest(tmp_path / "source" / "checkpoints" / step))
-    with pytest.raises(ValueError, match=f"no checkpoint in {tmp_path}/source/checkpoints can be read: delete"):
+    for _ in range(2):  # nothing is put aside: it might be the disk that cannot be read for a while
+        with pytest.raises(ValueError, match=rf"no checkpoint in {tmp_path}/source/checkpoints .*, 3, .*: .*delete"):
+            run(tmp_path, config_of())
+    assert checkpoints_in(tmp_path / "source") == ["2", "3"]
+
+
+def test_a_damaged_best_network_is_not_looked_for_among_older_ones(tmp_path, monkeypatch):
+    config = config_of(handover="best", evaluate_every=1)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, config, At(config, "stage1", 1, interrupt))
+    best = json.loads((tmp_path / "source" / "result.json").read_text())["best"]["step"]
+    truncate(largest(tmp_path / "source" / "checkpoints" / str(best) / "network"))
+    shutil.rmtree(tmp_path / "stage1")
+    with pytest.raises(ValueError, match=rf"checkpoints/{best} cannot be read .*: delete {tmp_path}/source to train"):
+        run(tmp_path, config)
+
+
+def cut_short(path) -> None:
+    path.write_text(path.read_text()[:-5])
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("source/settings.json", "is damaged .*: delete .*source to run this stage again"),
+        ("source/result.json", "is damaged .*: delete it, and give the same command again"),
+        ("stage1/history.jsonl", "is damaged: delete it, which forgets the scores so far"),
+        ("source/soft_labels_8/origin.json", "is damaged .*: delete .*soft_labels_8, and its labels are made again"),
+    ],
+)
+def test_a_damaged_record_is_named_with_the_remedy(file, told, whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    (tmp_path / "run" / "stage1" / "result.json").unlink()
+    cut_short(tmp_path / "run" / file)
+    with pytest.raises(ValueError, match=f"{file} {told}"):
+        run(tmp_path / "run", config_of())
+
+
+def test_checkpoints_whose_settings_are_gone_are_refused(whole, tmp_path):
+    shutil.copytree(whole[0] / "source", tmp_path / "source")
+    (tmp_path / "source" / "settings.json").unlink()
+    with pytest.raises(ValueError, match=r"settings.json is missing.*delete .*source"):
         run(tmp_path, config_of())
+
+
+def test_scores_and_prototypes_that_are_damaged_or_gone_are_made_again(whole, tmp_path, capsys):
+    shutil.copytree(whole[0], tmp_path / "run")
+    stage = tmp_path / "run" / "stage1"
+    (stage / "result.json").unlink()
+    (stage / "history.jsonl").unlink()
+    truncate(stage / "initial_prototypes.npz")
+    for metrics in (stage / "checkpoints").glob("*/metrics/metrics"):
+        cut_short(metrics)
+    assert_same_end(tmp_path / "run", whole, "source", "stage1")
+    assert "metrics is damaged: the score of this checkpoint is forgotten" in capsys.readouterr().out
+
+
+def test_files_of_weights_are_read_before_the_first_stage_begins(tmp_path):
+    config = config_of(**{"model.imagenet_weights": str(tmp_path / "weights.npz")})
+    config.stage1.init = "imagenet"
+    config.stage1.weighting, config.stage1.consistency_weight = "none", 0.0
+    for array, told in ((np.zeros((3, 3)), "conv1.weight"), (np.full((8, 3, 7, 7), np.nan), "conv1.weight")):
+        np.savez(tmp_path / "weights.npz", **{"conv1.weight": array})
+        with pytest.raises(ValueError, match=told):
+            run(tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_damaged_network_that_is_handed_on_is_made_again(whole, tmp_path):
@@ -265,7 +330,7 @@ def test_settings_that_decide_nothing_may_change(whole):
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted():
     def train_step(state, batch, teacher, *, setup):
         new = state.replace(step=state.step + 1, params={"w": state.params["w"] + batch})
-        return new, {"loss": batch, "gradient_norm": jnp.float32(1)}
+        return new, {"loss": jnp.where(jnp.isnan(batch), 0.0, batch), "gradient_norm": jnp.float32(1)}
 
     step = jax.jit(lambda state, batch: steps.unless_not_finite(train_step)(state, batch, None, setup=None))
     state = TrainState(jnp.int32(0), jax.random.key(0), {"w": jnp.float32(0)}, {}, (), skipped=jnp.zeros(2, jnp.int32))

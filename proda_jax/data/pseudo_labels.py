@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 
 from proda_jax.data.source import Batch
-from proda_jax.files import npz, read_npz, write_atomically
+from proda_jax.files import npz, read_json, read_npz, write_atomically
 
 ORIGIN = "origin.json"
 
@@ -33,7 +33,7 @@ class PseudoLabels:
         self.folder, self.origin = epath.Path(folder), json.loads(json.dumps(origin))
         note = self.folder / ORIGIN
         if note.exists():
-            found = json.loads(note.read_text())
+            found = read_json(note, f"delete {self.folder}, and its labels are made again")
             if found != self.origin:
                 differing = {k: (found.get(k), self.origin.get(k)) for k in found | self.origin
                              if found.get(k) != self.origin.get(k)}  # fmt: skip

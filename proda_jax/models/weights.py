@@ -111,6 +111,8 @@ def load(path: epath.PathLike, *, allow_missing: Sequence[str] = (), **expected)
     weights, result = read(path, **expected)
     logging.info("%s: %s", path, result.text())
     result.check(path, allow_missing)
+    if broken := [name for name, array in weights.arrays.items() if not np.isfinite(array).all()]:
+        raise ValueError(f"{path} holds numbers that are not finite, in {', '.join(broken[:5])}: use another file")
     return weights
 
 

@@ -13,6 +13,7 @@ from proda_jax import devices, hosts, prototypes
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.data.pseudo_labels import PseudoLabels
 from proda_jax.data.source import ExampleSource, ordered_records
+from proda_jax.interruption import Stopped
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.models.resnet import OUTPUT_STRIDE, output_size
 from proda_jax.resizing import resize_align_corners, resize_nearest
@@ -125,6 +126,7 @@ def fill_store(
     all_records = ordered_records(len(source), batch_size)
     with tqdm(total=len(source), desc=title, unit="image", disable=not hosts.is_first()) as bar:
         for batch, records in zip(batches, all_records, strict=True):
+            stop_if_preempted()
             names = [source.names[record] for record in records if record >= 0]
             if missing.intersection(names):  # on all hosts, as they compute together
                 labels = devices.local_rows(make(variables, devices.put_batch(batch["image"], mesh)))
@@ -133,6 +135,12 @@ def fill_store(
                         store.write(source.names[record], label)
             bar.update(len(names))
     hosts.wait("pseudo labels are written")
+
+
+def stop_if_preempted() -> None:
+    """Ends a preparation where several hosts are: what is done is in files."""
+    if hosts.is_preempted():
+        raise Stopped("stopped while preparing a stage")
 
 
 def initial_prototypes(
@@ -180,6 +188,7 @@ def initial_prototypes(
             disable=not hosts.is_first(),
         )
         for batch in devices.prefetch(batches, mesh):
+            stop_if_preempted()
             current = devices.settle(mapped(variables, current, batch))
     return current
 

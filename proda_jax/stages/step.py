@@ -183,7 +183,7 @@ def each_micro_batch(setup: Setup, function: Callable[[Any], Any], examples: Any
     if setup.micro_batches == 1:
         return function(examples)
     results = jax.lax.map(function, split(examples, setup.micro_batches))
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results)
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), results)
 
 
 def accumulate(
@@ -218,8 +218,11 @@ def accumulate(
 
 
 def split(examples: Any, parts: int) -> Any:
-    """Arrays [batch, ...] as [parts, batch / parts, ...]."""
-    return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), examples)
+    """Arrays [batch, ...] as [parts, batch / parts, ...].
+
+    A part takes every `parts`-th example, so that it has the same of the global batch on any number of devices.
+    """
+    return jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), examples)
 
 
 def reduce(setup: Setup, shares: Any) -> Any:
@@ -251,7 +254,7 @@ def update(
 
 
 def unless_not_finite(train_step: Callable) -> Callable:
-    """A train step that changes nothing but the step's number where a loss or the gradient is not finite.
+    """A train step that changes nothing but its number where a loss, the gradient or what it ends in is not finite.
 
     Such a step is counted in `TrainState.skipped` and in the metric 'skipped'; whoever runs it stops where they come in
     a row. Metrics are those of the whole batch, so all devices decide alike.
@@ -259,7 +262,8 @@ def unless_not_finite(train_step: Callable) -> Callable:
 
     def step(state: TrainState, batch: Batch, teacher: Any, *, setup: Setup) -> tuple[TrainState, Metrics]:
         new, metrics = train_step(state, batch, teacher, setup=setup)
-        finite = jnp.stack([jnp.isfinite(value).all() for value in metrics.values()]).all()
+        values = [*metrics.values(), *jax.tree.leaves(changing(new))]
+        finite = jnp.stack([jnp.isfinite(value).all() for value in values]).all()
         total, in_row = state.skipped
         skipped = jnp.stack([total + ~finite, jnp.where(finite, 0, in_row + 1)])
         kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), *map(changing, (new, state)))
