@@ -113,13 +113,8 @@ class Experiment:
         model, variables = self.networks.in_file(self.config[name].weights)
         score = self.scorer(model)
         scores = score(variables) if score else {}
-        checkpoints = Checkpoints(folder / "checkpoints")
-        if checkpoints.step():
-            raise ValueError(
-                f"{folder} holds a network that was trained there for {checkpoints.step()} steps, and config.{name}."
-                "weights takes another one from a file: delete that folder, or use another workdir"
-            )
         provenance.remember(folder, self.config, name)
+        checkpoints = Checkpoints(folder / "checkpoints")
         checkpoints.save_network(variables)
         checkpoints.close()
         history = train.History(folder / "history.jsonl", -1)

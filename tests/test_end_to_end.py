@@ -82,7 +82,7 @@ def check_results(workdir: pathlib.Path, printed: str, space: str) -> dict:
     return results
 
 
-@pytest.mark.parametrize(("config", "classes"), [("gta5", 19), ("synthia", 16)])
+@pytest.mark.parametrize(("config", "classes"), [("gta5", 19), pytest.param("synthia", 16, marks=pytest.mark.slow)])
 def test_the_full_recipe_runs_from_raw_archives_through_every_stage(config, classes, cache, tmp_path):
     if config == "gta5":
         fixtures.write_gta5(tmp_path / "source", 4, odd_sizes=True)

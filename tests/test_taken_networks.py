@@ -108,7 +108,7 @@ def test_a_network_does_not_take_the_place_of_one_that_was_trained_there(tmp_pat
     with pytest.raises(ValueError, match="config.warmup.weights was None and is .*network.npz"):
         run_in(tmp_path / "run", config).run()
     (tmp_path / "run" / "warmup" / "settings.json").unlink()  # also where nothing remembers the settings
-    with pytest.raises(ValueError, match="warmup holds a network that was trained there for 2 steps.*delete that"):
+    with pytest.raises(ValueError, match="settings.json is missing.*delete .*warmup to run this stage again"):
         run_in(tmp_path / "run", config).run()
 
 
