@@ -28,6 +28,7 @@ from proda_jax.stages import denoise
 TOP_LEVEL = (
     "task", "init_from", "seed", "stages", "batch_size", "micro_batches", "log_every", "summaries", "save_every",
     "save_minutes", "max_skipped", "evaluate_every", "handover", "evaluate_batch_size", "data", "model", "views",
+    "snapshots",
 )  # fmt: skip
 COUNTS = (
     "batch_size", "micro_batches", "log_every", "save_every", "max_skipped", "evaluate_every", "evaluate_batch_size",
@@ -112,6 +113,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     check_views(config)
     if not 0 <= config.seed < 2**31:
         refuse("seed", config.seed, "0 to 2147483647")
+    for name, number in config.snapshots.items():
+        if number < 0:
+            refuse(f"snapshots.{name}", number, "at least 0")
     check_finite(config)
     if not config.stages:
         refuse("stages", config.stages, "names of stages to run")
