@@ -24,6 +24,7 @@ from proda_jax.data.label_spaces import (
 from proda_jax.files import cache_folder
 from proda_jax.models.deeplab import GROUP_NORM_GROUPS, HEADS
 from proda_jax.stages import denoise
+from proda_jax.stages.build import TRAIN_STEPS
 
 TOP_LEVEL = (
     "task", "init_from", "seed", "stages", "batch_size", "micro_batches", "log_every", "summaries", "save_every",
@@ -35,7 +36,6 @@ COUNTS = (
 )  # fmt: skip
 ROLES = ("source", "target", "validation")
 NONE = "none"  # in place of a data set that there is not
-KINDS = ("supervised", "warmup", "denoise", "distill")
 WEIGHTS = ("random", "imagenet", "self_supervised")
 CHOICES = {
     "batch_norm": ("batch", "frozen"),
@@ -252,7 +252,7 @@ def check_views(config: ml_collections.ConfigDict) -> None:
 def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str, ...]) -> None:
     """Checks one stage's section; `earlier` are the stages that run before it."""
     stage = config[name]
-    choose(f"{name}.kind", stage.kind, KINDS)
+    choose(f"{name}.kind", stage.kind, TRAIN_STEPS)
     if stage.weights is not None:
         check_file(f"{name}.weights", stage.weights)
         return
