@@ -285,13 +285,13 @@ class Experiment:
           Stopped: the program was asked to stop.
         """
         devices.check_batch_size(self.config.batch_size, self.mesh, self.config.micro_batches)
-        provenance.note_configuration(self.workdir.path, self.config)
         for name in self.config.stages:
             provenance.check(self.workdir.folder(name), self.config, name)
         missing = [name for name in self.config.stages if hosts.as_the_first_sees(self.workdir.result(name) is None)]
         if missing:
             self.networks.check_files(missing)
             self.check_labels()
+        provenance.note_configuration(self.workdir.path, self.config)
         for name in self.config.stages:
             if name in missing:
                 self.take_stage(name) if self.config[name].weights is not None else self.run_stage(name)

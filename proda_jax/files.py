@@ -24,6 +24,13 @@ def write_atomically(path: epath.PathLike, contents: str | bytes) -> None:
     unfinished.replace(path)
 
 
+def write_if_new(path: epath.PathLike, contents: bytes) -> None:
+    """Writes a file like `write_atomically`, unless it holds the same already."""
+    path = epath.Path(path)
+    if not path.exists() or path.read_bytes() != contents:
+        write_atomically(path, contents)
+
+
 def unfinished_name(path: epath.Path) -> epath.Path:
     """Where a file is written before it takes its name; no other process or thread writes there."""
     return path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")

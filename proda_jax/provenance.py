@@ -10,7 +10,7 @@ import ml_collections
 from etils import epath
 
 from proda_jax import hosts
-from proda_jax.files import read_json, write_atomically
+from proda_jax.files import read_json, write_atomically, write_if_new
 
 NAME, ENVIRONMENT = "settings.json", "environment.json"  # of a stage
 CONFIGURATION = "config.json"  # of a workdir
@@ -50,9 +50,8 @@ def remember(folder: epath.Path, config: ml_collections.ConfigDict, name: str) -
 
 def note_configuration(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
     """Notes the whole configuration of a run, for reports and for predictions."""
-    path, text = workdir / CONFIGURATION, json.dumps(config.to_dict(), indent=2)
-    if hosts.is_first() and not (path.exists() and path.read_text() == text):
-        write_atomically(path, text)
+    if hosts.is_first():
+        write_if_new(workdir / CONFIGURATION, json.dumps(config.to_dict(), indent=2).encode())
 
 
 def note_environment(folder: epath.Path) -> None:

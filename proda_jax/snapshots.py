@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from proda_jax import devices, evaluate, hosts, metrics, prototypes
 from proda_jax.data.label_spaces import IGNORE, LabelSpace
 from proda_jax.data.source import Batch, ExampleSource
-from proda_jax.files import npz, write_atomically
+from proda_jax.files import npz, write_atomically, write_if_new
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.models.resnet import output_size
 from proda_jax.resizing import resize_align_corners
@@ -66,7 +66,7 @@ class Looked:
         arrays = {"image": reduced(self.images.images[self.samples]), "name": names}
         if self.images.labelled:
             arrays["label"] = reduced(self.images.labels[self.samples])
-        write_atomically(path, npz(compressed=True, **arrays))
+        write_if_new(path, npz(compressed=True, **arrays))
 
 
 class Snapshots:

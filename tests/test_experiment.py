@@ -16,11 +16,12 @@ import pytest
 from tiny import CLASSES, block_source, tiny_config, tiny_stage
 
 from configs import base
-from proda_jax import evaluate, settings, train
+from proda_jax import evaluate, settings
 from proda_jax.checkpoints import Checkpoints
 from proda_jax.data.label_spaces import LABEL_SPACES
 from proda_jax.data.memory import MemorySource
 from proda_jax.experiment import Experiment
+from proda_jax.records import History
 from proda_jax.sources import Sources
 from proda_jax.state import TrainState
 from proda_jax.tables import table
@@ -337,7 +338,7 @@ def test_validation_labels_of_which_none_counts_are_refused(finished, tmp_path):
 
 def test_of_two_equal_scores_the_later_is_called_best_as_its_network_is_the_one_kept(tmp_path):
     state = TrainState(jax.numpy.int32(0), jax.random.key(0), params={}, batch_stats={}, opt_state=())
-    history = train.History(tmp_path / "history.jsonl", 0)
+    history = History(tmp_path / "history.jsonl", 0)
     with contextlib.closing(Checkpoints(tmp_path / "checkpoints")) as checkpoints:
         for step, miou in ((1, 30.0), (2, 30.0), (3, 10.0)):
             network = {"params": {"w": np.float32(step)}, "batch_stats": {"m": np.float32(step)}}
