@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +88,7 @@ def train(
     title: str,
     log: Log,
     interruption: Interruption,
+    card: Mapping[str, Any] | None = None,
 ) -> tuple[TrainState, History]:
     """Runs a stage from where it stands to its end, with an evaluation and a checkpoint every so often.
 
@@ -103,6 +104,7 @@ def train(
       title: for the progress bar.
       log: called with (step, metrics) at each logged step.
       interruption: whether the program is asked to stop.
+      card: what each checkpoint says of its network, see `card.Card.as_json`.
 
     Returns:
       The last state and all evaluations.
@@ -157,7 +159,7 @@ def train(
                 bar.set_postfix(last_score(history))
             stopping = hosts.is_preempted() or interruption.wished
             if stopping or schedule.saves(number, time.time() - saved):
-                checkpoints.save(state, scores.get("miou"))
+                checkpoints.save(state, scores.get("miou"), card)
                 saved = time.time()
             if stopping:
                 interruption.wished = True  # which ends the run, if this was the last step
