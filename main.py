@@ -23,9 +23,28 @@ from proda_jax.sources import Sources
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration, such as configs/gta5.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run makes; may be in a bucket.")
 _MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "evaluate"],
-    "train: run the stages; evaluate: score the network in config.init_from, or the workdir's last one.",
+    "mode", "train", ["train", "evaluate", "predict", "export"],
+    "train: run the stages; evaluate: score the network in config.init_from, or the workdir's last one; predict: label "
+    "images and videos with it; export: write it for TensorFlow or StableHLO.",
 )  # fmt: skip
+_OUTPUT = flags.DEFINE_string("output", None, "predict, export: folder for the results.")
+_STAGE = flags.DEFINE_string("stage", None, "predict, export: stage of the workdir; default: the last complete one.")
+_CHECKPOINT = flags.DEFINE_enum("checkpoint", None, ["last", "best"], "predict, export: which of it; default: last.")
+_RESIZE = flags.DEFINE_integer(
+    "resize", None, "predict, export: width at which images are predicted; 0: their own; default: that of training."
+)
+_SCALES = flags.DEFINE_list("scales", ["1"], "predict, export: relative sizes whose predictions are averaged.")
+_FLIP = flags.DEFINE_bool("flip", False, "predict, export: average with the mirror image's prediction.")
+_INPUT = flags.DEFINE_string("input", None, "predict: image, video, folder of them, or a pattern like 'photos/*.png'.")
+_WRITE = flags.DEFINE_list(
+    "write", ["ids", "colors", "overlays"], "predict: what is written: ids, colors, overlays, confidence."
+)
+_WINDOW = flags.DEFINE_integer(
+    "window", None, "predict: side, in pixels, of the windows that larger images are predicted in; default: 2048, for "
+    "images of more than four million pixels.",
+)  # fmt: skip
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "predict: images that a device predicts at once.")
+_FORMAT = flags.DEFINE_enum("format", "savedmodel", ["savedmodel", "stablehlo"], "export: what is written.")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Several hosts, which JAX finds by itself: Cloud TPU pods, SLURM, Open MPI, Kubernetes."
 )
@@ -42,11 +61,14 @@ def main(arguments: list[str]) -> None:
     check_hosts()
     if _DISTRIBUTED.value or _COORDINATOR.value:
         hosts.start(_COORDINATOR.value, _HOSTS.value, _HOST.value)
-    config = read_config()
-    if _MODE.value == "evaluate":
-        evaluate(config)
+    if _INPUT.value is not None and _MODE.value != "predict":
+        raise app.UsageError("--input is what --mode=predict labels")
+    if _MODE.value in ("predict", "export"):
+        use_network()
+    elif _MODE.value == "evaluate":
+        evaluate(read_config())
     else:
-        train(config)
+        train(read_config())
 
 
 def check_hosts() -> None:
@@ -108,6 +130,42 @@ def evaluate(config: ml_collections.ConfigDict) -> None:
     if _WORKDIR.value:
         write_atomically(workdir / "evaluation.json", json.dumps(scores, indent=2))
         print(f"scores: {workdir / 'evaluation.json'}")
+
+
+def use_network() -> None:
+    """Predicts with a trained network, or exports it."""
+    from proda_jax import export, loading, predict  # which nothing else needs
+
+    if _DISTRIBUTED.value or _COORDINATOR.value:
+        raise app.UsageError(f"--mode={_MODE.value} is for one host: give each its own share of the files")
+    if _OUTPUT.value is None:
+        raise app.UsageError(f"--mode={_MODE.value} needs --output, a folder for the results")
+    if _MODE.value == "predict" and _INPUT.value is None:
+        raise app.UsageError("--mode=predict needs --input: an image, a video, a folder of them, or a pattern")
+    config = read_config() if _CONFIG.value is not None else None
+    in_file = config is not None and config.init_from is not None
+    if in_file == bool(_WORKDIR.value):
+        raise app.UsageError(f"--mode={_MODE.value} needs a network: either --workdir of a run, or --config and a file "
+                             "of weights as --config.init_from")  # fmt: skip
+    settings.use_compilation_cache()
+    segmenter = loading.load(
+        _WORKDIR.value, stage=_STAGE.value, checkpoint=_CHECKPOINT.value, config=config, resize=_RESIZE.value,
+        scales=numbers(_SCALES.value), flip=_FLIP.value, window=_WINDOW.value, batch_size=_BATCH_SIZE.value,
+        devices_used=None if _MODE.value == "predict" else 1,
+    )  # fmt: skip
+    print(f"network: {segmenter.origin}")
+    if _MODE.value == "predict":
+        predict.predict(segmenter, _INPUT.value, _OUTPUT.value, _WRITE.value)
+    else:
+        export.export(segmenter, _OUTPUT.value, _FORMAT.value)
+
+
+def numbers(texts: list[str]) -> list[float]:
+    """The numbers of a flag."""
+    try:
+        return [float(text) for text in texts]
+    except ValueError:
+        raise app.UsageError(f"--scales={','.join(texts)}: expected numbers, such as 0.75,1,1.25") from None
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Checkpoints of a stage: the last and the best train state, through Orbax."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -24,10 +25,16 @@ class Checkpoints:
     """The checkpoints of one stage.
 
     A checkpoint has two items: 'network' (params and batch_stats, what evaluation, prediction and later stages want)
-    and 'training' (the rest of the train state, what continuing wants).
+    and 'training' (the rest of the train state, what continuing wants). Beside them stands the network's card, see
+    `card.Card`.
     """
 
-    def __init__(self, folder: epath.PathLike):
+    def __init__(self, folder: epath.PathLike, *, writable: bool = True):
+        """Opens the folder, which is made if need be; one that is not `writable` is left as it is.
+
+        Raises:
+          ValueError: a score is damaged, and the folder is to be left as it is.
+        """
         best = keep.BestN(get_metric_fn=lambda metrics: metrics[METRIC], n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
             # without best_fn no metrics are written, without the policy the latest one would go
@@ -35,24 +42,32 @@ class Checkpoints:
             best_mode="max",
             # the last but one is there in case that the last is damaged
             preservation_policy=keep.AnyPreservationPolicy([keep.LatestN(2), best]),
+            create=writable,
         )
         self._folder = epath.Path(folder).absolute()
-        self._forget_damaged_scores()
+        self._forget_damaged_scores(writable)
         self._manager = Manager(self._folder, options=options)
 
-    def save(self, state: Any, miou: float | None) -> None:
-        """Saves a train state with its validation mIoU, if there is one; goes on in the background."""
+    def save(self, state: Any, miou: float | None, card: Mapping[str, Any] | None = None) -> None:
+        """Saves a train state with its validation mIoU, if there is one, and card; goes on in the background."""
         training = state.replace(params=None, batch_stats=None)
         items = ocp.args.Composite(
             network=ocp.args.StandardSave(state.variables), training=ocp.args.StandardSave(training)
         )
-        self._manager.save(int(state.step), args=items, metrics=None if miou is None else {METRIC: miou})
+        metrics = None if miou is None else {METRIC: miou}
+        self._manager.save(int(state.step), args=items, metrics=metrics, custom_metadata=card)
 
-    def save_network(self, variables: Any) -> None:
+    def save_network(self, variables: Any, card: Mapping[str, Any] | None = None) -> None:
         """Saves a network that was not trained here, as step 0, in place of one that is there."""
         if self.step() == 0:
             self._manager.delete(0)
-        self._manager.save(0, args=ocp.args.Composite(network=ocp.args.StandardSave(variables)))
+        items = ocp.args.Composite(network=ocp.args.StandardSave(variables))
+        self._manager.save(0, args=items, custom_metadata=card)
+
+    def card(self, step: int) -> dict[str, Any] | None:
+        """The card of a checkpoint's network; None in those of older versions, which have none."""
+        self._manager.wait_until_finished()
+        return card_in(self._folder / str(step))
 
     def step(self, which: str = "last") -> int | None:
         """Step of the 'last' or 'best' checkpoint; None where there is none."""
@@ -105,13 +120,15 @@ class Checkpoints:
         hosts.wait("damaged checkpoints are put aside")
         self._manager.reload()
 
-    def _forget_damaged_scores(self) -> None:
-        """Deletes scores that cannot be read, without which Orbax would open nothing: the networks may be good."""
+    def _forget_damaged_scores(self, writable: bool) -> None:
+        """Deletes scores that cannot be read, with which Orbax would open nothing: the networks may be good."""
         if hosts.is_first() and self._folder.exists():
             for path in self._folder.glob("*/metrics/metrics"):
                 try:
                     json.loads(path.read_text())
                 except ValueError:
+                    if not writable:
+                        raise ValueError(f"{path} is damaged: delete {path.parent}, which forgets this score") from None
                     print(f"{path} is damaged: the score of this checkpoint is forgotten")
                     path.parent.rmtree()
         hosts.wait("scores can be read")
@@ -134,6 +151,63 @@ class Checkpoints:
         """Waits for what is being saved."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def card_in(checkpoint: epath.PathLike) -> dict[str, Any] | None:
+    """The card in the folder of one checkpoint, or None."""
+    return _described(checkpoint).custom_metadata or None
+
+
+def has_extra_norm(checkpoint: epath.PathLike) -> bool:
+    """Whether the network in the folder of one checkpoint has the extra normalisation."""
+    return "extra_norm" in _described(checkpoint).item_metadata.network.tree["params"]
+
+
+def network_in(checkpoint: epath.PathLike, variables: Any) -> Any:
+    """The network in the folder of one checkpoint, in place of variables of the same shapes.
+
+    Raises:
+      ValueError: it cannot be read, or is another network.
+    """
+    held = _shapes(_described(checkpoint).item_metadata.network.tree)
+    wanted = _shapes(variables)
+    if differing := sorted(name for name in held | wanted if held.get(name) != wanted.get(name)):
+        some = (f"{name} is {held.get(name, 'missing')}, not {wanted.get(name, 'there')}" for name in differing[:3])
+        raise ValueError(f"checkpoint {checkpoint} holds another network than its card or the configuration says, in "
+                         f"{len(differing)} of {len(held | wanted)} arrays: {'; '.join(some)}")  # fmt: skip
+    items = ocp.args.Composite(network=ocp.args.StandardRestore(abstract(variables)))
+    try:
+        with _reader() as reader:
+            return reader.restore(epath.Path(checkpoint).absolute(), args=items).network
+    except Exception as error:  # what a damaged file leads to depends on where it is damaged
+        raise ValueError(f"checkpoint {checkpoint} cannot be read ({in_short(error)}): use another one") from error
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """The shape of each array, by its name."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _described(checkpoint: epath.PathLike) -> Any:
+    """What Orbax notes about a checkpoint: its card, and shapes of its arrays.
+
+    Raises:
+      ValueError: that note is damaged.
+    """
+    try:
+        with _reader() as reader:
+            return reader.metadata(epath.Path(checkpoint).absolute())
+    except Exception as error:
+        raise ValueError(f"checkpoint {checkpoint} is damaged ({in_short(error)}): use another one") from error
+
+
+def _reader() -> ocp.Checkpointer:
+    """Reads the folder of one checkpoint, whatever its name; Orbax complains of items that it has no handler for."""
+    items = {"network": ocp.StandardCheckpointHandler(), "training": ocp.StandardCheckpointHandler()}
+    return ocp.Checkpointer(ocp.CompositeCheckpointHandler(**items, metrics=ocp.JsonCheckpointHandler()))
 
 
 def in_short(error: Exception) -> str:

@@ -13,6 +13,7 @@ from absl import logging
 from etils import epath
 
 from proda_jax import devices, evaluate, hosts, prototypes, provenance, settings, tables, train
+from proda_jax.card import Card
 from proda_jax.checkpoints import Checkpoints
 from proda_jax.data.label_spaces import label_space
 from proda_jax.data.pseudo_labels import PseudoLabels, with_pseudo_labels
@@ -110,6 +111,7 @@ class Experiment:
                 name,
                 writer,
                 self.interruption,
+                Card.of(config, name, extra_norm=model.extra_norm).as_json(),
             )
         return self.finish(name, stage.steps, history)
 
@@ -121,7 +123,7 @@ class Experiment:
         scores = self.summary(score(variables)) if score else {}
         provenance.remember(folder, self.config, name)
         checkpoints = Checkpoints(folder / "checkpoints")
-        checkpoints.save_network(variables)
+        checkpoints.save_network(variables, Card.of(self.config, name, extra_norm=model.extra_norm).as_json())
         checkpoints.close()
         history = History(folder / "history.jsonl", -1)
         history.add({"step": 0, "seconds": round(time.time() - started, 1)} | scores)

@@ -157,19 +157,18 @@ def check_evaluation(config: ml_collections.ConfigDict) -> None:
         check_file("init_from", config.init_from)
 
 
+def check_network(config: ml_collections.ConfigDict) -> None:
+    """Checks what describes a network: its sizes and classes."""
+    check_sections(config)
+    check_label_space(config.data)
+    check_model(config.model)
+
+
 def check_data(config: ml_collections.ConfigDict) -> None:
     """Checks the `data` section alone, which is all that preparing data needs."""
     data = config.data
-    choose("data.label_space", data.label_space, (*LABEL_SPACES, CUSTOM))
     choose("data.loader", data.loader, ("tfds", "memory"))
-    if data.label_space == CUSTOM and not 1 <= len(set(data.classes)) == len(data.classes) < IGNORE:
-        refuse("data.classes", tuple(data.classes), f"1 to {IGNORE - 1} different names of classes")
-    if IGNORED in data.classes:
-        refuse("data.classes", tuple(data.classes), f"no class called {IGNORED!r}, which is said of values without one")
-    if data.label_space != CUSTOM and data.classes:
-        refuse("data.label_space", data.label_space, f"{CUSTOM!r}, as data.classes names classes")
-    if data.colors and len(data.colors) != len(data.classes):
-        refuse("data.colors", tuple(data.colors), f"a colour for each of the {len(data.classes)} classes, or none")
+    check_label_space(data)
     if not 0 < data.store_scale <= 1:
         refuse("data.store_scale", data.store_scale, "a share above 0, up to 1")
     if data.threads < 0:
@@ -183,6 +182,19 @@ def check_data(config: ml_collections.ConfigDict) -> None:
             files = (data[role].images, data[role].labels)
             if own.setdefault(data[role].split, files) != files:
                 refuse(f"data.{role}.split", data[role].split, "another name for each folder of your own")
+
+
+def check_label_space(data: ml_collections.ConfigDict) -> None:
+    """Checks the classes and their colours."""
+    choose("data.label_space", data.label_space, (*LABEL_SPACES, CUSTOM))
+    if data.label_space == CUSTOM and not 1 <= len(set(data.classes)) == len(data.classes) < IGNORE:
+        refuse("data.classes", tuple(data.classes), f"1 to {IGNORE - 1} different names of classes")
+    if IGNORED in data.classes:
+        refuse("data.classes", tuple(data.classes), f"no class called {IGNORED!r}, which is said of values without one")
+    if data.label_space != CUSTOM and data.classes:
+        refuse("data.label_space", data.label_space, f"{CUSTOM!r}, as data.classes names classes")
+    if data.colors and len(data.colors) != len(data.classes):
+        refuse("data.colors", tuple(data.colors), f"a colour for each of the {len(data.classes)} classes, or none")
 
 
 def check_role(data: ml_collections.ConfigDict, role: str, space: LabelSpace) -> None:

@@ -65,6 +65,7 @@ def train(
     title: str,
     writer: Writer,
     interruption: Interruption,
+    card: Mapping[str, Any] | None = None,
 ) -> tuple[TrainState, History]:
     """Runs a stage from where it stands to its end, with an evaluation and a checkpoint every so often.
 
@@ -80,6 +81,7 @@ def train(
       title: for the progress bar.
       writer: gets the metrics of each logged step.
       interruption: whether the program is asked to stop.
+      card: what each checkpoint says of its network, see `card.Card.as_json`.
 
     Returns:
       The last state and all evaluations.
@@ -141,7 +143,7 @@ def train(
             stopping = hosts.is_preempted() or interruption.wished
             if stopping or schedule.saves(number, time.time() - saved):
                 lines.write()
-                checkpoints.save(state, scores.get("miou"))
+                checkpoints.save(state, scores.get("miou"), card)
                 saved = time.time()
                 lines.go_on()
             if stopping:

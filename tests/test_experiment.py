@@ -17,6 +17,7 @@ from tiny import CLASSES, block_source, tiny_config, tiny_stage
 
 from configs import base
 from proda_jax import evaluate, settings
+from proda_jax.card import Card
 from proda_jax.checkpoints import Checkpoints
 from proda_jax.data.label_spaces import LABEL_SPACES
 from proda_jax.data.memory import MemorySource
@@ -270,6 +271,15 @@ def test_an_interrupted_stage_ends_in_the_bits_of_one_that_was_not(stage, finish
     history = [json.loads(line) for line in (workdir / stage / "history.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in history] == [2, STEPS]
     assert history[0]["seconds"] <= history[1]["seconds"]
+
+
+def test_every_checkpoint_carries_the_card_of_its_network(finished):
+    for name in STAGES:
+        with contextlib.closing(Checkpoints(finished[0] / name / "checkpoints", writable=False)) as checkpoints:
+            held = checkpoints.card(checkpoints.step())
+        model = experiment_in(finished[0], config_of()).networks.model(name)
+        assert held == Card.of(config_of(), name, extra_norm=model.extra_norm).as_json()
+        assert Card.from_json(held, name).network() == model.clone(axis_name=None)
 
 
 # What is handed on, and to whom

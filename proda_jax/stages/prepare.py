@@ -10,13 +10,14 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from proda_jax import devices, hosts, prototypes
+from proda_jax.averaging import averaged_probabilities
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.data.pseudo_labels import PseudoLabels
 from proda_jax.data.source import ExampleSource, ordered_records
 from proda_jax.interruption import Stopped
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.models.resnet import OUTPUT_STRIDE, output_size
-from proda_jax.resizing import resize_align_corners, resize_nearest
+from proda_jax.resizing import resize_nearest
 
 
 def soft_labels(
@@ -66,42 +67,6 @@ def hard_labels(
     """
     mean = averaged_probabilities(model, variables, images, images.shape[1:3], scales=scales, flip=flip)
     return jnp.where(mean.max(-1) > threshold, jnp.argmax(mean, axis=-1), IGNORE).astype(jnp.uint8)
-
-
-def averaged_probabilities(
-    model: DeepLab,
-    variables: Any,
-    images: jax.Array,
-    size: tuple[int, int],
-    *,
-    scales: Sequence[float],
-    flip: bool,
-) -> jax.Array:
-    """Mean prediction over scales and mirror images (test-time augmentation).
-
-    Args:
-      model, variables: the network.
-      images: uint8 [batch, height, width, 3].
-      size: height and width of the result, whose corners are the images' corners.
-      scales: the images are predicted at each of these sizes, relative to their own.
-      flip: whether each is predicted mirrored, too.
-
-    Returns:
-      Probabilities float32 [batch, *size, classes].
-    """
-    images = images.astype(jnp.float32) / 255.0
-    height, width = images.shape[1:3]
-    predictions = []
-    for scale in scales:
-        scaled_size = (len(images), round(height * scale), round(width * scale), 3)
-        scaled = images if scale == 1 else jax.image.resize(images, scaled_size, "bilinear")
-        views = jnp.concatenate([scaled, scaled[:, :, ::-1]]) if flip else scaled
-        logits = model.apply(variables, views, train=False).logits
-        probabilities = jax.nn.softmax(resize_align_corners(logits, size), axis=-1)
-        predictions.append(probabilities[: len(images)])
-        if flip:
-            predictions.append(probabilities[len(images) :, :, ::-1])
-    return sum(predictions) / len(predictions)
 
 
 def fill_store(

@@ -1,0 +1,36 @@
+"""A run's folder without the run: checkpoints of tiny networks, as training leaves them."""
+
+import contextlib
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+from tiny import tiny_config, tiny_model, tiny_variables
+
+from proda_jax.card import Card
+from proda_jax.checkpoints import Checkpoints
+from proda_jax.state import TrainState
+
+STAGES = ("source", "stage1")  # complete; 'stage2' is not
+BEST, LAST = 2, 4  # steps
+SEEDS = {("source", BEST): 0, ("source", LAST): 1, ("stage1", BEST): 2, ("stage1", LAST): 3, ("stage2", LAST): 4}
+
+
+def write_run(folder: pathlib.Path, *, cards: bool = True) -> pathlib.Path:
+    """A workdir with the networks of `SEEDS`; without cards it is one of an older version."""
+    config = tiny_config()
+    card = Card.of(config, "source", extra_norm=False).as_json()
+    for (stage, step), seed in SEEDS.items():
+        variables = jax.tree.map(jnp.asarray, variables_of(stage, step, seed))
+        state = TrainState(jnp.int32(step), jax.random.key(0), **variables, opt_state=())
+        with contextlib.closing(Checkpoints(folder / stage / "checkpoints")) as checkpoints:
+            checkpoints.save(state, 30.0 if step == BEST else 20.0, card | {"stage": stage} if cards else None)
+    results = {"task": "tiny", "seed": 0, "stages": [{"name": name, "steps": LAST} for name in STAGES]}
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+def variables_of(stage: str, step: int, seed: int | None = None) -> dict:
+    """Variables of the network in a checkpoint of `write_run`."""
+    return tiny_variables(tiny_model(tiny_config()), SEEDS[stage, step] if seed is None else seed)
