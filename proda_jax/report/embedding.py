@@ -1,0 +1,153 @@
+"""Features of the same pixels in two dimensions, network by network (Figure 5)."""
+
+import hashlib
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from proda_jax.data.label_spaces import LabelSpace
+from proda_jax.report.content import Folder, Note, Section
+from proda_jax.report.drawing import MUTED, Panel, draw
+from proda_jax.report.pictures import classes_legend
+from proda_jax.report.run import Run, compared
+
+_FIGURE5 = {"building": "#1f77b4", "traffic sign": "#7f7f7f", "pole": "#ff7f0e", "vegetation": "#2ca02c"}
+_OTHER = tuple(_FIGURE5.values())  # colours where those classes are not among the run's
+_COLUMNS = ("stage", "input", "pixel", "class", "x", "y")
+_SEED = 0
+_FEWEST = 30  # features of which neighbourhoods say anything; UMAP looks at 15 neighbours
+
+
+def features(run: Run, folder: Folder) -> Section:
+    """Before adaptation, after self-training, and after the whole method, side by side."""
+    title = "Features in two dimensions (Figure 5)"
+
+    def without(reason: str) -> Section:
+        return Section("features", title, [Note(f"No features in two dimensions: {reason}.", missing=True)])
+
+    arrays = {s.name: found[1] for s in run.stages
+              if (found := s.newest("features", "feature_class", "feature_pixel"))}  # fmt: skip
+    shown = compared(stage for stage in run.stages if stage.name in arrays)
+    if not shown or not run.space:
+        return without("a stage’s last snapshot holds them, and there is none")
+    if len(arrays[shown[-1][1].name]["feature_class"]) < _FEWEST:
+        return without(f"there are fewer than {_FEWEST} pixels")
+    if importlib.util.find_spec("umap") is None:
+        return without("umap-learn is not installed (requirements.txt names the version)")
+    points = embedded({stage.name: arrays[stage.name]["features"] for _, stage in shown}, folder)
+    rows, panels = [], []
+    chosen = highlighted(run.space, arrays[shown[-1][1].name]["feature_class"])
+    for only in (chosen, None):
+        for what, stage in shown:
+            classes = arrays[stage.name]["feature_class"]
+            panels.append(_scatter(f"{what}: {stage.name}", points[stage.name][1], classes, run.space, stage.name, only))
+    for _, stage in shown:
+        found, (key, places) = arrays[stage.name], points[stage.name]
+        names = [run.space.classes[c] for c in found["feature_class"]]
+        rows += [(stage.name, key, int(pixel), name, float(x), float(y)) for pixel, name, (x, y)
+                 in zip(found["feature_pixel"], names, places, strict=True)]  # fmt: skip
+    data = {"CSV": folder.table("features", _COLUMNS, rows)}
+    caption = (
+        f"Features f of {len(found['feature_pixel']):,} pixels of the sample images, the same for every network and chosen "
+        "by their true classes, mapped to two dimensions by UMAP, each network by itself (axes have no meaning). Above "
+        f"{_listed(run.space, chosen)}, below all classes."
+    )
+    return Section("features", title, [folder.figure(panels, caption, data), classes_legend(run.space)])
+
+
+def _listed(space: LabelSpace, chosen: dict[int, str]) -> str:
+    names = [space.classes[c] for c in chosen]
+    return f"the paper’s four, {', '.join(names)}" if set(names) == set(_FIGURE5) else f"{', '.join(names)}"
+
+
+def highlighted(space: LabelSpace, classes: np.ndarray) -> dict[int, str]:
+    """Four classes and their colours: those of Figure 5 that there are, filled up with the most frequent others."""
+    counts = np.bincount(classes, minlength=len(space))
+    wanted = {space.classes.index(name): color for name, color in _FIGURE5.items()
+              if name in space.classes and counts[space.classes.index(name)]}  # fmt: skip
+    free = [color for color in _OTHER if color not in wanted.values()]
+    others = [int(c) for c in np.argsort(-counts, kind="stable") if counts[c] and c not in wanted]
+    return wanted | dict(zip(others, free, strict=False))
+
+
+def embedded(vectors: dict[str, np.ndarray], folder: Folder) -> dict[str, tuple[str, np.ndarray]]:
+    """Places of features in the plane, float64 [k, 2], with the key of what they were made from, by stage.
+
+    Those that the folder's data/features.csv holds for the same input are taken from there.
+
+    Args:
+      vectors: [k, channels] of each stage.
+      folder: of the report.
+    """
+    held: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    try:
+        for row in folder.read_table("features"):
+            held.setdefault((row["stage"], row["input"]), []).append((float(row["x"]), float(row["y"])))
+    except (KeyError, TypeError, ValueError):
+        held = {}  # not one of ours, or cut short: it is made anew
+    found = {}
+    for name, features in vectors.items():
+        key = input_key(features)
+        places = held.get((name, key), [])
+        if len(places) != len(features):
+            places = _umap(name, features)
+        found[name] = (key, np.array(places, np.float64))
+    return found
+
+
+def input_key(features: np.ndarray) -> str:
+    """Names features and the way in which they are mapped; other features, seed or version have another."""
+    import importlib.metadata
+
+    version = importlib.metadata.version("umap-learn")
+    head = f"umap-learn {version}, seed {_SEED}, {features.dtype} {features.shape}".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(features).tobytes()).hexdigest()[:16]
+
+
+def _umap(name: str, features: np.ndarray) -> np.ndarray:
+    """The features in two dimensions, by UMAP with its own settings and a fixed seed."""
+    print(f"report: features of {name} in two dimensions (UMAP, some seconds; kept for the next report)", flush=True)
+    import umap  # with it comes TensorFlow, where that is installed
+
+    return umap.UMAP(random_state=_SEED, n_jobs=1).fit_transform(np.asarray(features, np.float32))
+
+
+def _scatter(
+    title: str, places: np.ndarray, classes: np.ndarray, space: LabelSpace, stage: str, only: dict[int, str] | None
+) -> Panel:
+    """Points in the colours of their classes, or of some classes alone, which are named in the panel."""
+
+    def plot(axes: Any) -> None:
+        for c in sorted(set(map(int, classes))):
+            if only is not None and c not in only:
+                continue
+            color = only[c] if only else tuple(space.colors[c] / 255.0)
+            mine = places[classes == c]
+            # the grey edge keeps dark points visible on dark pages, and bright ones on bright pages
+            axes.scatter(*mine.T, s=11, color=color, edgecolors="#8a8f96", linewidths=0.25, rasterized=True)
+        axes.set_title(title)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.grid(False)
+        axes.spines[:].set_visible(True)
+        if only:
+            handles = [_dot(axes, color) for color in only.values()]
+            names = [space.classes[c] for c in only]
+            axes.legend(handles, names, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=4, frameon=False,
+                        handletextpad=0.1, columnspacing=1.0, fontsize=7.5)  # fmt: skip
+
+    def legend(axes: Any) -> None:
+        present: Sequence[int] = sorted(set(map(int, classes)))
+        handles = [_dot(axes, tuple(space.colors[c] / 255.0)) for c in present]
+        axes.legend(handles, [space.classes[c] for c in present], loc="upper center", bbox_to_anchor=(0.5, 0), ncols=4,
+                    frameon=False, handletextpad=0.1, columnspacing=1.0, fontsize=7)  # fmt: skip
+
+    which = "four" if only else "all"
+    return draw(f"features_{stage}_{which}", plot, says=f"features in two dimensions, {title}, {which} classes",
+                size=(3.6, 3.2), only_in_file=None if only else legend)  # fmt: skip
+
+
+def _dot(axes: Any, color: Any) -> Any:
+    return axes.scatter([], [], s=20, color=color, edgecolors=MUTED, linewidths=0.25)

@@ -1,0 +1,188 @@
+"""Scores beside the paper's, settings that differ from the paper's, and what the run ran on."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from proda_jax.report import paper
+from proda_jax.report.content import Folder, Note, Section, Table, duration, gain, number
+from proda_jax.report.run import Run, Stage, compared
+from proda_jax.tables import score_title
+
+
+def scores(run: Run, folder: Folder) -> Section:
+    """mIoU of each stage and IoU of each class, beside the paper's for the same task."""
+    if not run.scored:
+        return Section("scores", "Scores", [Note("No scores: there are no labelled validation images.", missing=True)])
+    task = paper.task(run.settings)
+    rows = paper_rows(run)
+    blocks: list[Any] = [_stage_table(run, task, rows, folder), *_class_tables(run, task, folder)]
+    if task is None:
+        blocks.append(Note("The paper has no scores for this task, so there is no column of its own."))
+    else:
+        sources = dict.fromkeys(task[1][row].source for row in rows.values())
+        blocks.append(Note(
+            f"Scores of the paper: {task[0]}, {'; '.join(sources) or 'Tables 1 and 2'}. A dash: it gives none for such a "
+            "stage, or its text does not settle which number belongs to it."))  # fmt: skip
+    return Section("scores", "Scores", blocks)
+
+
+def paper_rows(run: Run) -> dict[str, str]:
+    """The paper's row of each stage that has one with a number, by stage name."""
+    task = paper.task(run.settings)
+    kinds = {stage.name: stage.kind for stage in run.stages}
+    rows = {stage.name: paper.row_of(stage.settings, kinds) for stage in run.stages} if task else {}
+    return {name: row for name, row in rows.items() if row in task[1]} if task else {}
+
+
+def _stage_table(run: Run, task: Any, rows: dict[str, str], folder: Folder) -> Table:
+    start = compared(run.scored)[0][1]
+    means = [key for key in run.scored[0].last if key.startswith("miou")]
+    columns = ["stage", "steps", *means, "gain", "best_miou", "best_step", "paper_miou", "paper_gain"]
+    data, shown = [], []
+    for stage in run.stages:
+        last, best = stage.last, stage.best
+        theirs = task[1][rows[stage.name]] if stage.name in rows else None
+        here = last["miou"] - start.last["miou"] if last.get("miou") is not None else None
+        beyond = theirs.miou - task[1]["source"].miou if theirs else None
+        line = [*(last.get(key) for key in means), here, best.get("miou"), best.get("step")]
+        data.append([stage.name, stage.steps, *line, theirs.miou if theirs else None, beyond])
+        name = stage.name if stage.result else f"{stage.name} (until now)"
+        cells = [name, f"{stage.steps:,}", *(number(last.get(key)) for key in means), gain(here)]
+        cells += [number(best.get("miou")), f"{best['step']:,}" if "step" in best else "–"]
+        if task:
+            cells += [number(theirs.miou if theirs else None), gain(beyond)]
+            if any(key != "miou" for key in means):
+                cells.append(number(theirs.miou_13 if theirs else None))
+        shown.append(cells)
+    titles = ["stage", "steps", *(f"{score_title(key)}, last" for key in means), f"gain over {start.name}", "mIoU, best",
+              "at step"]  # fmt: skip
+    if task:
+        titles += ["paper", "paper’s gain"] + (["paper, over 13"] if len(means) > 1 else [])
+    note = "" if start.role == "source" else f" The run has no stage of the source alone: gains are over {start.name}."
+    caption = "mIoU, percent. The best network is chosen on the images that it is scored on, so it flatters." + note
+    link = folder.table("scores", columns, data)
+    return Table(titles, shown, caption, data=link)
+
+
+def _class_tables(run: Run, task: Any, folder: Folder) -> list[Table]:
+    """IoU of each class: last networks with the paper's, and the best ones folded away."""
+    stages = [stage for stage in run.scored if stage.last.get("iou")]
+    if not stages:
+        return []
+    classes = list(dict.fromkeys(name for stage in stages for name in stage.last["iou"]))
+    both = [("last", [stage.last for stage in stages]), ("best", [stage.best for stage in stages])]
+    data = [
+        (stage.name, entry.get("step"), which, name, entry["iou"].get(name))
+        for which, entries in both
+        for stage, entry in zip(stages, entries, strict=True)
+        for name in classes
+    ]
+    link = folder.table("classes", ("stage", "step", "network", "class", "iou"), data)
+    theirs = {row: task[1][row] for row in ("source", "warm-up", "stage 3") if row in task[1]} if task else {}
+    ends = dict(compared(stages))
+    change = (ends["before adaptation"], ends["ours"]) if {"before adaptation", "ours"} <= set(ends) else None
+    tables = []
+    for which, entries in both:
+        gains = [f"gain, {change[1].name}"] if change else []
+        titles = ["class", *(stage.name for stage in stages), *gains, *(f"paper: {row}" for row in theirs)]
+        rows = []
+        for name in [*classes, "mIoU"]:
+            values = [entry["miou"] if name == "mIoU" else entry["iou"].get(name) for entry in entries]
+            cells = [name, *map(number, values)]
+            if change:
+                before, after = (values[stages.index(stage)] for stage in change)
+                cells.append(gain(None if None in (before, after) else after - before))
+            cells += [number(row.miou if name == "mIoU" else row.iou.get(name)) for row in theirs.values()]
+            rows.append(cells)
+        caption = f"IoU by class, percent, of the {which} network of each stage. A dash: no such pixels."
+        folded = "" if which == "last" else "IoU by class of the best networks"
+        tables.append(Table(titles, rows, caption, emphasised=(len(rows) - 1,), data=link, folded=folded))
+    return tables
+
+
+def settings(run: Run, folder: Folder) -> Section:
+    """What differs from the paper, and all settings folded away."""
+    title = "Settings"
+    if not run.settings:
+        return Section("settings", title, [Note("No settings: neither config.json nor settings.json is there.", missing=True)])
+    differing = paper.differences(run.settings, {stage.name: stage.settings for stage in run.stages if stage.settings})
+    link = folder.table("settings_beside_the_paper", ("setting", "here", "paper", "source"),
+                        [(name, _written(here), _written(there), source) for name, here, there, source in differing])  # fmt: skip
+    blocks: list[Any] = []
+    if differing:
+        rows = [(name, _written(here), _written(there), source) for name, here, there, source in differing]
+        caption = (
+            "Settings whose values are not those that the paper names. Where it names none, nothing is listed; "
+            "docs/method.md explains the choices."
+        )
+        blocks.append(Table(("setting", "here", "paper", "where"), rows, caption, text_columns=4, data=link))
+    else:
+        blocks.append(Note("Every setting that the paper names has the paper’s value."))
+    if not run.config:
+        text = "config.json is not there; these are the settings that the stages’ folders remember."
+        blocks.append(Note(text, missing=True))
+    rows = [(name, _written(value)) for name, value in sorted(run.settings.items())]
+    link = folder.table("settings", ("setting", "value"), rows)
+    blocks.append(Table(("setting", "value"), rows, text_columns=2, data=link, folded=f"All {len(rows)} settings"))
+    return Section("settings", title, blocks)
+
+
+def _written(value: Any) -> str:
+    """A setting's value as text; text itself without quotes."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def machine(run: Run, folder: Folder) -> Section:
+    """Time, speed, device, software and seed."""
+    rows, data = [], []
+    for stage in run.stages:
+        speed = images_per_second(stage)
+        device = device_of(stage)
+        data.append((stage.name, stage.steps, stage.seconds, speed, device))
+        state = "complete" if stage.result else f"step {stage.steps:,} of {stage.planned_steps:,}"
+        rows.append((stage.name, state, device or "–", f"{stage.steps:,}", duration(stage.seconds), number(speed)))
+    total = sum(stage.seconds or 0.0 for stage in run.stages)
+    rows += [(name, "not begun", "–", "–", "–", "–") for name in run.waiting]
+    rows.append(("all", "", "", f"{sum(stage.steps for stage in run.stages):,}", duration(total), ""))
+    link = folder.table("stages_time", ("stage", "steps", "seconds", "images_per_second", "device"), data)
+    caption = (
+        "Time of training and evaluation; images per second is the median over the logged steps. "
+        f"Seed: {'unknown' if run.seed is None else run.seed}."
+    )
+    blocks: list[Any] = [
+        Table(("stage", "state", "device", "steps", "time", "images/s"), rows, caption, 3, (len(rows) - 1,), link)
+    ]
+    versions: dict[str, dict[str, None]] = {}
+    for stage in run.stages:
+        for name, version in stage.environment.get("versions", {}).items():
+            versions.setdefault(name, {})[str(version)] = None
+    if versions:
+        rows = [(name, ", ".join(found)) for name, found in versions.items()]
+        blocks.append(Table(("software", "version"), rows, "Software of the last process of each stage.", 2))
+    without = [stage.name for stage in run.stages if not stage.environment]
+    if without:
+        blocks.append(Note(f"Software and device of {', '.join(without)} are not known: no environment.json.", missing=True))
+    return Section("machine", "Time and software", blocks)
+
+
+def images_per_second(stage: Stage) -> float | None:
+    """Median over a stage's logged steps."""
+    speeds = [e["images_per_second"] for e in stage.metrics if e.get("images_per_second") is not None]
+    return statistics.median(speeds) if speeds else None
+
+
+def device_of(stage: Stage) -> str:
+    """'2 x NVIDIA H200' or what is known of it."""
+    where = stage.environment
+    if not where.get("device"):
+        return ""
+    count, hosts = where.get("devices", 1), where.get("hosts", 1)
+    text = where["device"] if count == 1 else f"{count} × {where['device']}"
+    return text if hosts == 1 else f"{text} on {hosts} hosts"
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation (divided by n - 1); None for that of a single value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
