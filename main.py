@@ -23,8 +23,9 @@ from proda_jax.sources import Sources
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration, such as configs/gta5.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run makes; may be in a bucket.")
 _MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "evaluate"],
-    "train: run the stages; evaluate: score the network in config.init_from, or the workdir's last one.",
+    "mode", "train", ["train", "evaluate", "report"],
+    "train: run the stages; evaluate: score the network in config.init_from, or the workdir's last one; report: write "
+    "the page about a workdir, or with --compare about several.",
 )  # fmt: skip
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Several hosts, which JAX finds by itself: Cloud TPU pods, SLURM, Open MPI, Kubernetes."
@@ -32,11 +33,16 @@ _DISTRIBUTED = flags.DEFINE_bool(
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "Several hosts: address and port of the first of them.")
 _HOSTS = flags.DEFINE_integer("hosts", None, "With --coordinator: how many there are.")
 _HOST = flags.DEFINE_integer("host", None, "With --coordinator: this one's number, from 0.")
+_COMPARE = flags.DEFINE_list("compare", None, "With --mode=report: workdirs to set side by side.")
 
 
 def main(arguments: list[str]) -> None:
     """Runs the configuration's stages, of which what is done already is skipped, or evaluates a network."""
     logging.set_verbosity(logging.WARNING)
+    if _MODE.value == "report":
+        return write_report(arguments[1:])
+    if _COMPARE.value:
+        raise app.UsageError("--compare is for --mode=report")
     if len(arguments) > 1:
         raise app.UsageError(f"{arguments[1:]} is not understood: flags are written --flag=value, with an equals sign")
     check_hosts()
@@ -108,6 +114,20 @@ def evaluate(config: ml_collections.ConfigDict) -> None:
     if _WORKDIR.value:
         write_atomically(workdir / "evaluation.json", json.dumps(scores, indent=2))
         print(f"scores: {workdir / 'evaluation.json'}")
+
+
+def write_report(more: list[str]) -> None:
+    """Writes the page about --workdir, or the one about those of --compare and `more`, and prints where it is."""
+    from proda_jax import report
+
+    if more and not _COMPARE.value:
+        raise app.UsageError(f"{more} is not understood: flags are written --flag=value, with an equals sign")
+    if _COMPARE.value:
+        print(f"report: {report.write_comparison(_COMPARE.value + more, _WORKDIR.value)}")
+    elif _WORKDIR.value is None:
+        raise app.UsageError("--mode=report needs --workdir, the folder of a run, or --compare with several of them")
+    else:
+        print(f"report: {report.write(_WORKDIR.value)}")
 
 
 if __name__ == "__main__":

@@ -70,7 +70,9 @@ def write_stage(folder, config, name, space: LabelSpace, labels, generator, stop
     entries, logged = [], []
     for step in range(0, end + 1, config.log_every):
         values = {"source_ce": 0.4 + np.exp(-step / 60) + 0.05 * generator.normal(), "gradient_norm": 1 + step / 100}
-        values |= {"target_fit": 1.2 - step / 400, "consistency": 0.1 * np.exp(-step / 90)} if stage.kind == "denoise" else {}
+        values |= (
+            {"target_fit": 1.2 - step / 400, "consistency": 0.1 * np.exp(-step / 90)} if stage.kind == "denoise" else {}
+        )
         values |= {"distillation": 0.3 * np.exp(-step / 90)} if stage.kind == "distill" else {}
         values |= {"adversarial": 0.9, "discriminator": 0.2} if stage.kind == "warmup" else {}
         if step:
@@ -124,7 +126,11 @@ def snapshot(stage, space, labels, wrong, step, generator, last) -> tuple[dict, 
         pixels = np.random.default_rng(4).choice(np.flatnonzero(labels.ravel() != IGNORE), 400, replace=False)
         of = labels.ravel()[pixels]
         features = centres[of] + 4 * wrong * generator.normal(size=(len(of), CHANNELS))
-        arrays |= {"features": features.astype(np.float16), "feature_class": of, "feature_pixel": pixels.astype(np.int32)}
+        arrays |= {
+            "features": features.astype(np.float16),
+            "feature_class": of,
+            "feature_pixel": pixels.astype(np.int32),
+        }
     return arrays, quality
 
 
@@ -141,7 +147,7 @@ def spoiled(labels: np.ndarray, wrong: float, classes: int, generator) -> np.nda
 def fake_confusion(labels: np.ndarray, wrong: float, classes: int, generator) -> np.ndarray:
     """int64 [classes, classes], row = truth: of each class, about that share is taken for others."""
     truth = np.bincount(labels[labels != IGNORE], minlength=classes) * 20
-    spread = generator.random((classes, classes)) ** 4
+    spread = generator.random((classes, classes)) ** 4 * (truth > 0)
     spread *= wrong / spread.sum(1, keepdims=True)
     matrix = np.rint(truth[:, None] * (spread + (1 - wrong) * np.eye(classes)))
     return matrix.astype(np.int64)

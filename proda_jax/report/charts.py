@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from proda_jax.report import paper
 from proda_jax.report.content import Figure, Folder, Note, Section, gain, number
 from proda_jax.report.drawing import BLUE, INK, MUTED, ORANGE, RULE, Panel, draw
 from proda_jax.report.run import Run, Stage, compared
+from proda_jax.report.tables import paper_rows
 
 # what the metrics of the train steps are; others are called by their names
 _METRICS = {
@@ -35,54 +35,57 @@ def stages_figure(run: Run, folder: Folder) -> Figure | None:
     stages = run.scored
     if not stages:
         return None
-    task = paper.task(run.settings)
-    kinds = {stage.name: stage.kind for stage in run.stages}
-    rows = []
-    for stage in stages:
-        row = paper.row_of(stage.settings, kinds) if task else None
-        theirs = task[1][row].miou if task and row in task[1] else None
-        rows.append((stage.name, stage.last["miou"], stage.best.get("miou"), theirs))
-    shown = [stage for _, stage in compared(stages)]
-    start = shown[0].last["miou"] if shown else None
+    theirs = paper_rows(run)
+    scores = [
+        (s.name, s.last["miou"], s.best.get("miou"), theirs[s.name].miou if s.name in theirs else None) for s in stages
+    ]
+    chosen = compared(stages)
+    start, end = chosen[0][1], chosen[-1][1]
 
     def plot(axes: Any) -> None:
-        for place, ((name, last, best, theirs), stage) in enumerate(zip(rows, stages, strict=True)):
-            color = ORANGE if shown and stage is shown[-1] and stage.role == "adaptation" else BLUE
-            axes.barh(place, last, height=0.62, color=MUTED if stage.role == "oracle" else color)
-            if best is not None and best > last:
-                axes.plot([best, best], [place - 0.31, place + 0.31], color=INK, linewidth=1.2)
-            if theirs is not None:
-                axes.plot(theirs, place, "D", color="none", markeredgecolor=INK, markersize=5, markeredgewidth=1.0)
-            more = "" if stage is shown[0] else f"  {gain(last - start)}"
-            beyond = max(value for value in (last, best, theirs) if value is not None)
-            axes.annotate(number(last), (beyond, place), xytext=(6, 0), textcoords="offset points", va="center",
-                          fontweight="bold")  # fmt: skip
-            axes.annotate(more, (beyond, place), xytext=(30, 0), textcoords="offset points", va="center", color=MUTED)
-        axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
+        axes.set_xlim(0, max(value for row in scores for value in row[1:] if value is not None) * 1.2)
+        for place, (stage, row) in enumerate(zip(stages, scores, strict=True)):
+            color = MUTED if stage.role == "oracle" else ORANGE if stage is end and end is not start else BLUE
+            _bar(axes, place, row[1:], color, "" if stage is start else gain(row[1] - start.last["miou"]))
+        axes.set_yticks(range(len(stages)), [stage.name for stage in stages])
         axes.tick_params(axis="y", colors=INK)
         axes.invert_yaxis()
-        axes.set_xlim(0, max(value for row in rows for value in row[1:] if value is not None) * 1.18)
         axes.grid(False)
         axes.xaxis.set_visible(False)
         axes.spines[["left", "bottom"]].set_visible(False)
 
-    says = "; ".join(f"{name} {number(last)}" for name, last, *_ in rows)
-    panel = draw("stages", plot, says=f"mIoU by stage: {says}", size=(4.8, 0.5 + 0.34 * len(rows)))
+    says = "; ".join(f"{name} {number(last)}" for name, last, *_ in scores)
+    panel = draw("stages", plot, says=f"mIoU by stage: {says}", size=(4.1, 0.4 + 0.33 * len(stages)))
     caption = (
         "mIoU on the target’s validation images, percent: the last network of each stage, and what it gains over "
-        f"{stages[0].name if not shown else shown[0].name}. A vertical line is the stage’s best network, which is "
-        "chosen on the images that it is scored on."
+        f"{start.name}. An upright line is the stage’s best network, which is chosen on the images it is scored on."
     )
-    if any(row[3] is not None for row in rows):
+    if theirs:
         caption += " A diamond is the paper’s score."
-    data = {"CSV": folder.table("stages", ("stage", "miou_last", "miou_best", "miou_paper"), rows)}
+    data = {"CSV": folder.table("stages", ("stage", "miou_last", "miou_best", "miou_paper"), scores)}
     return folder.figure([panel], caption, data)
+
+
+def _bar(axes: Any, place: int, scores: Sequence[float | None], color: str, gained: str) -> None:
+    """The bar of a stage, from its last, best and the paper's score, with numbers beyond all of them."""
+    last, best, theirs = scores
+    axes.barh(place, last, height=0.62, color=color)
+    if best is not None and best > last:
+        axes.plot([best, best], [place - 0.31, place + 0.31], color=INK, linewidth=1.2)
+    if theirs is not None:
+        axes.plot(theirs, place, "D", color="none", markeredgecolor=INK, markersize=5, markeredgewidth=1.0)
+    beyond = max(value for value in scores if value is not None)
+    style = {"textcoords": "offset points", "va": "center"}
+    axes.annotate(number(last), (beyond, place), xytext=(7, 0), fontweight="bold", **style)
+    axes.annotate(gained, (beyond, place), xytext=(33, 0), color=MUTED, **style)
 
 
 def curves(run: Run, folder: Folder) -> Section:
     """Losses and mIoU over the steps, stages after each other."""
     blocks: list[Any] = []
-    scored = [(s, [e["step"] for e in s.history], [value_of(e, "miou") for e in s.history]) for s in run.stages if s.history]
+    scored = [
+        (s, [e["step"] for e in s.history], [value_of(e, "miou") for e in s.history]) for s in run.stages if s.history
+    ]
     panels = []
     if any(value == value for _, _, values in scored for value in values):
         panels.append(_curve("curve_miou", "mIoU on the target, percent", scored, "o"))
@@ -102,8 +105,8 @@ def curves(run: Run, folder: Folder) -> Section:
         if logged:
             data["metrics"] = folder.table("metrics", ("stage", "step", "metric", "value"), logged)
         caption = (
-            "Stages follow each other from left to right, each equally wide; the number below its end counts its steps. "
-            "Where many steps were logged, the strong line is a running mean over a fiftieth of the stage."
+            "Stages follow each other from left to right, each equally wide; the number below its end counts its "
+            "steps. Where many steps were logged, the strong line is a running mean over a fiftieth of the stage."
         )
         blocks.append(folder.figure(panels, caption, data))
     without = [stage.name for stage in run.stages if not stage.metrics and stage.steps]
@@ -137,7 +140,9 @@ def running_mean(values: np.ndarray, width: int) -> np.ndarray:
     return np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0)
 
 
-def _curve(name: str, title: str, lines: list[tuple[Stage, list[int], list[float]]], marker: str | None = None) -> Panel:
+def _curve(
+    name: str, title: str, lines: list[tuple[Stage, list[int], list[float]]], marker: str | None = None
+) -> Panel:
     def plot(axes: Any) -> None:
         for place, (stage, steps, values) in enumerate(lines):
             x = place + np.array(steps) / max(stage.planned_steps, 1)
@@ -145,7 +150,8 @@ def _curve(name: str, title: str, lines: list[tuple[Stage, list[int], list[float
             if len(y) > _SMOOTHED:
                 axes.plot(x, y, color=BLUE, linewidth=0.6, alpha=0.35)
                 y = running_mean(y, max(len(y) // 50, 3))
-            axes.plot(x, y, color=BLUE, marker=marker or ("o" if len(y) == 1 else None), markersize=3)
+            drawn_as = marker or ("o" if len(y) == 1 else None)
+            axes.plot(x, y, color=BLUE, marker=drawn_as, markersize=3, clip_on=False)
             if place:
                 axes.axvline(place, color=RULE, linewidth=0.8)
             axes.text(place + 0.5, 1.0, stage.name.replace("_", "\n"), transform=axes.get_xaxis_transform(),

@@ -101,11 +101,19 @@ class Legend:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A part of the page under a title; `anchor` is its name in links."""
+    """A part of the page.
+
+    Attributes:
+      anchor: its name in links.
+      title: above it.
+      blocks: what it consists of.
+      of_paper: the paper's figure or table of the same kind.
+    """
 
     anchor: str
     title: str
     blocks: Sequence[Note | Table | Figure | Tiles | Legend]
+    of_paper: str = ""
 
     @property
     def missing(self) -> list[str]:
@@ -157,7 +165,9 @@ def number(value: float | None, digits: int = 1) -> str:
 
 def gain(value: float | None) -> str:
     """A difference for a table, with its sign."""
-    return "–" if value is None or value != value else f"{value:+.1f}".replace("-", "\u2212")
+    if value is None or value != value:
+        return "–"
+    return "0.0" if abs(value) < 0.05 else f"{value:+.1f}".replace("-", "\u2212")
 
 
 def duration(seconds: float | None) -> str:

@@ -9,10 +9,12 @@ from typing import Any
 # Colours on white; in the page the SVG takes its own by these names, so that dark pages have lighter ones.
 # The series are told apart with any colour vision (after Okabe and Ito).
 INK, MUTED, RULE = "#1b1f24", "#5d6671", "#d5dae0"
+ON_BLUE = "#fdfdfe"  # of text on full blue
 BLUE, ORANGE, GREEN, PURPLE, YELLOW = "#0b6fb8", "#c4500a", "#0a8a66", "#a3508a", "#8f7200"
 _NAMES = {INK: "ink", MUTED: "muted", RULE: "rule", BLUE: "blue", ORANGE: "orange", GREEN: "green", PURPLE: "purple",
-          YELLOW: "yellow"}  # fmt: skip
-SIZE = (4.8, 3.0)  # inches of a panel; 346 x 216 points, which a phone shows at nearly their size
+          YELLOW: "yellow",
+          ON_BLUE: "on-blue"}  # fmt: skip
+SIZE = (4.3, 2.8)  # inches of a panel; 310 x 202 points, which a phone shows at nearly their size
 _DOTS = 150  # of the PNG, an inch
 
 _STYLE = {
@@ -104,8 +106,8 @@ def _for_page(svg: str, says: str) -> str:
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()
     label = says.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    start = f'<svg viewBox="0 0 {width} {height}" style="max-width: {float(width) * 1.6:.0f}px" role="img" aria-label="{label}">'
-    svg = start + svg[svg.index(">") + 1 :]
+    shape = f'viewBox="0 0 {width} {height}" style="max-width: {float(width) * 1.9:.0f}px"'
+    svg = f'<svg {shape} role="img" aria-label="{label}">' + svg[svg.index(">") + 1 :]
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)  # of matplotlib's own names, which other panels have too
     svg = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--font)", svg)
     for color, name in _NAMES.items():

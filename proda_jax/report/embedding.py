@@ -2,19 +2,19 @@
 
 import hashlib
 import importlib.util
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from proda_jax.data.label_spaces import LabelSpace
-from proda_jax.report.content import Folder, Note, Section
-from proda_jax.report.drawing import MUTED, Panel, draw
-from proda_jax.report.pictures import classes_legend
+from proda_jax.report.content import Folder, Legend, Note, Section
+from proda_jax.report.drawing import Panel, draw
 from proda_jax.report.run import Run, compared
 
+_OF_PAPER = "Figure 5 of the paper"
 _FIGURE5 = {"building": "#1f77b4", "traffic sign": "#7f7f7f", "pole": "#ff7f0e", "vegetation": "#2ca02c"}
 _OTHER = tuple(_FIGURE5.values())  # colours where those classes are not among the run's
+_EDGE = "#8a8f96"  # of points
 _COLUMNS = ("stage", "input", "pixel", "class", "x", "y")
 _SEED = 0
 _FEWEST = 30  # features of which neighbourhoods say anything; UMAP looks at 15 neighbours
@@ -22,10 +22,10 @@ _FEWEST = 30  # features of which neighbourhoods say anything; UMAP looks at 15 
 
 def features(run: Run, folder: Folder) -> Section:
     """Before adaptation, after self-training, and after the whole method, side by side."""
-    title = "Features in two dimensions (Figure 5)"
+    title = "Features in two dimensions"
 
     def without(reason: str) -> Section:
-        return Section("features", title, [Note(f"No features in two dimensions: {reason}.", missing=True)])
+        return Section("features", title, [Note(f"No features in two dimensions: {reason}.", missing=True)], _OF_PAPER)
 
     arrays = {s.name: found[1] for s in run.stages
               if (found := s.newest("features", "feature_class", "feature_pixel"))}  # fmt: skip
@@ -37,29 +37,36 @@ def features(run: Run, folder: Folder) -> Section:
     if importlib.util.find_spec("umap") is None:
         return without("umap-learn is not installed (requirements.txt names the version)")
     points = embedded({stage.name: arrays[stage.name]["features"] for _, stage in shown}, folder)
-    rows, panels = [], []
-    chosen = highlighted(run.space, arrays[shown[-1][1].name]["feature_class"])
-    for only in (chosen, None):
-        for what, stage in shown:
-            classes = arrays[stage.name]["feature_class"]
-            panels.append(_scatter(f"{what}: {stage.name}", points[stage.name][1], classes, run.space, stage.name, only))
+    classes = arrays[shown[-1][1].name]["feature_class"]
+    chosen = highlighted(run.space, classes)
+    everything = {int(c): "#{:02x}{:02x}{:02x}".format(*run.space.colors[c]) for c in np.unique(classes)}
+    rows = []
     for _, stage in shown:
         found, (key, places) = arrays[stage.name], points[stage.name]
         names = [run.space.classes[c] for c in found["feature_class"]]
         rows += [(stage.name, key, int(pixel), name, float(x), float(y)) for pixel, name, (x, y)
                  in zip(found["feature_pixel"], names, places, strict=True)]  # fmt: skip
-    data = {"CSV": folder.table("features", _COLUMNS, rows)}
-    caption = (
-        f"Features f of {len(found['feature_pixel']):,} pixels of the sample images, the same for every network and chosen "
-        "by their true classes, mapped to two dimensions by UMAP, each network by itself (axes have no meaning). Above "
-        f"{_listed(run.space, chosen)}, below all classes."
-    )
-    return Section("features", title, [folder.figure(panels, caption, data), classes_legend(run.space)])
+    link = {"CSV": folder.table("features", _COLUMNS, rows)}
+    captions = {
+        "four": f"Features f of {len(classes):,} pixels of the sample images, the same for every network and chosen by "
+        "their true classes, mapped to two dimensions by UMAP, each network by itself; axes have no meaning. Here "
+        f"{_listed(run.space, chosen)}.",
+        "all": "The same points, every class in its own colour.",
+    }
+    blocks: list[Any] = []
+    for which, colors in (("four", chosen), ("all", everything)):
+        panels = []
+        for what, stage in shown:
+            name, of = f"features_{stage.name}_{which}", arrays[stage.name]["feature_class"]
+            panels.append(_scatter(f"{what}: {stage.name}", name, points[stage.name][1], of, run.space, colors))
+        legend = Legend([(run.space.classes[c], color) for c, color in colors.items()])
+        blocks += [legend, folder.figure(panels, captions[which], link)]
+    return Section("features", title, blocks, _OF_PAPER)
 
 
 def _listed(space: LabelSpace, chosen: dict[int, str]) -> str:
     names = [space.classes[c] for c in chosen]
-    return f"the paper’s four, {', '.join(names)}" if set(names) == set(_FIGURE5) else f"{', '.join(names)}"
+    return "the four classes of the paper’s figure" if set(names) == set(_FIGURE5) else ", ".join(names)
 
 
 def highlighted(space: LabelSpace, classes: np.ndarray) -> dict[int, str]:
@@ -115,39 +122,24 @@ def _umap(name: str, features: np.ndarray) -> np.ndarray:
 
 
 def _scatter(
-    title: str, places: np.ndarray, classes: np.ndarray, space: LabelSpace, stage: str, only: dict[int, str] | None
+    title: str, name: str, places: np.ndarray, classes: np.ndarray, space: LabelSpace, colors: dict[int, str]
 ) -> Panel:
-    """Points in the colours of their classes, or of some classes alone, which are named in the panel."""
+    """Points of the classes that have colours; the file has a legend, which the page has beside the panels."""
 
     def plot(axes: Any) -> None:
-        for c in sorted(set(map(int, classes))):
-            if only is not None and c not in only:
-                continue
-            color = only[c] if only else tuple(space.colors[c] / 255.0)
-            mine = places[classes == c]
+        for c, color in colors.items():
             # the grey edge keeps dark points visible on dark pages, and bright ones on bright pages
-            axes.scatter(*mine.T, s=11, color=color, edgecolors="#8a8f96", linewidths=0.25, rasterized=True)
+            axes.scatter(*places[classes == c].T, s=11, color=color, edgecolors=_EDGE, linewidths=0.25, rasterized=True,
+                         label=space.classes[c])  # fmt: skip
         axes.set_title(title)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.grid(False)
         axes.spines[:].set_visible(True)
-        if only:
-            handles = [_dot(axes, color) for color in only.values()]
-            names = [space.classes[c] for c in only]
-            axes.legend(handles, names, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=4, frameon=False,
-                        handletextpad=0.1, columnspacing=1.0, fontsize=7.5)  # fmt: skip
 
     def legend(axes: Any) -> None:
-        present: Sequence[int] = sorted(set(map(int, classes)))
-        handles = [_dot(axes, tuple(space.colors[c] / 255.0)) for c in present]
-        axes.legend(handles, [space.classes[c] for c in present], loc="upper center", bbox_to_anchor=(0.5, 0), ncols=4,
-                    frameon=False, handletextpad=0.1, columnspacing=1.0, fontsize=7)  # fmt: skip
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=4, frameon=False, handletextpad=0.1,
+                    columnspacing=1.0, fontsize=7)  # fmt: skip
 
-    which = "four" if only else "all"
-    return draw(f"features_{stage}_{which}", plot, says=f"features in two dimensions, {title}, {which} classes",
-                size=(3.6, 3.2), only_in_file=None if only else legend)  # fmt: skip
-
-
-def _dot(axes: Any, color: Any) -> Any:
-    return axes.scatter([], [], s=20, color=color, edgecolors=MUTED, linewidths=0.25)
+    says = f"features in two dimensions, {title}: {', '.join(space.classes[c] for c in colors)}"
+    return draw(name, plot, says=says, size=(3.6, 3.1), only_in_file=legend)

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from proda_jax.report.content import Folder, Note, Section, number
-from proda_jax.report.drawing import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, YELLOW, Panel, draw, label_lines
+from proda_jax.report.drawing import BLUE, GREEN, INK, MUTED, ON_BLUE, ORANGE, PURPLE, YELLOW, Panel, draw, label_lines
 from proda_jax.report.run import Run, Stage
 
-_STRONG = 0.55  # share of full colour above which white text is read better
+_STRONG = 0.55  # share of full colour above which text of the other brightness is read better
 _NAMED = (ORANGE, BLUE, GREEN, PURPLE, YELLOW)  # colours of the prototypes that move most
 
 
@@ -76,7 +76,7 @@ def prototypes(run: Run, folder: Folder) -> Section:
                     says=f"distances between the prototypes of {stage.name}")  # fmt: skip
     rows = [(name, *map(float, row)) for name, row in zip(classes[seen], apart, strict=True)]
     data = {"CSV": folder.table("prototype_distances", ("class", *classes[seen]), rows)}
-    caption = f"Euclidean distances between the prototypes after step {step:,} of {stage.name}; darker is closer. "
+    caption = f"Euclidean distances between the prototypes after step {step:,} of {stage.name}; fuller colour, closer. "
     if len(apart) > 1:
         others = np.where(np.eye(len(apart), dtype=bool), np.inf, apart)
         i, j = np.unravel_index(others.argmin(), others.shape)
@@ -128,7 +128,9 @@ def _drift_figure(stage: Stage, series: list, classes: np.ndarray, folder: Folde
     def plot(axes: Any) -> None:
         for c in order[::-1]:
             color = _NAMED[named.index(c)] if c in named else MUTED
-            axes.plot(steps, moved[:, c], color=color, linewidth=1.6 if c in named else 0.7, alpha=1 if c in named else 0.6)
+            axes.plot(
+                steps, moved[:, c], color=color, linewidth=1.6 if c in named else 0.7, alpha=1 if c in named else 0.6
+            )
         axes.margins(x=0)
         axes.set_ylim(0)
         axes.set_title("distance from the start, units of the feature")
@@ -140,15 +142,17 @@ def _drift_figure(stage: Stage, series: list, classes: np.ndarray, folder: Folde
     rows = [(step, classes[c], float(value)) for step, row in zip(steps, moved, strict=True)
             for c, value in enumerate(row) if np.isfinite(value)]  # fmt: skip
     caption = (
-        f"How far the prototypes moved over the steps of {stage.name}, one line a class; the {len(named)} that moved most "
-        "are named."
+        f"How far the prototypes moved over the steps of {stage.name}, one line a class; the {len(named)} that moved "
+        "most are named."
     )
-    return folder.figure([panel], caption, {"CSV": folder.table("prototype_drift", ("step", "class", "distance"), rows)})
+    return folder.figure(
+        [panel], caption, {"CSV": folder.table("prototype_drift", ("step", "class", "distance"), rows)}
+    )
 
 
 def _matrix(
-    name: str, labels: Sequence[str], values: np.ndarray, strength: np.ndarray, below: str, beside: str, pattern: str, *,
-    says: str,
+    name: str, labels: Sequence[str], values: np.ndarray, strength: np.ndarray, above: str, beside: str,
+    pattern: str, *, says: str,
 ) -> Panel:  # fmt: skip
     """A matrix as cells of one colour, from none to full strength (0 to 1; nan: none), with their values."""
     count = len(labels)
@@ -164,7 +168,7 @@ def _matrix(
                 text = pattern.format(values[i, j])
                 if np.isfinite(strength[i, j]) and float(text) > 0:
                     axes.text(j + 0.5, i + 0.53, text, ha="center", va="center", fontsize=6,
-                              color="white" if share > _STRONG else INK)  # fmt: skip
+                              color=ON_BLUE if share > _STRONG else INK)  # fmt: skip
         axes.set_xlim(0, count)
         axes.set_ylim(count, 0)
         axes.set_aspect("equal")
@@ -173,7 +177,7 @@ def _matrix(
         axes.tick_params(length=0)
         axes.xaxis.tick_top()
         axes.xaxis.set_label_position("top")
-        axes.set_xlabel(below)
+        axes.set_xlabel(above)
         axes.set_ylabel(beside)
         axes.grid(False)
         axes.spines[:].set_visible(False)

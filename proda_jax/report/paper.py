@@ -48,8 +48,8 @@ GTA5 = {
     "stage 2": Row("Section 5.3, Table 3", 56.9),
     "stage 2, not distilled": Row("Section 5.3, Table 3", 55.8),
     "stage 2 from stage 1": Row("Section 5.3, Table 3", 56.3),
-    "stage 3": Row("Table 1", 57.5, _by_class("cityscapes19", 87.8, 56.0, 79.7, 46.3, 44.8, 45.6, 53.5, 53.5, 88.6, 45.2,
-                                              82.1, 70.7, 39.2, 88.8, 45.5, 59.4, 1.0, 48.9, 56.4)),
+    "stage 3": Row("Table 1", 57.5, _by_class("cityscapes19", 87.8, 56.0, 79.7, 46.3, 44.8, 45.6, 53.5, 53.5, 88.6,
+                                              45.2, 82.1, 70.7, 39.2, 88.8, 45.5, 59.4, 1.0, 48.9, 56.4)),
 }
 SYNTHIA = {
     "source": Row("Table 2", 34.9, _by_class("synthia16", 64.3, 21.3, 73.1, 2.4, 1.1, 31.4, 7.0, 27.7, 63.1, 67.6, 42.2,
@@ -58,8 +58,10 @@ SYNTHIA = {
                                               74.2, 24.3, 88.2, 51.1, 40.5, 45.6), 62.0),
 }
 # fmt: on
-TASKS = {("gta5", "cityscapes19"): ("GTA5 to Cityscapes", GTA5),
-         ("synthia", "synthia16"): ("SYNTHIA to Cityscapes", SYNTHIA)}  # fmt: skip
+TASKS = {
+    ("gta5", "cityscapes19"): ("GTA5 to Cityscapes", GTA5),
+    ("synthia", "synthia16"): ("SYNTHIA to Cityscapes", SYNTHIA),
+}  # fmt: skip
 
 
 def task(settings: Mapping[str, Any]) -> tuple[str, dict[str, Row]] | None:
@@ -193,7 +195,9 @@ def stage_settings(stage: Mapping[str, Any], source: str | None) -> dict[str, tu
     return found
 
 
-def differences(settings: Mapping[str, Any], stages: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Any, Any, str]]:
+def differences(
+    settings: Mapping[str, Any], stages: Mapping[str, Mapping[str, Any]]
+) -> list[tuple[str, Any, Any, str]]:
     """Settings whose values are not the paper's.
 
     Args:

@@ -19,16 +19,18 @@ _SCALE = np.array([(13, 22, 60), (58, 60, 110), (106, 104, 122), (158, 148, 118)
 
 
 def classes_legend(space: LabelSpace) -> Legend:
-    return Legend([(name, "#{:02x}{:02x}{:02x}".format(*color)) for name, color in zip(space.classes, space.colors)])
+    colors = ("#{:02x}{:02x}{:02x}".format(*color) for color in space.colors)
+    return Legend(list(zip(space.classes, colors, strict=True)))
 
 
 def qualitative(run: Run, folder: Folder) -> Section:
     """Input, networks before and after, ground truth (Figures 6 to 8)."""
-    title = "Predictions (Figures 6 to 8)"
+    title, of_paper = "Predictions", "Figures 6 to 8 of the paper"
     problem = _without_samples(run)
     found = [] if problem else compared(s for s in run.stages if _fitting(s.newest("prediction"), "prediction", run))
     if not found:
-        return Section("predictions", title, [Note(problem or "No predictions were recorded.", missing=True)])
+        note = Note(f"No predictions: {problem or 'no snapshot holds them.'}", missing=True)
+        return Section("predictions", title, [note], of_paper)
     images, labels, names = run.samples["image"], run.samples["label"], run.samples["name"]
     columns = ["input", *(f"{what}: {stage.name}" for what, stage in found), "ground truth"]
     predictions = {s.name: s.newest("prediction")[1]["prediction"] for _, s in found}
@@ -53,7 +55,7 @@ def qualitative(run: Run, folder: Folder) -> Section:
         f"image alone. Dark grey counts nowhere.{_no_training(found)}"
     )
     tiles = Tiles(columns, rows, caption, {"PNG": image}, {"CSV": table})
-    return Section("predictions", title, [classes_legend(run.space), tiles])
+    return Section("predictions", title, [classes_legend(run.space), tiles], of_paper)
 
 
 def _no_training(found: Sequence[tuple[str, Stage]]) -> str:
@@ -62,17 +64,20 @@ def _no_training(found: Sequence[tuple[str, Stage]]) -> str:
 
 def pseudo_labels(run: Run, folder: Folder) -> Section:
     """The labels that stage 1 learns from, getting cleaner, and the weights that do it (Figure 2)."""
-    title = "Pseudo labels getting cleaner (Figure 2)"
+    title, of_paper = "Pseudo labels getting cleaner", "Figure 2 of the paper"
     problem = _without_samples(run)
     stages = [s for s in run.stages if s.kind == "denoise" and s.role == "adaptation"]
     for stage in reversed(stages):
-        series = [(step, arrays) for step in stage.snapshot_steps
-                  if _fitting((step, arrays := stage.arrays(step, "rectified", "weight", "confidence")), "rectified", run)]
+        series = [
+            (step, arrays)
+            for step in stage.snapshot_steps
+            if _fitting((step, arrays := stage.arrays(step, "rectified", "weight", "confidence")), "rectified", run)
+        ]
         if series and not problem:
             break
     else:
         problem = problem or ("no snapshot holds them" if stages else "the run has no stage that rectifies labels")
-        return Section("pseudo_labels", title, [Note(f"No pseudo labels: {problem}", missing=True)])
+        return Section("pseudo_labels", title, [Note(f"No pseudo labels: {problem}", missing=True)], of_paper)
     series = [series[i] for i in spread([step for step, _ in series])]
     images, labels, names = run.samples["image"], run.samples["label"], run.samples["name"]
     columns = ["input", *(f"step {step:,}" for step, _ in series), "ground truth"]
@@ -101,12 +106,12 @@ def pseudo_labels(run: Run, folder: Folder) -> Section:
     table = folder.table("pseudo_labels", ("image", "step", "right", "mean_weight"), data)
     image = folder.image("pseudo_labels", composite(columns, pictures))
     caption = (
-        f"What {stage.name} learns from (Equation 3), on held-out images: the percentage is of the pixels whose truth is "
-        "known. Below each label its weight (Equation 4), the trust in the class that p(t,0) says; at the left the "
+        f"What {stage.name} learns from (Equation 3), on held-out images: the percentage is of the pixels whose truth "
+        "is known. Below each label its weight (Equation 4), the trust in the class that p(t,0) says; at the left the "
         "confidence of p(t,0) itself."
     )
     tiles = Tiles(columns, rows, caption, {"PNG": image}, {"CSV": table}, ("0", "1"))
-    return Section("pseudo_labels", title, [classes_legend(run.space), tiles])
+    return Section("pseudo_labels", title, [classes_legend(run.space), tiles], of_paper)
 
 
 def _confidence(arrays: dict, i: int, size: tuple[int, int]) -> tuple[Image.Image | None, Tile | None]:
@@ -152,7 +157,9 @@ def agreement(labels: np.ndarray, truth: np.ndarray) -> float:
 
 def sampled(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The nearest pixel of a map [height, width] for each of another size, corners on corners."""
-    rows, columns = (np.rint(np.linspace(0, old - 1, new)).astype(int) for old, new in zip(picture.shape, size))
+    rows, columns = (
+        np.rint(np.linspace(0, old - 1, new)).astype(int) for old, new in zip(picture.shape, size, strict=True)
+    )
     return picture[rows[:, None], columns[None]]
 
 

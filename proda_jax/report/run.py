@@ -16,8 +16,8 @@ from proda_jax.data.label_spaces import LABEL_SPACES, LabelSpace, label_space
 
 # kinds of the stages that our configurations name, for workdirs that do not say which kind a stage is
 _USUAL_KINDS = {
-    "source": "supervised", "source_jitter": "supervised", "oracle": "supervised", "warmup": "warmup", "self_training": "denoise",
-    "stage1": "denoise", "stage2": "distill", "stage3": "distill",
+    "source": "supervised", "source_jitter": "supervised", "oracle": "supervised", "warmup": "warmup",
+    "self_training": "denoise", "stage1": "denoise", "stage2": "distill", "stage3": "distill",
 }  # fmt: skip
 
 
@@ -28,7 +28,7 @@ class Stage:
     Attributes:
       name: of its section and folder.
       folder: where its files lie.
-      settings: of its section, {'setting': value}; empty where nobody knows.
+      settings: of its section, {'setting': value}, 'jitter.brightness' for one within; empty where nobody knows.
       result: what it ended in; None while it is not complete.
       history: its evaluations in order of steps.
       metrics: its logged steps in order.
@@ -205,7 +205,9 @@ def _has_begun(folder: epath.Path) -> bool:
 
 
 def _stage(folder: epath.Path, settings: dict | None, problems: list[str]) -> Stage:
-    if settings is None:
+    if settings is not None:
+        settings = dict(flat(settings))
+    else:
         noted, start = _json(folder / "settings.json", problems) or {}, f"{folder.name}."
         settings = {key.removeprefix(start): value for key, value in noted.items() if key.startswith(start)}
     result = _json(folder / "result.json", problems)

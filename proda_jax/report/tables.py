@@ -2,7 +2,6 @@
 
 import json
 import statistics
-from collections.abc import Sequence
 from typing import Any
 
 from proda_jax.report import paper
@@ -15,54 +14,51 @@ def scores(run: Run, folder: Folder) -> Section:
     """mIoU of each stage and IoU of each class, beside the paper's for the same task."""
     if not run.scored:
         return Section("scores", "Scores", [Note("No scores: there are no labelled validation images.", missing=True)])
-    task = paper.task(run.settings)
-    rows = paper_rows(run)
+    task, rows = paper.task(run.settings), paper_rows(run)
     blocks: list[Any] = [_stage_table(run, task, rows, folder), *_class_tables(run, task, folder)]
     if task is None:
         blocks.append(Note("The paper has no scores for this task, so there is no column of its own."))
     else:
-        sources = dict.fromkeys(task[1][row].source for row in rows.values())
-        blocks.append(Note(
-            f"Scores of the paper: {task[0]}, {'; '.join(sources) or 'Tables 1 and 2'}. A dash: it gives none for such a "
-            "stage, or its text does not settle which number belongs to it."))  # fmt: skip
+        sources = "; ".join(dict.fromkeys(row.source for row in rows.values())) or "Tables 1 and 2"
+        text = f"Scores of the paper: {task[0]}, {sources}. A dash: it gives none for such a stage, or its text does "
+        blocks.append(Note(text + "not settle which number belongs to it."))
     return Section("scores", "Scores", blocks)
 
 
-def paper_rows(run: Run) -> dict[str, str]:
-    """The paper's row of each stage that has one with a number, by stage name."""
+def paper_rows(run: Run) -> dict[str, paper.Row]:
+    """The paper's network that each stage is, by stage name, of those that the paper has a number for."""
     task = paper.task(run.settings)
+    if task is None:
+        return {}
     kinds = {stage.name: stage.kind for stage in run.stages}
-    rows = {stage.name: paper.row_of(stage.settings, kinds) for stage in run.stages} if task else {}
-    return {name: row for name, row in rows.items() if row in task[1]} if task else {}
+    names = {stage.name: paper.row_of(stage.settings, kinds) for stage in run.stages}
+    return {stage: task[1][name] for stage, name in names.items() if name in task[1]}
 
 
-def _stage_table(run: Run, task: Any, rows: dict[str, str], folder: Folder) -> Table:
+def _stage_table(run: Run, task: Any, rows: dict[str, paper.Row], folder: Folder) -> Table:
     start = compared(run.scored)[0][1]
     means = [key for key in run.scored[0].last if key.startswith("miou")]
-    columns = ["stage", "steps", *means, "gain", "best_miou", "best_step", "paper_miou", "paper_gain"]
     data, shown = [], []
     for stage in run.stages:
-        last, best = stage.last, stage.best
-        theirs = task[1][rows[stage.name]] if stage.name in rows else None
-        here = last["miou"] - start.last["miou"] if last.get("miou") is not None else None
-        beyond = theirs.miou - task[1]["source"].miou if theirs else None
+        last, best, theirs = stage.last, stage.best, rows.get(stage.name)
+        here = last["miou"] - start.last["miou"] if last.get("miou") is not None and stage is not start else None
+        beyond = theirs.miou - task[1]["source"].miou if theirs and theirs is not task[1]["source"] else None
+        of_paper = [theirs.miou if theirs else None, beyond, theirs.miou_13 if theirs else None]
         line = [*(last.get(key) for key in means), here, best.get("miou"), best.get("step")]
-        data.append([stage.name, stage.steps, *line, theirs.miou if theirs else None, beyond])
+        data.append([stage.name, stage.steps, *line, *of_paper])
         name = stage.name if stage.result else f"{stage.name} (until now)"
         cells = [name, f"{stage.steps:,}", *(number(last.get(key)) for key in means), gain(here)]
         cells += [number(best.get("miou")), f"{best['step']:,}" if "step" in best else "–"]
-        if task:
-            cells += [number(theirs.miou if theirs else None), gain(beyond)]
-            if any(key != "miou" for key in means):
-                cells.append(number(theirs.miou_13 if theirs else None))
-        shown.append(cells)
-    titles = ["stage", "steps", *(f"{score_title(key)}, last" for key in means), f"gain over {start.name}", "mIoU, best",
-              "at step"]  # fmt: skip
-    if task:
-        titles += ["paper", "paper’s gain"] + (["paper, over 13"] if len(means) > 1 else [])
-    note = "" if start.role == "source" else f" The run has no stage of the source alone: gains are over {start.name}."
-    caption = "mIoU, percent. The best network is chosen on the images that it is scored on, so it flatters." + note
+        shown.append(cells + [number(of_paper[0]), gain(of_paper[1]), number(of_paper[2])] if task else cells)
+    columns = ["stage", "steps", *means, "gain", "best_miou", "best_step", "paper_miou", "paper_gain", "paper_miou_13"]
     link = folder.table("scores", columns, data)
+    titles = ["stage", "steps", *(f"{score_title(key)}, last" for key in means), f"gain over {start.name}"]
+    titles += ["mIoU, best", "at step", *(["paper", "paper’s gain", "paper, over 13"] if task else [])]
+    if len(means) == 1 and task:  # no mean over 13 classes
+        titles, shown = titles[:-1], [cells[:-1] for cells in shown]
+    caption = "mIoU, percent. The best network is chosen on the images that it is scored on, so it flatters."
+    if start.role != "source":
+        caption += f" The run has no stage of the source alone: gains are over {start.name}."
     return Table(titles, shown, caption, data=link)
 
 
@@ -106,13 +102,13 @@ def settings(run: Run, folder: Folder) -> Section:
     """What differs from the paper, and all settings folded away."""
     title = "Settings"
     if not run.settings:
-        return Section("settings", title, [Note("No settings: neither config.json nor settings.json is there.", missing=True)])
+        text = "No settings: neither config.json nor settings.json is there."
+        return Section("settings", title, [Note(text, missing=True)])
     differing = paper.differences(run.settings, {stage.name: stage.settings for stage in run.stages if stage.settings})
-    link = folder.table("settings_beside_the_paper", ("setting", "here", "paper", "source"),
-                        [(name, _written(here), _written(there), source) for name, here, there, source in differing])  # fmt: skip
+    rows = [(name, _written(here), _written(there), source) for name, here, there, source in differing]
+    link = folder.table("settings_beside_the_paper", ("setting", "here", "paper", "source"), rows)
     blocks: list[Any] = []
     if differing:
-        rows = [(name, _written(here), _written(there), source) for name, here, there, source in differing]
         caption = (
             "Settings whose values are not those that the paper names. Where it names none, nothing is listed; "
             "docs/method.md explains the choices."
@@ -163,7 +159,8 @@ def machine(run: Run, folder: Folder) -> Section:
         blocks.append(Table(("software", "version"), rows, "Software of the last process of each stage.", 2))
     without = [stage.name for stage in run.stages if not stage.environment]
     if without:
-        blocks.append(Note(f"Software and device of {', '.join(without)} are not known: no environment.json.", missing=True))
+        text = f"Software and device of {', '.join(without)} are not known: no environment.json."
+        blocks.append(Note(text, missing=True))
     return Section("machine", "Time and software", blocks)
 
 
@@ -181,8 +178,3 @@ def device_of(stage: Stage) -> str:
     count, hosts = where.get("devices", 1), where.get("hosts", 1)
     text = where["device"] if count == 1 else f"{count} × {where['device']}"
     return text if hosts == 1 else f"{text} on {hosts} hosts"
-
-
-def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation (divided by n - 1); None for that of a single value."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
