@@ -26,7 +26,7 @@ _METRICS = {
     "mean_prototype": "distance to prototypes, mean",
     "skipped": "steps left out as not finite",
 }
-_NOT_CURVES = ("step", "seconds", "images_per_second")
+_NOT_CURVES = ("step", "seconds", "images_per_second", "validation_miou")
 _SMOOTHED = 50  # logged steps of a stage above which a running mean is drawn over them
 
 

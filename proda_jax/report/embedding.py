@@ -48,7 +48,7 @@ def features(run: Run, folder: Folder) -> Section:
                  in zip(found["feature_pixel"], names, places, strict=True)]  # fmt: skip
     link = {"CSV": folder.table("features", _COLUMNS, rows)}
     captions = {
-        "four": f"Features f of {len(classes):,} pixels of the sample images, the same for every network and chosen by "
+        "four": f"Features f of {len(classes):,} pixels of held-out images, the same for every network and chosen by "
         "their true classes, mapped to two dimensions by UMAP, each network by itself; axes have no meaning. Here "
         f"{_listed(run.space, chosen)}.",
         "all": "The same points, every class in its own colour.",

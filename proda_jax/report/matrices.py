@@ -62,8 +62,7 @@ def prototypes(run: Run, folder: Folder) -> Section:
     title = "Prototypes"
     stages = [s for s in run.stages if s.kind == "denoise" and s.role == "adaptation"]
     for stage in reversed(stages):
-        series = [(step, a["prototypes"], a["seen"]) for step in stage.snapshot_steps
-                  if len(a := stage.arrays(step, "prototypes", "seen")) == 2]  # fmt: skip
+        series = stage.series("prototypes", "seen")
         if series and run.space and len(series[-1][1]) == len(run.space):
             break
     else:

@@ -1,7 +1,7 @@
 """The page of a run: what it shows in which order, and its HTML."""
 
-import html
 import pathlib
+from collections.abc import Callable
 
 import jinja2
 from etils import epath
@@ -34,12 +34,22 @@ def write(workdir: epath.PathLike) -> epath.Path:
     run = read(workdir)
     folder = Folder(run.path / FOLDER)
     chart = charts.stages_figure(run, folder)
-    sections = [subject(run, folder) for subject in SUBJECTS]
+    sections = [_made(subject, run, folder) for subject in SUBJECTS]
     missing = _missing(run, sections)
     page = render(f"ProDA: {run.task}", headline(run), summary(run), chart, sections, missing)
     path = folder.path / "index.html"
     write_atomically(path, page)
     return path
+
+
+def _made(subject: Callable[[Run, Folder], Section], run: Run, folder: Folder) -> Section:
+    """A subject's section; where files hold what no version of ours writes, a section that says so."""
+    try:
+        return subject(run, folder)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        title = subject.__name__.replace("_", " ").capitalize()
+        text = f"{title}: cannot be made of what lies in the workdir ({type(error).__name__}: {error})."
+        return Section(subject.__name__, title, [Note(text, missing=True)])
 
 
 def headline(run: Run) -> str:
@@ -65,6 +75,7 @@ def summary(run: Run) -> list[tuple[str, str]]:
     if run.space:
         facts.append(("classes", f"{len(run.space)} ({run.space.name})"))
     facts.append(("stages complete", f"{complete} of {len(run.stages) + len(run.waiting)}"))
+    facts += gap_closed(run)
     facts.append(("time", duration(sum(stage.seconds or 0.0 for stage in run.stages))))
     if run.seed is not None:
         facts.append(("seed", str(run.seed)))
@@ -75,6 +86,16 @@ def summary(run: Run) -> list[tuple[str, str]]:
     if task:
         facts.append(("paper", f"{task[1]['stage 3'].miou} mIoU ({task[0]}, {task[1]['stage 3'].source})"))
     return facts
+
+
+def gap_closed(run: Run) -> list[tuple[str, str]]:
+    """What the method gains over the source alone, as a share of what the target's labels gain."""
+    oracles = [stage for stage in run.scored if stage.role == "oracle"]
+    chosen = [stage for _, stage in compared(run.scored)]
+    if not oracles or len(chosen) < 2 or chosen[0].role != "source":
+        return []
+    low, ours, high = (stage.last["miou"] for stage in (chosen[0], chosen[-1], oracles[-1]))
+    return [(f"gap closed to {oracles[-1].name}", f"{100 * (ours - low) / (high - low):.0f} %")] if high > low else []
 
 
 def _missing(run: Run, sections: list[Section]) -> list[str]:
@@ -100,5 +121,5 @@ def render(
     kinds = {Note: "note", Table: "table", Figure: "figure", Tiles: "tiles", Legend: "legend"}
     return environment.get_template("page.html").render(
         title=title, headline=headline, facts=facts, chart=chart, sections=sections, missing=missing,
-        style=(here / "page.css").read_text(), kind=lambda block: kinds[type(block)], escape=html.escape,
+        style=(here / "page.css").read_text(), kind=lambda block: kinds[type(block)],
     )  # fmt: skip

@@ -13,6 +13,7 @@ from proda_jax.report.run import Run, Stage, compared
 
 _WIDEST = 512  # pixels of a picture in the page
 _BETWEEN = 4  # steps of pseudo labels that are shown
+_MAPS = ("rectified", "weight", "confidence")  # of a snapshot, for each sample
 _IGNORED = (40, 40, 40)  # colour of pixels that have no label
 # of weights from 0 to 1, dark to bright and even in lightness, so that it reads without colour vision too
 _SCALE = np.array([(13, 22, 60), (58, 60, 110), (106, 104, 122), (158, 148, 118), (210, 194, 98), (254, 232, 70)])
@@ -26,99 +27,119 @@ def classes_legend(space: LabelSpace) -> Legend:
 def qualitative(run: Run, folder: Folder) -> Section:
     """Input, networks before and after, ground truth (Figures 6 to 8)."""
     title, of_paper = "Predictions", "Figures 6 to 8 of the paper"
-    problem = _without_samples(run)
-    found = [] if problem else compared(s for s in run.stages if _fitting(s.newest("prediction"), "prediction", run))
+    newest = {stage.name: _newest_prediction(stage, run) for stage in run.stages} if run.samples and run.space else {}
+    found = compared(stage for stage in run.stages if newest.get(stage.name))
     if not found:
-        note = Note(f"No predictions: {problem or 'no snapshot holds them.'}", missing=True)
+        note = Note(f"No predictions: {_without_samples(run) or 'no snapshot holds them'}.", missing=True)
         return Section("predictions", title, [note], of_paper)
-    images, labels, names = run.samples["image"], run.samples["label"], run.samples["name"]
-    columns = ["input", *(f"{what}: {stage.name}" for what, stage in found), "ground truth"]
-    predictions = {s.name: s.newest("prediction")[1]["prediction"] for _, s in found}
+    images, names, labels = run.samples["image"], run.samples["name"], run.samples.get("label")
+    columns = ["input", *(f"{what}: {stage.name}" for what, stage in found)]
+    columns += ["ground truth"] if labels is not None else []
     rows, pictures, data = [], [], []
     for i in range(len(images)):
-        drawn = [Image.fromarray(images[i])]
-        tiles = [tile(drawn[0])]
+        drawn, captions = [Image.fromarray(images[i])], [""]
         for _, stage in found:
-            prediction = predictions[stage.name][i]
-            result = scores(confusion_of(prediction, labels[i], len(run.space)))
-            miou, accuracy = 100 * result["miou"], 100 * result["pixel_accuracy"]
-            data.append((names[i], stage.name, stage.newest("prediction")[0], miou, accuracy))
-            drawn.append(colored(prediction, run.space))
-            tiles.append(tile(drawn[-1], f"mIoU {number(miou)}"))
-        drawn.append(colored(labels[i], run.space))
-        rows.append((str(names[i]), [*tiles, tile(drawn[-1])]))
+            step, predicted = newest[stage.name]
+            drawn.append(colored(predicted[i], run.space))
+            captions.append("")
+            if labels is not None:
+                result = scores(confusion_of(predicted[i], labels[i], len(run.space)))
+                captions[-1] = f"mIoU {number(100 * result['miou'])}"
+                data.append((names[i], stage.name, step, 100 * result["miou"], 100 * result["pixel_accuracy"]))
+        if labels is not None:
+            drawn.append(colored(labels[i], run.space))
+            captions.append("")
+        rows.append((str(names[i]), [tile(*pair) for pair in zip(drawn, captions, strict=True)]))
         pictures.append(drawn)
-    table = folder.table("predictions", ("image", "stage", "step", "miou", "pixel_accuracy"), data)
+    links = {"CSV": folder.table("predictions", ("image", "stage", "step", "miou", "pixel_accuracy"), data)}
     image = folder.image("predictions", composite(columns, pictures))
-    caption = (
-        f"Held-out images of the target, by the last network of each stage. mIoU, percent, is over the classes of that "
-        f"image alone. Dark grey counts nowhere.{_no_training(found)}"
-    )
-    tiles = Tiles(columns, rows, caption, {"PNG": image}, {"CSV": table})
+    caption = "Images of the target, by the last network of each stage."
+    if labels is not None:
+        caption = (
+            "Held-out images of the target, by the last network of each stage. mIoU, percent, is over the classes "
+        )
+        caption += "of that image alone. Dark grey counts nowhere."
+    if not any(what == "self-training" for what, _ in found):
+        caption += " The run has no stage of self-training."
+    tiles = Tiles(columns, rows, caption, {"PNG": image}, links)
     return Section("predictions", title, [classes_legend(run.space), tiles], of_paper)
 
 
-def _no_training(found: Sequence[tuple[str, Stage]]) -> str:
-    return "" if any(what == "self-training" for what, _ in found) else " The run has no stage of self-training."
+def _newest_prediction(stage: Stage, run: Run) -> tuple[int, np.ndarray] | None:
+    """Step and predictions of a stage's last snapshot, if they are of these samples."""
+    found = stage.newest("prediction")
+    if found is None or found[1]["prediction"].shape != run.samples["image"].shape[:3]:
+        return None
+    return found[0], found[1]["prediction"]
 
 
 def pseudo_labels(run: Run, folder: Folder) -> Section:
     """The labels that stage 1 learns from, getting cleaner, and the weights that do it (Figure 2)."""
     title, of_paper = "Pseudo labels getting cleaner", "Figure 2 of the paper"
-    problem = _without_samples(run)
     stages = [s for s in run.stages if s.kind == "denoise" and s.role == "adaptation"]
-    for stage in reversed(stages):
-        series = [
-            (step, arrays)
-            for step in stage.snapshot_steps
-            if _fitting((step, arrays := stage.arrays(step, "rectified", "weight", "confidence")), "rectified", run)
-        ]
-        if series and not problem:
-            break
-    else:
-        problem = problem or ("no snapshot holds them" if stages else "the run has no stage that rectifies labels")
-        return Section("pseudo_labels", title, [Note(f"No pseudo labels: {problem}", missing=True)], of_paper)
-    series = [series[i] for i in spread([step for step, _ in series])]
-    images, labels, names = run.samples["image"], run.samples["label"], run.samples["name"]
-    columns = ["input", *(f"step {step:,}" for step, _ in series), "ground truth"]
+    recorded = [(stage, series) for stage in stages if (series := _label_series(stage, run))]
+    if not recorded:
+        reason = "no snapshot holds them" if stages else "the run has no stage that rectifies labels"
+        note = Note(f"No pseudo labels: {_without_samples(run) or reason}.", missing=True)
+        return Section("pseudo_labels", title, [note], of_paper)
+    stage, series = recorded[-1]
+    labels, names = run.samples.get("label"), run.samples["name"]
+    columns = ["input", *(f"step {step:,}" for step, _ in series), *(["ground truth"] if labels is not None else [])]
     rows, pictures, data = [], [], []
-    for i in range(len(images)):
-        drawn = [Image.fromarray(images[i])]
-        tiles = [tile(drawn[0])]
-        weights, weight_tiles = [], []
-        for step, arrays in series:
-            rectified = arrays["rectified"][i]
-            right = 100 * agreement(rectified, sampled(labels[i], rectified.shape))
-            drawn.append(colored(sampled(rectified, labels[i].shape), run.space))
-            tiles.append(tile(drawn[-1], f"{right:.0f} % right" if right == right else ""))
-            weight = arrays["weight"][i].astype(np.float64) if "weight" in arrays else None
-            weights.append(None if weight is None else shaded(sampled(weight, labels[i].shape)))
-            mean = float("nan") if weight is None else float(weight.mean())
-            weight_tiles.append(None if weight is None else tile(weights[-1], f"mean weight {mean:.2f}"))
-            data.append((names[i], step, right, mean))
-        drawn.append(colored(labels[i], run.space))
-        rows.append((str(names[i]), [*tiles, tile(drawn[-1])]))
-        pictures.append(drawn)
-        if any(weight_tiles):
-            sure, sure_tile = _confidence(series[0][1], i, labels[i].shape)
-            rows.append((f"{names[i]}: weights", [sure_tile, *weight_tiles, None]))
-            pictures.append([sure, *weights, None])
-    table = folder.table("pseudo_labels", ("image", "step", "right", "mean_weight"), data)
+    for i, name in enumerate(names):
+        truth = None if labels is None else labels[i]
+        drawn, captions, measured = _label_row(run.samples["image"][i], truth, series, i, run.space)
+        data += [(name, *row) for row in measured]
+        for what, maps, below in zip((name, f"{name}: weights"), drawn, captions, strict=True):
+            tiles = [picture and tile(picture, text) for picture, text in zip(maps, below, strict=True)]
+            rows.append((str(what), tiles))
+            pictures.append(maps)
+    links = {"CSV": folder.table("pseudo_labels", ("image", "step", "right", "mean_weight"), data)}
     image = folder.image("pseudo_labels", composite(columns, pictures))
-    caption = (
-        f"What {stage.name} learns from (Equation 3), on held-out images: the percentage is of the pixels whose truth "
-        "is known. Below each label its weight (Equation 4), the trust in the class that p(t,0) says; at the left the "
-        "confidence of p(t,0) itself."
+    caption = f"What {stage.name} learns from (Equation 3), on images that it does not learn from. "
+    if labels is not None:
+        caption += "The percentage is of the pixels whose truth is known. "
+    caption += (
+        "Below each label its weight (Equation 4), the trust in the class that p(t,0) says; at the left the confidence "
+        "of p(t,0) itself."
     )
-    tiles = Tiles(columns, rows, caption, {"PNG": image}, {"CSV": table}, ("0", "1"))
+    tiles = Tiles(columns, rows, caption, {"PNG": image}, links, ("0", "1"))
     return Section("pseudo_labels", title, [classes_legend(run.space), tiles], of_paper)
 
 
-def _confidence(arrays: dict, i: int, size: tuple[int, int]) -> tuple[Image.Image | None, Tile | None]:
-    if "confidence" not in arrays:
-        return None, None
-    picture = shaded(sampled(arrays["confidence"][i].astype(np.float64), size))
-    return picture, tile(picture, "confidence of p(t,0)")
+def _label_series(stage: Stage, run: Run) -> list[tuple[int, dict[str, np.ndarray]]]:
+    """(step, maps) of the steps to show, from the snapshots that hold maps of these samples."""
+    if not run.samples or not run.space:
+        return []
+    steps = stage.steps_with(*_MAPS)
+    found = ((steps[i], stage.arrays(steps[i], *_MAPS)) for i in spread(steps))
+    return [
+        (step, maps)
+        for step, maps in found
+        if len(maps) == len(_MAPS) and len(maps[_MAPS[0]]) == len(run.samples["name"])
+    ]
+
+
+def _label_row(
+    image: np.ndarray, truth: np.ndarray | None, series: list, i: int, space: LabelSpace
+) -> tuple[tuple[list, list], tuple[list, list], list[tuple]]:
+    """Pictures of labels and of weights of sample `i`, lines below them, and (step, percent right, mean weight)."""
+    size = image.shape[:2]
+    confidence = shaded(sampled(series[0][1]["confidence"][i], size))
+    labels, weights = [Image.fromarray(image)], [confidence]
+    below, below_weights, measured = [""], ["confidence of p(t,0)"], []
+    for step, maps in series:
+        rectified, weight = maps["rectified"][i], maps["weight"][i].astype(np.float64)
+        right = None if truth is None else 100 * agreement(rectified, sampled(truth, rectified.shape))
+        labels.append(colored(sampled(rectified, size), space))
+        weights.append(shaded(sampled(weight, size)))
+        below.append("" if right is None else f"{right:.0f} % right")
+        below_weights.append(f"mean weight {weight.mean():.2f}")
+        measured.append((step, right, float(weight.mean())))
+    if truth is not None:
+        labels, weights = [*labels, colored(truth, space)], [*weights, None]
+        below, below_weights = [*below, ""], [*below_weights, ""]
+    return (labels, weights), (below, below_weights), measured
 
 
 def spread(steps: Sequence[int]) -> list[int]:
@@ -133,13 +154,8 @@ def spread(steps: Sequence[int]) -> list[int]:
 
 def _without_samples(run: Run) -> str:
     if not run.samples:
-        return "there are no sample images (samples.npz), which are held-out labelled images of the target."
-    return "" if run.space else "nobody knows the classes."
-
-
-def _fitting(found: tuple[int, dict] | None, name: str, run: Run) -> bool:
-    """Whether a snapshot has that array for these samples."""
-    return found is not None and name in found[1] and len(found[1][name]) == len(run.samples["image"])
+        return "there are no sample images (samples.npz)"
+    return "" if run.space else "nobody knows the classes"
 
 
 def confusion_of(prediction: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray:

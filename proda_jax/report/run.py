@@ -2,10 +2,6 @@
 
 import dataclasses
 import functools
-import io
-import json
-import zipfile
-import zlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +9,7 @@ import numpy as np
 from etils import epath
 
 from proda_jax.data.label_spaces import LABEL_SPACES, LabelSpace, label_space
+from proda_jax.report import reading
 
 # kinds of the stages that our configurations name, for workdirs that do not say which kind a stage is
 _USUAL_KINDS = {
@@ -87,27 +84,35 @@ class Stage:
         return max((e["seconds"] for e in [*self.history, *self.metrics] if "seconds" in e), default=None)
 
     @functools.cached_property
-    def snapshot_steps(self) -> list[int]:
+    def _snapshots(self) -> dict[int, tuple[set[str], dict[str, np.ndarray]]]:
+        """Names of the arrays in each snapshot by step, and its small arrays, for which each file is read once."""
         folder = self.folder / "snapshots"
-        names = [path.stem for path in folder.iterdir() if path.suffix == ".npz"] if folder.exists() else []
-        return sorted(int(name) for name in names if name.isdigit())
+        paths = [path for path in folder.iterdir() if path.suffix == ".npz"] if folder.exists() else []
+        by_step = {int(path.stem): path for path in paths if path.stem.isdigit()}
+        return {step: reading.overview(by_step[step], self.problems) for step in sorted(by_step)}
+
+    def steps_with(self, *names: str) -> list[int]:
+        """Steps whose snapshots hold all of the named arrays."""
+        return [step for step, (held, _) in self._snapshots.items() if held >= set(names)]
 
     def arrays(self, step: int, *names: str) -> dict[str, np.ndarray]:
         """Those of the named arrays that the snapshot of a step holds."""
-        return _arrays(self.folder / "snapshots" / f"{step}.npz", self.problems, names)
+        held, small = self._snapshots[step]
+        large = [name for name in names if name in held and name not in small]
+        found = reading.arrays_of(self.folder / "snapshots" / f"{step}.npz", self.problems, large) if large else {}
+        return {name: array for name in names if (array := small.get(name, found.get(name))) is not None}
 
     def newest(self, *names: str) -> tuple[int, dict[str, np.ndarray]] | None:
         """Step and arrays of the last snapshot that holds all of the named arrays."""
-        for step in reversed(self.snapshot_steps):
+        for step in reversed(self.steps_with(*names)):
             found = self.arrays(step, *names)
             if len(found) == len(names):
                 return step, found
         return None
 
-    def series(self, name: str) -> list[tuple[int, np.ndarray]]:
-        """(step, array) of each snapshot that holds the named array."""
-        found = ((step, self.arrays(step, name)) for step in self.snapshot_steps)
-        return [(step, arrays[name]) for step, arrays in found if arrays]
+    def series(self, *names: str) -> list[tuple[int, ...]]:
+        """(step, array, ...) of each snapshot that holds all of the named arrays."""
+        return [(step, *self.arrays(step, *names).values()) for step in self.steps_with(*names)]
 
 
 @dataclasses.dataclass
@@ -123,7 +128,8 @@ class Run:
       stages: those that have begun, in the order of the run.
       waiting: names of the stages that have not.
       space: the classes; None where nobody knows.
-      samples: `image` uint8 [n, height, width, 3], `label` uint8 [n, height, width], `name` [n]; empty without.
+      samples: `image` uint8 [n, height, width, 3], `name` [n], and `label` uint8 [n, height, width] where there are
+        any; empty without samples.
       problems: files that could not be read.
     """
 
@@ -153,8 +159,8 @@ def read(path: epath.PathLike) -> Run:
     path, problems = epath.Path(path), []
     if not path.exists():
         raise ValueError(f"{path} does not exist: --workdir names the folder of a run")
-    config = _json(path / "config.json", problems) or {}
-    results = _json(path / "results.json", problems) or {}
+    config = reading.json_object(path / "config.json", problems) or {}
+    results = reading.json_object(path / "results.json", problems) or {}
     recorded = [stage["name"] for stage in results.get("stages", ())]
     folders = sorted(p.name for p in path.iterdir() if p.is_dir() and _has_begun(p))
     order = list(dict.fromkeys([*config.get("stages", ()), *recorded, *folders]))
@@ -186,15 +192,16 @@ def compared(stages: Iterable[Stage]) -> list[tuple[str, Stage]]:
       stages: those that have what is shown.
 
     Returns:
-      Before adaptation (the network of the source alone, or the first there is), conventional self-training where there
-      is any, and the last stage of the method.
+      Before adaptation (the network of the source alone; where there is none, the first there is), conventional
+      self-training where there is any, and the last stage of the method.
     """
     stages = list(stages)
-    first = [stage for stage in stages if stage.role == "source"] or stages
+    sources = [stage for stage in stages if stage.role == "source"]
     trained = [stage for stage in stages if stage.role == "self-training"]
     ours = [stage for stage in stages if stage.role == "adaptation"]
     chosen: dict[str, tuple[str, Stage]] = {}
-    for title, those, which in (("before adaptation", first, 0), ("self-training", trained, -1), ("ours", ours, -1)):
+    first = ("before adaptation", sources, 0) if sources else ("first stage", stages, 0)
+    for title, those, which in (first, ("self-training", trained, -1), ("ours", ours, -1)):
         if those and those[which].name not in chosen:
             chosen[those[which].name] = (title, those[which])
     return list(chosen.values())
@@ -208,15 +215,16 @@ def _stage(folder: epath.Path, settings: dict | None, problems: list[str]) -> St
     if settings is not None:
         settings = dict(flat(settings))
     else:
-        noted, start = _json(folder / "settings.json", problems) or {}, f"{folder.name}."
+        noted, start = reading.json_object(folder / "settings.json", problems) or {}, f"{folder.name}."
         settings = {key.removeprefix(start): value for key, value in noted.items() if key.startswith(start)}
-    result = _json(folder / "result.json", problems)
+    result = reading.json_object(folder / "result.json", problems)
     if result is not None and not all(isinstance(result.get(which), dict) for which in ("best", "last")):
         problems.append(f"{folder.name}/result.json does not hold a result")
         result = None
     return Stage(
-        folder.name, folder, settings, result, _lines(folder / "history.jsonl", problems),
-        _lines(folder / "metrics.jsonl", problems), _json(folder / "environment.json", problems) or {}, problems,
+        folder.name, folder, settings, result, reading.json_lines(folder / "history.jsonl", problems),
+        reading.json_lines(folder / "metrics.jsonl", problems),
+        reading.json_object(folder / "environment.json", problems) or {}, problems,
     )  # fmt: skip
 
 
@@ -224,7 +232,7 @@ def _remembered(stages: list[Stage], problems: list[str]) -> dict[str, Any]:
     """The settings that the stages' folders remember, where no configuration does."""
     found: dict[str, Any] = {}
     for stage in stages:
-        found |= _json(stage.folder / "settings.json", problems) or {}
+        found |= reading.json_object(stage.folder / "settings.json", problems) or {}
     return found
 
 
@@ -241,52 +249,5 @@ def _space(settings: dict, stages: list[Stage], problems: list[str]) -> LabelSpa
 
 
 def _samples(path: epath.Path, problems: list[str]) -> dict[str, np.ndarray]:
-    samples = _arrays(path / "samples.npz", problems, ("image", "label", "name"))
-    return samples if len(samples) == 3 else {}
-
-
-def _note(path: epath.Path, reason: Any, problems: list[str]) -> None:
-    problem = f"{path.parent.name}/{path.name} cannot be read ({reason})"
-    if problem not in problems:
-        problems.append(problem)
-
-
-def _json(path: epath.Path, problems: list[str]) -> dict | None:
-    if not path.exists():
-        return None
-    try:
-        contents = json.loads(path.read_text())
-        if isinstance(contents, dict):
-            return contents
-        _note(path, "not an object", problems)
-    except (ValueError, OSError) as error:
-        _note(path, error, problems)
-    return None
-
-
-def _lines(path: epath.Path, problems: list[str]) -> list[dict]:
-    """The objects of a file of JSON lines by step; of two with the same step, the later one."""
-    found: dict[int, dict] = {}
-    try:
-        lines = path.read_text().splitlines() if path.exists() else []
-    except (ValueError, OSError) as error:
-        _note(path, error, problems)
-        return []
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-            found[int(entry["step"])] = entry
-        except (ValueError, KeyError, TypeError):
-            _note(path, f"line {number} is damaged", problems)
-    return [found[step] for step in sorted(found)]
-
-
-def _arrays(path: epath.Path, problems: list[str], names: Iterable[str]) -> dict[str, np.ndarray]:
-    if not path.exists():
-        return {}
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in names if name in arrays}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        _note(path, error, problems)
-        return {}
+    samples = reading.arrays_of(path / "samples.npz", problems, ("image", "label", "name"))
+    return samples if {"image", "name"} <= set(samples) else {}

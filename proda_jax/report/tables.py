@@ -70,22 +70,22 @@ def _class_tables(run: Run, task: Any, folder: Folder) -> list[Table]:
     classes = list(dict.fromkeys(name for stage in stages for name in stage.last["iou"]))
     both = [("last", [stage.last for stage in stages]), ("best", [stage.best for stage in stages])]
     data = [
-        (stage.name, entry.get("step"), which, name, entry["iou"].get(name))
+        (stage.name, entry.get("step"), which, name, entry.get("iou", {}).get(name))
         for which, entries in both
         for stage, entry in zip(stages, entries, strict=True)
         for name in classes
     ]
     link = folder.table("classes", ("stage", "step", "network", "class", "iou"), data)
     theirs = {row: task[1][row] for row in ("source", "warm-up", "stage 3") if row in task[1]} if task else {}
-    ends = dict(compared(stages))
-    change = (ends["before adaptation"], ends["ours"]) if {"before adaptation", "ours"} <= set(ends) else None
+    chosen = [stage for _, stage in compared(stages)]
+    change = (chosen[0], chosen[-1]) if len(chosen) > 1 else None
     tables = []
     for which, entries in both:
         gains = [f"gain, {change[1].name}"] if change else []
         titles = ["class", *(stage.name for stage in stages), *gains, *(f"paper: {row}" for row in theirs)]
         rows = []
         for name in [*classes, "mIoU"]:
-            values = [entry["miou"] if name == "mIoU" else entry["iou"].get(name) for entry in entries]
+            values = [entry.get("miou") if name == "mIoU" else entry.get("iou", {}).get(name) for entry in entries]
             cells = [name, *map(number, values)]
             if change:
                 before, after = (values[stages.index(stage)] for stage in change)
