@@ -270,6 +270,13 @@ def test_features_are_mapped_again_once_they_change(whole, tmp_path, monkeypatch
     assert mapped == ["stage3"] and changed[0] != kept[0]
 
 
+def test_without_umap_the_page_says_so(whole, tmp_path, monkeypatch):
+    path, _ = whole
+    monkeypatch.setitem(sys.modules, "umap", None)  # so that it cannot be imported
+    section = embedding.features(read(path), Folder(tmp_path))
+    assert len(section.missing) == 1 and "umap-learn is needed" in section.missing[0]
+
+
 def test_the_four_highlighted_classes_are_the_papers_or_the_most_frequent():
     classes = np.array([2] * 3 + [5] + [7] * 2 + [8] + [0] * 9)
     assert list(embedding.highlighted(SPACE, classes)) == [2, 7, 5, 8]
@@ -298,6 +305,18 @@ def damage_files(run: pathlib.Path) -> list[str]:
     snapshot = run / "stage1" / "snapshots" / "25.npz"
     snapshot.write_bytes(snapshot.read_bytes()[:-300])
     return ["snapshots/100.npz cannot be read", "line 7 is damaged", "results.json cannot be read", "snapshots/25.npz"]
+
+
+@pytest.mark.slow
+def test_umap_keeps_apart_what_is_apart_and_repeats_itself(tmp_path):
+    """The real one, which takes half a minute to import and compile."""
+    generator = np.random.default_rng(0)
+    of = np.repeat([0, 1], 40)
+    features = (generator.normal(size=(80, 16)) + 8 * of[:, None]).astype(np.float16)
+    places = [embedding.embedded({"stage1": features}, Folder(tmp_path / str(i)))["stage1"][1] for i in range(2)]
+    np.testing.assert_array_equal(*places)
+    inside = max(np.linalg.norm(places[0][of == c] - places[0][of == c].mean(0), axis=1).max() for c in (0, 1))
+    assert np.linalg.norm(places[0][of == 0].mean(0) - places[0][of == 1].mean(0)) > inside
 
 
 @pytest.mark.parametrize("spoil", [remove_files, remove_settings, damage_files])

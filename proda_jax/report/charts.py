@@ -81,40 +81,51 @@ def _bar(axes: Any, place: int, scores: Sequence[float | None], color: str, gain
 
 
 def curves(run: Run, folder: Folder) -> Section:
-    """Losses and mIoU over the steps, stages after each other."""
+    """mIoU and every logged metric over the steps, stages after each other."""
     blocks: list[Any] = []
-    scored = [
-        (s, [e["step"] for e in s.history], [value_of(e, "miou") for e in s.history]) for s in run.stages if s.history
-    ]
-    panels = []
-    if any(value == value for _, _, values in scored for value in values):
-        panels.append(_curve("curve_miou", "mIoU on the target, percent", scored, "o"))
-        rows = [(s.name, step, value) for s, steps, values in scored for step, value in zip(steps, values, strict=True)]
-        miou = folder.table("curve_miou", ("stage", "step", "miou"), rows)
-    metrics = dict.fromkeys(key for s in run.stages for entry in s.metrics for key in entry if key not in _NOT_CURVES)
-    metrics = [key for key in (*_METRICS, *metrics) if key in metrics]
-    logged = []
-    for key in dict.fromkeys(metrics):
+    panels, data = _miou_curve(run, folder)
+    if not panels:
+        blocks.append(Note("No mIoU: no stage was evaluated on labelled validation images.", missing=True))
+    more, rows = [], []
+    for key in _metrics(run):
         lines = [(s, *_logged(s, key)) for s in run.stages if any(key in entry for entry in s.metrics)]
         if key == "skipped" and not any(max(values) > 0 for _, _, values in lines):
             continue
-        panels.append(_curve(f"curve_{key}", _METRICS.get(key, key.replace("_", " ")), lines))
-        logged += [(s.name, step, key, v) for s, steps, values in lines for step, v in zip(steps, values, strict=True)]
-    if panels:
-        data = {"mIoU": miou} if panels[0].name == "curve_miou" else {}
-        if logged:
-            data["metrics"] = folder.table("metrics", ("stage", "step", "metric", "value"), logged)
+        more.append(_curve(f"curve_{key}", _METRICS.get(key, key.replace("_", " ")), lines))
+        rows += [(s.name, step, key, v) for s, steps, values in lines for step, v in zip(steps, values, strict=True)]
+    if rows:
+        data["metrics"] = folder.table("metrics", ("stage", "step", "metric", "value"), rows)
+    if panels + more:
         caption = (
             "Stages follow each other from left to right, each equally wide; the number below its end counts its "
             "steps. Where many steps were logged, the strong line is a running mean over a fiftieth of the stage."
         )
-        blocks.append(folder.figure(panels, caption, data))
+        blocks.append(folder.figure(panels + more, caption, data))
     without = [stage.name for stage in run.stages if not stage.metrics and stage.steps]
     if without:
         blocks.append(Note(f"No losses of {listed(without)}: metrics.jsonl is not there.", missing=True))
-    if not scored or panels == [] or panels[0].name != "curve_miou":
-        blocks.append(Note("No mIoU: no stage was evaluated on labelled validation images.", missing=True))
     return Section("curves", "Curves", blocks)
+
+
+def _miou_curve(run: Run, folder: Folder) -> tuple[list[Panel], dict[str, str]]:
+    """The panel of mIoU and the link to its data; none where nothing was scored."""
+    lines = [
+        (stage, [entry["step"] for entry in stage.history], [value_of(entry, "miou") for entry in stage.history])
+        for stage in run.stages
+        if stage.history
+    ]
+    rows = [(s.name, step, value) for s, steps, values in lines for step, value in zip(steps, values, strict=True)]
+    if not any(np.isfinite(value) for *_, value in rows):
+        return [], {}
+    link = folder.table("curve_miou", ("stage", "step", "miou"), rows)
+    return [_curve("curve_miou", "mIoU on the target, percent", lines, "o")], {"mIoU": link}
+
+
+def _metrics(run: Run) -> list[str]:
+    """Names of the metrics that were logged: those with a title first, in its order."""
+    logged = dict.fromkeys(key for stage in run.stages for entry in stage.metrics for key in entry)
+    known = [key for key in _METRICS if key in logged]
+    return known + [key for key in logged if key not in (*known, *_NOT_CURVES)]
 
 
 def value_of(entry: dict, key: str) -> float:

@@ -1,7 +1,7 @@
 """Features of the same pixels in two dimensions, network by network (Figure 5)."""
 
 import hashlib
-import importlib.util
+import importlib.metadata
 from typing import Any
 
 import numpy as np
@@ -34,9 +34,10 @@ def features(run: Run, folder: Folder) -> Section:
         return without("a stage’s last snapshot holds them, and there is none")
     if len(arrays[shown[-1][1].name]["feature_class"]) < _FEWEST:
         return without(f"there are fewer than {_FEWEST} pixels")
-    if importlib.util.find_spec("umap") is None:
-        return without("umap-learn is not installed (requirements.txt names the version)")
-    points = embedded({stage.name: arrays[stage.name]["features"] for _, stage in shown}, folder)
+    try:
+        points = embedded({stage.name: arrays[stage.name]["features"] for _, stage in shown}, folder)
+    except ImportError as error:
+        return without(f"umap-learn is needed, in the version that requirements.txt names ({error})")
     classes = arrays[shown[-1][1].name]["feature_class"]
     chosen = highlighted(run.space, classes)
     everything = {int(c): "#{:02x}{:02x}{:02x}".format(*run.space.colors[c]) for c in np.unique(classes)}
@@ -87,6 +88,9 @@ def embedded(vectors: dict[str, np.ndarray], folder: Folder) -> dict[str, tuple[
     Args:
       vectors: [k, channels] of each stage.
       folder: of the report.
+
+    Raises:
+      ImportError: umap-learn is missing, or does not work here.
     """
     held: dict[tuple[str, str], list[tuple[float, float]]] = {}
     try:
@@ -106,8 +110,6 @@ def embedded(vectors: dict[str, np.ndarray], folder: Folder) -> dict[str, tuple[
 
 def input_key(features: np.ndarray) -> str:
     """Names features and the way in which they are mapped; other features, seed or version have another."""
-    import importlib.metadata
-
     version = importlib.metadata.version("umap-learn")
     head = f"umap-learn {version}, seed {_SEED}, {features.dtype} {features.shape}".encode()
     return hashlib.sha256(head + np.ascontiguousarray(features).tobytes()).hexdigest()[:16]

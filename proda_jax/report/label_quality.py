@@ -32,7 +32,7 @@ def label_quality(run: Run, folder: Folder) -> Section:
     stages = [stage for stage in run.stages if stage.kind == "denoise"]
     found = {stage.name: quality for stage in stages if (quality := quality_of(stage))}
     if not found:
-        reason = "nothing about it was recorded" if stages else "the run has no stage that learns from such labels"
+        reason = "nothing about it was recorded" if stages else "no stage that learns from such labels has begun"
         return Section("labels", title, [Note(f"No quality of pseudo labels: {reason}.", missing=True)], of_paper)
     rows = [
         (name, step, labels, *(scores[key] for key in _SCORES))

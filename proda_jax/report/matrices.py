@@ -66,7 +66,7 @@ def prototypes(run: Run, folder: Folder) -> Section:
         if series and run.space and len(series[-1][1]) == len(run.space):
             break
     else:
-        reason = "no snapshot holds them" if stages else "the run has no stage that uses them"
+        reason = "no snapshot holds them" if stages else "no stage that uses them has begun"
         return Section("prototypes", title, [Note(f"No prototypes: {reason}.", missing=True)])
     classes = np.array(run.space.classes)
     step, vectors, seen = series[-1]

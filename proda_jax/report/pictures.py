@@ -79,7 +79,7 @@ def pseudo_labels(run: Run, folder: Folder) -> Section:
     stages = [s for s in run.stages if s.kind == "denoise" and s.role == "adaptation"]
     recorded = [(stage, series) for stage in stages if (series := _label_series(stage, run))]
     if not recorded:
-        reason = "no snapshot holds them" if stages else "the run has no stage that rectifies labels"
+        reason = "no snapshot holds them" if stages else "no stage that rectifies labels has begun"
         note = Note(f"No pseudo labels: {_without_samples(run) or reason}.", missing=True)
         return Section("pseudo_labels", title, [note], of_paper)
     stage, series = recorded[-1]
