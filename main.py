@@ -23,9 +23,10 @@ from proda_jax.sources import Sources
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration, such as configs/gta5.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run makes; may be in a bucket.")
 _MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "evaluate", "predict", "export"],
+    "mode", "train", ["train", "evaluate", "predict", "export", "report"],
     "train: run the stages; evaluate: score the network in config.init_from, or the workdir's last one; predict: label "
-    "images and videos with it; export: write it for TensorFlow or StableHLO.",
+    "images and videos with it; export: write it for TensorFlow or StableHLO; report: write the page about a workdir, "
+    "or with --compare about several.",
 )  # fmt: skip
 _OUTPUT = flags.DEFINE_string("output", None, "predict, export: folder for the results.")
 _STAGE = flags.DEFINE_string("stage", None, "predict, export: stage of the workdir; default: the last complete one.")
@@ -51,11 +52,16 @@ _DISTRIBUTED = flags.DEFINE_bool(
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "Several hosts: address and port of the first of them.")
 _HOSTS = flags.DEFINE_integer("hosts", None, "With --coordinator: how many there are.")
 _HOST = flags.DEFINE_integer("host", None, "With --coordinator: this one's number, from 0.")
+_COMPARE = flags.DEFINE_list("compare", None, "With --mode=report: workdirs to set side by side.")
 
 
 def main(arguments: list[str]) -> None:
     """Runs the configuration's stages, of which what is done already is skipped, or evaluates a network."""
     logging.set_verbosity(logging.WARNING)
+    if _MODE.value == "report":
+        return write_report(arguments[1:])
+    if _COMPARE.value:
+        raise app.UsageError("--compare is for --mode=report")
     if len(arguments) > 1:
         raise app.UsageError(f"{arguments[1:]} is not understood: flags are written --flag=value, with an equals sign")
     check_hosts()
@@ -166,6 +172,20 @@ def numbers(texts: list[str]) -> list[float]:
         return [float(text) for text in texts]
     except ValueError:
         raise app.UsageError(f"--scales={','.join(texts)}: expected numbers, such as 0.75,1,1.25") from None
+
+
+def write_report(more: list[str]) -> None:
+    """Writes the page about --workdir, or the one about those of --compare and `more`, and prints where it is."""
+    from proda_jax import report
+
+    if more and not _COMPARE.value:
+        raise app.UsageError(f"{more} is not understood: flags are written --flag=value, with an equals sign")
+    if _COMPARE.value:
+        print(f"report: {report.write_comparison(_COMPARE.value + more, _WORKDIR.value)}")
+    elif _WORKDIR.value is None:
+        raise app.UsageError("--mode=report needs --workdir, the folder of a run, or --compare with several of them")
+    else:
+        print(f"report: {report.write(_WORKDIR.value)}")
 
 
 if __name__ == "__main__":
