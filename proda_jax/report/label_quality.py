@@ -11,6 +11,7 @@ from proda_jax.report.run import Run, Stage
 
 _SCORES = ("miou", "pixel_accuracy", "class_accuracy")  # columns of a snapshot's `quality`
 _LABELS = ("learnt_from", "fixed", "network")  # its rows
+_MARKED = 12  # measurements below which each has a dot
 _PANELS = {"class_accuracy": "mean accuracy of the labels, percent", "miou": "mIoU of the labels, percent"}
 
 Quality = list[tuple[int, dict[str, dict[str, float]]]]  # (step, {labels: {score: percent}})
@@ -101,8 +102,8 @@ def _panel(name: str, title: str, key: str, lines: Sequence[Line]) -> Panel:
     def plot(axes: Any) -> None:
         for line in lines:
             steps, scores = zip(*line.points, strict=True)
-            marker = "o" if len(steps) == 1 else None
-            axes.plot(steps, [s[key] for s in scores], line.style, color=line.color, marker=marker, markersize=4)
+            marker = "o" if len(steps) < _MARKED else None
+            axes.plot(steps, [s[key] for s in scores], line.style, color=line.color, marker=marker, markersize=3)
         axes.margins(x=0, y=0.1)
         axes.set_title(title)
         axes.set_xlabel("step")
