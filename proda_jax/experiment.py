@@ -15,12 +15,13 @@ from etils import epath
 from proda_jax import devices, evaluate, hosts, prototypes, provenance, settings, tables, train
 from proda_jax.card import Card
 from proda_jax.checkpoints import Checkpoints
-from proda_jax.data.label_spaces import label_space
+from proda_jax.data.label_spaces import label_space, reported_subsets
 from proda_jax.data.pseudo_labels import PseudoLabels, with_pseudo_labels
 from proda_jax.files import npz, read_npz, write_atomically
 from proda_jax.interruption import Interruption, Stopped
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.networks import Networks
+from proda_jax.progress import phase
 from proda_jax.records import History
 from proda_jax.snapshots import Looked, Snapshots
 from proda_jax.sources import Sources
@@ -79,9 +80,10 @@ class Experiment:
         )
         self.labels(name)  # before training begins, which an interruption lets finish its step
         start = self.initial_prototypes(name) if stage.kind == "denoise" else None
-        variables = self.networks.initial(name, model)
-        key = build.stage_key(config.seed, name)
-        state = devices.replicate(build.create_state(setup, key, variables, start), self.mesh)
+        with phase(f"{name}: setting up its network"):
+            variables = self.networks.initial(name, model)
+            key = build.stage_key(config.seed, name)
+            state = devices.replicate(build.create_state(setup, key, variables, start), self.mesh)
         step = devices.map_step(
             functools.partial(build.train_step(stage.kind), setup=setup),
             self.mesh,
@@ -119,7 +121,7 @@ class Experiment:
         """Takes a stage's network from a file, instead of training it, and returns its result."""
         folder, started = self.workdir.folder(name), time.time()
         model, variables = self.networks.in_file(self.config[name].weights)
-        score = self.scorer(model)
+        score = self.scorer(model, name)
         scores = self.summary(score(variables)) if score else {}
         provenance.remember(folder, self.config, name)
         checkpoints = Checkpoints(folder / "checkpoints")
@@ -134,10 +136,11 @@ class Experiment:
 
         A stage that rectifies labels has a snapshot of its `start`, too, from which they get better.
         """
-        score, snapshots = self.scorer(model), self.snapshots(name, model)
+        score, snapshots = self.scorer(model, name), self.snapshots(name, model)
         if snapshots and self.config[name].kind == "denoise":
             if not hosts.as_the_first_sees(hosts.is_first() and is_readable(snapshots.path(0))):
-                snapshots.take(start)
+                with phase(f"{name}: looking at what it starts from"):
+                    snapshots.take(start)
         if not (score or snapshots):
             return None
 
@@ -145,7 +148,8 @@ class Experiment:
             matrix = score(state.variables) if score else None
             entry = {} if matrix is None else self.summary(matrix)
             if snapshots:
-                more, panels = snapshots.take(state, matrix)
+                with phase(f"{name}: taking a snapshot"):
+                    more, panels = snapshots.take(state, matrix)
                 entry |= more
                 for title, images in panels.items():  # they differ in size
                     writer.write_images(int(state.step), {title: images})
@@ -171,16 +175,23 @@ class Experiment:
         folder = self.workdir.folder(name)
         return Snapshots(self.looked, folder, model, self.mesh, stage, self.space, make, teacher)
 
-    def scorer(self, model: DeepLab) -> Callable[[Any], np.ndarray] | None:
-        """Variables of a network -> confusion matrix on the validation images; None where there are no such images."""
+    def scorer(self, model: DeepLab, title: str) -> Callable[[Any], np.ndarray] | None:
+        """Variables of a network -> confusion matrix on the validation images; None where there are no such images.
+
+        Args:
+          model: the network.
+          title: what is evaluated, for the progress bar.
+        """
         if self.config.data.validation.name == settings.NONE:
             return None
         validation, confusion = self.sources.open("validation"), evaluate.confusion_step(model, self.mesh)
+        new = iter([True])  # the first time, the program is compiled
 
         def score(variables: Any) -> np.ndarray:
             return evaluate.evaluate(
-                confusion, variables, validation, self.evaluation_batch, model.classes, self.mesh
-            )
+                confusion, variables, validation, self.evaluation_batch, model.classes, self.mesh,
+                f"{title}: evaluating", next(new, False),
+            )  # fmt: skip
 
         return score
 
@@ -302,24 +313,24 @@ class Experiment:
                 raise Stopped(f"stopped after stage {name}")
         return self.results()
 
-    def evaluate(self) -> dict:
-        """Scores of the network in `init_from`, or else of the last stage that is complete.
+    def evaluate(self, stage: str | None = None, which: str | None = None) -> dict:
+        """Scores of one network on the validation images; see `Networks.choose` for which.
+
+        Returns:
+          `evaluate.summary` over each set of classes that papers report, with where the network is from, 'task',
+          'data' ('camvid, dusk_test') and 'images'.
 
         Raises:
           ValueError: there are no labelled validation images, or no network.
         """
-        path, complete = self.config.init_from, [name for name in self.config.stages if self.workdir.result(name)]
-        if path is not None:
-            model, variables = self.networks.in_file(path)
-        elif complete:
-            path = str(self.workdir.folder(complete[-1]))
-            model, variables = self.networks.model(complete[-1]), self.networks.variables(complete[-1])
-        else:
-            raise ValueError(f"{self.workdir.path} has no complete stage: name a file of weights as config.init_from")
-        score = self.scorer(model)
-        if score is None or not self.sources.open("validation").labelled:
+        data = self.config.data.validation
+        if data.name == settings.NONE or not self.sources.open("validation").labelled:
             raise ValueError("there are no labelled validation images (config.data.validation) to evaluate on")
-        return {"task": self.config.task, "network": path} | self.summary(score(variables))
+        model, variables, origin = self.networks.choose(stage, which)
+        confusion = self.scorer(model, origin.get("stage", "network"))(variables)
+        images = {"data": f"{data.name}, {data.split}", "images": len(self.sources.open("validation"))}
+        scores = evaluate.summary(confusion, self.space, reported_subsets(self.space))
+        return {"task": self.config.task} | origin | images | scores
 
     def check_labels(self) -> None:
         """Refuses data sets without the labels that the stages and the evaluation need."""

@@ -54,6 +54,25 @@ def note_configuration(workdir: epath.Path, config: ml_collections.ConfigDict) -
         write_if_new(workdir / CONFIGURATION, json.dumps(config.to_dict(), indent=2).encode())
 
 
+def read_configuration(workdir: epath.PathLike) -> ml_collections.ConfigDict:
+    """The configuration that a workdir was last run with.
+
+    Raises:
+      ValueError: it is not noted there, or the note is damaged.
+    """
+    note, remedy = epath.Path(workdir) / CONFIGURATION, "name the configuration, --config=configs/..."
+    if not note.exists():
+        raise ValueError(f"{note} is not there, so nobody knows the settings of {workdir}: {remedy}")
+    return ml_collections.ConfigDict(_with_tuples(read_json(note, remedy))).lock()
+
+
+def _with_tuples(value: Any) -> Any:
+    """JSON values with tuples in place of lists, of which configurations have none."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(item) for key, item in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
 def note_environment(folder: epath.Path) -> None:
     """Notes what a stage runs on: versions of the libraries that decide numbers, and the devices."""
     libraries = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")

@@ -7,8 +7,6 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-import jax
-
 _OURS = pathlib.Path(__file__).parents[1]  # of this program's packages
 
 
@@ -24,7 +22,7 @@ def without_traceback(command: Callable) -> Callable:
         except Exception as error:
             if is_refusal(error):
                 end(f"error: {error}")
-            if jax.distributed.is_initialized():
+            if of_several_hosts():
                 end(traceback.format_exc())
             raise
 
@@ -39,13 +37,19 @@ def is_refusal(error: Exception) -> bool:
     return any(raised_in.is_relative_to(_OURS / package) for package in ("proda_jax", "data_prep"))
 
 
+def of_several_hosts() -> bool:
+    """Whether this process has joined others; JAX is not imported for that, since a wrong flag is refused at once."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
+
+
 def end(message: str) -> NoReturn:
     """Ends the program with a message.
 
     One of several hosts ends without the farewell of JAX, for which it would wait until the others have ended, and they
     for it to come along; so they hear that it is gone.
     """
-    if jax.distributed.is_initialized():
+    if of_several_hosts():
         print(message, file=sys.stderr, flush=True)
         os._exit(1)
     sys.exit(message)

@@ -10,6 +10,7 @@ from etils import epath
 from proda_jax import hosts
 from proda_jax.data.label_spaces import FOLDER, label_map, label_space
 from proda_jax.data.source import ExampleSource
+from proda_jax.progress import phase
 from proda_jax.train import Writer
 
 
@@ -35,7 +36,8 @@ class Sources:
           ValueError: the raw data are missing or not laid out as expected.
         """
         if role not in self._opened:
-            self._opened[role] = self._open(role)
+            with phase(f"opening the {role} images with TensorFlow"):
+                self._opened[role] = self._open(role)
         return self._opened[role]
 
     def _open(self, role: str) -> ExampleSource:
@@ -73,7 +75,8 @@ class Sources:
         if not (self._config.summaries and hosts.is_first()):
             yield NoWriter()
             return
-        from clu import metric_writers
+        with phase("loading TensorBoard's writer"):
+            from clu import metric_writers
 
         logging.info("metrics for TensorBoard in %s", folder)
         writer = metric_writers.SummaryWriter(str(folder / "summaries"))

@@ -10,11 +10,11 @@ import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from proda_jax import devices, hosts
 from proda_jax.checkpoints import Checkpoints
 from proda_jax.interruption import Interruption, Stopped
+from proda_jax.progress import phase, progress
 from proda_jax.records import History, Metrics
 from proda_jax.state import TrainState
 
@@ -92,22 +92,20 @@ def train(
     """
     checkpoints = Checkpoints(folder / "checkpoints")
     if checkpoints.step():
-        state = checkpoints.restore(state)
+        with phase(f"{title}: reading its last checkpoint"):
+            state = checkpoints.restore(state)
     done = int(state.step)
     history, lines = History(folder / "history.jsonl", done), Metrics(folder / "metrics.jsonl", done)
     before = max(history.seconds, lines.seconds)
     compiled, started = None, time.time()
     saved = started
-    bar = tqdm(
-        total=schedule.steps, initial=done, desc=f"{title} (compiling)", unit="step", mininterval=1.0,
-        disable=not hosts.is_first(),
-    )
+    line: dict = {}  # of the last step that was logged
+    bar = progress(title, schedule.steps, "steps", done=done)
 
     def score(number: int) -> dict:
         """Evaluates, and adds to the history."""
         scores: dict = {}
         if evaluate is not None:
-            bar.set_description(f"{title} (evaluating)")
             scores = evaluate(state)
             if "miou" in scores:
                 writer.write_scalars(number, {"validation_miou": scores["miou"]})
@@ -120,26 +118,25 @@ def train(
             range(done + 1, schedule.steps + 1), devices.prefetch(batches_from(done), mesh), strict=False
         ):
             if compiled is None:  # ahead of time, so that another shape is an error and not a compilation
-                compiled = step.lower(state, batch, teacher).compile()
+                with bar.during("compiling"):
+                    compiled = step.lower(state, batch, teacher).compile()
                 lines.go_on()
             state, metrics = compiled(state, batch, teacher)
             devices.settle(metrics)
             lines.count(sum(len(batch[domain]["image"]) for domain in ("source", "target") if domain in batch))
-            if number == done + 1:
-                bar.set_description(title)
+            bar.update()
             if schedule.logs(number):
                 values = {name: float(value) for name, value in metrics.items()}
                 line = lines.add(number, before + time.time() - started, values)
                 check_finite(state, values, number, schedule)
-                bar.set_postfix({k: f"{v:.3g}" for k, v in values.items()} | last_score(history), refresh=False)
+                bar.show(in_short(history, line))
                 writer.write_scalars(number, values | {"images_per_second": line["images_per_second"]})
-            bar.update()
             scores = {}
             if schedule.evaluates(number):
                 scores = score(number)
                 lines.go_on()
-                bar.set_description(title)
-                bar.set_postfix(last_score(history))
+                bar.show(in_short(history, line))
+                bar.refresh()
             stopping = hosts.is_preempted() or interruption.wished
             if stopping or schedule.saves(number, time.time() - saved):
                 lines.write()
@@ -168,9 +165,14 @@ def check_finite(state: TrainState, metrics: dict[str, float], step: int, schedu
     )
 
 
-def last_score(history: History) -> dict[str, str]:
+def in_short(history: History, line: dict[str, float | None]) -> list[str]:
+    """How a training is doing, from its last score and the line of a logged step; the first words matter most."""
     last = history.entries[-1] if history.entries else {}
-    return {"mIoU": f"{last['miou']:.1f}"} if "miou" in last else {}
+    words = [f"{line['images_per_second']:.3g} images/s"] if "images_per_second" in line else []
+    words += [f"mIoU {last['miou']:.1f}"] if last.get("miou") is not None else []
+    besides = [name for name in ("gradient_norm", "skipped") if line.get(name)]
+    losses = [name for name in line if name not in ("step", "seconds", "images_per_second", "gradient_norm", "skipped")]
+    return words + [f"{name} {line[name]:.3g}" for name in (*losses, *besides) if line[name] is not None]
 
 
 def merge_batches(source: Iterable[dict], target: Iterable[dict] | None, first_slot: int) -> Iterable[dict]:

@@ -10,6 +10,7 @@ from proda_jax.data.label_spaces import LabelMap
 from proda_jax.data.memory import MemorySource
 from proda_jax.data.source import Batch, ordered_records, training_records
 from proda_jax.files import local_copy
+from proda_jax.progress import progress
 
 
 class TfdsSource:
@@ -82,7 +83,11 @@ class TfdsSource:
     def to_memory(self, *, labels: bool, records: Sequence[int] | None = None) -> MemorySource:
         """These records (all by default) decoded into memory, for what fits and is read many times."""
         chosen = np.arange(len(self)) if records is None else np.asarray(records, np.int64)
-        examples = list(self._batches(chosen[:, None], 1, labels))
+        examples = []
+        with progress(f"decoding {self._title} into memory", len(chosen), leave=False) as bar:
+            for example in self._batches(chosen[:, None], 1, labels):
+                examples.append(example)
+                bar.update()
         images = np.concatenate([example["image"] for example in examples])
         held = np.concatenate([example["label"] for example in examples]) if labels else None
         return MemorySource(images, held, [self.names[i] for i in chosen])
@@ -102,6 +107,7 @@ class TfdsSource:
         options = tf.data.Options()
         options.threading.private_threadpool_size = self._threads
         options.deterministic = True
+        options.autotune.enabled = False  # nothing is left to tune, and its thread can hold up the end for a minute
         decoded = encoded.map(self._decode, num_parallel_calls=self._threads, deterministic=True)
         yield from decoded.batch(batch_size).prefetch(2).with_options(options).as_numpy_iterator()
 
