@@ -16,7 +16,7 @@ _FIGURE5 = {"building": "#1f77b4", "traffic sign": "#7f7f7f", "pole": "#ff7f0e",
 _OTHER = tuple(_FIGURE5.values())  # colours where those classes are not among the run's
 _EDGE = "#8a8f96"  # of points
 _COLUMNS = ("stage", "input", "pixel", "class", "x", "y")
-_SEED, _EPOCHS = 0, 200  # of UMAP; its own 500 epochs for few points take twice as long and look the same
+_SEED = 0
 _FEWEST = 30  # features of which neighbourhoods say anything; UMAP looks at 15 neighbours
 
 
@@ -111,16 +111,16 @@ def embedded(vectors: dict[str, np.ndarray], folder: Folder) -> dict[str, tuple[
 def input_key(features: np.ndarray) -> str:
     """Names features and the way in which they are mapped; other features, seed or version have another."""
     version = importlib.metadata.version("umap-learn")
-    head = f"umap-learn {version}, seed {_SEED}, {_EPOCHS} epochs, {features.dtype} {features.shape}".encode()
+    head = f"umap-learn {version}, seed {_SEED}, {features.dtype} {features.shape}".encode()
     return hashlib.sha256(head + np.ascontiguousarray(features).tobytes()).hexdigest()[:16]
 
 
 def _umap(name: str, features: np.ndarray) -> np.ndarray:
-    """The features in two dimensions, by UMAP with its usual neighbourhoods and a fixed seed."""
+    """The features in two dimensions, by UMAP with its own settings and a fixed seed."""
     print(f"report: features of {name} in two dimensions (UMAP, some seconds; kept for the next report)", flush=True)
     import umap  # with it comes TensorFlow, where that is installed
 
-    return umap.UMAP(n_epochs=_EPOCHS, random_state=_SEED, n_jobs=1).fit_transform(np.asarray(features, np.float32))
+    return umap.UMAP(random_state=_SEED, n_jobs=1).fit_transform(np.asarray(features, np.float32))
 
 
 def _scatter(
