@@ -126,7 +126,7 @@ def read_config() -> ml_collections.ConfigDict:
 
 def train(config: ml_collections.ConfigDict) -> None:
     """Runs the configuration's stages, of which what is done already is skipped, and prints their table."""
-    from proda_jax import devices, experiment, hosts, report, settings
+    from proda_jax import devices, experiment, hosts, settings
     from proda_jax.sources import Sources
 
     if _WORKDIR.value is None:
@@ -148,10 +148,23 @@ def train(config: ml_collections.ConfigDict) -> None:
         if hosts.is_first():
             print(run.table())
             print(f"results: {workdir / 'results.json'}")
-            print(f"report: {report.write(workdir)}")
+            write_last_report(workdir)
     except Stopped as reason:
         print(f"{reason}; the same command goes on from there", file=sys.stderr)
         sys.exit(EXIT_CODE)
+
+
+def write_last_report(workdir: epath.Path) -> None:
+    """Writes the report of a run that is complete, whose results do not depend on it."""
+    from proda_jax import report
+
+    try:
+        with phase("writing the report"):
+            path = report.write(workdir)
+    except Exception as error:
+        print(f"the report could not be written ({error}); --mode=report tries again", file=sys.stderr)
+    else:
+        print(f"report: {path}")
 
 
 def evaluate(config: ml_collections.ConfigDict) -> None:

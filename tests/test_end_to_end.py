@@ -28,6 +28,7 @@ NETWORK = {
 }  # fmt: skip
 SMALL = NETWORK | {
     "batch_size": 2, "evaluate_batch_size": 2, "summaries": False, "views.crop_size": (32, 64), "views.base_width": 96,
+    "snapshots.features": 0,
     "stage1.prototype_min_pixels": 1, "stage1.prototype_init_min_pixels": 1,
 } | {f"{stage}.steps": 1 for stage in STAGES} | {
     f"data.{role}.image_size": (64, 96) for role in ("source", "target", "validation")

@@ -23,6 +23,7 @@ SETTINGS = {
     "warmup.init": "source", "batch_size": 2, "evaluate_batch_size": 1, "save_every": 20,
     "model.depths": (1, 1), "model.width": 4, "model.head_channels": 32, "model.feature_channels": 32,
     "views.crop_size": (32, 32), "views.base_width": 64, "data.loader": "memory", "summaries": True,
+    "snapshots.features": 0,
 } | {f"data.{role}.image_size": (48, 64) for role in ("source", "target", "validation")}  # fmt: skip
 
 
