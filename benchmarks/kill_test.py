@@ -32,6 +32,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 STEPS = {"source": 12, "warmup": 8, "stage1": 8, "stage2": 8, "stage3": 8}
 SETTINGS = {
     "save_every": 3, "evaluate_every": 6, "log_every": 1, "summaries": False, "evaluate_batch_size": 20,
+    "snapshots.features": 0,
     "data.loader": "memory", "model.width": 8, "model.depths": (1, 1), "model.head_channels": 32,
     "model.feature_channels": 32,
 } | {f"{name}.steps": steps for name, steps in STEPS.items()}  # fmt: skip
