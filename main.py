@@ -54,7 +54,7 @@ _HOST = flags.DEFINE_integer("host", None, "With --coordinator: this one's numbe
 
 
 def main(arguments: list[str]) -> None:
-    """Runs the configuration's stages, of which what is done already is skipped, or evaluates a network."""
+    """Does what --mode says: by default it runs the configuration's stages, of which what is done is skipped."""
     logging.set_verbosity(logging.WARNING)
     if len(arguments) > 1:
         raise app.UsageError(f"{arguments[1:]} is not understood: flags are written --flag=value, with an equals sign")
@@ -74,6 +74,8 @@ def main(arguments: list[str]) -> None:
 def check_hosts() -> None:
     """Refuses flags of several hosts that do not go together, before each would train alone."""
     given = (_HOSTS.value, _HOST.value)
+    if _MODE.value in ("predict", "export") and (_COORDINATOR.value or _DISTRIBUTED.value):
+        raise app.UsageError(f"--mode={_MODE.value} is for one host: start it on each, with a share of the files")
     if _COORDINATOR.value and None in given:
         raise app.UsageError("--coordinator needs --hosts, how many there are, and --host, this one's number from 0")
     if given != (None, None) and not (_COORDINATOR.value or _DISTRIBUTED.value):
@@ -136,8 +138,6 @@ def use_network() -> None:
     """Predicts with a trained network, or exports it."""
     from proda_jax import export, loading, predict  # which nothing else needs
 
-    if _DISTRIBUTED.value or _COORDINATOR.value:
-        raise app.UsageError(f"--mode={_MODE.value} is for one host: give each its own share of the files")
     if _OUTPUT.value is None:
         raise app.UsageError(f"--mode={_MODE.value} needs --output, a folder for the results")
     if _MODE.value == "predict" and _INPUT.value is None:
