@@ -6,6 +6,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow, which reads th
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # and this is the last of them
 
 import contextlib
+import importlib
 import json
 import sys
 
@@ -14,22 +15,28 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from proda_jax import experiment, hosts, settings, tables
+# JAX and what needs it is imported late, so that wrong flags are refused at once and there is a sign of life meanwhile
 from proda_jax.files import alone, cache_folder, check_writable, write_atomically
 from proda_jax.interruption import EXIT_CODE, Interruption, Stopped
+from proda_jax.progress import phase, say
 from proda_jax.refusals import without_traceback
-from proda_jax.sources import Sources
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration, such as configs/gta5.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run makes; may be in a bucket.")
 _MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "evaluate", "predict", "export"],
-    "train: run the stages; evaluate: score the network in config.init_from, or the workdir's last one; predict: label "
-    "images and videos with it; export: write it for TensorFlow or StableHLO.",
+    "mode", "train", ["train", "evaluate", "status", "predict", "export", "report"],
+    "train: run the stages. status: say what a workdir holds and how its run is doing, and change nothing. evaluate: "
+    "score a network on the validation images. predict: label images and videos with it. export: write it for "
+    "TensorFlow or StableHLO. The network is one of the workdir, or that in config.init_from. report: write the page "
+    "about a workdir, or with --compare about several.",
 )  # fmt: skip
 _OUTPUT = flags.DEFINE_string("output", None, "predict, export: folder for the results.")
-_STAGE = flags.DEFINE_string("stage", None, "predict, export: stage of the workdir; default: the last complete one.")
-_CHECKPOINT = flags.DEFINE_enum("checkpoint", None, ["last", "best"], "predict, export: which of it; default: last.")
+_STAGE = flags.DEFINE_string(
+    "stage", None, "evaluate, predict, export: which stage's network; default: that of the last complete one."
+)
+_CHECKPOINT = flags.DEFINE_enum(
+    "checkpoint", None, ["last", "best"], "evaluate, predict, export: which network of the stage; default: the last."
+)
 _RESIZE = flags.DEFINE_integer(
     "resize", None, "predict, export: width at which images are predicted; 0: their own; default: that of training."
 )
@@ -51,24 +58,44 @@ _DISTRIBUTED = flags.DEFINE_bool(
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "Several hosts: address and port of the first of them.")
 _HOSTS = flags.DEFINE_integer("hosts", None, "With --coordinator: how many there are.")
 _HOST = flags.DEFINE_integer("host", None, "With --coordinator: this one's number, from 0.")
+_COMPARE = flags.DEFINE_list("compare", None, "With --mode=report: workdirs to set side by side.")
 
 
 def main(arguments: list[str]) -> None:
-    """Does what --mode says: by default it runs the configuration's stages, of which what is done is skipped."""
+    """Does what --mode says."""
     logging.set_verbosity(logging.WARNING)
+    if _MODE.value == "report":
+        return write_report(arguments[1:])
+    if _COMPARE.value:
+        raise app.UsageError("--compare is for --mode=report")
     if len(arguments) > 1:
         raise app.UsageError(f"{arguments[1:]} is not understood: flags are written --flag=value, with an equals sign")
+    if _MODE.value == "status":
+        return show_status()
     check_hosts()
-    if _DISTRIBUTED.value or _COORDINATOR.value:
-        hosts.start(_COORDINATOR.value, _HOSTS.value, _HOST.value)
     if _INPUT.value is not None and _MODE.value != "predict":
         raise app.UsageError("--input is what --mode=predict labels")
+    config = None if _MODE.value in ("predict", "export") else read_config()
+    with phase("loading JAX"):
+        importlib.import_module("proda_jax.experiment")
+    if _DISTRIBUTED.value or _COORDINATOR.value:
+        from proda_jax import hosts
+
+        hosts.start(_COORDINATOR.value, _HOSTS.value, _HOST.value)
     if _MODE.value in ("predict", "export"):
         use_network()
     elif _MODE.value == "evaluate":
-        evaluate(read_config())
+        evaluate(config)
     else:
-        train(read_config())
+        train(config)
+
+
+def parse(arguments: list[str]) -> list[str]:
+    """Parses the command line; settings without a configuration would be called unknown flags."""
+    names = [argument.lstrip("-").split("=")[0] for argument in arguments[1:] if argument.startswith("-")]
+    if "config" not in names and (settings := [name for name in names if name.startswith("config.")]):
+        sys.exit(f"error: --{settings[0]} needs --config beside it, the configuration that it changes")
+    return app.parse_flags_with_usage(arguments)
 
 
 def check_hosts() -> None:
@@ -85,18 +112,25 @@ def check_hosts() -> None:
 
 
 def read_config() -> ml_collections.ConfigDict:
-    """The configuration that --config names, with the settings given beside it."""
+    """The configuration that --config names, with the settings given beside it; to evaluate, the workdir's own does."""
     try:
         config = _CONFIG.value
     except OSError as error:
         raise app.UsageError(f"--config: {error}") from None
+    if config is None and _MODE.value == "evaluate" and _WORKDIR.value:
+        from proda_jax.provenance import read_configuration
+
+        return read_configuration(_WORKDIR.value)
     if config is None:
         raise app.UsageError("--config is needed: a configuration, such as configs/demo.py")
     return config
 
 
 def train(config: ml_collections.ConfigDict) -> None:
-    """Runs the stages and prints their table."""
+    """Runs the configuration's stages, of which what is done already is skipped, and prints their table."""
+    from proda_jax import devices, experiment, hosts, report, settings
+    from proda_jax.sources import Sources
+
     if _WORKDIR.value is None:
         raise app.UsageError("--workdir is needed: a folder for everything that the run makes")
     settings.check(config)
@@ -106,6 +140,8 @@ def train(config: ml_collections.ConfigDict) -> None:
     interruption = Interruption()
     others = f"another process runs in {workdir}: wait for it, or use another workdir"
     try:
+        with phase("looking for devices"):
+            say(f"{config.task} on {devices.in_words()}, in {workdir}")
         if hosts.share()[1] == 1:  # several hosts stop together, when JAX hears of a preemption
             interruption.install()
         with alone(workdir / "lock", others, wait=False) if hosts.is_first() else contextlib.nullcontext():
@@ -114,6 +150,7 @@ def train(config: ml_collections.ConfigDict) -> None:
         if hosts.is_first():
             print(run.table())
             print(f"results: {workdir / 'results.json'}")
+            print(f"report: {report.write(workdir)}")
     except Stopped as reason:
         print(f"{reason}; the same command goes on from there", file=sys.stderr)
         sys.exit(EXIT_CODE)
@@ -121,22 +158,41 @@ def train(config: ml_collections.ConfigDict) -> None:
 
 def evaluate(config: ml_collections.ConfigDict) -> None:
     """Prints the scores of one network, and writes them to the workdir if there is one."""
+    from proda_jax import experiment, hosts, settings, tables
+    from proda_jax.sources import Sources
+
     if _WORKDIR.value is None and config.init_from is None:
         raise app.UsageError("--mode=evaluate needs --config.init_from, a file of weights, or --workdir of a run")
+    if config.init_from is not None and (_STAGE.value or _CHECKPOINT.value):
+        raise app.UsageError("--stage and --checkpoint choose a network of the workdir, config.init_from one in a file")
     settings.check_evaluation(config)
     settings.use_compilation_cache()
     workdir = epath.Path(_WORKDIR.value) if _WORKDIR.value else cache_folder()
     check_writable(workdir, "--workdir" if _WORKDIR.value else "the cache folder, XDG_CACHE_HOME,")
-    scores = experiment.Experiment(config, workdir, Sources(config, workdir)).evaluate()
-    print(tables.class_table(scores))
+    run = experiment.Experiment(config, workdir, Sources(config, workdir))
+    scores = run.evaluate(_STAGE.value, _CHECKPOINT.value)
+    if not hosts.is_first():
+        return
+    print(f"{tables.origin(scores)}\n{tables.class_table(scores)}")
     if _WORKDIR.value:
         write_atomically(workdir / "evaluation.json", json.dumps(scores, indent=2))
-        print(f"scores: {workdir / 'evaluation.json'}")
+        write_atomically(workdir / "evaluation.csv", tables.csv_table(scores))
+        write_atomically(workdir / "evaluation.tex", tables.latex_table(scores, run.space))
+        print(f"scores: {workdir / 'evaluation.json'}, .csv and .tex")
+
+
+def show_status() -> None:
+    """Prints what the workdir holds and how its run is doing."""
+    from proda_jax import status
+
+    if _WORKDIR.value is None:
+        raise app.UsageError("--mode=status needs --workdir, the folder of a run")
+    print(status.text(_WORKDIR.value))
 
 
 def use_network() -> None:
     """Predicts with a trained network, or exports it."""
-    from proda_jax import export, loading, predict  # which nothing else needs
+    from proda_jax import export, loading, predict, settings
 
     if _OUTPUT.value is None:
         raise app.UsageError(f"--mode={_MODE.value} needs --output, a folder for the results")
@@ -168,5 +224,19 @@ def numbers(texts: list[str]) -> list[float]:
         raise app.UsageError(f"--scales={','.join(texts)}: expected numbers, such as 0.75,1,1.25") from None
 
 
+def write_report(more: list[str]) -> None:
+    """Writes the page about --workdir, or the one about those of --compare and `more`, and prints where it is."""
+    from proda_jax import report
+
+    if more and not _COMPARE.value:
+        raise app.UsageError(f"{more} is not understood: flags are written --flag=value, with an equals sign")
+    if _COMPARE.value:
+        print(f"report: {report.write_comparison(_COMPARE.value + more, _WORKDIR.value)}")
+    elif _WORKDIR.value is None:
+        raise app.UsageError("--mode=report needs --workdir, the folder of a run, or --compare with several of them")
+    else:
+        print(f"report: {report.write(_WORKDIR.value)}")
+
+
 if __name__ == "__main__":
-    app.run(without_traceback(main))
+    app.run(without_traceback(main), flags_parser=parse)

@@ -71,6 +71,12 @@ def get_config() -> ml_collections.ConfigDict:
     c.views.strong_flip = True  # the strong view is flipped once more with probability 1/2 (released)
     c.views.cutout_fraction = 1 / 3  # side of the cutout over the crop's shorter side; 0 for none (Table 7)
     c.views.lock()
+
+    c.snapshots = ml_collections.ConfigDict()  # what each evaluation keeps for reports; nothing is learnt from it
+    c.snapshots.images = 4  # held-out images whose labels and predictions are kept; 0 keeps nothing at all
+    c.snapshots.held_out = 32  # images on which the quality of pseudo labels is measured (Figure 3)
+    c.snapshots.features = 100  # pixels of each class, among them, whose features are kept (Figure 5)
+    c.snapshots.lock()
     return c
 
 

@@ -121,9 +121,9 @@ def prepare_role(data: ml_collections.ConfigDict, role: str, data_dir: str) -> e
     if wanted.name == FOLDER:
         files = {"split": wanted.split, "images": wanted.images, "labels": wanted.labels}
     else:
-        files = {"raw_dir": wanted.raw_dir or data.raw_dir}
-        if role == "validation" and wanted.name == data.target.name:
-            files["raw_dir"] = wanted.raw_dir or data.target.raw_dir or data.raw_dir
+        same = [data[other].raw_dir for other in ("target", "source") if data[other].name == wanted.name]
+        found = same if role == "validation" else []  # which may be another split of either
+        files = {"raw_dir": next(filter(None, [wanted.raw_dir, *found]), data.raw_dir)}
     return prepare(wanted.name, data_dir=data_dir, checks=checks, **files)
 
 

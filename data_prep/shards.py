@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
-from tqdm import tqdm
 
 from data_prep.examples import Counts, Example, Record, file_states
 from proda_jax.data.decode import cores
 from proda_jax.files import is_remote, unfinished_name, write_atomically
+from proda_jax.progress import progress
 
 SHARD_SIZE = 64  # examples: what an interruption costs each thread
 PLAN = "plan.json"
@@ -62,7 +62,7 @@ def write(
         for start in range(0, len(records), SHARD_SIZE)
     }
     problems, stop = Problems(), threading.Event()
-    bar = tqdm(total=sum(map(len, splits.values())), desc=f"preparing {title}", unit="image", mininterval=1.0)
+    bar = progress(f"preparing {title}", sum(map(len, splits.values())))
 
     def checked_examples(records: Sequence[Record]) -> Iterator[Example]:
         for record in records:

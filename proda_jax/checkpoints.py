@@ -10,6 +10,7 @@ from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from proda_jax import hosts
+from proda_jax.progress import phase
 
 METRIC = "miou"
 
@@ -55,7 +56,8 @@ class Checkpoints:
             network=ocp.args.StandardSave(state.variables), training=ocp.args.StandardSave(training)
         )
         metrics = None if miou is None else {METRIC: miou}
-        self._manager.save(int(state.step), args=items, metrics=metrics, custom_metadata=card)
+        with phase("waiting until the checkpoint before is written"):
+            self._manager.save(int(state.step), args=items, metrics=metrics, custom_metadata=card)
 
     def save_network(self, variables: Any, card: Mapping[str, Any] | None = None) -> None:
         """Saves a network that was not trained here, as step 0, in place of one that is there."""
@@ -149,7 +151,8 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for what is being saved."""
-        self._manager.wait_until_finished()
+        with phase("writing the last checkpoint"):
+            self._manager.wait_until_finished()
         self._manager.close()
 
 

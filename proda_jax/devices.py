@@ -19,6 +19,13 @@ def make_mesh(devices: int | None = None) -> Mesh:
     return jax.make_mesh((len(chosen),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=chosen)
 
 
+def in_words() -> str:
+    """All devices, over all hosts, as a person says it: '8 devices (NVIDIA H200)'."""
+    count, kind = jax.device_count(), jax.devices()[0].device_kind
+    hosts = f" of {jax.process_count()} hosts" if jax.process_count() > 1 else ""
+    return f"{count} device{'s' if count > 1 else ''}{hosts} ({kind})"
+
+
 def check_batch_size(batch_size: int, mesh: Mesh, micro_batches: int) -> None:
     """Refuses a global batch that the devices and their micro-batches cannot share evenly.
 

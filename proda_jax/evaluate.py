@@ -1,6 +1,7 @@
 """Evaluation on whole images: one scale, no flip, confusion matrix on the device (Section 5.1)."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from proda_jax import devices, hosts, metrics
 from proda_jax.data.label_spaces import LabelSpace
 from proda_jax.data.source import ExampleSource
 from proda_jax.models.deeplab import DeepLab
+from proda_jax.progress import progress
 from proda_jax.resizing import resize_align_corners
 
 NOTHING_COUNTS = (
@@ -47,7 +49,14 @@ def confusion_step(model: DeepLab, mesh: Mesh) -> Callable:
 
 
 def evaluate(
-    step: Callable, variables: Any, source: ExampleSource, batch_size: int, classes: int, mesh: Mesh
+    step: Callable,
+    variables: Any,
+    source: ExampleSource,
+    batch_size: int,
+    classes: int,
+    mesh: Mesh,
+    title: str = "evaluating",
+    new: bool = True,
 ) -> np.ndarray:
     """Confusion matrix of a network on a labelled data set.
 
@@ -58,6 +67,8 @@ def evaluate(
       batch_size: images in one step, over all devices.
       classes: number of classes.
       mesh: the devices.
+      title: for the progress bar.
+      new: whether `step` is called for the first time, which compiles it.
 
     Returns:
       int64 [classes, classes]; row = truth.
@@ -67,26 +78,30 @@ def evaluate(
     """
     empty = devices.replicate(np.zeros((classes, classes), np.int32), mesh)
     total, matrix, pixels = np.zeros((classes, classes), np.int64), empty, 0
-    for batch in devices.prefetch(source.ordered_batches(batch_size, labels=True, shard=hosts.share()), mesh):
-        pixels += batch["label"].size
-        if pixels >= 2**31:  # more than a cell on the device is sure to hold
-            total, matrix, pixels = total + np.asarray(matrix), empty, batch["label"].size
-        matrix = devices.settle(step(variables, matrix, batch))
-    total += np.asarray(matrix)
+    with progress(title, len(source), leave=False) as bar:
+        for batch in devices.prefetch(source.ordered_batches(batch_size, labels=True, shard=hosts.share()), mesh):
+            pixels += batch["label"].size
+            if pixels >= 2**31:  # more than a cell on the device is sure to hold
+                total, matrix, pixels = total + np.asarray(matrix), empty, batch["label"].size
+            with bar.compiling() if new else contextlib.nullcontext():
+                matrix = devices.settle(step(variables, matrix, batch))
+            bar.update(min(batch_size, len(source) - bar.done))
+        total += np.asarray(matrix)
     if not total.any():
         raise ValueError(NOTHING_COUNTS.format(len(source)))
     return total
 
 
-def summary(confusion: np.ndarray, space: LabelSpace) -> dict:
+def summary(confusion: np.ndarray, space: LabelSpace, subsets: Mapping[str, Sequence[int]] | None = None) -> dict:
     """Scores in percent, as results.json has them.
 
     Args:
       confusion: [classes, classes].
       space: label space of the classes.
+      subsets: train ids over which mIoU is reported, too, by name; default: those of the space.
 
     Returns:
-      {'miou', 'pixel_accuracy', 'iou': {class: value or None}, 'miou_<n>' for each of the space's subsets}.
+      {'miou', 'pixel_accuracy', 'iou': {class: value or None}, 'miou_<name>' for each of the subsets}.
     """
 
     def percent(value: float) -> float | None:
@@ -94,6 +109,6 @@ def summary(confusion: np.ndarray, space: LabelSpace) -> dict:
 
     scores = metrics.scores(confusion)
     result = {"miou": percent(scores["miou"]), "pixel_accuracy": percent(scores["pixel_accuracy"])}
-    for name, subset in space.subsets.items():
+    for name, subset in (space.subsets if subsets is None else subsets).items():
         result[f"miou_{name}"] = percent(metrics.scores(confusion, subset)["miou"])
     return result | {"iou": {name: percent(value) for name, value in zip(space.classes, scores["iou"], strict=True)}}

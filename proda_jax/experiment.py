@@ -15,15 +15,19 @@ from etils import epath
 from proda_jax import devices, evaluate, hosts, prototypes, provenance, settings, tables, train
 from proda_jax.card import Card
 from proda_jax.checkpoints import Checkpoints
-from proda_jax.data.label_spaces import label_space
+from proda_jax.data.label_spaces import label_space, reported_subsets
 from proda_jax.data.pseudo_labels import PseudoLabels, with_pseudo_labels
 from proda_jax.files import npz, read_npz, write_atomically
 from proda_jax.interruption import Interruption, Stopped
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.networks import Networks
+from proda_jax.progress import phase
+from proda_jax.records import History
+from proda_jax.snapshots import Looked, Snapshots
 from proda_jax.sources import Sources
 from proda_jax.stages import build, denoise, prepare
 from proda_jax.stages.step import Setup
+from proda_jax.state import TrainState
 from proda_jax.workdir import Workdir
 
 LABELS = {"denoise": "soft_label", "distill": "hard_label"}  # what a batch calls the pseudo labels of a kind of stage
@@ -54,6 +58,7 @@ class Experiment:
         self.mesh = devices.make_mesh(devices_used)
         self.space = label_space(config.data.label_space, config.data.classes, config.data.colors)
         self.networks = Networks(config, self.workdir, self.mesh, self.space)
+        self.looked: Looked | None = None  # read when the first stage wants to
 
     # One stage
 
@@ -61,6 +66,7 @@ class Experiment:
         """Runs a stage to its end and returns its result."""
         config, stage, folder = self.config, self.config[name], self.workdir.folder(name)
         provenance.remember(folder, config, name)
+        provenance.note_environment(folder)
         target = self.sources.open("target")
         steps_per_epoch = max(len(target) // config.batch_size, 1)
         model = self.networks.model(name)
@@ -74,9 +80,10 @@ class Experiment:
         )
         self.labels(name)  # before training begins, which an interruption lets finish its step
         start = self.initial_prototypes(name) if stage.kind == "denoise" else None
-        variables = self.networks.initial(name, model)
-        key = build.stage_key(config.seed, name)
-        state = devices.replicate(build.create_state(setup, key, variables, start), self.mesh)
+        with phase(f"{name}: setting up its network"):
+            variables = self.networks.initial(name, model)
+            key = build.stage_key(config.seed, name)
+            state = devices.replicate(build.create_state(setup, key, variables, start), self.mesh)
         step = devices.map_step(
             functools.partial(build.train_step(stage.kind), setup=setup),
             self.mesh,
@@ -92,18 +99,19 @@ class Experiment:
             config.save_minutes,
             config.max_skipped,
         )
-        with self.sources.writer(folder) as log:
+        with self.sources.writer(folder) as writer:
+            note = self.notes(name, model, writer, state)
             _, history = train.train(
                 step,
                 state,
                 self.networks.variables(teacher_name) if teacher_name else None,
                 lambda first_step: self.batches(name, setup, first_step),
-                self.scorer(model),
+                note,
                 schedule,
                 folder,
                 self.mesh,
                 name,
-                log,
+                writer,
                 self.interruption,
                 Card.of(config, name, extra_norm=model.extra_norm).as_json(),
             )
@@ -113,31 +121,85 @@ class Experiment:
         """Takes a stage's network from a file, instead of training it, and returns its result."""
         folder, started = self.workdir.folder(name), time.time()
         model, variables = self.networks.in_file(self.config[name].weights)
-        score = self.scorer(model)
-        scores = score(variables) if score else {}
+        score = self.scorer(model, name)
+        scores = self.summary(score(variables)) if score else {}
         provenance.remember(folder, self.config, name)
         checkpoints = Checkpoints(folder / "checkpoints")
         checkpoints.save_network(variables, Card.of(self.config, name, extra_norm=model.extra_norm).as_json())
         checkpoints.close()
-        history = train.History(folder / "history.jsonl", -1)
+        history = History(folder / "history.jsonl", -1)
         history.add({"step": 0, "seconds": round(time.time() - started, 1)} | scores)
         return self.finish(name, 0, history, extra_norm=model.extra_norm)
 
-    def scorer(self, model: DeepLab) -> Callable[[Any], dict] | None:
-        """Variables of a network -> its scores on the validation images; None where there are no such images."""
+    def notes(self, name: str, model: DeepLab, writer: train.Writer, start: TrainState) -> Callable | None:
+        """State of stage `name` -> what its history notes; on the way its panels and snapshot are written.
+
+        A stage that rectifies labels has a snapshot of its `start`, too, from which they get better.
+        """
+        score, snapshots = self.scorer(model, name), self.snapshots(name, model)
+        if snapshots and self.config[name].kind == "denoise":
+            if not hosts.as_the_first_sees(hosts.is_first() and is_readable(snapshots.path(0))):
+                with phase(f"{name}: looking at what it starts from"):
+                    snapshots.take(start)
+        if not (score or snapshots):
+            return None
+
+        def note(state: TrainState) -> dict:
+            matrix = score(state.variables) if score else None
+            entry = {} if matrix is None else self.summary(matrix)
+            if snapshots:
+                with phase(f"{name}: taking a snapshot"):
+                    more, panels = snapshots.take(state, matrix)
+                entry |= more
+                for title, images in panels.items():  # they differ in size
+                    writer.write_images(int(state.step), {title: images})
+            return entry
+
+        return note
+
+    def snapshots(self, name: str, model: DeepLab) -> Snapshots | None:
+        """What takes the snapshots of stage `name`, if any are wanted."""
+        stage, wanted = self.config[name], self.config.snapshots
+        if not wanted.images:
+            return None
+        if self.looked is None:
+            labelled = self.config.data.validation.name != settings.NONE
+            source = self.sources.open("validation" if labelled else "target")
+            self.looked = Looked(source, wanted, self.evaluation_batch, labels=labelled)
+            if hosts.is_first():
+                self.looked.write(self.workdir.path / "samples.npz")
+        make, teacher = None, None
+        if stage.kind == "denoise":
+            make = functools.partial(prepare.soft_labels, self.networks.model(stage.labels_from), **soft_options(stage))
+            make, teacher = devices.map_step(make, self.mesh, "rb", "b"), self.networks.variables(stage.labels_from)
+        folder = self.workdir.folder(name)
+        return Snapshots(self.looked, folder, model, self.mesh, stage, self.space, make, teacher)
+
+    def scorer(self, model: DeepLab, title: str) -> Callable[[Any], np.ndarray] | None:
+        """Variables of a network -> confusion matrix on the validation images; None where there are no such images.
+
+        Args:
+          model: the network.
+          title: what is evaluated, for the progress bar.
+        """
         if self.config.data.validation.name == settings.NONE:
             return None
         validation, confusion = self.sources.open("validation"), evaluate.confusion_step(model, self.mesh)
+        new = iter([True])  # the first time, the program is compiled
 
-        def score(variables: Any) -> dict:
-            matrix = evaluate.evaluate(
-                confusion, variables, validation, self.evaluation_batch, model.classes, self.mesh
-            )
-            return evaluate.summary(matrix, self.space)
+        def score(variables: Any) -> np.ndarray:
+            return evaluate.evaluate(
+                confusion, variables, validation, self.evaluation_batch, model.classes, self.mesh,
+                f"{title}: evaluating", next(new, False),
+            )  # fmt: skip
 
         return score
 
-    def finish(self, name: str, steps: int, history: train.History, **facts: Any) -> dict:
+    def summary(self, confusion: np.ndarray) -> dict:
+        """Scores in percent."""
+        return evaluate.summary(confusion, self.space)
+
+    def finish(self, name: str, steps: int, history: History, **facts: Any) -> dict:
         """Marks a stage as complete; `facts` stand in its result besides."""
         result = {"name": name, "steps": steps, "seconds": history.seconds} | facts
         for which, entry in (("best", history.best), ("last", history.entries[-1])):
@@ -175,21 +237,20 @@ class Experiment:
 
     def soft_labels(self, name: str) -> PseudoLabels:
         """p_{t,0} for stage `name`, made if they are not there."""
-        stride = self.config[name].soft_label_stride
-        kind = f"soft_labels_{stride}"
-        return self.pseudo_labels(name, self.config[name].labels_from, kind, prepare.soft_labels, stride=stride)
+        stage = self.config[name]
+        options = soft_options(stage)
+        kind = f"soft_labels_{stage.soft_label_stride}" + label_tag(**averaging(stage))
+        return self.pseudo_labels(stage.labels_from, kind, prepare.soft_labels, **options)
 
     def hard_labels(self, name: str) -> PseudoLabels:
         """Hard pseudo labels for stage `name`, made if they are not there."""
-        threshold = self.config[name].label_threshold
-        kind = f"hard_labels_{threshold:g}"
-        return self.pseudo_labels(name, self.config[name].teacher, kind, prepare.hard_labels, threshold=threshold)
-
-    def pseudo_labels(self, name: str, teacher: str, kind: str, make: Callable, **options: Any) -> PseudoLabels:
-        """The filled store of stage `name`'s pseudo labels, made by `make`(model of `teacher`, ..., **options)."""
         stage = self.config[name]
-        views = {"scales": tuple(stage.label_scales), "flip": stage.label_flip}
-        kind, options = kind + label_tag(**views), options | views
+        threshold = stage.label_threshold
+        kind = f"hard_labels_{threshold:g}" + label_tag(**averaging(stage))
+        return self.pseudo_labels(stage.teacher, kind, prepare.hard_labels, threshold=threshold, **averaging(stage))
+
+    def pseudo_labels(self, teacher: str, kind: str, make: Callable, **options: Any) -> PseudoLabels:
+        """The filled store of pseudo labels of that kind, made by `make`(model of `teacher`, ..., **options)."""
         network, folder = self.workdir.result(teacher)[self.config.handover], self.workdir.folder(teacher) / kind
         origin = {"stage": teacher, "kind": kind, "network": network, **options}
         if hosts.is_first():
@@ -243,6 +304,7 @@ class Experiment:
         if missing:
             self.networks.check_files(missing)
             self.check_labels()
+        provenance.note_configuration(self.workdir.path, self.config)
         for name in self.config.stages:
             if name in missing:
                 self.take_stage(name) if self.config[name].weights is not None else self.run_stage(name)
@@ -251,24 +313,24 @@ class Experiment:
                 raise Stopped(f"stopped after stage {name}")
         return self.results()
 
-    def evaluate(self) -> dict:
-        """Scores of the network in `init_from`, or else of the last stage that is complete.
+    def evaluate(self, stage: str | None = None, which: str | None = None) -> dict:
+        """Scores of one network on the validation images; see `Networks.choose` for which.
+
+        Returns:
+          `evaluate.summary` over each set of classes that papers report, with where the network is from, 'task',
+          'data' ('camvid, dusk_test') and 'images'.
 
         Raises:
           ValueError: there are no labelled validation images, or no network.
         """
-        path, complete = self.config.init_from, [name for name in self.config.stages if self.workdir.result(name)]
-        if path is not None:
-            model, variables = self.networks.in_file(path)
-        elif complete:
-            path = str(self.workdir.folder(complete[-1]))
-            model, variables = self.networks.model(complete[-1]), self.networks.variables(complete[-1])
-        else:
-            raise ValueError(f"{self.workdir.path} has no complete stage: name a file of weights as config.init_from")
-        score = self.scorer(model)
-        if score is None or not self.sources.open("validation").labelled:
+        data = self.config.data.validation
+        if data.name == settings.NONE or not self.sources.open("validation").labelled:
             raise ValueError("there are no labelled validation images (config.data.validation) to evaluate on")
-        return {"task": self.config.task, "network": path} | score(variables)
+        model, variables, origin = self.networks.choose(stage, which)
+        confusion = self.scorer(model, origin.get("stage", "network"))(variables)
+        images = {"data": f"{data.name}, {data.split}", "images": len(self.sources.open("validation"))}
+        scores = evaluate.summary(confusion, self.space, reported_subsets(self.space))
+        return {"task": self.config.task} | origin | images | scores
 
     def check_labels(self) -> None:
         """Refuses data sets without the labels that the stages and the evaluation need."""
@@ -313,6 +375,16 @@ def is_readable(path: epath.Path) -> bool:
         return bool(read_npz(path))
     except Exception:  # what a damaged archive leads to depends on where it is damaged
         return False
+
+
+def averaging(stage: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Over which views of an image the predictions are averaged that become a stage's pseudo labels."""
+    return {"scales": tuple(stage.label_scales), "flip": stage.label_flip}
+
+
+def soft_options(stage: ml_collections.ConfigDict) -> dict[str, Any]:
+    """How p_{t,0} is made for a stage."""
+    return {"stride": stage.soft_label_stride, **averaging(stage)}
 
 
 def label_tag(*, scales: Sequence[float], flip: bool) -> str:

@@ -7,8 +7,9 @@ import io
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from absl import logging
@@ -22,6 +23,13 @@ def write_atomically(path: epath.PathLike, contents: str | bytes) -> None:
     unfinished = unfinished_name(path)
     unfinished.write_bytes(contents.encode() if isinstance(contents, str) else contents)
     unfinished.replace(path)
+
+
+def write_if_new(path: epath.PathLike, contents: bytes) -> None:
+    """Writes a file like `write_atomically`, unless it holds the same already."""
+    path = epath.Path(path)
+    if not path.exists() or path.read_bytes() != contents:
+        write_atomically(path, contents)
 
 
 def unfinished_name(path: epath.Path) -> epath.Path:
@@ -76,15 +84,44 @@ def alone(path: epath.PathLike, others: str, *, wait: bool) -> Iterator[None]:
         return
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not wait:
-                raise ValueError(others) from None
-            print(others)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _locks(file):
+                if not wait:
+                    raise ValueError(others)
+                print(others)
+                fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
             logging.warning("no lock on %s (%s): nobody keeps a second process out", path, error.strerror)
         yield
+
+
+def _locks(file: IO) -> bool:
+    """Takes the lock of an open file, if nobody has it; asks for a moment, since `is_locked` may be looking."""
+    for pause in (0.01, 0.1, 0.4, 0.0):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(pause)
+    return False
+
+
+def is_locked(path: epath.PathLike) -> bool | None:
+    """Whether a process is at what `alone` keeps others away from; None where that cannot be told, as in a bucket.
+
+    Nothing is made or written. That nobody has the lock is seen by getting a share of it, for some microseconds; a run
+    that begins just then asks again. (Linux lists locks in /proc, but not those of other machines and containers.)
+    """
+    if is_remote(path):
+        return None
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:  # a file that may not be read, or a file system that knows no locks
+        return None
 
 
 def read_json(path: epath.PathLike, remedy: str) -> Any:

@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from proda_jax import progress
+
 _looks = itertools.count(1)
 
 
@@ -21,7 +23,10 @@ def start(coordinator: str | None = None, count: int | None = None, index: int |
       count: number of hosts.
       index: this host's number.
     """
-    jax.distributed.initialize(coordinator, count, index)
+    with progress.phase("waiting for the other hosts"):
+        jax.distributed.initialize(coordinator, count, index)
+    if not is_first():
+        progress.silence()
 
 
 def share() -> tuple[int, int]:

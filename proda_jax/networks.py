@@ -1,5 +1,6 @@
 """The networks of an experiment: where each stage's starts, what it hands on, and what files hold."""
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +15,7 @@ from proda_jax.data.label_spaces import LabelSpace
 from proda_jax.models import weights
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.models.torch_names import from_torch
+from proda_jax.progress import phase
 from proda_jax.stages import build
 from proda_jax.workdir import Workdir
 
@@ -36,10 +38,50 @@ class Networks:
 
     def variables(self, name: str) -> Any:
         """The network that a complete stage hands on, replicated."""
-        checkpoints = Checkpoints(self._workdir.folder(name) / "checkpoints")
-        variables = checkpoints.network(self.abstract_variables(self.model(name)), self._config.handover)
-        checkpoints.close()
-        return variables
+        return self.checkpoint(name, self._config.handover)[0]
+
+    def checkpoint(self, name: str, which: str, *, writable: bool = True) -> tuple[Any, int]:
+        """The 'last' or 'best' network of a stage, which need not be complete, replicated, and its step."""
+        folder = self._workdir.folder(name) / "checkpoints"
+        with contextlib.closing(Checkpoints(folder, writable=writable)) as checkpoints:
+            step = checkpoints.step(which)
+            if step is None:
+                raise ValueError(f"stage {name!r} has no checkpoint with a score, by which the best would be chosen")
+            with phase(f"reading the {which} network of {name}"):
+                return checkpoints.network(self.abstract_variables(self.model(name)), which), step
+
+    def choose(self, stage: str | None = None, which: str | None = None) -> tuple[DeepLab, Any, dict]:
+        """A network to look at: that in `init_from`, or else one of a stage.
+
+        Args:
+          stage: default: the last one that is complete.
+          which: 'last' or 'best'; default: the one that is handed on.
+
+        Returns:
+          The network; its variables, replicated; where it is from, {'network', 'stage', 'checkpoint', 'step'}, the file
+          or the stage's folder being the first.
+
+        Raises:
+          ValueError: there is no such network.
+        """
+        path = self._config.init_from
+        if path is not None:
+            return *self.in_file(path), {"network": path}
+        if stage is None:
+            complete = [name for name in self._config.stages if self._workdir.result(name)]
+            if not complete:
+                raise ValueError(
+                    f"{self._workdir.path} has no complete stage: name a file of weights as config.init_from, or a "
+                    "stage with --stage"
+                )
+            stage = complete[-1]
+        folder, which = self._workdir.folder(stage), which or self._config.handover
+        if stage not in self._config.stages or not (folder / "checkpoints").exists():
+            there = [name for name in self._config.stages if (self._workdir.folder(name) / "checkpoints").exists()]
+            raise ValueError(f"{folder} has no checkpoints; stages with some: {', '.join(there) or 'none'}")
+        variables, step = self.checkpoint(stage, which, writable=False)
+        found = {"network": str(folder), "stage": stage, "checkpoint": which, "step": step}
+        return self.model(stage), variables, found
 
     def initialise(self, model: DeepLab, key: jax.Array) -> Any:
         """Freshly initialised variables of a network."""
@@ -70,7 +112,9 @@ class Networks:
 
     def in_weights(self, kind: str, wanted: Any) -> Any:
         """The backbone in the file of 'imagenet' or 'self_supervised' weights."""
-        return from_torch(weights.load(self._config.model[f"{kind}_weights"]).arrays, backbone(wanted))
+        path = self._config.model[f"{kind}_weights"]
+        with phase(f"reading {path}"):
+            return from_torch(weights.load(path).arrays, backbone(wanted))
 
     def initial(self, name: str, model: DeepLab) -> Any:
         """Where the network of stage `name` starts: random, weights from a file, or an earlier stage's network."""
@@ -95,7 +139,8 @@ class Networks:
         Raises:
           ValueError: the file holds no whole network, or another one than the configuration's.
         """
-        found = weights.load(path)
+        with phase(f"reading {path}"):
+            found = weights.load(path)
         model = self.network(extra_norm=found.extra_norm)
         held = {"head": found.head, "depths": found.depths, "width": found.width}
         for setting, value in held.items():

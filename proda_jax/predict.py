@@ -4,7 +4,6 @@ import collections
 import concurrent.futures
 import contextlib
 import json
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -12,12 +11,12 @@ from typing import Any
 import numpy as np
 from etils import epath
 from PIL import Image
-from tqdm import tqdm
 
 from proda_jax import images
 from proda_jax.data.decode import cores
 from proda_jax.files import check_writable, write_atomically
 from proda_jax.images import Input, Unreadable
+from proda_jax.progress import Progress, progress, say
 from proda_jax.segmenter import BUCKET, Prediction, Segmenter
 from proda_jax.video import Reader, Writer
 
@@ -48,7 +47,7 @@ def predict(
     check_writable(output, "--output")
     Image.MAX_IMAGE_PIXELS = None  # whoever names an image knows how large it is
     started = time.time()
-    with tqdm(total=len(inputs), desc="predicting", unit="image", mininterval=0.5) as bar:
+    with progress("predicting", len(inputs)) as bar:
         files = Files(segmenter, output, kinds, bar)
         try:
             write_atomically(output / "card.json", json.dumps(segmenter.card.as_json(), indent=2))
@@ -78,7 +77,7 @@ class Files:
       compiling: seconds that went into the first batch of each size.
     """
 
-    def __init__(self, segmenter: Segmenter, output: epath.Path, kinds: Sequence[str], bar: tqdm):
+    def __init__(self, segmenter: Segmenter, output: epath.Path, kinds: Sequence[str], bar: Progress):
         self._segmenter, self._output, self._kinds, self._bar = segmenter, output, kinds, bar
         self._compiled: set[tuple] = set()
         self.failed: dict[epath.Path, str] = {}
@@ -100,7 +99,7 @@ class Files:
                     (kind, stack.enter_context(Writer(self._output / kind / entry.name, reader, grey=kind in GREY)))
                     for kind in self._kinds
                 ]
-                self._bar.total += max(reader.count - 1, 0)
+                self._bar.extend(max(reader.count - 1, 0))
                 frames = ((at, frame, self._segmenter.resized(frame)) for frame, at in reader.frames())
                 batches = grouped(frames, self._program, lambda key: self._segmenter.batch_size(key[0]))
                 before = self.done
@@ -124,7 +123,7 @@ class Files:
 
     def _leave_out(self, entry: Input, reason: str) -> None:
         self.failed[entry.path] = reason
-        self._bar.write(f"{entry.path} is left out: {reason}", file=sys.stderr)
+        say(f"{entry.path} is left out: {reason}")
         self._bar.update()
 
     def _program(self, read: tuple[Any, np.ndarray, np.ndarray]) -> tuple:
@@ -136,14 +135,13 @@ class Files:
         """(what it is, image, prediction) of batches of (what it is, image, image as the network sees it)."""
         for batch in batches:
             program, started = self._program(batch[0]), time.time()
-            if program not in self._compiled:
-                self._bar.set_description("compiling for {} x {} pixels".format(*program[0]))
+            new, compiling = program not in self._compiled, "compiling for {} x {} pixels".format(*program[0])
             _, whole, seen = zip(*batch, strict=True)
-            found = self._segmenter.predict(whole, seen)
-            if program not in self._compiled:
+            with self._bar.during(compiling) if new else contextlib.nullcontext():
+                found = self._segmenter.predict(whole, seen)
+            if new:
                 self._compiled.add(program)
                 self.compiling += time.time() - started
-                self._bar.set_description("predicting")
             self.done += len(batch)
             for (what, image, _), prediction in zip(batch, found, strict=True):
                 yield what, image, prediction

@@ -24,17 +24,18 @@ from proda_jax.data.label_spaces import (
 from proda_jax.files import cache_folder
 from proda_jax.models.deeplab import GROUP_NORM_GROUPS, HEADS
 from proda_jax.stages import denoise
+from proda_jax.stages.build import TRAIN_STEPS
 
 TOP_LEVEL = (
     "task", "init_from", "seed", "stages", "batch_size", "micro_batches", "log_every", "summaries", "save_every",
     "save_minutes", "max_skipped", "evaluate_every", "handover", "evaluate_batch_size", "data", "model", "views",
+    "snapshots",
 )  # fmt: skip
 COUNTS = (
     "batch_size", "micro_batches", "log_every", "save_every", "max_skipped", "evaluate_every", "evaluate_batch_size",
 )  # fmt: skip
 ROLES = ("source", "target", "validation")
 NONE = "none"  # in place of a data set that there is not
-KINDS = ("supervised", "warmup", "denoise", "distill")
 WEIGHTS = ("random", "imagenet", "self_supervised")
 CHOICES = {
     "batch_norm": ("batch", "frozen"),
@@ -112,6 +113,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     check_views(config)
     if not 0 <= config.seed < 2**31:
         refuse("seed", config.seed, "0 to 2147483647")
+    for name, number in config.snapshots.items():
+        if number < 0:
+            refuse(f"snapshots.{name}", number, "at least 0")
     check_finite(config)
     if not config.stages:
         refuse("stages", config.stages, "names of stages to run")
@@ -260,7 +264,7 @@ def check_views(config: ml_collections.ConfigDict) -> None:
 def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str, ...]) -> None:
     """Checks one stage's section; `earlier` are the stages that run before it."""
     stage = config[name]
-    choose(f"{name}.kind", stage.kind, KINDS)
+    choose(f"{name}.kind", stage.kind, TRAIN_STEPS)
     if stage.weights is not None:
         check_file(f"{name}.weights", stage.weights)
         return

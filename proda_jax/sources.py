@@ -1,7 +1,7 @@
-"""Opens what the configuration names: data sets, and the writer of metrics."""
+"""Opens what the configuration names: data sets, and the writer of curves and panels."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import ml_collections
 from absl import logging
@@ -10,7 +10,8 @@ from etils import epath
 from proda_jax import hosts
 from proda_jax.data.label_spaces import FOLDER, label_map, label_space
 from proda_jax.data.source import ExampleSource
-from proda_jax.train import Log
+from proda_jax.progress import phase
+from proda_jax.train import Writer
 
 
 class Sources:
@@ -35,7 +36,8 @@ class Sources:
           ValueError: the raw data are missing or not laid out as expected.
         """
         if role not in self._opened:
-            self._opened[role] = self._open(role)
+            with phase(f"opening the {role} images with TensorFlow"):
+                self._opened[role] = self._open(role)
         return self._opened[role]
 
     def _open(self, role: str) -> ExampleSource:
@@ -68,14 +70,25 @@ class Sources:
         return any(self._config[name].get("target_labels", False) for name in self._config.stages)
 
     @contextlib.contextmanager
-    def writer(self, folder: epath.Path) -> Iterator[Log]:
-        """Writes metrics for TensorBoard into a stage's folder, if `summaries` is set."""
+    def writer(self, folder: epath.Path) -> Iterator[Writer]:
+        """Writes for TensorBoard into a stage's folder, if `summaries` is set."""
         if not (self._config.summaries and hosts.is_first()):
-            yield lambda step, values: None
+            yield NoWriter()
             return
-        from clu import metric_writers
+        with phase("loading TensorBoard's writer"):
+            from clu import metric_writers
 
         logging.info("metrics for TensorBoard in %s", folder)
         writer = metric_writers.SummaryWriter(str(folder / "summaries"))
-        yield writer.write_scalars
+        yield writer
         writer.close()
+
+
+class NoWriter:
+    """Takes what a writer of clu's takes, and writes nothing."""
+
+    def write_scalars(self, step: int, scalars: Mapping) -> None:
+        """Nothing."""
+
+    def write_images(self, step: int, images: Mapping) -> None:
+        """Nothing."""

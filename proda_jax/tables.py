@@ -1,6 +1,17 @@
-"""Scores as text for a terminal."""
+"""Scores as text: for a terminal, for a spreadsheet, for a paper."""
 
+import csv
+import io
+import pathlib
 from collections.abc import Sequence
+
+from proda_jax.data.label_spaces import LabelSpace
+
+_SHORT = {  # as the paper's tables call classes
+    "traffic light": "light", "traffic sign": "sign", "vegetation": "vege.", "motorcycle": "motor", "bicycle": "bike",
+}  # fmt: skip
+_LATEX = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}",
+                                                        "^": r"\textasciicircum{}"})  # fmt: skip
 
 
 def table(stages: Sequence[dict]) -> str:
@@ -29,3 +40,45 @@ def class_table(scores: dict) -> str:
     rows = scores["iou"] | means | {"pixel accuracy": scores["pixel_accuracy"]}
     width = max(map(len, rows))
     return "\n".join(f"{name:<{width}} {'-' if v is None else format(v, '.1f'):>6}" for name, v in rows.items())
+
+
+def origin(scores: dict) -> str:
+    """What was evaluated (`Experiment.evaluate`), in a line."""
+    which = f", {scores['checkpoint']} checkpoint, step {scores['step']}" if "checkpoint" in scores else ""
+    return f"{scores['network']}{which}: IoU in percent on {scores['images']} images of {scores['data']}"
+
+
+def csv_table(scores: dict) -> str:
+    """An evaluation (`Experiment.evaluate`) as two lines of CSV, names and values; lines of several can be joined."""
+    means = {score_title(key): value for key, value in scores.items() if key.startswith("miou")}
+    origin = {key: scores.get(key) for key in ("task", "network", "stage", "checkpoint", "step", "data", "images")}
+    row = origin | scores["iou"] | means | {"pixel accuracy": scores["pixel_accuracy"]}
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([row.keys(), row.values()])
+    return text.getvalue()
+
+
+def latex_table(scores: dict, space: LabelSpace) -> str:
+    """An evaluation as a LaTeX tabular of one row, in the order of columns of the paper's Tables 1 and 2.
+
+    Where the space has a subset, such as SYNTHIA's 13 classes, a star marks the classes outside it, and the mean over
+    those inside.
+    """
+    inside = {i for ids in space.subsets.values() for i in ids} or set(range(len(space)))
+    names = [_SHORT.get(name, name).translate(_LATEX) for name in space.classes]
+    names = [name if i in inside else f"{name}$^*$" for i, name in enumerate(names)]
+    means = ["miou", *(f"miou_{name}" for name in space.subsets)]
+    titles = ["mIoU", *("mIoU$^*$" for _ in space.subsets)]
+    values = ["-" if v is None else f"{v:.1f}" for v in (*scores["iou"].values(), *map(scores.get, means))]
+    name = scores.get("stage") or pathlib.PurePath(scores["network"]).stem
+    return "\n".join([
+        f"% {origin(scores)}",
+        rf"\begin{{tabular}}{{l|*{{{len(names)}}}{{c}}|{'c' * len(means)}}}",
+        r"\hline",
+        " & ".join(["", *names, *titles]) + r" \\",
+        r"\hline",
+        " & ".join([name.translate(_LATEX), *values]) + r" \\",
+        r"\hline",
+        r"\end{tabular}",
+        "",
+    ])  # fmt: skip

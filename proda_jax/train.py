@@ -1,25 +1,30 @@
 """The loop: any stage, any number of devices."""
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from proda_jax import devices, hosts
 from proda_jax.checkpoints import Checkpoints
-from proda_jax.files import write_atomically
 from proda_jax.interruption import Interruption, Stopped
+from proda_jax.progress import phase, progress
+from proda_jax.records import History, Metrics
 from proda_jax.state import TrainState
 
-Log = Callable[[int, dict[str, float]], None]
+
+class Writer(Protocol):
+    """Of curves and panels, as clu's writers are."""
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None: ...
+
+    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -48,45 +53,17 @@ class Schedule:
         return step % self.save_every == 0 or late or self.evaluates(step)
 
 
-class History:
-    """Evaluations of a stage so far, a JSON line each: {'step', 'seconds', 'miou', 'iou', ...}."""
-
-    def __init__(self, path: epath.Path, step: int):
-        """Reads what was evaluated up to `step`; later lines belong to steps that will be taken again."""
-        self._path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        try:
-            self.entries = [entry for entry in map(json.loads, lines) if entry["step"] <= step]
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{path} is damaged: delete it, which forgets the scores so far, and go on") from None
-
-    def add(self, entry: dict) -> None:
-        self.entries.append(entry)
-        if hosts.is_first():
-            write_atomically(self._path, "".join(json.dumps(e) + "\n" for e in self.entries))
-
-    @property
-    def seconds(self) -> float:
-        return self.entries[-1]["seconds"] if self.entries else 0.0
-
-    @property
-    def best(self) -> dict:
-        """The entry of highest mIoU, the last of several, which is the one whose network is kept; without scores, the
-        last."""
-        return max(reversed(self.entries), key=lambda entry: entry.get("miou", 0.0))
-
-
 def train(
     step: Callable,
     state: TrainState,
     teacher: Any,
     batches_from: Callable[[int], Iterable[Any]],
-    evaluate: Callable[[Any], dict] | None,
+    evaluate: Callable[[TrainState], dict] | None,
     schedule: Schedule,
     folder: epath.Path,
     mesh: Mesh,
     title: str,
-    log: Log,
+    writer: Writer,
     interruption: Interruption,
     card: Mapping[str, Any] | None = None,
 ) -> tuple[TrainState, History]:
@@ -97,12 +74,12 @@ def train(
       state: replicated state before the first step.
       teacher: replicated variables, or None.
       batches_from: gives host batches from a step on.
-      evaluate: variables -> scores, with 'miou' in percent; None where there is nothing to score on.
+      evaluate: state -> what is noted of it, with 'miou' in percent where it is scored; None where nothing is.
       schedule: number of steps and intervals.
       folder: of the stage.
       mesh: the devices.
       title: for the progress bar.
-      log: called with (step, metrics) at each logged step.
+      writer: gets the metrics of each logged step.
       interruption: whether the program is asked to stop.
       card: what each checkpoint says of its network, see `card.Card.as_json`.
 
@@ -115,52 +92,57 @@ def train(
     """
     checkpoints = Checkpoints(folder / "checkpoints")
     if checkpoints.step():
-        state = checkpoints.restore(state)
+        with phase(f"{title}: reading its last checkpoint"):
+            state = checkpoints.restore(state)
     done = int(state.step)
-    history = History(folder / "history.jsonl", done)
+    history, lines = History(folder / "history.jsonl", done), Metrics(folder / "metrics.jsonl", done)
+    before = max(history.seconds, lines.seconds)
     compiled, started = None, time.time()
     saved = started
-    before = history.seconds
-    bar = tqdm(
-        total=schedule.steps, initial=done, desc=f"{title} (compiling)", unit="step", mininterval=1.0,
-        disable=not hosts.is_first(),
-    )
+    line: dict = {}  # of the last step that was logged
+    bar = progress(title, schedule.steps, "steps", done=done)
 
     def score(number: int) -> dict:
         """Evaluates, and adds to the history."""
         scores: dict = {}
         if evaluate is not None:
-            bar.set_description(f"{title} (evaluating)")
-            scores = evaluate(state.variables)
-            log(number, {"validation_miou": scores["miou"]})
+            scores = evaluate(state)
+            if "miou" in scores:
+                writer.write_scalars(number, {"validation_miou": scores["miou"]})
         history.add({"step": number, "seconds": round(before + time.time() - started, 1)} | scores)
         return scores
 
-    with contextlib.closing(checkpoints), bar, interruption:  # what is being saved is kept where the run is interrupted
+    # what is being saved is kept where the run is interrupted
+    with contextlib.closing(checkpoints), contextlib.closing(lines), bar, interruption:
         for number, batch in zip(
             range(done + 1, schedule.steps + 1), devices.prefetch(batches_from(done), mesh), strict=False
         ):
             if compiled is None:  # ahead of time, so that another shape is an error and not a compilation
-                compiled = step.lower(state, batch, teacher).compile()
+                with bar.during("compiling"):
+                    compiled = step.lower(state, batch, teacher).compile()
+                lines.go_on()
             state, metrics = compiled(state, batch, teacher)
             devices.settle(metrics)
-            if number == done + 1:
-                bar.set_description(title)
+            lines.count(sum(len(batch[domain]["image"]) for domain in ("source", "target") if domain in batch))
+            bar.update()
             if schedule.logs(number):
                 values = {name: float(value) for name, value in metrics.items()}
+                line = lines.add(number, before + time.time() - started, values)
                 check_finite(state, values, number, schedule)
-                bar.set_postfix({k: f"{v:.3g}" for k, v in values.items()} | last_score(history), refresh=False)
-                log(number, values)
-            bar.update()
+                bar.show(in_short(history, line))
+                writer.write_scalars(number, values | {"images_per_second": line["images_per_second"]})
             scores = {}
             if schedule.evaluates(number):
                 scores = score(number)
-                bar.set_description(title)
-                bar.set_postfix(last_score(history))
+                lines.go_on()
+                bar.show(in_short(history, line))
+                bar.refresh()
             stopping = hosts.is_preempted() or interruption.wished
             if stopping or schedule.saves(number, time.time() - saved):
+                lines.write()
                 checkpoints.save(state, scores.get("miou"), card)
                 saved = time.time()
+                lines.go_on()
             if stopping:
                 interruption.wished = True  # which ends the run, if this was the last step
             if stopping and number < schedule.steps:
@@ -183,9 +165,14 @@ def check_finite(state: TrainState, metrics: dict[str, float], step: int, schedu
     )
 
 
-def last_score(history: History) -> dict[str, str]:
+def in_short(history: History, line: dict[str, float | None]) -> list[str]:
+    """How a training is doing, from its last score and the line of a logged step; the first words matter most."""
     last = history.entries[-1] if history.entries else {}
-    return {"mIoU": f"{last['miou']:.1f}"} if "miou" in last else {}
+    words = [f"{line['images_per_second']:.3g} images/s"] if "images_per_second" in line else []
+    words += [f"mIoU {last['miou']:.1f}"] if last.get("miou") is not None else []
+    besides = [name for name in ("gradient_norm", "skipped") if line.get(name)]
+    losses = [name for name in line if name not in ("step", "seconds", "images_per_second", "gradient_norm", "skipped")]
+    return words + [f"{name} {line[name]:.3g}" for name in (*losses, *besides) if line[name] is not None]
 
 
 def merge_batches(source: Iterable[dict], target: Iterable[dict] | None, first_slot: int) -> Iterable[dict]:

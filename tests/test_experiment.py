@@ -16,12 +16,13 @@ import pytest
 from tiny import CLASSES, block_source, tiny_config, tiny_stage
 
 from configs import base
-from proda_jax import evaluate, settings, train
+from proda_jax import evaluate, settings
 from proda_jax.card import Card
 from proda_jax.checkpoints import Checkpoints
 from proda_jax.data.label_spaces import LABEL_SPACES
 from proda_jax.data.memory import MemorySource
 from proda_jax.experiment import Experiment
+from proda_jax.records import History
 from proda_jax.sources import Sources
 from proda_jax.state import TrainState
 from proda_jax.tables import table
@@ -243,9 +244,12 @@ class Interrupted(Sources):
 
     @contextlib.contextmanager
     def writer(self, folder):
-        yield self.log
+        yield self
 
-    def log(self, step: int, values: dict) -> None:
+    def write_images(self, step: int, images: dict) -> None:
+        pass
+
+    def write_scalars(self, step: int, values: dict) -> None:
         if step == self.at and "gradient_norm" in values:
             raise KeyboardInterrupt
 
@@ -344,7 +348,7 @@ def test_validation_labels_of_which_none_counts_are_refused(finished, tmp_path):
 
 def test_of_two_equal_scores_the_later_is_called_best_as_its_network_is_the_one_kept(tmp_path):
     state = TrainState(jax.numpy.int32(0), jax.random.key(0), params={}, batch_stats={}, opt_state=())
-    history = train.History(tmp_path / "history.jsonl", 0)
+    history = History(tmp_path / "history.jsonl", 0)
     with contextlib.closing(Checkpoints(tmp_path / "checkpoints")) as checkpoints:
         for step, miou in ((1, 30.0), (2, 30.0), (3, 10.0)):
             network = {"params": {"w": np.float32(step)}, "batch_stats": {"m": np.float32(step)}}

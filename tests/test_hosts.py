@@ -104,3 +104,16 @@ def test_a_notice_of_preemption_to_one_host_stops_both_after_the_same_step_and_t
     first, _ = end(start_two_hosts(tmp_path / "run", settings))
     assert f"{step}/300" in first and not re.search(rf"\b{step - 1}/300", first)
     assert json.loads((tmp_path / "run" / "results.json").read_text())["stages"][1]["steps"] == 300
+
+
+@pytest.mark.slow
+def test_a_host_that_refuses_its_settings_leaves_none_waiting(tmp_path):
+    fixtures.write_camvid(tmp_path / "raw", dusk=4, dusk_train_labels=False)
+    settings = SETTINGS | {"data.raw_dir": tmp_path / "raw", "stages": ("source",), "source.steps": 2}
+    coordinator = (f"--coordinator=127.0.0.1:{free_port()}", "--hosts=2")
+    good = start(tmp_path / "run", settings, 1, *coordinator, "--host=0")
+    bad = start(tmp_path / "run", settings | {"batch_size": 3}, 1, *coordinator, "--host=1")
+    assert "error: config.batch_size = 3 does not divide" in bad.communicate(timeout=120)[0]
+    assert bad.returncode == 1
+    good.communicate(timeout=300)
+    assert good.returncode != 0

@@ -20,7 +20,7 @@ from proda_jax.experiment import Experiment
 from proda_jax.files import alone
 from proda_jax.interruption import Interruption, Stopped
 from proda_jax.models.weights import load
-from proda_jax.sources import Sources
+from proda_jax.sources import NoWriter, Sources
 from proda_jax.stages import step as steps
 from proda_jax.state import TrainState
 
@@ -50,11 +50,14 @@ class At(Sources):
 
     @contextlib.contextmanager
     def writer(self, folder):
-        def log(step: int, values: dict) -> None:
+        writer = NoWriter()
+
+        def act(step: int, values: dict) -> None:
             if (folder.name, step) == self.when and "gradient_norm" in values:
                 self.action()
 
-        yield log
+        writer.write_scalars = act
+        yield writer
 
 
 def run(workdir, config, sources: Sources | None = None, interruption: Interruption | None = None) -> dict:

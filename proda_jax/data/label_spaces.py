@@ -104,6 +104,18 @@ def label_space(name: str, classes: Sequence[str] = (), colors: Sequence[Sequenc
     return LABEL_SPACES[name]
 
 
+def reported_subsets(space: LabelSpace) -> dict[str, tuple[int, ...]]:
+    """Smaller sets of train ids over which papers report a network of this space, by the name tables give them.
+
+    A network of Cityscapes' 19 classes can so be set beside those of SYNTHIA's 16 and 13.
+    """
+    if space.name != "cityscapes19":
+        return space.subsets
+    synthia = LABEL_SPACES["synthia16"]
+    sixteen = tuple(space.classes.index(name) for name in synthia.classes)
+    return {"16": sixteen} | {name: tuple(sixteen[i] for i in ids) for name, ids in synthia.subsets.items()}
+
+
 def _made_up_color(number: int) -> tuple[int, ...]:
     """A colour far from those of neighbouring numbers: its bits are dealt out to red, green and blue in turn."""
     return tuple(sum(((number >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(8)) for channel in range(3))

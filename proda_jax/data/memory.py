@@ -46,6 +46,13 @@ class MemorySource:
         self._check_labels(labels)
         return (self._batch(r, labels) for r in ordered_records(len(self), batch_size, shard))
 
+    def to_memory(self, *, labels: bool, records: Sequence[int] | None = None) -> "MemorySource":
+        """These records alone (all by default), with or without labels."""
+        self._check_labels(labels)
+        chosen = np.arange(len(self)) if records is None else np.asarray(records, np.int64)
+        names = [self.names[i] for i in chosen]
+        return MemorySource(self.images[chosen], self.labels[chosen] if labels else None, names)
+
     @property
     def labelled(self) -> bool:
         """Whether there are labels to ask for."""

@@ -1,6 +1,6 @@
 """Data sets on disk: prepared with TFDS, decoded by tf.data. TensorFlow is imported only when a source is opened."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from etils import epath
@@ -10,6 +10,7 @@ from proda_jax.data.label_spaces import LabelMap
 from proda_jax.data.memory import MemorySource
 from proda_jax.data.source import Batch, ordered_records, training_records
 from proda_jax.files import local_copy
+from proda_jax.progress import progress
 
 
 class TfdsSource:
@@ -79,20 +80,24 @@ class TfdsSource:
         """Every record once, in order; see `source.ordered_records`."""
         return self._batches(ordered_records(len(self), batch_size, shard), batch_size // shard[1], labels)
 
-    def to_memory(self, *, labels: bool) -> MemorySource:
-        """The same data set decoded into memory, for one that fits and is read many times."""
-        batches = list(self.ordered_batches(8, labels=labels))
-        count = len(self)
-        images = np.concatenate([b["image"] for b in batches])[:count]
-        held = np.concatenate([b["label"] for b in batches])[:count] if labels else None
-        return MemorySource(images, held, self.names)
+    def to_memory(self, *, labels: bool, records: Sequence[int] | None = None) -> MemorySource:
+        """These records (all by default) decoded into memory, for what fits and is read many times."""
+        chosen = np.arange(len(self)) if records is None else np.asarray(records, np.int64)
+        examples = []
+        with progress(f"decoding {self._title} into memory", len(chosen), leave=False) as bar:
+            for example in self._batches(chosen[:, None], 1, labels):
+                examples.append(example)
+                bar.update()
+        images = np.concatenate([example["image"] for example in examples])
+        held = np.concatenate([example["label"] for example in examples]) if labels else None
+        return MemorySource(images, held, [self.names[i] for i in chosen])
 
-    def _batches(self, records: Iterator[np.ndarray], batch_size: int, labels: bool) -> Iterator[Batch]:
+    def _batches(self, records: Iterable[np.ndarray], batch_size: int, labels: bool) -> Iterator[Batch]:
         if labels and not self.labelled:
             raise ValueError(f"labels of {self._title} were asked for, but it was prepared without any")
         return self._decoded_batches(records, batch_size, labels)
 
-    def _decoded_batches(self, records: Iterator[np.ndarray], batch_size: int, labels: bool) -> Iterator[Batch]:
+    def _decoded_batches(self, records: Iterable[np.ndarray], batch_size: int, labels: bool) -> Iterator[Batch]:
         import tensorflow as tf
 
         signature = {"image": tf.TensorSpec((), tf.string), "record": tf.TensorSpec((), tf.int32)}
@@ -102,10 +107,11 @@ class TfdsSource:
         options = tf.data.Options()
         options.threading.private_threadpool_size = self._threads
         options.deterministic = True
+        options.autotune.enabled = False  # nothing is left to tune, and its thread can hold up the end for a minute
         decoded = encoded.map(self._decode, num_parallel_calls=self._threads, deterministic=True)
         yield from decoded.batch(batch_size).prefetch(2).with_options(options).as_numpy_iterator()
 
-    def _encoded(self, records: Iterator[np.ndarray], labels: bool) -> Iterator[dict]:
+    def _encoded(self, records: Iterable[np.ndarray], labels: bool) -> Iterator[dict]:
         for record in (int(r) for batch in records for r in batch):
             held = max(record, 0)  # padding repeats record 0
             stored = self._read(held)

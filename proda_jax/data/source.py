@@ -40,6 +40,10 @@ class ExampleSource(Protocol):
         """Every record once, in order; see `ordered_records`."""
         ...
 
+    def to_memory(self, *, labels: bool, records: Sequence[int] | None = None) -> "ExampleSource":
+        """These records (all by default), decoded into memory, with or without labels."""
+        ...
+
 
 def example_order(seed: int, epoch: int, size: int) -> np.ndarray:
     """The order of records in one epoch: a permutation that depends on (seed, epoch) alone, int64 [size]."""

@@ -9,6 +9,7 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
+import ml_collections
 
 from proda_jax import losses, prototypes, views
 from proda_jax.data.label_spaces import IGNORE
@@ -266,22 +267,42 @@ def count_totals(inputs: Inputs, targets: Targets, setup: steps.Setup) -> Totals
 def pseudo_labels(
     state: TrainState, inputs: Inputs, guidance: Guidance | None, setup: steps.Setup
 ) -> tuple[jax.Array, jax.Array]:
-    """Equation 3: labels [batch, h / s, w / s] and the weighted soft labels that they are the argmax of.
-
-    Figure 4's variants: `label_source` is what is weighted, the fixed p_{t,0} or the moving p_t; `weighting` is by
-    'prototypes' (Equation 4), by the network's own prediction, or 'none'.
-    """
-    c = setup.stage
-    soft = inputs.soft_label if c.label_source == "fixed" else guidance.probabilities
-    weights = jnp.ones_like(soft)
-    if c.weighting == "prototypes":
-        weights = prototypes.assignment_weights(guidance.distances, c.temperature, state.prototypes.seen)
-    elif c.weighting == "network":
-        weights = guidance.probabilities
-    labels, _ = prototypes.rectify(soft, weights, c.label_threshold)
+    """Labels [batch, h / s, w / s] that the step learns from, IGNORE outside the image, and their products, which are
+    labels themselves where these are soft; see `weigh`."""
+    given = (None, None) if guidance is None else (guidance.distances, guidance.probabilities)
+    soft, weights = weigh(setup.stage, inputs.soft_label, *given, state.prototypes)
+    labels, _ = prototypes.rectify(soft, weights, setup.stage.label_threshold)
     products = soft * weights
     products = products / jnp.maximum(products.sum(-1, keepdims=True), 1e-20)
     return jax.lax.stop_gradient((jnp.where(inputs.inside, labels, IGNORE), products))
+
+
+def weigh(
+    stage: ml_collections.ConfigDict,
+    fixed: jax.Array,
+    distances: jax.Array | None,
+    probabilities: jax.Array | None,
+    current: prototypes.Prototypes | None,
+) -> tuple[jax.Array, jax.Array]:
+    """The two factors of Equation 3.
+
+    Figure 4's variants: `label_source` is what is weighted, the fixed p_{t,0} or the moving p_t; `weighting` is by
+    'prototypes' (Equation 4), by the momentum encoder's own prediction, or 'none'.
+
+    Args:
+      stage: the settings.
+      fixed: p_{t,0}, [..., classes].
+      distances: of the momentum encoder's features to the prototypes, same shape; None where nothing asks for them.
+      probabilities: p_t, likewise.
+      current: the prototypes, likewise.
+
+    Returns:
+      soft labels and weights, same shape.
+    """
+    soft = fixed if stage.label_source == "fixed" else probabilities
+    if stage.weighting == "prototypes":
+        return soft, prototypes.assignment_weights(distances, stage.temperature, current.seen)
+    return soft, probabilities if stage.weighting == "network" else jnp.ones_like(soft)
 
 
 def weak_gradient(

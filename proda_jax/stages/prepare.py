@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from proda_jax import devices, hosts, prototypes
 from proda_jax.averaging import averaged_probabilities
@@ -17,6 +16,7 @@ from proda_jax.data.source import ExampleSource, ordered_records
 from proda_jax.interruption import Stopped
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.models.resnet import OUTPUT_STRIDE, output_size
+from proda_jax.progress import progress
 from proda_jax.resizing import resize_nearest
 
 
@@ -89,12 +89,13 @@ def fill_store(
         return
     batches = source.ordered_batches(batch_size, labels=False, shard=hosts.share())
     all_records = ordered_records(len(source), batch_size)
-    with tqdm(total=len(source), desc=title, unit="image", disable=not hosts.is_first()) as bar:
+    with progress(title, len(source)) as bar:
         for batch, records in zip(batches, all_records, strict=True):
             stop_if_preempted()
             names = [source.names[record] for record in records if record >= 0]
             if missing.intersection(names):  # on all hosts, as they compute together
-                labels = devices.local_rows(make(variables, devices.put_batch(batch["image"], mesh)))
+                with bar.compiling():
+                    labels = devices.local_rows(make(variables, devices.put_batch(batch["image"], mesh)))
                 for record, label in zip(batch["record"], labels, strict=True):
                     if record >= 0 and source.names[record] in missing:
                         store.write(source.names[record], label)
@@ -145,16 +146,15 @@ def initial_prototypes(
 
     mapped = devices.map_step(step, mesh, "rrb", "r")
     current = devices.replicate(prototypes.empty(model.classes, feature_channels(model, variables)), mesh)
-    for _ in range(stage.prototype_init_passes):
-        batches = tqdm(
-            source.ordered_batches(batch_size, labels=labelled, shard=hosts.share()),
-            desc="prototypes",
-            total=-(-len(source) // batch_size),
-            disable=not hosts.is_first(),
-        )
-        for batch in devices.prefetch(batches, mesh):
-            stop_if_preempted()
-            current = devices.settle(mapped(variables, current, batch))
+    batches_in_pass = -(-len(source) // batch_size)
+    with progress("initial prototypes", batches_in_pass * stage.prototype_init_passes, "batches") as bar:
+        for _ in range(stage.prototype_init_passes):
+            batches = source.ordered_batches(batch_size, labels=labelled, shard=hosts.share())
+            for batch in devices.prefetch(batches, mesh):
+                stop_if_preempted()
+                with bar.compiling():
+                    current = devices.settle(mapped(variables, current, batch))
+                bar.update()
     return current
 
 

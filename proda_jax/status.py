@@ -1,0 +1,155 @@
+"""The state of a workdir as text for a terminal: what is done, where it stands, what comes next, what is damaged."""
+
+import textwrap
+import time
+from collections.abc import Iterable
+
+from etils import epath
+
+from proda_jax.inspection import Inspection, Stage, inspect
+
+WIDTH = 80  # columns
+_BESIDES = ("step", "seconds", "images_per_second")  # of a logged step, what is no loss
+_LABELS = {"denoise": ("labels_from", "soft pseudo labels"), "distill": ("teacher", "hard pseudo labels")}
+
+
+def text(workdir: epath.PathLike) -> str:
+    """The state of a workdir, which may be in a bucket, of an older version, or in use.
+
+    Raises:
+      ValueError: there is no such folder, or it holds no run.
+    """
+    found = inspect(workdir)
+    current = next((stage for stage in found.stages if stage.result is None), None)
+    parts = [headline(found), table(found.stages)]
+    if current is not None and current.begun:
+        parts.append(standing(current, found.running))
+    parts += [labels(found), following(found, current), damage(found)]
+    return "\n\n".join(filter(None, parts))
+
+
+def headline(found: Inspection) -> str:
+    """Which run it is, and whether a process is at it."""
+    config = found.config
+    run = f"{config['task']}, seed {config['seed']}" if config else "a run of an older version (no config.json)"
+    state = {True: "running", False: "no process is at it", None: "nobody can tell here whether a process is at it"}
+    changed = max(filter(None, (stage.changed for stage in found.stages)), default=None)
+    heard = f"; last heard of {ago(changed)}" if changed else ""
+    return f"{found.path}: {run}\n{state[found.running]}{heard}"
+
+
+def table(stages: Iterable[Stage]) -> str:
+    """A line a stage."""
+    rows = [("stage", "steps", "mIoU last", "best", "at step", "time")]
+    for stage in stages:
+        last = stage.result["last"] if stage.result else (stage.history or [{}])[-1]
+        best = stage.result["best"] if stage.result else best_of(stage.history)
+        steps = f"{stage.step}/{'?' if stage.steps is None else stage.steps}"
+        scored = best.get("miou") is not None
+        rows.append((
+            stage.name, steps, score(last), score(best), str(best["step"]) if scored else "-",
+            duration(stage.seconds) if stage.begun else "-",
+        ))  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    )
+
+
+def best_of(history: list[dict]) -> dict:
+    """The entry of highest mIoU, the last of several."""
+    return max(reversed(history), key=lambda entry: entry.get("miou") or 0.0, default={})
+
+
+def score(entry: dict) -> str:
+    return "-" if entry.get("miou") is None else f"{entry['miou']:.1f}"
+
+
+def standing(stage: Stage, running: bool | None) -> str:
+    """Where a stage stands that is not complete."""
+    if not stage.step and not stage.metrics:
+        return f"{stage.name} has begun, and logged no step yet: it is being prepared or compiled"
+    total, each = stage.steps, stage.seconds_per_step
+    lines = [f"{stage.name}, step {stage.step}" + (f" of {total} ({100 * stage.step // total} %)" if total else "")]
+    last = stage.metrics[-1] if stage.metrics else {}
+    losses = [f"{name} {value:.3g}" for name, value in last.items() if name not in _BESIDES and value is not None]
+    lines += item("losses", ", ".join(losses))
+    speed = [f"{last['images_per_second']:.3g} images/s"] if last.get("images_per_second") else []
+    speed += [f"{each:.2g} s a step"] if each else []
+    speed += [f"about {duration((total - stage.step) * each)} left in this stage"] if each and total else []
+    lines += item("speed", ", ".join(speed))
+    lines += item("checkpoint", loss_of_a_kill(stage, running))
+    return "\n".join(lines)
+
+
+def loss_of_a_kill(stage: Stage, running: bool | None) -> str:
+    """The last checkpoint, and what was done since."""
+    since = stage.step - (stage.checkpoint or 0)
+    took = f" (about {duration(since * stage.seconds_per_step)})" if stage.seconds_per_step and since else ""
+    steps = f"{since} step{'s' if since != 1 else ''}{took}"
+    there = f"of step {stage.checkpoint}, {ago(stage.saved)}" if stage.checkpoint is not None else "none yet"
+    if running is False:
+        return f"{there}: " + (f"{steps} after it are taken again" if since else "nothing is lost")
+    return f"{there}: a kill -9 now would cost about {steps}; Ctrl-C and SIGTERM cost nothing"
+
+
+def labels(found: Inspection) -> str:
+    """Pseudo labels that have been made."""
+    of = f" of {found.targets}" if found.targets else ""
+    rows = [f"  {stage.name}/{name}: {count}{of}" for stage in found.stages for name, count in stage.labels.items()]
+    return "\n".join(["pseudo labels, images", *rows]) if rows else ""
+
+
+def following(found: Inspection, current: Stage | None) -> str:
+    """What comes next, in the order in which it comes."""
+    if current is None:
+        return "next: nothing, all stages are complete"
+    steps = [f"{current.name} goes on from step {current.checkpoint}" if current.checkpoint else preparation(current)]
+    rest = found.stages[found.stages.index(current) + 1 :]
+    steps += [stage.name for stage in rest if stage.result is None]
+    unknown = "" if found.config else " (later stages are not known without config.json)"
+    how = ". The command that began the run goes on with it" if found.running is False else ""
+    return wrapped(f"next: {', then '.join(steps)}{unknown}{how}")
+
+
+def preparation(stage: Stage) -> str:
+    """What is made for a stage before its first step."""
+    role, kind = _LABELS.get(stage.settings.get("kind"), (None, None))
+    made = f", from {kind} of {stage.settings[role]}" if role in stage.settings else ""
+    return f"{stage.name}{made}"
+
+
+def damage(found: Inspection) -> str:
+    """What cannot be read."""
+    rows = [wrapped(f"- {line}", "  ") for line in found.damaged]
+    return "\n".join(["damaged:", *rows]) if rows else ""
+
+
+# Words
+
+
+def item(title: str, words: str) -> list[str]:
+    """A titled line, wrapped; none where there is nothing to say."""
+    return [textwrap.fill(words, WIDTH, initial_indent=f"  {title:<12}", subsequent_indent=" " * 14)] if words else []
+
+
+def wrapped(words: str, indent: str = "") -> str:
+    return textwrap.fill(words, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def ago(moment: float) -> str:
+    return f"{duration(max(time.time() - moment, 0.0))} ago"
+
+
+def duration(seconds: float) -> str:
+    """'45 s', '3 min 20 s', '5 h 07 min', '2 days 3 h'."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, days = minutes // 60, minutes // 1440
+    if not minutes:
+        return f"{rest} s"
+    if not hours:
+        return f"{minutes} min {rest:02d} s"
+    if hours < 48:
+        return f"{hours} h {minutes % 60:02d} min"
+    return f"{days} days {hours % 24} h"

@@ -1,0 +1,95 @@
+"""The paper's numbers in the report: against each other, and against our recipes."""
+
+import numpy as np
+import pytest
+
+from configs import base, gta5, gta5_released, synthia
+from proda_jax.report import paper
+from proda_jax.report.run import flat
+
+
+@pytest.mark.parametrize("rows", [paper.GTA5, paper.SYNTHIA])
+def test_each_mean_of_the_paper_is_that_of_its_classes(rows):
+    checked = 0
+    for row in rows.values():
+        if row.iou:
+            assert abs(np.mean(list(row.iou.values())) - row.miou) <= 0.1  # columns are rounded, and so are means
+            checked += 1
+        if row.miou_13 is not None:
+            thirteen = [value for name, value in row.iou.items() if name not in ("wall", "fence", "pole")]
+            assert len(thirteen) == 13 and abs(np.mean(thirteen) - row.miou_13) <= 0.1
+    assert checked >= 2
+
+
+def test_the_gains_that_the_paper_states_follow_from_its_scores():
+    """Section 5.3: +5.0, +0.4, stage 1 1.4 over denoising, stage 2 0.6 over going on, 1.1 by distilling, 0.6 more."""
+    score = {name: row.miou for name, row in paper.GTA5.items()}
+    stated = [("warm-up", "source", 5.0), ("self-training, symmetric loss", "self-training", 0.4),
+              ("stage 1", "denoising alone", 1.4), ("stage 2", "stage 2 from stage 1", 0.6),
+              ("stage 2", "stage 2, not distilled", 1.1), ("stage 3", "stage 2", 0.6),
+              ("stage 3", "source", 20.9)]  # fmt: skip
+    assert [round(score[after] - score[before], 1) for after, before, _ in stated] == [gain for *_, gain in stated]
+    assert round(paper.SYNTHIA["stage 3"].miou - paper.SYNTHIA["source"].miou, 1) == 20.6
+
+
+def settings_of(config) -> tuple[dict, dict]:
+    tree = config.to_dict()
+    return dict(flat(tree)), {name: dict(flat(tree[name])) for name in config.stages}
+
+
+@pytest.mark.parametrize("recipe", [gta5, synthia])
+def test_stages_of_our_recipes_are_found_in_the_paper(recipe):
+    settings, stages = settings_of(recipe.get_config())
+    title, rows = paper.task(settings)
+    assert title == {"gta5": "GTA5 to Cityscapes", "synthia": "SYNTHIA to Cityscapes"}[settings["task"]]
+    kinds = {name: stage["kind"] for name, stage in stages.items()}
+    found = [paper.row_of(stage, kinds) for stage in stages.values()]
+    assert found == ["warm-up", "stage 1", "stage 2", "stage 3"] and "stage 3" in rows
+
+
+def test_variants_of_stage_1_are_rows_of_table_3():
+    def row(**changes) -> str | None:
+        stage = base.denoise("warmup", 10)
+        stage.update(changes)
+        return paper.row_of(dict(flat(stage.to_dict())), {})
+
+    assert row() == "stage 1" and row(consistency_weight=0.0) == "denoising alone"
+    assert row(weighting="none") == "structure learning alone"
+    assert row(weighting="none", consistency_weight=0.0) == "self-training, symmetric loss"
+    plain = base.self_training("warmup", 10)
+    assert paper.row_of(dict(flat(plain.to_dict())), {}) == "self-training"
+    assert row(label_source="moving") is None and row(weighting="network") is None
+
+
+def test_settings_with_the_papers_values_differ_in_nothing():
+    config = gta5.get_config()
+    config.model.head, config.views.scale = "deeplab", (1.0, 1.0)
+    config.stages = ("stage1", "stage2")
+    for name in config.stages:
+        config[name].steps = 59_500  # 80 epochs of 2975 images in batches of 4
+    config.stage1.update(schedule="per_epoch", reduction="sum", ema_view="crop", prototype_update="batch",
+                         prototype_init_by="pixels")  # fmt: skip
+    config.stage2.target_view = "weak"
+    assert paper.differences(*settings_of(config)) == []
+    config.stage1.temperature = 2.0
+    config.stage2.steps = 20_000
+    assert paper.differences(*settings_of(config)) == [
+        ("stage1.temperature", 2.0, 1.0, "Equation 4, Table 8"),
+        ("stage2.steps", "20,000 steps of 4 images: 26.9 epochs", "80 epochs", "Section 5.1"),
+    ]
+
+
+def test_the_released_choices_are_listed_as_differences():
+    names = {name for name, *_ in paper.differences(*settings_of(gta5_released.get_config()))}
+    assert {"model.head", "views.scale", "stage1.ema_view", "stage2.distillation_form", "stage3.init"} <= names
+
+
+def test_synthia_has_no_regulariser_in_the_paper_either():
+    names = {name for name, *_ in paper.differences(*settings_of(synthia.get_config()))}
+    assert "stage1.regulariser_weight" not in names and "stage1.reduction" in names
+
+
+def test_other_tasks_have_no_row():
+    settings, _ = settings_of(gta5.get_config())
+    assert paper.task(settings | {"data.target.name": "camvid"}) is None
+    assert paper.task(settings | {"data.label_space": "synthia16"}) is None
