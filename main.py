@@ -101,6 +101,8 @@ def parse(arguments: list[str]) -> list[str]:
 def check_hosts() -> None:
     """Refuses flags of several hosts that do not go together, before each would train alone."""
     given = (_HOSTS.value, _HOST.value)
+    if _MODE.value in ("predict", "export") and (_COORDINATOR.value or _DISTRIBUTED.value):
+        raise app.UsageError(f"--mode={_MODE.value} is for one host: start it on each, with a share of the files")
     if _COORDINATOR.value and None in given:
         raise app.UsageError("--coordinator needs --hosts, how many there are, and --host, this one's number from 0")
     if given != (None, None) and not (_COORDINATOR.value or _DISTRIBUTED.value):
@@ -205,8 +207,6 @@ def use_network() -> None:
     """Predicts with a trained network, or exports it."""
     from proda_jax import export, loading, predict, settings
 
-    if _DISTRIBUTED.value or _COORDINATOR.value:
-        raise app.UsageError(f"--mode={_MODE.value} is for one host: give each its own share of the files")
     if _OUTPUT.value is None:
         raise app.UsageError(f"--mode={_MODE.value} needs --output, a folder for the results")
     if _MODE.value == "predict" and _INPUT.value is None:

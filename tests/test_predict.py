@@ -1,34 +1,28 @@
-"""Prediction from a checkpoint alone: which one is opened, labels of images of every size, files and videos."""
+"""Labels of images of every size, in batches and in windows; files in, files out."""
 
 import functools
 import json
-import os
 import pathlib
 import shutil
 import subprocess
 import sys
-import textwrap
-from fractions import Fraction
 
-import av
 import jax
 import numpy as np
 import pytest
+from absl import app, flags
+from absl.testing import flagsaver
 from PIL import Image
-from runs import BEST, LAST, variables_of, write_run
-from tiny import IMAGE, blocks, tiny_config, tiny_model
+from runs import BEST, IMAGES, LAST, labels_of, picture, variables_of, write_run
+from tiny import IMAGE, tiny_config, tiny_model
 
-from proda_jax import evaluate, load, windows
+import main
+from proda_jax import load, windows
 from proda_jax.averaging import averaged_probabilities
-from proda_jax.card import Card
 from proda_jax.data.label_spaces import label_space
-from proda_jax.models import weights
-from proda_jax.models.torch_names import to_torch
 from proda_jax.predict import grouped, predict
 
 ROOT = pathlib.Path(__file__).parents[1]
-IMAGES = blocks(3, 7)[0]
-
 pytestmark = pytest.mark.usefixtures("compiled_programs")
 
 
@@ -40,138 +34,6 @@ def workdir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(workdir):
     return load(workdir)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def evaluated(network, variables, images):
-    return evaluate.predict(network, variables, images)
-
-
-def labels_of(stage: str, step: int) -> np.ndarray:
-    """What evaluation says of the images."""
-    return np.asarray(evaluated(tiny_model(tiny_config()), variables_of(stage, step), IMAGES))
-
-
-def picture(size: tuple[int, int], seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (*size, 3)).astype(np.uint8)
-
-
-# Which network is opened
-
-
-@pytest.mark.parametrize(
-    ("place", "options", "network"),
-    [
-        ("", {}, ("stage1", LAST)),
-        ("", {"checkpoint": "best"}, ("stage1", BEST)),
-        ("", {"stage": "source"}, ("source", LAST)),
-        ("", {"stage": "stage2"}, ("stage2", LAST)),
-        ("source", {}, ("source", LAST)),
-        ("source/checkpoints", {"checkpoint": "best"}, ("source", BEST)),
-        ("source/checkpoints/2", {}, ("source", BEST)),
-    ],
-)
-def test_a_network_is_opened_from_its_checkpoint_alone(place, options, network, workdir):
-    opened = load(workdir / place, **options)
-    assert opened.origin.endswith(f"{network[0]}/checkpoints/{network[1]}") and opened.card.stage == network[0]
-    assert opened.classes == label_space("camvid11").classes
-    np.testing.assert_array_equal(opened.colors, label_space("camvid11").colors)
-    np.testing.assert_array_equal(opened(IMAGES[0]), labels_of(*network)[0])
-
-
-def test_a_checkpoint_may_be_moved_and_renamed_and_is_left_as_it_is(workdir, tmp_path):
-    shutil.copytree(workdir / "source" / "checkpoints" / str(LAST), tmp_path / "streets")
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    np.testing.assert_array_equal(load(tmp_path / "streets")(IMAGES[0]), labels_of("source", LAST)[0])
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
-
-
-def test_the_card_says_what_the_network_needs():
-    config = tiny_config()
-    config.data.label_space, config.data.classes = "custom", ("sand", "sea")
-    card = Card.of(config, "source", extra_norm=True)
-    again = Card.from_json(json.loads(json.dumps(card.as_json())), "a file")
-    assert again == Card.from_json(card.as_json(), "a file") and again.classes == ("sand", "sea")
-    assert again.image_size == IMAGE and (again.task, again.stage, again.label_space) == ("tiny", "source", "custom")
-    expected = tiny_model(config, extra_norm=True).clone(classes=2)
-    assert again.network() == card.network() == expected
-    with pytest.raises(ValueError, match="the card of a file lacks colors.*another version"):
-        Card.from_json({name: value for name, value in card.as_json().items() if name != "colors"}, "a file")
-
-
-def unfinished(workdir: pathlib.Path) -> None:
-    (workdir / "results.json").write_text(json.dumps({"stages": []}))
-
-
-@pytest.mark.parametrize(
-    ("change", "place", "options", "message"),
-    [
-        (None, "absent", {}, "there is no such folder"),
-        (None, "data", {}, "expected the workdir of a run, a stage's folder or a checkpoint; it holds none"),
-        (None, "", {"stage": "stage9"}, "expected checkpoints of a stage.*with checkpoints: source, stage1, stage2"),
-        (None, "source/checkpoints/2", {"checkpoint": "best"}, "one checkpoint already"),
-        (None, "source/checkpoints", {"stage": "source"}, "checkpoints of one stage: leave out the stage"),
-        (unfinished, "", {}, "no complete stage yet: name one that is not as --stage, of source, stage1, stage2"),
-    ],
-)  # fmt: skip
-def test_what_is_no_network_is_refused_with_what_there_is(change, place, options, message, workdir, tmp_path):
-    copy = shutil.copytree(workdir, tmp_path / "copy")
-    (copy / "data").mkdir()
-    if change:
-        change(copy)
-    with pytest.raises(ValueError, match=message):
-        load(copy / place, **options)
-
-
-def test_a_damaged_checkpoint_is_named(workdir, tmp_path):
-    copy = shutil.copytree(workdir / "source", tmp_path / "source")
-    largest = max((copy / "checkpoints" / str(LAST) / "network").rglob("*"), key=lambda path: path.stat().st_size)
-    largest.unlink()
-    with pytest.raises(ValueError, match=f"checkpoint .*checkpoints/{LAST} cannot be read .*use another one"):
-        load(copy)
-    assert load(copy, checkpoint="best").origin.endswith(f"/{BEST}")
-
-
-def test_a_checkpoint_of_an_older_version_needs_the_configuration(tmp_path):
-    workdir, config = write_run(tmp_path, cards=False), tiny_config()
-    with pytest.raises(ValueError, match="older version.*--config=configs/gta5.py"):
-        load(workdir)
-    opened = load(workdir, config=config)
-    assert opened.card == Card.of(config, "stage1", extra_norm=False)
-    np.testing.assert_array_equal(opened(IMAGES[0]), labels_of("stage1", LAST)[0])
-    config.model.width = 16
-    with pytest.raises(ValueError, match=r"another network than.*in \d+ of \d+ arrays: batch_stats.*is \(8,\), not"):
-        load(workdir, config=config)
-
-
-def test_a_file_of_weights_needs_the_configuration(tmp_path):
-    variables = variables_of("source", LAST)
-    weights.save(weights.Weights(to_torch(variables)), tmp_path / "network.npz")
-    config = tiny_config()
-    with pytest.raises(ValueError, match="no network to load"):
-        load(config=config)
-    config.init_from = str(tmp_path / "network.npz")
-    opened = load(config=config)
-    assert opened.origin == config.init_from and opened.card.stage == "network.npz"
-    np.testing.assert_array_equal(opened(IMAGES[0]), labels_of("source", LAST)[0])
-
-
-def test_using_a_network_needs_neither_data_nor_tensorflow(workdir, tmp_path):
-    Image.fromarray(IMAGES[0]).save(tmp_path / "a.png")
-    script = f"""
-        import sys
-        import proda_jax
-        assert not {{"jax", "flax", "orbax", "numpy"}} & set(sys.modules)
-        sys.modules["tensorflow"] = None
-        model = proda_jax.load({str(workdir)!r})
-        labels = model({str(tmp_path / "a.png")!r})
-        assert "PIL" in sys.modules and not {{"av", "tensorflow_datasets"}} & set(sys.modules)
-        print(labels.dtype, labels.shape, labels.sum())
-        """
-    command = [sys.executable, "-c", textwrap.dedent(script)]
-    result = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.split("\n")[0] == f"uint8 {IMAGE} {labels_of('stage1', LAST)[0].sum()}"
 
 
 # One image
@@ -404,84 +266,6 @@ def test_images_of_one_size_go_together_and_few_wait(monkeypatch):
     assert list(map(len, grouped("abcdefgh", lambda item: item, lambda key: 2))) == [1] * 8
 
 
-# Videos
-
-
-def write_video(path: pathlib.Path, times: list[int], codec: str = "libx264", rate: int = 10) -> None:
-    """Frames of moving blocks, shown at these times, thousandths of a second."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate, options={"bf": "0"})
-        stream.pix_fmt, stream.height, stream.width = "yuv420p", 50, 96
-        stream.codec_context.time_base = Fraction(1, 1000)
-        for number, time in enumerate(times):
-            pixels = np.roll(IMAGES[0], 5 * number, axis=1)[np.arange(50) % 48]
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            frame.pts, frame.time_base = time, stream.codec_context.time_base
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-
-
-def frames_of(path: pathlib.Path) -> tuple[list[float], list[np.ndarray]]:
-    with av.open(str(path)) as container:
-        frames = list(container.decode(video=0))
-        kind = "gray" if frames[0].format.name == "gray" else "rgb24"
-        return [frame.time for frame in frames], [frame.to_ndarray(format=kind) for frame in frames]
-
-
-@pytest.mark.parametrize("times", [[100 * i for i in range(7)], [0, 100, 150, 400, 900]], ids=["even", "uneven"])
-def test_a_video_becomes_videos_of_the_same_frames_and_times(times, workdir, tmp_path):
-    write_video(tmp_path / "drive.mp4", times)
-    seen_at, frames = frames_of(tmp_path / "drive.mp4")
-    assert len(frames) == len(times)
-    segmenter = load(workdir, batch_size=2)
-    predict(segmenter, str(tmp_path / "drive.mp4"), tmp_path / "out", ["ids", "colors", "overlays"])
-    at, ids = frames_of(tmp_path / "out" / "ids" / "drive.mkv")
-    np.testing.assert_allclose(at, seen_at, atol=1e-3)
-    for frame, label in zip(frames, ids, strict=True):
-        assert (load_labels := segmenter(frame)).shape == label.shape
-        assert (load_labels != label).mean() < 1e-3
-    for kind in ("colors", "overlays"):
-        at, pictures = frames_of(tmp_path / "out" / kind / "drive.mp4")
-        np.testing.assert_allclose(at, seen_at, atol=1e-3)
-        for frame, label, shown in zip(frames, ids, pictures, strict=True):
-            wanted = segmenter.colorize(label) if kind == "colors" else segmenter.overlay(frame, label)
-            assert np.abs(shown.astype(int) - wanted).mean() < 25  # lossy, with colours at half resolution
-    with av.open(str(tmp_path / "out" / "overlays" / "drive.mp4")) as container:
-        assert 0.09 < container.duration / 1e6 - times[-1] / 1000 < 0.25  # the last frame lasts as long as most do
-
-
-def test_a_video_of_odd_size_is_shown_whole(model, tmp_path):
-    from proda_jax.video import Reader, Writer
-
-    write_video(tmp_path / "drive.mp4", [0, 100])
-    reader = Reader(tmp_path / "drive.mp4")
-    for grey, size in ((False, (34, 36)), (True, (33, 35))):
-        with Writer(tmp_path / "odd", reader, grey=grey) as writer:
-            writer.add(picture((33, 35))[..., 0] if grey else picture((33, 35)), None)
-            writer.add(picture((33, 35))[..., 0] if grey else picture((33, 35)), None)
-        at, frames = frames_of(writer.path)
-        assert [frame.shape[:2] for frame in frames] == [size] * 2 and at == [0, pytest.approx(0.1)]
-
-
-def test_a_video_is_turned_as_its_camera_was(tmp_path):
-    """The header's matrix for a quarter turn clockwise, in place of that for none."""
-    from proda_jax.video import Reader
-
-    write_video(tmp_path / "drive.mp4", [0, 100])
-    one, none = (1 << 16).to_bytes(4, "big"), bytes(4)
-    contents, w = (tmp_path / "drive.mp4").read_bytes(), (1 << 30).to_bytes(4, "big")
-    at = contents.index(b"tkhd")
-    straight, turned = (b"".join(rows) for rows in (
-        [one, none, none, none, one, none, none, none, w],
-        [none, one, none, (-(1 << 16)).to_bytes(4, "big", signed=True), none, none, none, none, w],
-    ))  # fmt: skip
-    assert contents.index(straight, at) - at < 60
-    (tmp_path / "turned.mp4").write_bytes(contents[:at] + contents[at:].replace(straight, turned, 1))
-    upright = [frame for frame, _ in Reader(tmp_path / "drive.mp4").frames()]
-    for frame, (shown, _) in zip(upright, Reader(tmp_path / "turned.mp4").frames(), strict=True):
-        np.testing.assert_array_equal(shown, np.rot90(frame, -1))
-
-
 # The command
 
 
@@ -505,16 +289,18 @@ def test_the_command_predicts_and_says_what_failed(photos, workdir, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("given", "message"),
     [
-        (["--mode=predict", "--workdir=README.md"], "--mode=predict needs --output"),
-        (["--mode=predict", "--workdir=README.md", "--output=x"], "--mode=predict needs --input"),
-        (["--mode=predict", "--input=docs", "--output=x"], "needs a network: either --workdir of a run, or --config"),
-        (["--mode=predict", "--input=docs", "--output=x", "--workdir=docs"], "error: docs: expected the workdir"),
-        (["--input=docs", "--workdir=docs"], "--input is what --mode=predict labels"),
+        ({}, "--mode=predict needs --output"),
+        ({"output": "x"}, "--mode=predict needs --input"),
+        ({"output": "x", "input": "docs", "workdir": None}, "needs a network: either --workdir of a run, or --config"),
+        ({"output": "x", "input": "docs", "scales": "1,large"}, "--scales=1,large: expected numbers"),
+        ({"distributed": "true"}, "--mode=predict is for one host"),
+        ({"mode": "export", "input": "docs"}, "--input is what --mode=predict labels"),
     ],
-)  # fmt: skip
-def test_the_command_says_what_it_lacks(flags, message):
-    result = run_main(*flags)
-    assert result.returncode != 0
-    assert message in "".join((result.stdout + result.stderr).splitlines()[-4:])
+)
+def test_the_command_says_what_it_lacks(given, message):
+    flags.FLAGS.mark_as_parsed()
+    values = {name: value for name, value in ({"mode": "predict", "workdir": "docs"} | given).items() if value}
+    with flagsaver.as_parsed(**values), pytest.raises(app.UsageError, match=message):
+        main.main(["main.py"])
