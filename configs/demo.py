@@ -15,7 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.stages = ("source", "warmup", "stage1", "stage2", "stage3")
     c.batch_size = 4
     c.log_every = 10
-    c.evaluate_every = 300
+    c.evaluate_every = 75
     c.evaluate_batch_size = 10
 
     size = (96, 192)
