@@ -56,7 +56,7 @@ class Checkpoints:
             network=ocp.args.StandardSave(state.variables), training=ocp.args.StandardSave(training)
         )
         metrics = None if miou is None else {METRIC: miou}
-        with phase("waiting until the checkpoint before is written"):
+        with phase("waiting until the checkpoint before is written", leave=False):
             self._manager.save(int(state.step), args=items, metrics=metrics, custom_metadata=card)
 
     def save_network(self, variables: Any, card: Mapping[str, Any] | None = None) -> None:

@@ -148,7 +148,7 @@ class Experiment:
             matrix = score(state.variables) if score else None
             entry = {} if matrix is None else self.summary(matrix)
             if snapshots:
-                with phase(f"{name}: taking a snapshot"):
+                with phase(f"{name}: taking a snapshot", leave=False):
                     more, panels = snapshots.take(state, matrix)
                 entry |= more
                 for title, images in panels.items():  # they differ in size

@@ -36,15 +36,32 @@ def say(message: str) -> None:
 
 
 @contextlib.contextmanager
-def phase(what: str | Callable[[], str]) -> Iterator[None]:
-    """Says what is being done, unless it is done within a second; a function is asked then."""
-    timer = threading.Timer(SOON, lambda: say(f"{what if isinstance(what, str) else what()} ..."))
+def phase(what: str | Callable[[], str], *, leave: bool = True) -> Iterator[None]:
+    """Says what is being done, unless it is done within a second.
+
+    Args:
+      what: is being done; a function is asked when it is said.
+      leave: whether it stays in a terminal; what comes again and again does not.
+    """
+    passing = []
+
+    def announce() -> None:
+        words = f"{what if isinstance(what, str) else what()} ..."
+        if leave or not is_live():
+            say(words)
+        else:
+            passing.append(tqdm(desc=words, bar_format="{desc}", leave=False, disable=_silent))
+
+    timer = threading.Timer(SOON, announce)
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
+        timer.join()
+        for line in passing:
+            line.close()
 
 
 def is_live() -> bool:

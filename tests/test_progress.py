@@ -34,6 +34,8 @@ with progress.progress("stage1", 40, "steps", done=10) as bar:
                     inner.update()
 with progress.phase("opening"):
     time.sleep(0.2)
+with progress.phase("passing", leave=False):
+    time.sleep(0.2)
 """
 
 
@@ -134,8 +136,8 @@ def test_a_log_has_no_control_characters():
     assert result.stdout == "" and "\r" not in result.stderr and "\x1b" not in result.stderr
     lines = result.stderr.splitlines()
     assert lines[0] == "stage1 (compiling) ..." and lines[1] == "stage1: 11/40 steps (27 %)"
-    assert lines[-2].startswith("stage1: 40/40 steps (100 %), 8.25 images/s, mIoU 26.3, loss_0 40")
-    assert lines[-1] == "opening ..." and lines[2:-2] == ["stage1: evaluating: 3 images ..."] * 3
+    assert lines[-3].startswith("stage1: 40/40 steps (100 %), 8.25 images/s, mIoU 26.3, loss_0 40")
+    assert lines[-2:] == ["opening ...", "passing ..."] and lines[2:-3] == ["stage1: evaluating: 3 images ..."] * 3
 
 
 @pytest.mark.parametrize(("columns", "shown"), [(80, 1), (120, 5)])
@@ -149,7 +151,8 @@ def test_a_terminal_gets_a_bar_that_fits_its_width_and_leaves_out_what_matters_l
     assert any(piece.startswith("stage1 (compiling)") and "10/40 steps" in piece for piece in drawn)
     assert any(re.search(r"[23]\d/40 steps, 00:0\d left", piece) for piece in drawn)
     assert any("stage1: evaluating" in piece and "2/3 images" in piece for piece in drawn)
-    assert "opening ..." in drawn[-2]
+    assert "opening ...\r\n" in written  # which stays there
+    assert any(piece.startswith("passing ...") for piece in drawn) and not drawn[-1].strip()  # which does not
 
 
 def test_of_several_hosts_the_others_say_nothing(monkeypatch, capsys):
