@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
@@ -13,6 +14,8 @@ from proda_jax import hosts
 from proda_jax.progress import phase
 
 METRIC = "miou"
+# most checkpoints are made between evaluations and have no score, of which Orbax warns each time, over the progress bar
+logging.get_absl_logger().addFilter(lambda record: "tracked_metric" not in str(record.msg))
 
 
 class Manager(ocp.CheckpointManager):

@@ -9,7 +9,7 @@ from etils import epath
 from proda_jax.inspection import Inspection, Stage, inspect
 
 WIDTH = 80  # columns
-_BESIDES = ("step", "seconds", "images_per_second")  # of a logged step, what is no loss
+_BESIDES = ("step", "seconds", "images_per_second", "gradient_norm", "skipped")  # of a logged step, what is no loss
 _LABELS = {"denoise": ("labels_from", "soft pseudo labels"), "distill": ("teacher", "hard pseudo labels")}
 
 
@@ -74,10 +74,13 @@ def standing(stage: Stage, running: bool | None) -> str:
     lines = [f"{stage.name}, step {stage.step}" + (f" of {total} ({100 * stage.step // total} %)" if total else "")]
     last = stage.metrics[-1] if stage.metrics else {}
     losses = [f"{name} {value:.3g}" for name, value in last.items() if name not in _BESIDES and value is not None]
+    losses += [f"skipped {last['skipped']:.0f}"] if last.get("skipped") else []
     lines += item("losses", ", ".join(losses))
     speed = [f"{last['images_per_second']:.3g} images/s"] if last.get("images_per_second") else []
     speed += [f"{each:.2g} s a step"] if each else []
-    speed += [f"about {duration((total - stage.step) * each)} left in this stage"] if each and total else []
+    since = time.time() - stage.changed if running else 0.0  # the last steps are not written yet
+    left = max((total - stage.step) * each - since, 0.0) if each and total else None
+    speed += [f"about {duration(left)} left in this stage"] if left is not None else []
     lines += item("speed", ", ".join(speed))
     lines += item("checkpoint", loss_of_a_kill(stage, running))
     return "\n".join(lines)
@@ -85,13 +88,16 @@ def standing(stage: Stage, running: bool | None) -> str:
 
 def loss_of_a_kill(stage: Stage, running: bool | None) -> str:
     """The last checkpoint, and what was done since."""
-    since = stage.step - (stage.checkpoint or 0)
-    took = f" (about {duration(since * stage.seconds_per_step)})" if stage.seconds_per_step and since else ""
-    steps = f"{since} step{'s' if since != 1 else ''}{took}"
     there = f"of step {stage.checkpoint}, {ago(stage.saved)}" if stage.checkpoint is not None else "none yet"
     if running is False:
-        return f"{there}: " + (f"{steps} after it are taken again" if since else "nothing is lost")
-    return f"{there}: a kill -9 now would cost about {steps}; Ctrl-C and SIGTERM cost nothing"
+        since = stage.step - (stage.checkpoint or 0)
+        steps = f"{since} step{'s' if since > 1 else ''} that {'were' if since > 1 else 'was'} noted after it"
+        return f"{there}; {steps} will be taken again" if since else f"{there}; the run goes on from there"
+    # metrics are written now and then, so that time says best what was done since
+    seconds = time.time() - stage.saved if stage.saved else stage.seconds + time.time() - stage.changed
+    each = stage.seconds_per_step
+    steps = f", about {seconds / each:.0f} steps" if each else ""
+    return f"{there}: a kill -9 now would cost {duration(seconds)}{steps}; Ctrl-C and SIGTERM cost nothing"
 
 
 def labels(found: Inspection) -> str:

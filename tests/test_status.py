@@ -68,7 +68,8 @@ def workdir(tmp_path):
     folder.mkdir()
     (folder / "settings.json").write_text(json.dumps({"stage1.steps": 150, "stage1.kind": "denoise"}))
     metrics = [
-        {"step": step, "seconds": 2.0 * step, "images_per_second": 8.25, "source_ce": 0.5, "target_fit": None}
+        {"step": step, "seconds": 2.0 * step, "images_per_second": 8.25, "source_ce": 0.5, "target_fit": None,
+         "gradient_norm": 2.0, "skipped": 0}
         for step in range(10, 81, 10)
     ]
     write_lines(folder / "metrics.jsonl", metrics)
@@ -120,13 +121,16 @@ def test_a_run_that_was_stopped_says_what_is_done_and_what_is_lost(workdir):
     assert "stage1, step 80 of 150 (53 %)" in text
     assert "losses      source_ce 0.5\n" in text  # what was not finite is left out
     assert "8.25 images/s, 2 s a step, about 2 min 20 s left" in text  # 70 steps
-    assert re.search(r"of step 75, \d s ago: 5 steps \(about 10 s\) after it are taken again", flat(text))
+    assert re.search(r"of step 75, \d s ago; 5 steps that were noted after it will be taken again", flat(text))
     assert "warmup/soft_labels_4_flipped: 60 of 60" in text
     assert "next: stage1 goes on from step 75, then stage2, then stage3." in flat(text)
     assert "damaged" not in text and max(map(len, text.splitlines()[1:])) <= 80
 
 
 def test_a_run_in_progress_is_seen_and_left_alone(workdir):
+    then = time.time() - 40  # since when nothing has been written
+    for path in workdir.rglob("*"):
+        os.utime(path, (then, then))
     with running(workdir) as process:
         before = contents(workdir)
         command = [sys.executable, "main.py", "--mode=status", f"--workdir={workdir}"]
@@ -134,7 +138,8 @@ def test_a_run_in_progress_is_seen_and_left_alone(workdir):
         assert result.returncode == 0 and result.stderr == ""
         assert contents(workdir) == before and process.poll() is None
         assert "\nrunning; last heard of" in result.stdout
-        assert "a kill -9 now would cost about 5 steps (about 10 s)" in flat(result.stdout)
+        assert re.search(r"a kill -9 now would cost 4\d s, about 2\d steps; Ctrl-C", flat(result.stdout))
+        assert re.search(r"about 1 min (3|4)\d s left", result.stdout)  # of 140 s after the last line
         assert inspect(workdir).running
     assert not inspect(workdir).running  # its end gave the lock back
 
