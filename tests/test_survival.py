@@ -226,7 +226,7 @@ def cut_short(path) -> None:
     [
         ("source/settings.json", "is damaged .*: delete .*source to run this stage again"),
         ("source/result.json", "is damaged .*: delete it, and give the same command again"),
-        ("stage1/history.jsonl", "is damaged: delete it, which forgets the scores so far"),
+        ("stage1/history.jsonl", "is damaged: delete it, which forgets what is in it"),
         ("source/soft_labels_8/origin.json", "is damaged .*: delete .*soft_labels_8, and its labels are made again"),
     ],
 )
