@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> None:
     check_hosts()
     if _INPUT.value is not None and _MODE.value != "predict":
         raise app.UsageError("--input is what --mode=predict labels")
-    config = None if _MODE.value in ("predict", "export") else read_config()
+    config = choose_network() if _MODE.value in ("predict", "export") else read_config()
     with phase("loading JAX"):
         importlib.import_module("proda_jax.experiment")
     if _DISTRIBUTED.value or _COORDINATOR.value:
@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> None:
 
         hosts.start(_COORDINATOR.value, _HOSTS.value, _HOST.value)
     if _MODE.value in ("predict", "export"):
-        use_network()
+        use_network(config)
     elif _MODE.value == "evaluate":
         evaluate(config)
     else:
@@ -203,10 +203,9 @@ def show_status() -> None:
     print(status.text(_WORKDIR.value))
 
 
-def use_network() -> None:
-    """Predicts with a trained network, or exports it."""
-    from proda_jax import export, loading, predict, settings
-
+def choose_network() -> ml_collections.ConfigDict | None:
+    """Refuses flags that lack something; the configuration of the network to predict with or to export, if given."""
+    numbers(_SCALES.value)
     if _OUTPUT.value is None:
         raise app.UsageError(f"--mode={_MODE.value} needs --output, a folder for the results")
     if _MODE.value == "predict" and _INPUT.value is None:
@@ -216,6 +215,13 @@ def use_network() -> None:
     if in_file == bool(_WORKDIR.value):
         raise app.UsageError(f"--mode={_MODE.value} needs a network: either --workdir of a run, or --config and a file "
                              "of weights as --config.init_from")  # fmt: skip
+    return config
+
+
+def use_network(config: ml_collections.ConfigDict | None) -> None:
+    """Predicts with a trained network, or exports it."""
+    from proda_jax import export, loading, predict, settings
+
     settings.use_compilation_cache()
     segmenter = loading.load(
         _WORKDIR.value, stage=_STAGE.value, checkpoint=_CHECKPOINT.value, config=config, resize=_RESIZE.value,

@@ -306,4 +306,5 @@ def feature_points(truth: np.ndarray, per_class: int) -> np.ndarray:
         for image, place in generator.permutation(places)[:per_class]:
             chosen[image].append(int(place))
     longest = max(map(len, chosen), default=0)
-    return np.array([sorted(row) + [-1] * (longest - len(row)) for row in chosen], np.int32).reshape(-1, longest)
+    rows = [sorted(row) + [-1] * (longest - len(row)) for row in chosen]
+    return np.array(rows, np.int32).reshape(len(chosen), longest)

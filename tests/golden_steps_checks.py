@@ -224,7 +224,7 @@ def denoise_config(consistency_weight: float, regulariser_weight: float) -> Conf
     [
         ("stage1", 10.0, 0.1, "float64"),
         ("stage1_synthia", 10.0, 0.0, "float64"),
-        ("stage1_noconsist", 0.0, 0.1, "float64"),
+        pytest.param("stage1_noconsist", 0.0, 0.1, "float64", marks=pytest.mark.slow),
         ("stage1", 10.0, 0.1, "float32"),
     ],
 )
@@ -260,7 +260,11 @@ def test_a_stage_1_step_agrees_with_the_released_one(tag, consistency_weight, re
 
 @pytest.mark.parametrize(
     ("tag", "weight", "dtype"),
-    [("stage2", 1.0, "float64"), ("stage2_kd100", 100.0, "float64"), ("stage2_kd100", 100.0, "float32")],
+    [
+        pytest.param("stage2", 1.0, "float64", marks=pytest.mark.slow),
+        ("stage2_kd100", 100.0, "float64"),
+        ("stage2_kd100", 100.0, "float32"),
+    ],
 )
 def test_a_stage_2_step_agrees_with_the_released_one(tag, weight, dtype):
     with jax.enable_x64(dtype == "float64"):
@@ -320,9 +324,9 @@ def warm_up_step(gan: str, dtype: str):
     ("gan", "weight", "dtype"),
     [
         ("LS", 0.01, "float64"),
-        ("LS", 1.0, "float64"),
+        pytest.param("LS", 1.0, "float64", marks=pytest.mark.slow),
         ("Vanilla", 0.01, "float64"),
-        ("Vanilla", 1.0, "float64"),
+        pytest.param("Vanilla", 1.0, "float64", marks=pytest.mark.slow),
         ("LS", 0.01, "float32"),
         ("LS", 1.0, "float32"),
     ],
