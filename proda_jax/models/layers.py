@@ -1,6 +1,7 @@
 """The two layers that every network here is made of: convolution and synchronised batch normalisation."""
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -99,27 +100,85 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
         if self.use_running_statistics:
-            mean, var = running_mean.value, running_var.value + BATCH_NORM_EPSILON
-        else:
-            mean, var, count = batch_moments(x.astype(at_least_float32(self.dtype)), self.axis_name)
-            if not self.is_initializing():
-                unbiased = jax.lax.stop_gradient(var) * (count / max(count - 1, 1))
-                running_mean.value = blend(running_mean.value, jax.lax.stop_gradient(mean))
-                running_var.value = blend(running_var.value, unbiased)
-            clamped = self.epsilon == "clamped"
-            var = jnp.maximum(var, BATCH_NORM_EPSILON) if clamped else var + BATCH_NORM_EPSILON
-        factor = jax.lax.rsqrt(var) * scale
-        return ((x.astype(at_least_float32(self.dtype)) - mean) * factor + bias).astype(self.dtype)
+            return affine(x, running_mean.value, running_var.value + BATCH_NORM_EPSILON, scale, bias, self.dtype)
+        result, mean, var, count = normalise(
+            x.astype(self.dtype), scale, bias, self.axis_name, self.epsilon == "clamped"
+        )
+        if not self.is_initializing():
+            unbiased = var * (count / jnp.maximum(count - 1, 1))
+            running_mean.value = blend(running_mean.value, mean)
+            running_var.value = blend(running_var.value, unbiased)
+        return result
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def normalise(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, axis_name: str | None, clamped: bool
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Normalises each channel by its batch; the backward pass keeps nothing but x, which bounds its memory traffic.
+
+    Left to itself, differentiation goes over float32 copies of x several times more, for the variance's dependence on
+    the mean, whose gradient is zero.
+
+    Args:
+      x: [batch, height, width, channels], one device's share.
+      scale, bias: [channels].
+      axis_name: mapped axis over the devices, or None.
+      clamped: see `BatchNorm.epsilon`.
+
+    Returns:
+      The result, the type of `x`; mean and biased variance [channels] and number of positions, of all devices. No
+      gradient flows from these three.
+    """
+    return _normalise(x, scale, bias, axis_name, clamped)[0]
+
+
+def _normalise(x, scale, bias, axis_name, clamped):
+    mean, var, count = batch_moments(x, axis_name)
+    enough = jnp.maximum(var, BATCH_NORM_EPSILON) if clamped else var + BATCH_NORM_EPSILON
+    result = affine(x, mean, enough, scale, bias, x.dtype)
+    varies = var > BATCH_NORM_EPSILON if clamped else jnp.ones_like(var, bool)
+    return (result, mean, var, jnp.float32(count)), (x, mean, jax.lax.rsqrt(enough), varies, scale)
+
+
+def _normalise_gradient(axis_name, clamped, kept, given):
+    """dx = scale / std * (dy - mean(dy) - z * mean(dy * z)), where z is x normalised and means are of all devices."""
+    del clamped
+    x, mean, per_std, varies, scale = kept
+    deviation = x.astype(mean.dtype) - mean
+    dy = given[0].astype(mean.dtype)
+    sums = jnp.stack([dy.sum((0, 1, 2)), (dy * deviation).sum((0, 1, 2))])
+    positions = x[..., 0].size
+    means = sums / positions if axis_name is None else jax.lax.pmean(sums / positions, axis_name)
+    slope = jnp.where(varies, means[1] * per_std**2, 0.0)
+    dx = (scale * per_std) * (dy - means[0] - deviation * slope)
+    return dx.astype(x.dtype), (sums[1] * per_std).astype(scale.dtype), sums[0].astype(scale.dtype)
+
+
+normalise.defvjp(_normalise, _normalise_gradient)
+
+
+def affine(
+    x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, dtype: jnp.dtype
+) -> jax.Array:
+    """(x - mean) / sqrt(var) * scale + bias, computed in float32 at least and returned as `dtype`."""
+    factor = jax.lax.rsqrt(var) * scale
+    return ((x.astype(at_least_float32(dtype)) - mean) * factor + bias).astype(dtype)
 
 
 def batch_moments(x: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array, int]:
     """Mean, biased variance [channels] and number of positions of x [batch, height, width, channels], all devices.
 
-    The variance is that of the deviations: E[x^2] - E[x]^2 loses enough digits in float32 to turn activations around
-    zero, which shows as errors of 0.5% in the gradients of early layers.
+    In float32 the variance is that of the deviations: E[x^2] - E[x]^2 loses enough digits to turn activations around
+    zero, which shows as errors of 0.5% in the gradients of early layers. Where x is bfloat16 those digits are not
+    there to lose, and both sums are taken while x is read once.
     """
-    mean = x.mean((0, 1, 2))
-    var = jnp.square(x - mean).mean((0, 1, 2))
+    values = x.astype(at_least_float32(x.dtype))
+    mean = values.mean((0, 1, 2))
+    if values.dtype == x.dtype:
+        var = jnp.square(values - mean).mean((0, 1, 2))
+    else:
+        var = jnp.maximum(jnp.square(values).mean((0, 1, 2)) - jnp.square(mean), 0.0)
     if axis_name is None:
         return mean, var, x[..., 0].size
     # together, as one message is sooner there than two; every device holds the same number of positions
