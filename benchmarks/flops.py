@@ -59,7 +59,7 @@ class Minimum:
         `scores`: whether more than the features is asked for.
         """
         model = self.programs.model().clone(axis_name=None)
-        shapes = jax.eval_shape(lambda: self.programs.variables(model))
+        shapes = jax.eval_shape(lambda: self.programs.variables(model, jax.random.key(0)))
         image = jnp.zeros((1, *size, 3))
         found = convolutions(lambda: model.apply(zeros(shapes), image, train=False))
         if not scores:

@@ -81,9 +81,13 @@ def task_of(config: Any) -> Task:
     programs = Programs(config, devices.make_mesh(1))
     model = programs.model().clone(axis_name=None)
     setup = build.setup(config, "stage1", model=model, teacher=None, steps_per_epoch=1000)
-    vectors = jax.random.normal(jax.random.key(0), (model.classes, model.feature_channels))
-    start = prototypes.Prototypes(vectors, jnp.ones(model.classes))
-    state = jax.jit(lambda: build.create_state(setup, jax.random.key(0), programs.variables(model), start))()
+
+    def create(key: jax.Array) -> Any:
+        vectors = jax.random.normal(key, (model.classes, model.feature_channels))
+        start = prototypes.Prototypes(vectors, jnp.ones(model.classes))
+        return build.create_state(setup, key, programs.variables(model, key), start)
+
+    state = jax.jit(create)(jax.random.key(0))
     batch = programs.step("stage1").concrete()[1]
     inputs = jax.jit(lambda s, b: denoise.draw_inputs(s, b, setup))(state, batch)
     inputs = inputs.replace(source_keys=None, weak_keys=None, strong_keys=None, teacher_keys=None)
@@ -113,6 +117,7 @@ class Peer:
             network.layer5.head[0].p = 0.0
             if tuned:
                 network.to(memory_format=torch.channels_last)
+                torch.backends.cudnn.benchmark = True  # the quickest algorithm of each convolution
         self.teacher.requires_grad_(False)
         head = list(self.network.layer5.parameters())
         trunk = [p for name, p in self.network.named_parameters() if not name.startswith("layer5.")]
@@ -130,7 +135,7 @@ class Peer:
                 features = network.layer5.features(network.backbone((images - self.convention[0]) / self.convention[1]))
                 return features.float(), network.layer5.head(features).float()
 
-        return torch.compile(run) if self.tuned else run
+        return torch.compile(run, dynamic=False) if self.tuned else run  # two image sizes are no reason for any size
 
     def move(self, inputs: denoise.Inputs) -> dict[str, torch.Tensor]:
         """The drawn inputs as PyTorch wants them; images and maps [batch, channels, h, w]."""

@@ -26,7 +26,7 @@ class Program:
 
     Attributes:
       function: compiled on its first call.
-      makers: a function without arguments for each argument.
+      makers: a function of a random key for each argument.
       kinds: 'r' replicated or 'b' split over the devices, for each argument.
       mesh: the devices.
       images: that one call takes in, over all devices: source and target, or whole images.
@@ -34,7 +34,7 @@ class Program:
     """
 
     function: Callable
-    makers: tuple[Callable[[], Any], ...]
+    makers: tuple[Callable[[jax.Array], Any], ...]
     kinds: str
     mesh: Mesh
     images: int
@@ -44,15 +44,16 @@ class Program:
         """Shapes, types and placement of the arguments."""
         def placed(make: Callable, kind: str) -> Any:
             sharding = self.placement(kind)
-            shapes = jax.eval_shape(make)
+            shapes = jax.eval_shape(make, jax.random.key(0))
             return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
         return tuple(map(placed, self.makers, self.kinds))
 
     def concrete(self) -> tuple[Any, ...]:
         """The arguments: random images and labels, the network as it starts."""
+        key = jax.random.key(0)  # an argument: XLA would compute what depends on constants alone while it compiles
         return tuple(
-            jax.jit(make, out_shardings=self.placement(kind))()
+            jax.jit(make, out_shardings=self.placement(kind))(key)
             for make, kind in zip(self.makers, self.kinds, strict=True)
         )
 
@@ -74,10 +75,10 @@ class Programs:
     def model(self, *, extra_norm: bool = False) -> DeepLab:
         return build.network(self.config.model, len(self.space), extra_norm=extra_norm, axis_name=devices.AXIS)
 
-    def variables(self, model: DeepLab) -> Any:
+    def variables(self, model: DeepLab, key: jax.Array) -> Any:
         """Freshly initialised variables."""
         example = jnp.zeros((1, *self.config.views.crop_size, 3))
-        return model.clone(axis_name=None).init(jax.random.key(0), example, train=False)
+        return model.clone(axis_name=None).init(key, example, train=False)
 
     def setup(self, name: str) -> step.Setup:
         """What the steps of a stage need."""
@@ -91,32 +92,32 @@ class Programs:
         """A stage's train step; its state is donated, as in training."""
         setup, stage = self.setup(name), self.config[name]
 
-        def state() -> Any:
+        def state(key: jax.Array) -> Any:
             start = None
             if stage.kind == "denoise" and denoise.needs_momentum_encoder(stage):
                 model = setup.model
                 channels = model.feature_channels if model.head == "released" else 32 * model.width
                 start = prototypes.empty(len(self.space), channels)
-            return build.create_state(setup, jax.random.key(0), self.variables(setup.model), start)
+            return build.create_state(setup, key, self.variables(setup.model, key), start)
 
-        def teacher() -> Any:
-            return self.variables(setup.teacher) if setup.teacher else None
+        def teacher(key: jax.Array) -> Any:
+            return self.variables(setup.teacher, key) if setup.teacher else None
 
         train_step = functools.partial(build.train_step(stage.kind), setup=setup)
         function = devices.map_step(train_step, self.mesh, "rbr", "rr", donate=(0,))
         makers = (state, functools.partial(self.batch, stage), teacher)
         return Program(function, makers, "rbr", self.mesh, 2 * self.config.batch_size, changes=1)
 
-    def batch(self, stage: ml_collections.ConfigDict) -> dict:
+    def batch(self, stage: ml_collections.ConfigDict, key: jax.Array) -> dict:
         """A global batch of a stage."""
         count, data = self.config.batch_size, self.config.data
-        source = self.labelled((count, *data.source.image_size))
-        target = self.labelled((count, *data.target.image_size))
+        source = self.labelled((count, *data.source.image_size), key)
+        target = self.labelled((count, *data.target.image_size), key)
         label = target.pop("label")
         if stage.kind == "denoise":
             per_cell = OUTPUT_STRIDE // stage.soft_label_stride
             grid = ((n - 1) * per_cell + 1 for n in output_size(tuple(data.target.image_size)))
-            logits = jax.random.normal(jax.random.key(1), (count, *grid, len(self.space)))
+            logits = jax.random.normal(key, (count, *grid, len(self.space)))
             target["soft_label"] = jax.nn.softmax(logits).astype(jnp.float16)
         elif stage.kind == "distill":
             target["hard_label"] = label
@@ -124,15 +125,15 @@ class Programs:
             target["label"] = label
         return {"source": source, "target": target, "slot": jnp.arange(count, dtype=jnp.int32)}
 
-    def labelled(self, shape: tuple[int, ...]) -> dict:
+    def labelled(self, shape: tuple[int, ...], key: jax.Array) -> dict:
         """Images and labels at random, uint8 [*shape, 3] and [*shape]."""
-        image = jax.random.bits(jax.random.key(2), (*shape, 3), jnp.uint8)
-        return {"image": image, "label": jax.random.bits(jax.random.key(3), shape, jnp.uint8) % len(self.space)}
+        image = jax.random.bits(key, (*shape, 3), jnp.uint8)
+        return {"image": image, "label": jax.random.bits(key, shape, jnp.uint8) % len(self.space)}
 
-    def whole_images(self) -> dict:
+    def whole_images(self, key: jax.Array) -> dict:
         """What one evaluation step takes in."""
         count = self.config.evaluate_batch_size * self.mesh.devices.size
-        batch = self.labelled((count, *self.config.data.validation.image_size))
+        batch = self.labelled((count, *self.config.data.validation.image_size), key)
         return batch | {"record": jnp.arange(count, dtype=jnp.int32)}
 
     def evaluation(self) -> Program:
@@ -140,7 +141,7 @@ class Programs:
         model = self.model()
         makers = (
             functools.partial(self.variables, model),
-            lambda: jnp.zeros((len(self.space),) * 2, jnp.int32),
+            lambda _: jnp.zeros((len(self.space),) * 2, jnp.int32),
             self.whole_images,
         )
         count = self.config.evaluate_batch_size * self.mesh.devices.size
@@ -150,5 +151,5 @@ class Programs:
         """Classes of whole images."""
         model = self.model()
         function = devices.map_step(functools.partial(evaluate.predict, model), self.mesh, "rb", "b")
-        makers = (functools.partial(self.variables, model), lambda: self.whole_images()["image"])
+        makers = (functools.partial(self.variables, model), lambda key: self.whole_images(key)["image"])
         return Program(function, makers, "rb", self.mesh, self.config.evaluate_batch_size * self.mesh.devices.size)

@@ -1,5 +1,7 @@
 """What the benchmarks count: arithmetic, collectives, types; against XLA and brute force."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,7 +41,7 @@ def test_a_pass_has_the_arithmetic_that_xla_counts():
     """XLA adds what is not convolution: little for a network of this width, next to nothing for ResNet-101."""
     programs = tiny_programs(**{"model.width": 64})
     model = programs.model().clone(axis_name=None)
-    shapes = jax.eval_shape(lambda: programs.variables(model))
+    shapes = jax.eval_shape(lambda: programs.variables(model, jax.random.key(0)))
     image = jax.ShapeDtypeStruct((1, 32, 64, 3), jnp.float32)
     compiled = jax.jit(lambda v, x: model.apply(v, x, train=False).logits).lower(shapes, image).compile()
     least, _ = flops.Minimum(programs.config, programs).forward((32, 64))
@@ -65,7 +67,7 @@ def test_matrix_products_of_a_bfloat16_network_are_bfloat16():
         output, _ = model.apply({"params": params, "batch_stats": stats}, image, train=True, mutable=["batch_stats"])
         return output.logits.sum() + output.features.sum()
 
-    shapes = jax.eval_shape(lambda: programs.variables(model))
+    shapes = jax.eval_shape(lambda: programs.variables(model, jax.random.key(0)))
     image = jax.ShapeDtypeStruct((1, 32, 64, 3), jnp.float32)
     text = jax.jit(jax.grad(loss)).lower(shapes["params"], shapes["batch_stats"], image).as_text()
     products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
@@ -92,7 +94,7 @@ def test_a_network_that_recomputes_its_blocks_has_the_same_gradient():
             output, updates = model.apply(variables, image, train=True, mutable=["batch_stats"])
             return (output.logits**2).mean(), updates
 
-        variables = jax.jit(lambda model=model, programs=programs: programs.variables(model))()
+        variables = jax.jit(functools.partial(programs.variables, model))(jax.random.key(0))
         image = jax.random.uniform(jax.random.key(0), (4, 32, 64, 3))
         lowered = jax.jit(jax.grad(loss, has_aux=True)).lower(variables["params"], variables["batch_stats"], image)
         gradients.append(lowered.compile()(variables["params"], variables["batch_stats"], image))

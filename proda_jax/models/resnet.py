@@ -30,11 +30,12 @@ class Bottleneck(nn.Module):
         if self.project:
             shortcut = self.conv(EXPANSION * self.channels, stride=self.stride, name="downsample_conv")(x)
             shortcut = self.norm(name="downsample_bn")(shortcut)
-        x = nn.relu(self.norm(name="bn1")(self.conv(self.channels, stride=self.stride, name="conv1")(x)))
+        x = self.conv(self.channels, stride=self.stride, name="conv1")(x)
+        x = self.norm(rectify=True, name="bn1")(x)
         x = self.conv(self.channels, kernel=3, dilation=self.dilation, name="conv2")(x)
-        x = nn.relu(self.norm(name="bn2")(x))
-        x = self.norm(name="bn3")(self.conv(EXPANSION * self.channels, name="conv3")(x))
-        return nn.relu(x + shortcut)
+        x = self.norm(rectify=True, name="bn2")(x)
+        x = self.conv(EXPANSION * self.channels, name="conv3")(x)
+        return self.norm(rectify=True, name="bn3")(x, shortcut)
 
 
 class ResNet(nn.Module):
@@ -53,7 +54,7 @@ class ResNet(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         bottleneck = nn.remat(Bottleneck) if self.recompute else Bottleneck
         x = self.conv(self.width, kernel=7, stride=2, name="conv1")(x)
-        x = max_pool(nn.relu(self.norm(name="bn1")(x)))
+        x = max_pool(self.norm(rectify=True, name="bn1")(x))
         for stage, depth in enumerate(self.depths):
             for block in range(depth):
                 x = bottleneck(
