@@ -1,0 +1,93 @@
+"""Layers whose backward pass is written out: against differentiation of their formulas, and PyTorch."""
+
+import re
+from functools import partial
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from jax.sharding import PartitionSpec as P
+
+from proda_jax import devices
+from proda_jax.models import layers
+
+
+def draw(number: int, *shape: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(number), shape)
+
+
+def formula(x, scale, bias, shortcut, rectify, clamped):
+    mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    var = jnp.maximum(var, layers.BATCH_NORM_EPSILON) if clamped else var + layers.BATCH_NORM_EPSILON
+    result = (x - mean) / jnp.sqrt(var) * scale + bias + (0 if shortcut is None else shortcut)
+    return jnp.maximum(result, 0) if rectify else result
+
+
+@pytest.mark.parametrize("clamped", [False, True])
+@pytest.mark.parametrize("rectify", [False, True])
+@pytest.mark.parametrize("with_shortcut", [False, True])
+def test_normalisation_has_the_gradient_of_its_formula_on_one_and_two_devices(with_shortcut, rectify, clamped):
+    x, weights = 3 * draw(0, 4, 5, 6, 7) + 2, draw(1, 4, 5, 6, 7)
+    x = x.at[..., 0].set(x[..., 0] * 1e-4)  # a channel whose variance is below epsilon
+    shortcut = draw(2, 4, 5, 6, 7) if with_shortcut else None
+    scale, bias = draw(3, 7), draw(4, 7)
+
+    def loss(function, x, scale, bias, shortcut, weights):
+        return jnp.sum(jnp.sin(function(x, scale, bias, shortcut)) * weights)
+
+    def ours(axis_name):
+        def normalised(x, scale, bias, shortcut):
+            return layers.normalise(x, scale, bias, shortcut, axis_name, rectify, clamped)[0]
+
+        return jax.grad(partial(loss, normalised), (0, 1, 2, 3))
+
+    def shared(x, scale, bias, shortcut, weights):
+        dx, d_scale, d_bias, d_shortcut = ours(devices.AXIS)(x, scale, bias, shortcut, weights)
+        return dx, *jax.lax.psum((d_scale, d_bias), devices.AXIS), d_shortcut
+
+    arguments = (x, scale, bias, shortcut, weights)
+    plain = jax.grad(partial(loss, partial(formula, rectify=rectify, clamped=clamped)), (0, 1, 2, 3))(*arguments)
+    split, whole = P(devices.AXIS), P()
+    mapped = jax.jit(jax.shard_map(shared, mesh=devices.make_mesh(2), in_specs=(split, whole, whole, split, split),
+                                   out_specs=(split, whole, whole, split), check_vma=False))  # fmt: skip
+    for gradient in (ours(None)(*arguments), mapped(*arguments)):
+        for actual, expected in zip(jax.tree.leaves(gradient), jax.tree.leaves(plain), strict=True):
+            np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+def test_moments_of_bfloat16_are_those_of_its_values():
+    x = (3 * draw(0, 4, 9, 11, 16) + 2).astype(jnp.bfloat16)
+    mean, var, positions = layers.batch_moments(x, None)
+    values = np.asarray(x.astype(jnp.float32), np.float64)
+    np.testing.assert_allclose(mean, values.mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(var, values.var((0, 1, 2)), rtol=1e-4)
+    assert positions == 4 * 9 * 11
+
+
+@pytest.mark.parametrize(("size", "dilation"), [((9, 17), 2), ((8, 12), 4), ((5, 7), 6)])
+def test_gradient_of_a_dilated_kernel_is_the_same_taken_apart_and_in_pytorch(size, dilation):
+    x, dy = draw(0, 2, *size, 3), draw(1, 2, *size, 4)
+    weight = torch.zeros(4, 3, 3, 3, requires_grad=True)
+    to_torch = [torch.tensor(np.asarray(a)).permute(0, 3, 1, 2) for a in (x, dy)]
+    torch.nn.functional.conv2d(to_torch[0], weight, padding=dilation, dilation=dilation).backward(to_torch[1])
+    expected = weight.grad.permute(2, 3, 1, 0).numpy()
+    for way in (layers.kernel_gradient, layers.kernel_gradient_apart):
+        actual = way(x, dy, shape=jax.ShapeDtypeStruct((3, 3, 3, 4), jnp.float32), dilation=dilation)
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_no_convolution_for_a_gpu_has_a_dilated_window_as_large_as_the_image():
+    def loss(x, kernel):
+        return jnp.sum(jnp.sin(layers.convolve(x, kernel, 1, 2)))
+
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((2, 16, 24, 8), (3, 3, 8, 8))]
+
+    def window_strides(platform: str) -> set[str]:
+        text = jax.export.export(jax.jit(jax.grad(loss, (0, 1))), platforms=(platform,))(*shapes).mlir_module()
+        return set(re.findall(r"stride = \[[^]]*\]", text))
+
+    assert window_strides("cpu") == {"stride = [2, 2]"} | window_strides("cuda")
+    assert not any("2" in stride for stride in window_strides("cuda"))
