@@ -110,9 +110,11 @@ class Network(nn.Module):
     def forward(self, x: torch.Tensor, **head) -> torch.Tensor:
         return getattr(self, "layer6" if hasattr(self, "layer6") else "layer5")(self.backbone(x), **head)
 
+    def stem(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.max_pool2d(self.bn1(self.conv1(x)).relu(), 3, 2, 1, ceil_mode=True)
+
     def backbone(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.bn1(self.conv1(x)).relu()
-        x = nn.functional.max_pool2d(x, 3, 2, 1, ceil_mode=True)
+        x = self.stem(x)
         for group in range(self.groups):
             x = getattr(self, f"layer{group + 1}")(x)
         if hasattr(self, "bn_pretrain"):
