@@ -1,0 +1,138 @@
+"""Ways to compute a layer, side by side: which is quicker on this device, forward and backward.
+
+    python -m benchmarks.layers --config=configs/gta5.py --config.model.dtype=bfloat16              on an accelerator
+    python -m benchmarks.layers --config=configs/demo.py                                            on a CPU
+
+Shapes are those of the configuration's network and crops. Each way is a small program that compiles in seconds, so that
+what a step should be made of can be decided without compiling the step.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+from ml_collections import config_flags
+
+from proda_jax import devices
+from proda_jax.models import layers
+from proda_jax.models.resnet import EXPANSION, output_size
+
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/demo.py", "Configuration: its network and crops.")
+_ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed rounds of each way, in turn; medians count.")
+_CALLS = flags.DEFINE_integer("calls", 5, "Calls in a round.")
+_JSON = flags.DEFINE_string("json", None, "File for the figures.")
+
+Ways = dict[str, tuple[Callable, tuple[tuple[int, ...], ...]]]  # name: function of arrays, and their shapes
+
+
+def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A 1x1 convolution as a matrix product."""
+    return jnp.einsum("bhwi,io->bhwo", x, kernel[0, 0])
+
+
+def differentiated(x: jax.Array, scale: jax.Array, bias: jax.Array, shortcut: jax.Array) -> jax.Array:
+    """Normalisation, shortcut and rectifier whose backward pass is left to JAX."""
+    mean, var, _ = layers.batch_moments(x, None)
+    return layers.affine(x, mean, jax.lax.rsqrt(var + layers.BATCH_NORM_EPSILON), scale, bias, shortcut, True)
+
+
+def written_out(x: jax.Array, scale: jax.Array, bias: jax.Array, shortcut: jax.Array) -> jax.Array:
+    return layers.normalise(x, scale, bias, shortcut, None, True, False)[0]
+
+
+def with_kernel_gradient(way: Callable, dilation: int) -> Callable:
+    """A dilated convolution whose kernel's gradient is computed that way."""
+
+    @jax.custom_vjp
+    def convolve(x, kernel):
+        return layers._convolve(x, kernel, 1, dilation)
+
+    def backward(kept, dy):
+        x, kernel = kept
+        (dx,) = jax.linear_transpose(lambda x: layers._convolve(x, kernel, 1, dilation), x)(dy)
+        return dx, way(x, dy, jax.ShapeDtypeStruct(kernel.shape, kernel.dtype), dilation)
+
+    convolve.defvjp(lambda x, kernel: (convolve(x, kernel), (x, kernel)), backward)
+    return convolve
+
+
+def choices(config) -> dict[str, Ways]:
+    """What there is to choose, by layer."""
+    grid = (config.batch_size, *output_size(tuple(config.views.crop_size)))
+    inner = config.model.width * 4  # channels within a block of the third group, which has most of the blocks
+    outer, features = EXPANSION * inner, 2 * EXPANSION * inner
+    found: dict[str, Ways] = {}
+    for ins, outs in ((outer, inner), (inner, outer)):
+        shapes = ((*grid, ins), (1, 1, ins, outs))
+        found[f"1x1 convolution, {ins} to {outs}"] = {
+            "matrix product": (product, shapes),
+            "convolution": (partial(layers._convolve, stride=1, dilation=1), shapes),
+        }
+    dilated = [(inner, inner, 2), (2 * inner, 2 * inner, 4)]
+    dilated += [(features, config.model.head_channels, dilation) for dilation in config.model.dilations]
+    for ins, outs, dilation in dilated:
+        shapes = ((*grid, ins), (3, 3, ins, outs))
+        found[f"3x3 convolution, dilation {dilation}, {ins} to {outs}"] = {
+            "as one": (with_kernel_gradient(layers.kernel_gradient, dilation), shapes),
+            "kernel's gradient taken apart": (with_kernel_gradient(layers.kernel_gradient_apart, dilation), shapes),
+        }
+    shapes = ((*grid, outer), (outer,), (outer,), (*grid, outer))
+    found[f"normalisation, shortcut, rectifier, {outer}"] = {
+        "differentiated": (differentiated, shapes),
+        "written out": (written_out, shapes),
+    }
+    return found
+
+
+def prepare(function: Callable, shapes: tuple[tuple[int, ...], ...], dtype: jnp.dtype) -> tuple[Callable, list]:
+    """The layer forward and backward, compiled, and its arguments: activations and kernels as it computes in."""
+    keys = jax.random.split(jax.random.key(0), len(shapes) + 1)
+    types = [jnp.float32 if len(shape) == 1 else dtype for shape in shapes]  # scales and biases stay float32
+    values = [jax.random.normal(key, s).astype(t) for key, s, t in zip(keys, shapes, types, strict=False)]
+    result = jax.eval_shape(function, *values)
+    given = jax.random.normal(keys[-1], result.shape).astype(result.dtype)
+
+    def both_ways(given, *values):
+        result, backward = jax.vjp(function, *values)
+        return result, backward(given)
+
+    arguments = [given, *values]
+    return jax.jit(both_ways).lower(*arguments).compile(), arguments
+
+
+def time_in_turn(ways: Ways, dtype: jnp.dtype) -> dict[str, float]:
+    """Median milliseconds of each way."""
+    prepared = {name: prepare(*way, dtype) for name, way in ways.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for round_number in range(_ROUNDS.value + 1):  # the first is to warm up
+        for name, (compiled, arguments) in prepared.items():
+            started = time.perf_counter()
+            for _ in range(_CALLS.value):
+                result = compiled(*arguments)
+                devices.settle(result)
+            jax.block_until_ready(result)
+            if round_number:
+                seconds[name].append((time.perf_counter() - started) / _CALLS.value)
+    return {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
+
+
+def main(_: list[str]) -> None:
+    config = _CONFIG.value
+    dtype = jnp.dtype(config.model.dtype)
+    print(f"{jax.devices()[0].device_kind}, {dtype}, batch {config.batch_size}, ms forward and backward")
+    figures = {}
+    for layer, ways in choices(config).items():
+        figures[layer] = time_in_turn(ways, dtype)
+        print(f"{layer:<48}" + ", ".join(f"{name} {ms:.3f}" for name, ms in figures[layer].items()), flush=True)
+    if _JSON.value:
+        with open(_JSON.value, "w") as file:
+            json.dump({"device": jax.devices()[0].device_kind, "dtype": str(dtype), "ms": figures}, file, indent=2)
+
+
+if __name__ == "__main__":
+    app.run(main)
