@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from fake_workdir import fake_workdir, gta5_like
 
 from configs import base, gta5, gta5_released, synthia
-from proda_jax.report import paper
-from proda_jax.report.run import flat
+from proda_jax.report import paper, tables
+from proda_jax.report.content import Folder
+from proda_jax.report.run import flat, read
 
 
 @pytest.mark.parametrize("rows", [paper.GTA5, paper.SYNTHIA])
@@ -93,3 +95,19 @@ def test_other_tasks_have_no_row():
     settings, _ = settings_of(gta5.get_config())
     assert paper.task(settings | {"data.target.name": "camvid"}) is None
     assert paper.task(settings | {"data.label_space": "synthia16"}) is None
+
+
+def test_gta5_stands_beside_the_paper(tmp_path):
+    fake_workdir(tmp_path, gta5_like(), images=1, size=(48, 96))
+    run, folder = read(tmp_path), Folder(tmp_path / "report")
+    by_stage, by_class, _, note = tables.scores(run, folder).blocks
+    assert list(by_stage.columns[-2:]) == ["paper", "paper’s gain"] and "GTA5 to Cityscapes" in note.text
+    assert {row[0]: tuple(row[-2:]) for row in by_stage.rows} == {
+        "source": ("36.6", "–"), "warmup": ("41.6", "+5.0"), "stage1": ("53.7", "+17.1"),
+        "stage2": ("56.9", "+20.3"), "stage3": ("57.5", "+20.9")}  # fmt: skip
+    assert by_class.columns[-3:] == ["paper: source", "paper: warm-up", "paper: stage 3"]
+    scores = {row[0]: row[-1] for row in by_class.rows}
+    assert (scores["road"], scores["train"], scores["bicycle"]) == ("87.8", "1.0", "56.4")
+    differing = {row[0]: row[1:3] for row in tables.settings(run, folder).blocks[0].rows}
+    assert differing["model.head"] == ("released", "deeplab")
+    assert differing["stage1.steps"][1] == "80 epochs" and "stage1.temperature" not in differing

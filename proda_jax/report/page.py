@@ -1,9 +1,11 @@
 """The page of a run: what it shows in which order, and its HTML."""
 
 import pathlib
+import re
 from collections.abc import Callable
 
 import jinja2
+import markupsafe
 from etils import epath
 
 from proda_jax.files import write_atomically
@@ -118,8 +120,14 @@ def render(
         loader=jinja2.FileSystemLoader(here), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
+    environment.filters["breakable"] = breakable
     kinds = {Note: "note", Table: "table", Figure: "figure", Tiles: "tiles", Legend: "legend"}
     return environment.get_template("page.html").render(
         title=title, headline=headline, facts=facts, chart=chart, sections=sections, missing=missing,
         style=(here / "page.css").read_text(), kind=lambda block: kinds[type(block)],
     )  # fmt: skip
+
+
+def breakable(text: str) -> markupsafe.Markup:
+    """A name such as 'stage1.jitter.brightness', which a narrow table may break after its dots."""
+    return markupsafe.Markup(re.sub(r"(?<=\.)(?=\w)", "<wbr>", str(markupsafe.escape(text))))

@@ -93,6 +93,7 @@ def _class_tables(run: Run, task: Any, folder: Folder) -> list[Table]:
             cells += [number(row.miou if name == "mIoU" else row.iou.get(name)) for row in theirs.values()]
             rows.append(cells)
         caption = f"IoU by class, percent, of the {which} network of each stage. A dash: no such pixels."
+        caption += f" The gain is over {change[0].name}." if change else ""
         folded = "" if which == "last" else "IoU by class of the best networks"
         tables.append(Table(titles, rows, caption, emphasised=(len(rows) - 1,), data=link, folded=folded))
     return tables
