@@ -9,7 +9,6 @@ from typing import Any
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from absl import logging
 from etils import epath
 
 from proda_jax import devices, evaluate, hosts, prototypes, provenance, settings, tables, train
@@ -21,7 +20,7 @@ from proda_jax.files import npz, read_npz, write_atomically
 from proda_jax.interruption import Interruption, Stopped
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.networks import Networks
-from proda_jax.progress import phase
+from proda_jax.progress import phase, say
 from proda_jax.records import History
 from proda_jax.snapshots import Looked, Snapshots
 from proda_jax.sources import Sources
@@ -285,7 +284,7 @@ class Experiment:
         made = prototypes.Prototypes(**{name: jnp.asarray(array) for name, array in read_npz(path).items()})
         unseen = [c for c, seen in zip(self.space.classes, np.asarray(made.seen), strict=True) if not seen]
         if unseen:
-            logging.warning("no prototype yet for %s: absent until seen", ", ".join(unseen))
+            say(f"{name}: no prototype yet of {', '.join(unseen)}; they take no part until they are seen")
         return made
 
     # All stages

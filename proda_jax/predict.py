@@ -58,9 +58,8 @@ def predict(
         except OSError as error:
             raise ValueError(f"--output={output} cannot be written to any more ({error})") from error
     seconds = time.time() - started
-    rate = files.done / max(seconds - files.compiling, 1e-9)
     print(f"{files.done} images and frames in {seconds:.1f} s, of which {files.compiling:.1f} s for the first of each "
-          f"size, when the network is compiled; {rate:.2f} a second without those")  # fmt: skip
+          f"size, when the network is compiled{files.rate(seconds)}")  # fmt: skip
     print(f"results: {output}")
     if files.failed:
         names = [f"{path} ({reason})" for path, reason in files.failed.items()]
@@ -75,13 +74,19 @@ class Files:
       failed: files that could not be read, with the reason.
       done: images and frames that were predicted.
       compiling: seconds that went into the first batch of each size.
+      first: images and frames in these batches.
     """
 
     def __init__(self, segmenter: Segmenter, output: epath.Path, kinds: Sequence[str], bar: Progress):
         self._segmenter, self._output, self._kinds, self._bar = segmenter, output, kinds, bar
         self._compiled: set[tuple] = set()
         self.failed: dict[epath.Path, str] = {}
-        self.done, self.compiling = 0, 0.0
+        self.done, self.compiling, self.first = 0, 0.0, 0
+
+    def rate(self, seconds: float) -> str:
+        """How fast it went without the first batches, to end a sentence with; nothing where there were no others."""
+        others, took = self.done - self.first, seconds - self.compiling
+        return f"; {others / took:.2f} a second without those" if others and took > 0 else ""
 
     def predict_images(self, inputs: Iterable[Input]) -> None:
         """Predicts image files; they are read and written beside, and images of one size are predicted together."""
@@ -135,16 +140,24 @@ class Files:
         """(what it is, image, prediction) of batches of (what it is, image, image as the network sees it)."""
         for batch in batches:
             program, started = self._program(batch[0]), time.time()
-            new, compiling = program not in self._compiled, "compiling for {} x {} pixels".format(*program[0])
+            new = program not in self._compiled
             _, whole, seen = zip(*batch, strict=True)
-            with self._bar.during(compiling) if new else contextlib.nullcontext():
+            with self._bar.during(doing) if (doing := self._doing(program[0], new)) else contextlib.nullcontext():
                 found = self._segmenter.predict(whole, seen)
             if new:
                 self._compiled.add(program)
                 self.compiling += time.time() - started
+                self.first += len(batch)
             self.done += len(batch)
             for (what, image, _), prediction in zip(batch, found, strict=True):
                 yield what, image, prediction
+
+    def _doing(self, size: tuple[int, int], new: bool) -> str:
+        """What takes long about images that the network sees at this size; '' if nothing does."""
+        sizes = "{} x {} pixels".format(*size)
+        if self._segmenter.is_windowed(size):
+            return f"{sizes} in windows"
+        return f"compiling for {sizes}" if new else ""
 
     def _write(self, entry: Input, image: np.ndarray, found: Prediction) -> None:
         for kind in self._kinds:

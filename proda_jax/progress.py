@@ -209,15 +209,16 @@ class Lines(Progress):
     def __init__(self, title: str, total: int, units: str, **options: Any):
         super().__init__(title, total, units, **options)
         self._due = time.monotonic() + (0.0 if self.leave else EVERY)
-        self._said = -1  # units done at the last line
+        self._said: tuple[int, list[str]] | None = None  # units done and values at the last line
         self._announcing = contextlib.ExitStack()
         if not self.leave:
             self._announcing.enter_context(phase(lambda: f"{self._description()}: {total} {units}"))
 
     def refresh(self) -> None:
-        percent = 100 * self.done // max(self.total, 1)
-        say(", ".join([f"{self.title}: {self.done}/{self.total} {self.units} ({percent} %)", *self.words()]))
-        self._due, self._said = time.monotonic() + EVERY, self.done
+        if self._said != (self.done, self._values):
+            percent = 100 * self.done // max(self.total, 1)
+            say(", ".join([f"{self.title}: {self.done}/{self.total} {self.units} ({percent} %)", *self.words()]))
+        self._due, self._said = time.monotonic() + EVERY, (self.done, self._values)
 
     def show(self, values: Sequence[str]) -> None:
         super().show(values)
@@ -226,7 +227,7 @@ class Lines(Progress):
 
     def close(self) -> None:
         self._announcing.close()
-        if self.leave and self.done != self._said:
+        if self.leave and (self._said is None or self._said[0] != self.done):
             self.refresh()
 
     def _draw(self) -> None:

@@ -3,6 +3,7 @@
 import functools
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from tiny import IMAGE, tiny_config, tiny_model
 from proda_jax import load, windows
 from proda_jax.averaging import averaged_probabilities
 from proda_jax.data.label_spaces import label_space
-from proda_jax.predict import grouped, predict
+from proda_jax.predict import Files, grouped, predict
 
 ROOT = pathlib.Path(__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("compiled_programs")
@@ -237,6 +238,15 @@ def test_files_that_cannot_be_read_are_named_and_the_others_predicted(photos, mo
     assert len(list((tmp_path / "out" / "ids").rglob("*.png"))) == 5
     assert not list((tmp_path / "out").rglob("*worse*"))
     assert f"{folder / 'bad.png'} is left out" in capsys.readouterr().err
+
+
+def test_speed_is_of_all_but_the_first_batch_of_each_size(photos, model, tmp_path, capsys):
+    """Of one image, which is the first of its size, there is none."""
+    predict(model, str(sorted(photos.rglob("*.png"))[0]), tmp_path, ["ids"])
+    assert re.search(r"1 images and frames in \S+ s, of which .* is compiled\n", capsys.readouterr().out)
+    files = Files(model, tmp_path, ["ids"], bar=None)
+    files.done, files.first, files.compiling = 10, 2, 3.0
+    assert files.rate(7.0) == "; 2.00 a second without those"
 
 
 def test_what_cannot_be_written_is_refused(photos, model, tmp_path):

@@ -101,6 +101,15 @@ def test_a_log_hears_of_new_scores_at_once(clock, capsys):
     assert [line.split(", ")[-1] for line in lines] == ["stage1: 9/10 steps (90 %)", "mIoU 20.0", "mIoU 21.0"]
 
 
+def test_a_log_hears_of_a_score_once_though_a_line_is_due(clock, capsys):
+    with progress.progress("stage1", 10, "steps") as bar:
+        bar.update(9)
+        clock.now += progress.EVERY
+        bar.show(["mIoU 20.0"])
+        bar.refresh()
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
 def test_a_log_does_not_hear_of_parts_that_take_no_time(capsys):
     with progress.progress("stage1: evaluating", 100, leave=False) as bar:
         with bar.compiling():
