@@ -223,11 +223,12 @@ def use_network(config: ml_collections.ConfigDict | None) -> None:
     from proda_jax import export, loading, predict, settings
 
     settings.use_compilation_cache()
-    segmenter = loading.load(
-        _WORKDIR.value, stage=_STAGE.value, checkpoint=_CHECKPOINT.value, config=config, resize=_RESIZE.value,
-        scales=numbers(_SCALES.value), flip=_FLIP.value, window=_WINDOW.value, batch_size=_BATCH_SIZE.value,
-        devices_used=None if _MODE.value == "predict" else 1,
-    )  # fmt: skip
+    with phase("reading the network"):
+        segmenter = loading.load(
+            _WORKDIR.value, stage=_STAGE.value, checkpoint=_CHECKPOINT.value, config=config, resize=_RESIZE.value,
+            scales=numbers(_SCALES.value), flip=_FLIP.value, window=_WINDOW.value, batch_size=_BATCH_SIZE.value,
+            devices_used=None if _MODE.value == "predict" else 1,
+        )  # fmt: skip
     print(f"network: {segmenter.origin}")
     if _MODE.value == "predict":
         predict.predict(segmenter, _INPUT.value, _OUTPUT.value, _WRITE.value)
@@ -249,12 +250,14 @@ def write_report(more: list[str]) -> None:
 
     if more and not _COMPARE.value:
         raise app.UsageError(f"{more} is not understood: flags are written --flag=value, with an equals sign")
-    if _COMPARE.value:
-        print(f"report: {report.write_comparison(_COMPARE.value + more, _WORKDIR.value)}")
-    elif _WORKDIR.value is None:
+    if not (_COMPARE.value or _WORKDIR.value):
         raise app.UsageError("--mode=report needs --workdir, the folder of a run, or --compare with several of them")
-    else:
-        print(f"report: {report.write(_WORKDIR.value)}")
+    with phase("writing the report"):
+        if _COMPARE.value:
+            path = report.write_comparison(_COMPARE.value + more, _WORKDIR.value)
+        else:
+            path = report.write(_WORKDIR.value)
+    print(f"report: {path}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from etils import epath
 from proda_jax.averaging import averaged_probabilities
 from proda_jax.files import check_writable, write_atomically
 from proda_jax.models.deeplab import DeepLab
+from proda_jax.progress import phase
 from proda_jax.segmenter import Segmenter
 
 PLATFORMS = ("cpu", "cuda", "tpu")  # that an exported network runs on, whichever it was exported on
@@ -53,7 +54,8 @@ def export(segmenter: Segmenter, output: epath.PathLike, kind: str) -> None:
     check_writable(output, "--output")
     model, variables = segmenter.network
     predict = functools.partial(labels, model, scales=segmenter.scales, flip=segmenter.flip)
-    {"savedmodel": write_savedmodel, "stablehlo": write_stablehlo}[kind](predict, variables, size, output)
+    with phase(f"writing {kind}"):
+        {"savedmodel": write_savedmodel, "stablehlo": write_stablehlo}[kind](predict, variables, size, output)
     about = segmenter.card.as_json() | {
         "input": {"name": "images", "dtype": "uint8", "shape": [None, *size, 3], "holds": "RGB"},
         "output": {"name": "labels", "dtype": "uint8", "shape": [None, *size], "holds": "positions in classes"},

@@ -91,7 +91,7 @@ def loss_of_a_kill(stage: Stage, running: bool | None) -> str:
     there = f"of step {stage.checkpoint}, {ago(stage.saved)}" if stage.checkpoint is not None else "none yet"
     if running is False:
         since = stage.step - (stage.checkpoint or 0)
-        steps = f"{since} step{'s' if since > 1 else ''} that {'were' if since > 1 else 'was'} noted after it"
+        steps = f"{since} step{'s' if since > 1 else ''} noted since"
         return f"{there}; {steps} will be taken again" if since else f"{there}; the run goes on from there"
     # metrics are written now and then, so that time says best what was done since
     seconds = time.time() - stage.saved if stage.saved else stage.seconds + time.time() - stage.changed

@@ -121,7 +121,7 @@ def test_a_run_that_was_stopped_says_what_is_done_and_what_is_lost(workdir):
     assert "stage1, step 80 of 150 (53 %)" in text
     assert "losses      source_ce 0.5\n" in text  # what was not finite is left out
     assert "8.25 images/s, 2 s a step, about 2 min 20 s left" in text  # 70 steps
-    assert re.search(r"of step 75, \d s ago; 5 steps that were noted after it will be taken again", flat(text))
+    assert re.search(r"of step 75, \d s ago; 5 steps noted since will be taken again", flat(text))
     assert "warmup/soft_labels_4_flipped: 60 of 60" in text
     assert "next: stage1 goes on from step 75, then stage2, then stage3." in flat(text)
     assert "damaged" not in text and max(map(len, text.splitlines()[1:])) <= 80

@@ -58,8 +58,10 @@ def stages_figure(run: Run, folder: Folder) -> Figure | None:
     panel = draw("stages", plot, says=f"mIoU by stage: {says}", size=(4.1, 0.4 + 0.33 * len(stages)))
     caption = (
         "mIoU on the target’s validation images, percent: the last network of each stage, and what it gains over "
-        f"{start.name}. An upright line is the stage’s best network, which is chosen on the images it is scored on."
+        f"{start.name}."
     )
+    if any(best is not None and best > last for _, last, best, _ in scores):
+        caption += " An upright line is the stage’s best network, which is chosen on the images it is scored on."
     if theirs:
         caption += " A diamond is the paper’s score."
     data = {"CSV": folder.table("stages", ("stage", "miou_last", "miou_best", "miou_paper"), scores)}
