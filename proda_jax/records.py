@@ -8,6 +8,7 @@ from etils import epath
 
 from proda_jax import hosts
 from proda_jax.files import write_atomically
+from proda_jax.tables import best_of
 
 WRITE_AFTER = 20.0  # seconds between two writes of the metrics: buckets only take whole files
 
@@ -43,9 +44,7 @@ class History(Lines):
 
     @property
     def best(self) -> dict:
-        """The entry of highest mIoU, the last of several, which is the one whose network is kept; without scores, the
-        last."""
-        return max(reversed(self.entries), key=lambda entry: entry.get("miou", 0.0))
+        return best_of(self.entries)
 
 
 class Metrics(Lines):

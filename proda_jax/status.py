@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from etils import epath
 
 from proda_jax.inspection import Inspection, Stage, inspect
+from proda_jax.tables import best_of, duration
 
 WIDTH = 80  # columns
 _BESIDES = ("step", "seconds", "images_per_second", "gradient_norm", "skipped")  # of a logged step, what is no loss
@@ -55,11 +56,6 @@ def table(stages: Iterable[Stage]) -> str:
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
         for row in rows
     )
-
-
-def best_of(history: list[dict]) -> dict:
-    """The entry of highest mIoU, the last of several."""
-    return max(reversed(history), key=lambda entry: entry.get("miou") or 0.0, default={})
 
 
 def score(entry: dict) -> str:
@@ -146,16 +142,3 @@ def wrapped(words: str, indent: str = "") -> str:
 
 def ago(moment: float) -> str:
     return f"{duration(max(time.time() - moment, 0.0))} ago"
-
-
-def duration(seconds: float) -> str:
-    """'45 s', '3 min 20 s', '5 h 07 min', '2 days 3 h'."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, days = minutes // 60, minutes // 1440
-    if not minutes:
-        return f"{rest} s"
-    if not hours:
-        return f"{minutes} min {rest:02d} s"
-    if hours < 48:
-        return f"{hours} h {minutes % 60:02d} min"
-    return f"{days} days {hours % 24} h"

@@ -1,4 +1,4 @@
-"""Scores as text: for a terminal, for a spreadsheet, for a paper."""
+"""Scores and times as text: for a terminal, for a spreadsheet, for a paper."""
 
 import csv
 import io
@@ -27,6 +27,25 @@ def table(stages: Sequence[dict]) -> str:
         cells += [f"{best['miou']:>9.1f}  at step {best['step']}"] if scores else []
         rows.append("   ".join(cells))
     return "\n".join(rows)
+
+
+def best_of(history: Sequence[dict]) -> dict:
+    """The evaluation of highest mIoU, the last of several, which is the one whose network is kept; without scores, the
+    last; empty where there is none."""
+    return max(reversed(history), key=lambda entry: entry.get("miou") or 0.0, default={})
+
+
+def duration(seconds: float) -> str:
+    """'45 s', '3 min 20 s', '5 h 07 min', '2 days 3 h'."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, days = minutes // 60, minutes // 1440
+    if not minutes:
+        return f"{rest} s"
+    if not hours:
+        return f"{minutes} min {rest:02d} s"
+    if hours < 48:
+        return f"{hours} h {minutes % 60:02d} min"
+    return f"{days} days {hours % 24} h"
 
 
 def score_title(key: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from configs import demo
-from proda_jax import files, status
+from proda_jax import files, status, tables
 from proda_jax.inspection import inspect
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -267,7 +267,7 @@ def test_files_that_vanish_while_they_are_read_do_no_harm(workdir, monkeypatch):
      (90000, "25 h 00 min"), (2 * 86400 + 3 * 3600, "2 days 3 h")],
 )  # fmt: skip
 def test_durations_are_written_as_people_do(seconds, words):
-    assert status.duration(seconds) == words
+    assert tables.duration(seconds) == words
 
 
 def test_it_takes_neither_jax_nor_tensorflow(workdir):

@@ -10,7 +10,7 @@ from etils import epath
 
 from proda_jax.files import write_atomically
 from proda_jax.report import page
-from proda_jax.report.content import Figure, Folder, Legend, Note, Section, Table, gain, number
+from proda_jax.report.content import Figure, Folder, Legend, Note, Section, Table, gain, number, written
 from proda_jax.report.drawing import BLUE, GREEN, INK, ORANGE, PURPLE, YELLOW, draw
 from proda_jax.report.run import Run, Stage, compared, read
 
@@ -170,7 +170,7 @@ def _runs(groups: Sequence[Group], folder: Folder) -> Section:
     blocks: list[Any] = [*_chart(groups, folder), Table(columns, rows, caption, 5, data=link)]
     differing = differences([group.runs[0].settings for group in groups])
     if differing:
-        shown = [(name, *map(_written, values)) for name, values in differing]
+        shown = [(name, *map(written, values)) for name, values in differing]
         titles = ("setting", *(group.title for group in groups))
         caption = "Settings in which the groups differ. A dash: unknown, or no such setting."
         blocks.append(Table(titles, shown, caption, len(titles)))
@@ -182,10 +182,6 @@ def differences(settings: Sequence[dict[str, Any]]) -> list[tuple[str, list[Any]
     names = dict.fromkeys(name for known in settings for name in known if not _BESIDE.fullmatch(name))
     rows = [(name, [known.get(name) for known in settings]) for name in sorted(names)]
     return [(name, values) for name, values in rows if any(value != values[0] for value in values)]
-
-
-def _written(value: Any) -> str:
-    return "–" if value is None else str(value)
 
 
 def _stages(groups: Sequence[Group], folder: Folder) -> Section:

@@ -4,6 +4,7 @@ import base64
 import csv
 import dataclasses
 import io
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -170,11 +171,6 @@ def gain(value: float | None) -> str:
     return "0.0" if abs(value) < 0.05 else f"{value:+.1f}".replace("-", "\u2212")
 
 
-def duration(seconds: float | None) -> str:
-    """A time span in words: '45 s', '12 min', '3 h 05 min'."""
-    if seconds is None:
-        return "–"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+def written(value: Any) -> str:
+    """A setting's value as text; text itself without quotes, and a dash where there is none."""
+    return "–" if value is None else value if isinstance(value, str) else json.dumps(value)

@@ -10,8 +10,9 @@ from etils import epath
 
 from proda_jax.files import write_atomically
 from proda_jax.report import charts, embedding, label_quality, matrices, paper, pictures, tables
-from proda_jax.report.content import Figure, Folder, Legend, Note, Section, Table, Tiles, duration, gain, number
+from proda_jax.report.content import Figure, Folder, Legend, Note, Section, Table, Tiles, gain, number
 from proda_jax.report.run import Run, compared, read
+from proda_jax.tables import duration
 
 FOLDER = "report"
 # every subject: (run, folder of the report) -> section

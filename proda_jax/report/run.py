@@ -10,6 +10,7 @@ from etils import epath
 
 from proda_jax.data.label_spaces import LABEL_SPACES, LabelSpace, label_space
 from proda_jax.report import reading
+from proda_jax.tables import best_of
 
 # kinds of the stages that our configurations name, for workdirs that do not say which kind a stage is
 _USUAL_KINDS = {
@@ -62,9 +63,7 @@ class Stage:
     @property
     def best(self) -> dict:
         """The evaluation of highest mIoU; empty where there is none."""
-        if self.result:
-            return self.result["best"]
-        return max(reversed(self.history), key=lambda entry: entry.get("miou") or 0.0, default={})
+        return self.result["best"] if self.result else best_of(self.history)
 
     @property
     def steps(self) -> int:

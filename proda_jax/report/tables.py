@@ -1,13 +1,12 @@
 """Scores beside the paper's, settings that differ from the paper's, and what the run ran on."""
 
-import json
 import statistics
 from typing import Any
 
 from proda_jax.report import paper
-from proda_jax.report.content import Folder, Note, Section, Table, duration, gain, number
+from proda_jax.report.content import Folder, Note, Section, Table, gain, number, written
 from proda_jax.report.run import Run, Stage, compared
-from proda_jax.tables import score_title
+from proda_jax.tables import duration, score_title
 
 
 def scores(run: Run, folder: Folder) -> Section:
@@ -106,7 +105,7 @@ def settings(run: Run, folder: Folder) -> Section:
         text = "No settings: neither config.json nor settings.json is there."
         return Section("settings", title, [Note(text, missing=True)])
     differing = paper.differences(run.settings, {stage.name: stage.settings for stage in run.stages if stage.settings})
-    rows = [(name, _written(here), _written(there), source) for name, here, there, source in differing]
+    rows = [(name, written(here), written(there), source) for name, here, there, source in differing]
     link = folder.table("settings_beside_the_paper", ("setting", "here", "paper", "source"), rows)
     blocks: list[Any] = []
     if differing:
@@ -120,15 +119,11 @@ def settings(run: Run, folder: Folder) -> Section:
     if not run.config:
         text = "config.json is not there; these are the settings that the stages’ folders remember."
         blocks.append(Note(text, missing=True))
-    rows = [(name, _written(value)) for name, value in sorted(run.settings.items())]
-    link = folder.table("settings", ("setting", "value"), rows)
+    rows = [(name, written(value)) for name, value in sorted(run.settings.items())]
+    known = [row for row in rows if run.settings[row[0]] is not None]
+    link = folder.table("settings", ("setting", "value"), known)
     blocks.append(Table(("setting", "value"), rows, text_columns=2, data=link, folded=f"All {len(rows)} settings"))
     return Section("settings", title, blocks)
-
-
-def _written(value: Any) -> str:
-    """A setting's value as text; text itself without quotes."""
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def machine(run: Run, folder: Folder) -> Section:
@@ -139,7 +134,8 @@ def machine(run: Run, folder: Folder) -> Section:
         device = device_of(stage)
         data.append((stage.name, stage.steps, stage.seconds, speed, device))
         state = "complete" if stage.result else f"step {stage.steps:,} of {stage.planned_steps:,}"
-        rows.append((stage.name, state, device or "–", f"{stage.steps:,}", duration(stage.seconds), number(speed)))
+        time = "–" if stage.seconds is None else duration(stage.seconds)
+        rows.append((stage.name, state, device or "–", f"{stage.steps:,}", time, number(speed)))
     total = sum(stage.seconds or 0.0 for stage in run.stages)
     rows += [(name, "not begun", "–", "–", "–", "–") for name in run.waiting]
     rows.append(("all", "", "", f"{sum(stage.steps for stage in run.stages):,}", duration(total), ""))
