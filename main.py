@@ -158,10 +158,10 @@ def train(config: ml_collections.ConfigDict) -> None:
 
 def write_last_report(workdir: epath.Path) -> None:
     """Writes the report of a run that is complete, whose results do not depend on it."""
-    from proda_jax import report
-
     try:
         with phase("writing the report"):
+            from proda_jax import report
+
             path = report.write(workdir)
     except Exception as error:
         print(f"the report could not be written ({error}); --mode=report tries again", file=sys.stderr)

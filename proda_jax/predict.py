@@ -46,7 +46,6 @@ def predict(
     inputs, output = images.find(pattern, output), epath.Path(output)
     check_writable(output, "--output")
     Image.MAX_IMAGE_PIXELS = None  # whoever names an image knows how large it is
-    started = time.time()
     with progress("predicting", len(inputs)) as bar:
         files = Files(segmenter, output, kinds, bar)
         try:
@@ -57,9 +56,9 @@ def predict(
                     files.predict_video(entry)
         except OSError as error:
             raise ValueError(f"--output={output} cannot be written to any more ({error})") from error
-    seconds = time.time() - started
-    print(f"{files.done} images and frames in {seconds:.1f} s, of which {files.compiling:.1f} s for the first of each "
-          f"size, when the network is compiled{files.rate(seconds)}")  # fmt: skip
+    speed = "" if files.speed is None else f"; {files.speed:.2f} a second without those"
+    print(f"{files.done} images and frames in {files.seconds:.1f} s, of which {files.compiling:.1f} s for the first of "
+          f"each size, when the network is compiled{speed}")  # fmt: skip
     print(f"results: {output}")
     if files.failed:
         names = [f"{path} ({reason})" for path, reason in files.failed.items()]
@@ -80,13 +79,20 @@ class Files:
     def __init__(self, segmenter: Segmenter, output: epath.Path, kinds: Sequence[str], bar: Progress):
         self._segmenter, self._output, self._kinds, self._bar = segmenter, output, kinds, bar
         self._compiled: set[tuple] = set()
+        self._started = time.monotonic()
         self.failed: dict[epath.Path, str] = {}
         self.done, self.compiling, self.first = 0, 0.0, 0
 
-    def rate(self, seconds: float) -> str:
-        """How fast it went without the first batches, to end a sentence with; nothing where there were no others."""
-        others, took = self.done - self.first, seconds - self.compiling
-        return f"; {others / took:.2f} a second without those" if others and took > 0 else ""
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return time.monotonic() - self._started
+
+    @property
+    def speed(self) -> float | None:
+        """Images and frames a second, reading and writing included, without the first batches; None without others."""
+        others, took = self.done - self.first, self.seconds - self.compiling
+        return others / took if others and took > 0 else None
 
     def predict_images(self, inputs: Iterable[Input]) -> None:
         """Predicts image files; they are read and written beside, and images of one size are predicted together."""
@@ -139,16 +145,18 @@ class Files:
     def _predicted(self, batches: Iterable[list[tuple]]) -> Iterator[tuple[Any, np.ndarray, Prediction]]:
         """(what it is, image, prediction) of batches of (what it is, image, image as the network sees it)."""
         for batch in batches:
-            program, started = self._program(batch[0]), time.time()
+            program, started = self._program(batch[0]), time.monotonic()
             new = program not in self._compiled
             _, whole, seen = zip(*batch, strict=True)
             with self._bar.during(doing) if (doing := self._doing(program[0], new)) else contextlib.nullcontext():
                 found = self._segmenter.predict(whole, seen)
             if new:
                 self._compiled.add(program)
-                self.compiling += time.time() - started
+                self.compiling += time.monotonic() - started
                 self.first += len(batch)
             self.done += len(batch)
+            if self.speed is not None:
+                self._bar.show([f"{self.speed:.3g} images/s"])
             for (what, image, _), prediction in zip(batch, found, strict=True):
                 yield what, image, prediction
 

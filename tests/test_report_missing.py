@@ -120,6 +120,16 @@ def test_folders_without_a_run_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_complete_run_ends_well_where_its_report_cannot_be_written(monkeypatch, capsys, tmp_path):
+    """Here because a package that it needs is not installed."""
+    import main
+
+    monkeypatch.setitem(sys.modules, "proda_jax.report", None)
+    main.write_last_report(tmp_path)
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.endswith("--mode=report tries again\n")
+
+
 def test_a_report_needs_no_device_no_tensorflow_and_no_configuration(spoiled):
     """In a process in which JAX finds no backend, and TensorFlow cannot be imported."""
     script = "import sys; sys.modules['tensorflow'] = None\nimport proda_jax.report\n"
