@@ -6,12 +6,14 @@ The run is the demo with few steps, a tiny network and a checkpoint every few st
 five asked to stop, SIGTERM) after a random time, at whatever it is doing: preparing data, compiling, a step, saving,
 making pseudo labels or prototypes, evaluating, between stages. The same command goes on, and when it comes to its end
 another run begins, until all kills are spent. At the end of each, parameters, running statistics, EMA, prototypes,
-optimizer states and results.json have to be identical, bit by bit. The last line is `identical: N/N`: how many of the
+optimizer states, results.json, pseudo labels and snapshots have to be identical, bit by bit, and so have histories of
+metrics and scores but for times. The last line is `identical: N/N`: how many of the
 kills did no harm; unless it was all of them the exit status is 1.
 """
 
 import contextlib
 import hashlib
+import json
 import os
 import pathlib
 import random
@@ -36,6 +38,7 @@ SETTINGS = {
     "data.loader": "memory", "model.width": 8, "model.depths": (1, 1), "model.head_channels": 32,
     "model.feature_channels": 32,
 } | {f"{name}.steps": steps for name, steps in STEPS.items()}  # fmt: skip
+TIMES = ("seconds", "images_per_second")
 
 _KILLS = flags.DEFINE_integer("kills", 50, "How often the run is killed.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the moments.")
@@ -55,12 +58,18 @@ def start(workdir: pathlib.Path, log: pathlib.Path) -> subprocess.Popen:
 
 
 def digest(workdir: pathlib.Path) -> dict[str, str]:
-    """A hash of each stage's last checkpoint, array by array, and of results.json."""
+    """A hash of all that a run ends with: each stage's last checkpoint, array by array, and files."""
     import jax
     import numpy as np
     import orbax.checkpoint as ocp
 
-    hashes = {"results.json": hashlib.sha256((workdir / "results.json").read_bytes()).hexdigest()}
+    hashes = {}
+    for path in [workdir / "results.json", workdir / "samples.npz", *sorted(workdir.glob("*/**/*.npz"))]:
+        hashes[str(path.relative_to(workdir))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in sorted(workdir.glob("*/*.jsonl")):
+        hashes[str(path.relative_to(workdir))] = hashlib.sha256(without_times(path).encode()).hexdigest()
+    for path in sorted(workdir.glob("*/checkpoints/*-tmp*")):
+        hashes[str(path.relative_to(workdir))] = "half a checkpoint, left behind"
     for stage, steps in STEPS.items():
         folder = workdir / stage / "checkpoints" / str(steps)
         for item in ("network", "training"):
@@ -72,6 +81,12 @@ def digest(workdir: pathlib.Path) -> dict[str, str]:
                 name = f"{stage}/{item}{jax.tree_util.keystr(path)}"
                 hashes[name] = hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest()
     return hashes
+
+
+def without_times(path: pathlib.Path) -> str:
+    """Lines of a history or of metrics without how long their steps took, which is never the same."""
+    lines = map(json.loads, path.read_text().splitlines())
+    return json.dumps([{key: value for key, value in line.items() if key not in TIMES} for line in lines])
 
 
 def position(workdir: pathlib.Path) -> str:
@@ -124,7 +139,8 @@ def main(_: list[str]) -> None:
         kills, problems = campaign(workdir, log, _KILLS.value - spent, moments)
         if not problems:
             found = digest(workdir)
-            problems = [f"{name} differs" for name in expected if found.get(name) != expected[name]][:5]
+            differing = sorted(name for name in expected | found if found.get(name) != expected.get(name))
+            problems = [f"{name} differs" for name in differing[:5]]
         spent += kills
         identical += 0 if problems else kills
         print(f"run {number}: {kills} kills, {'; '.join(problems) or 'the same end'}", flush=True)

@@ -14,7 +14,7 @@ from etils import epath
 
 from data_prep.examples import Counts, Example, Record, file_states
 from proda_jax.data.decode import cores
-from proda_jax.files import is_remote, unfinished_name, write_atomically
+from proda_jax.files import MAKE_ROOM, is_remote, unfinished_name, write_atomically
 from proda_jax.progress import progress
 
 SHARD_SIZE = 64  # examples: what an interruption costs each thread
@@ -142,16 +142,20 @@ def _write_records(
     counts = Counts()
     with tempfile.TemporaryDirectory() as scratch:  # the library writes to local disks only
         unfinished = epath.Path(scratch) / path.name if is_remote(path) else unfinished_name(path)
-        writer = ArrayRecordWriter(str(unfinished), "group_size:1")
-        for example in examples:
-            writer.write(features.serialize_example(features.encode_example(example.features)))
-            counts += example.counts
-        writer.close()
-        if counts.images < expected:
-            unfinished.unlink()
-            return None
-        if is_remote(path):
-            path.write_bytes(unfinished.read_bytes())
-        else:
-            unfinished.replace(path)
+        try:
+            writer = ArrayRecordWriter(str(unfinished), "group_size:1")
+            for example in examples:
+                writer.write(features.serialize_example(features.encode_example(example.features)))
+                counts += example.counts
+            writer.close()
+            if counts.images < expected:
+                return None
+            if is_remote(path):
+                path.write_bytes(unfinished.read_bytes())
+            else:
+                unfinished.replace(path)
+        except RuntimeError as error:  # ArrayRecord's, of a disk that is full
+            raise OSError(f"{path} could not be written ({error}). {MAKE_ROOM}") from error
+        finally:
+            unfinished.unlink(missing_ok=True)
     return counts

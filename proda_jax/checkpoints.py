@@ -1,7 +1,9 @@
 """Checkpoints of a stage: the last and the best train state, through Orbax."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -11,6 +13,7 @@ from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from proda_jax import hosts
+from proda_jax.files import MAKE_ROOM
 from proda_jax.progress import phase
 
 METRIC = "miou"
@@ -47,6 +50,7 @@ class Checkpoints:
             # the last but one is there in case that the last is damaged
             preservation_policy=keep.AnyPreservationPolicy([keep.LatestN(2), best]),
             create=writable,
+            cleanup_tmp_directories=writable,  # of saves in which a run was killed
         )
         self._folder = epath.Path(folder).absolute()
         self._forget_damaged_scores(writable)
@@ -59,7 +63,7 @@ class Checkpoints:
             network=ocp.args.StandardSave(state.variables), training=ocp.args.StandardSave(training)
         )
         metrics = None if miou is None else {METRIC: miou}
-        with phase("waiting until the checkpoint before is written", leave=False):
+        with phase("waiting until the checkpoint before is written", leave=False), self._writing():
             self._manager.save(int(state.step), args=items, metrics=metrics, custom_metadata=card)
 
     def save_network(self, variables: Any, card: Mapping[str, Any] | None = None) -> None:
@@ -67,7 +71,8 @@ class Checkpoints:
         if self.step() == 0:
             self._manager.delete(0)
         items = ocp.args.Composite(network=ocp.args.StandardSave(variables))
-        self._manager.save(0, args=items, custom_metadata=card)
+        with self._writing():
+            self._manager.save(0, args=items, custom_metadata=card)
 
     def card(self, step: int) -> dict[str, Any] | None:
         """The card of a checkpoint's network; None in those of older versions, which have none."""
@@ -154,9 +159,21 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for what is being saved."""
-        with phase("writing the last checkpoint"):
+        with phase("writing the last checkpoint"), self._writing():
             self._manager.wait_until_finished()
         self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Says which checkpoints are good where one could not be written, be it that before, in the background."""
+        try:
+            yield
+        except Exception as error:  # Orbax's, TensorStore's or the system's
+            good = [int(path.name) for path in self._folder.iterdir() if path.name.isdigit()]
+            left = f"that of step {max(good)} is good" if good else "there is none before it"
+            raise OSError(
+                f"a checkpoint could not be written to {self._folder} ({reason(error)}); {left}. {MAKE_ROOM}"
+            ) from error
 
 
 def card_in(checkpoint: epath.PathLike) -> dict[str, Any] | None:
@@ -219,6 +236,12 @@ def _reader() -> ocp.Checkpointer:
 def in_short(error: Exception) -> str:
     """The first line of a library's error."""
     return (str(error).splitlines() or [type(error).__name__])[0][:160]
+
+
+def reason(error: Exception) -> str:
+    """Why something could not be written: what the system said, if that stands somewhere in a library's error."""
+    found = re.search(r"([^:]+) \[os_error_code=", str(error))
+    return found[1].strip() if found else in_short(error)
 
 
 def abstract(tree: Any) -> Any:

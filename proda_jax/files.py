@@ -15,14 +15,37 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+MAKE_ROOM = "What was written before is kept: see to the disk, and give the same command again"
+
+
+class NotWritten(OSError):
+    """A file could not be written, as the disk is full or may only be read; an older one of its name is as it was.
+
+    Attributes:
+      reason: the system's.
+    """
+
+    def __init__(self, path: epath.PathLike, error: OSError):
+        self.reason = error.strerror or str(error)
+        super().__init__(f"{path} could not be written ({self.reason}). {MAKE_ROOM}")
+
 
 def write_atomically(path: epath.PathLike, contents: str | bytes) -> None:
-    """Writes a file that appears whole or not at all, in place of an older one of that name."""
+    """Writes a file that appears whole or not at all, in place of an older one of that name.
+
+    Raises:
+      NotWritten: with the system's reason.
+    """
     path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = unfinished_name(path)
-    unfinished.write_bytes(contents.encode() if isinstance(contents, str) else contents)
-    unfinished.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_bytes(contents.encode() if isinstance(contents, str) else contents)
+        unfinished.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+        raise NotWritten(path, error) from error
 
 
 def write_if_new(path: epath.PathLike, contents: bytes) -> None:

@@ -31,7 +31,7 @@ def without_traceback(command: Callable) -> Callable:
 
 def is_refusal(error: Exception) -> bool:
     """Whether this program itself raised it, as what it was given cannot work."""
-    if not isinstance(error, ValueError | FileNotFoundError | FloatingPointError):
+    if not isinstance(error, ValueError | OSError | FloatingPointError):
         return False
     raised_in = pathlib.Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
     return any(raised_in.is_relative_to(_OURS / package) for package in ("proda_jax", "data_prep"))

@@ -3,6 +3,7 @@
 Reports, panels and the curves of pseudo-label quality (Figures 2, 3 and 5) are drawn from these files alone.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,9 +18,10 @@ from jax.sharding import Mesh
 from proda_jax import devices, evaluate, hosts, metrics, prototypes
 from proda_jax.data.label_spaces import IGNORE, LabelSpace
 from proda_jax.data.source import Batch, ExampleSource
-from proda_jax.files import npz, write_atomically, write_if_new
+from proda_jax.files import NotWritten, npz, write_atomically, write_if_new
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.models.resnet import output_size
+from proda_jax.progress import say
 from proda_jax.resizing import resize_align_corners
 from proda_jax.stages import denoise
 from proda_jax.stages.step import probabilities
@@ -66,7 +68,8 @@ class Looked:
         arrays = {"image": reduced(self.images.images[self.samples]), "name": names}
         if self.images.labelled:
             arrays["label"] = reduced(self.images.labels[self.samples])
-        write_if_new(path, npz(compressed=True, **arrays))
+        with left_out_if_not_written():
+            write_if_new(path, npz(compressed=True, **arrays))
 
 
 class Snapshots:
@@ -137,7 +140,8 @@ class Snapshots:
         if step == self._stage.steps and self._looked.points.size:
             arrays |= self._featured(state)
         if hosts.is_first():
-            write_atomically(self.path(step), npz(compressed=True, **arrays))
+            with left_out_if_not_written():
+                write_atomically(self.path(step), npz(compressed=True, **arrays))
         entry = {}
         if "quality" in arrays:
             rows = [dict(zip(MEASURES, map(float, row), strict=True)) for row in arrays["quality"]]
@@ -269,6 +273,15 @@ def judge(
         ])  # fmt: skip
     maps = jax.tree.map(lambda x: jax.lax.all_gather(x, devices.AXIS, tiled=True), maps)
     return jax.lax.psum(matrices, devices.AXIS), maps
+
+
+@contextlib.contextmanager
+def left_out_if_not_written() -> Iterator[None]:
+    """Training goes on without a file that is only there to be looked at."""
+    try:
+        yield
+    except NotWritten as error:
+        say(f"reports will do without this one: {error}")
 
 
 def spread(size: int, count: int) -> np.ndarray:

@@ -79,9 +79,8 @@ class Sources:
             from clu import metric_writers
 
         logging.info("metrics for TensorBoard in %s", folder)
-        writer = metric_writers.SummaryWriter(str(folder / "summaries"))
-        yield writer
-        writer.close()
+        with contextlib.closing(metric_writers.SummaryWriter(str(folder / "summaries"))) as writer:
+            yield writer
 
 
 class NoWriter:
