@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
+from logging import LogRecord
 from typing import Any
 
 import jax
@@ -17,8 +18,18 @@ from proda_jax.files import MAKE_ROOM
 from proda_jax.progress import phase
 
 METRIC = "miou"
-# most checkpoints are made between evaluations and have no score, of which Orbax warns each time, over the progress bar
-logging.get_absl_logger().addFilter(lambda record: "tracked_metric" not in str(record.msg))
+
+
+def is_news(record: LogRecord) -> bool:
+    """Whether what a library has to say is worth a line over the progress bar.
+
+    Most checkpoints are made between evaluations and have no score, of which Orbax warns each time. What goes wrong in
+    its threads it shows several times with tracebacks, and raises it again where somebody waits for them.
+    """
+    return "tracked_metric" not in str(record.msg) and not (record.exc_info and "orbax" in record.pathname)
+
+
+logging.get_absl_logger().addFilter(is_news)
 
 
 class Manager(ocp.CheckpointManager):

@@ -105,6 +105,7 @@ def inspect(workdir: epath.PathLike) -> Inspection:
     running = is_locked(path / "lock")
     config = _json(path / "config.json", damaged, AGAIN)
     _json(path / "results.json", damaged, AGAIN)
+    _check_archive(path / "samples.npz", damaged)
     begun = sorted((folder for folder in path.iterdir() if (folder / "settings.json").exists()),
                    key=lambda folder: _time(folder / "settings.json") or 0.0)  # fmt: skip
     known = (config or {}).get("stages", ())

@@ -1,6 +1,8 @@
 """Settings that must stand before JAX is imported: tests run on the CPU, which shows itself as four devices."""
 
 import os
+import shutil
+import subprocess
 
 import pytest
 
@@ -16,16 +18,39 @@ pytest.register_assert_rewrite("golden_functions_checks", "golden_network_checks
 
 @pytest.fixture(scope="module")
 def compiled_programs(tmp_path_factory):
-    """For tests that repeat the same stages: each program of a module is compiled once."""
+    """For tests that repeat the same stages: each program is compiled once, whichever process and module wants it."""
     import jax
 
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
-    jax.config.update(names[0], str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update(names[0], before[names[0]] or str(folder / "compiled"))
     jax.config.update(names[1], 0.5)
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def whole(compiled_programs, tmp_path_factory):
+    """A small run that nothing happened to: its workdir and results."""
+    import survival
+
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, survival.run(workdir, survival.config_of())
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 32 MB that can really be full; for root on Linux."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = shutil.which("mount")
+    if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", "size=32m", "tmpfs", disk], check=False).returncode:
+        pytest.skip("no disk can be mounted here")
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 def pytest_collection_modifyitems(items):

@@ -11,8 +11,8 @@ import textwrap
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
+from survival import checkpoint_of, given
 from tiny import CLASSES, block_source, tiny_config, tiny_stage
 
 from configs import base
@@ -44,15 +44,6 @@ def config_of(*stages: str):
     c.stage1 = tiny_stage(base.denoise("warmup", STEPS))
     c.stage2 = tiny_stage(base.distill("stage1", "random", STEPS), label_threshold=0.2, extra_norm=True)
     return c
-
-
-def given(**others) -> dict:
-    """Data in memory; the target has no labels at all, so that asking for them raises."""
-    return {
-        "source": block_source(4, 0),
-        "target": block_source(4, 1, labelled=False),
-        "validation": block_source(3, 2),
-    } | others
 
 
 def experiment_in(workdir, config, sources: Sources | None = None) -> Experiment:
@@ -89,21 +80,6 @@ def files_of(workdir: pathlib.Path) -> dict[str, int]:
         for path in workdir.rglob("*")
         if path.is_file() and path.name != "results.json"
     }
-
-
-def checkpoint_of(folder: pathlib.Path) -> tuple[int, dict[str, bytes]]:
-    """Step of a stage's last checkpoint and the bits of everything in it."""
-    with ocp.CheckpointManager(folder / "checkpoints") as manager:
-        step = manager.latest_step()
-        items = ocp.args.Composite(network=ocp.args.StandardRestore(), training=ocp.args.StandardRestore())
-        restored = manager.restore(step, args=items)
-    state = {"network": restored.network, "training": restored.training}
-    bits = {}
-    for path, leaf in jax.tree.leaves_with_path(state):
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        bits[jax.tree_util.keystr(path)] = np.asarray(leaf).tobytes()
-    return step, bits
 
 
 # Results
@@ -322,30 +298,6 @@ def test_only_the_oracle_asks_for_target_labels(finished, tmp_path):
     assert results["stages"][0]["last"]["step"] == STEPS
 
 
-@pytest.mark.parametrize("role", ["source", "validation"])
-def test_data_sets_that_need_labels_are_refused_without_them_before_anything_is_computed(role, tmp_path):
-    config = config_of()
-    sources = Sources(config, tmp_path, given=given(**{role: block_source(4, 0, labelled=False)}))
-    with pytest.raises(ValueError, match=f"the {role} images .* have no labels"):
-        experiment_in(tmp_path / "run", config, sources).run()
-    assert not (tmp_path / "run").exists()
-
-
-def test_validation_labels_of_which_none_counts_are_refused(finished, tmp_path):
-    source = block_source(3, 2)
-    source.labels[:] = 255
-    experiment = experiment_in(finished[0], config_of())
-    model = experiment.networks.model("source")
-    step = evaluate.confusion_step(model, experiment.mesh)
-    message = "no pixel of the 3 validation images has a label that counts"
-    with pytest.raises(ValueError, match=message):
-        evaluate.evaluate(step, experiment.networks.variables("source"), source, 2, CLASSES, experiment.mesh)
-    config = config_of()
-    with pytest.raises(ValueError, match=message):  # before anything is computed
-        experiment_in(tmp_path / "run", config, Sources(config, tmp_path, given=given(validation=source))).run()
-    assert not (tmp_path / "run").exists()
-
-
 def test_of_two_equal_scores_the_later_is_called_best_as_its_network_is_the_one_kept(tmp_path):
     state = TrainState(jax.numpy.int32(0), jax.random.key(0), params={}, batch_stats={}, opt_state=())
     history = History(tmp_path / "history.jsonl", 0)
@@ -395,16 +347,6 @@ def test_a_network_that_starts_from_another_keeps_what_they_share_and_initialise
         shared = {name: start[kind][name] for name in given_network[kind]}
         jax.tree.map(np.testing.assert_array_equal, shared, dict(given_network[kind]))
     np.testing.assert_array_equal(start["params"]["extra_norm"]["scale"], 1.0)
-
-
-def test_a_batch_that_the_devices_cannot_share_is_refused_with_sizes_that_they_can():
-    config = config_of()
-    config.batch_size = 3
-    with pytest.raises(ValueError, match=r"batch_size = 3 does not divide over 2 devices; choose 2 or 4"):
-        Experiment(config, "unused", Sources(config, "unused", given=given()), devices_used=2).run()
-    config.batch_size, config.micro_batches = 6, 2
-    with pytest.raises(ValueError, match=r"= 6 does not .* 2 devices with 2 micro-batches each; choose 4 or 8"):
-        Experiment(config, "unused", Sources(config, "unused", given=given()), devices_used=2).run()
 
 
 def test_training_in_memory_needs_no_tensorflow(tmp_path):
