@@ -225,5 +225,5 @@ def test_a_damaged_record_file_is_named_with_the_remedy(gta5, tmp_path, damage):
     else:
         data[100:5000] = bytes(4900)
     path.write_bytes(data)
-    with pytest.raises(Exception, match=r"gta5/2\.0\.0"):
+    with pytest.raises(ValueError, match=r"delete .*gta5/2\.0\.0 and give the same command again"):
         _open("gta5", tmp_path).to_memory(labels=True)

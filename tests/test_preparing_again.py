@@ -1,5 +1,6 @@
 """Preparing twice, after an interruption, at the same time, and into smaller copies."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -106,6 +107,20 @@ def test_shards_that_are_gone_are_made_again(gta5, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             prepare_gta5(gta5)
     assert len(stored(prepare_gta5(gta5), "gta5", "train")) == 7
+
+
+def test_a_disk_that_fills_up_is_named_and_preparing_goes_on_when_there_is_room(gta5, small_disk):
+    free, filler = os.statvfs(small_disk), small_disk / "filler"
+    filler.write_bytes(bytes(free.f_bavail * free.f_frsize - 40_000))
+
+    def prepared():
+        return prepare("gta5", data_dir=str(small_disk / "data"), raw_dir=str(gta5 / "raw"))
+
+    with pytest.raises(OSError, match=r"array_record could not be written .*No space left.*give the same command"):
+        prepared()
+    assert not list((small_disk / "data").rglob("*.tmp"))
+    filler.unlink()
+    assert len(stored(prepared(), "gta5", "train")) == 7
 
 
 def test_two_preparations_at_once_wait_for_each_other(gta5):

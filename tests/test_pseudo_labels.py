@@ -12,8 +12,8 @@ from proda_jax.data.pseudo_labels import PseudoLabels, with_pseudo_labels
 ORIGIN = {"stage": "warmup", "network": {"step": 300, "miou": 41.5}}
 
 
-@pytest.mark.parametrize("name", ["000001", "aachen/aachen_000000_000019", "a b.c"])
-def test_labels_are_read_as_they_were_written(tmp_path, name):
+@pytest.mark.parametrize("name", ["000001", "aachen/aachen_000000_000019", "a b.c", "../../a"])
+def test_labels_are_read_as_they_were_written_and_lie_in_their_folder(tmp_path, name):
     store, generator = PseudoLabels(tmp_path / "labels", ORIGIN), np.random.default_rng(0)
     soft = generator.random((5, 7, 19)).astype(np.float16)
     hard = generator.integers(0, 256, (40, 56)).astype(np.uint8)
@@ -22,6 +22,7 @@ def test_labels_are_read_as_they_were_written(tmp_path, name):
         found = PseudoLabels(tmp_path / "labels", ORIGIN).read(name)
         assert found.dtype == label.dtype
         np.testing.assert_array_equal(found, label)
+    assert len(list((tmp_path / "labels").iterdir())) == 2  # with the note of their origin
 
 
 def break_off_writing(monkeypatch) -> None:

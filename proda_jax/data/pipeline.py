@@ -103,13 +103,27 @@ class TfdsSource:
         signature = {"image": tf.TensorSpec((), tf.string), "record": tf.TensorSpec((), tf.int32)}
         if labels:
             signature["label"] = tf.TensorSpec((), tf.string)
-        encoded = tf.data.Dataset.from_generator(lambda: self._encoded(records, labels), output_signature=signature)
+        refused: list[ValueError] = []
+
+        def read() -> Iterator[dict]:
+            try:
+                yield from self._encoded(records, labels)
+            except ValueError as error:
+                refused.append(error)
+                raise
+
+        encoded = tf.data.Dataset.from_generator(read, output_signature=signature)
         options = tf.data.Options()
         options.threading.private_threadpool_size = self._threads
         options.deterministic = True
         options.autotune.enabled = False  # nothing is left to tune, and its thread can hold up the end for a minute
         decoded = encoded.map(self._decode, num_parallel_calls=self._threads, deterministic=True)
-        yield from decoded.batch(batch_size).prefetch(2).with_options(options).as_numpy_iterator()
+        try:
+            yield from decoded.batch(batch_size).prefetch(2).with_options(options).as_numpy_iterator()
+        except tf.errors.OpError:  # in which TensorFlow wraps what was raised while it read
+            if refused:
+                raise refused[0] from None
+            raise
 
     def _encoded(self, records: Iterable[np.ndarray], labels: bool) -> Iterator[dict]:
         for record in (int(r) for batch in records for r in batch):
