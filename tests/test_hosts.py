@@ -1,5 +1,6 @@
 """Two hosts on this machine, each with one device, against one host with two devices: the same training."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 
 import fixtures
 import numpy as np
@@ -27,20 +29,23 @@ SETTINGS = {
 } | {f"data.{role}.image_size": (48, 64) for role in ("source", "target", "validation")}  # fmt: skip
 
 
-def start(workdir: pathlib.Path, settings: dict, devices: int, *flags: str) -> subprocess.Popen:
+def start(workdir: pathlib.Path, settings: dict, devices: int, *flags: str, **environment: str) -> subprocess.Popen:
     overrides = [f"--config.{name}={value}" for name, value in settings.items()]
     command = [sys.executable, "main.py", "--config=configs/camvid.py", f"--workdir={workdir}", *overrides, *flags]
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     return subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | {"XLA_FLAGS": flags}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True,
+        command, cwd=ROOT, env=os.environ | {"XLA_FLAGS": flags} | environment, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
 
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
+def free_port(among: Iterable[int] = (0,)) -> int:
+    """A port that nobody uses: any, or one of these."""
+    for port in among:
+        with contextlib.suppress(OSError), socket.socket() as listening:
+            listening.bind(("127.0.0.1", port))
+            return listening.getsockname()[1]
+    raise OSError("all of these ports are taken")
 
 
 def start_two_hosts(workdir: pathlib.Path, settings: dict) -> list[subprocess.Popen]:
@@ -105,6 +110,21 @@ def test_a_notice_of_preemption_to_one_host_stops_both_after_the_same_step_and_t
     first, _ = end(start_two_hosts(tmp_path / "run", settings))
     assert f"{step}/300" in first and not re.search(rf"\b{step - 1}/300", first)
     assert json.loads((tmp_path / "run" / "results.json").read_text())["stages"][1]["steps"] == 300
+
+
+@pytest.mark.slow
+def test_hosts_find_each_other_by_what_slurm_tells_its_processes(tmp_path):
+    fixtures.write_camvid(tmp_path / "raw", dusk=4, dusk_train_labels=False)
+    settings = SETTINGS | {"data.raw_dir": tmp_path / "raw", "stages": ("source",), "source.steps": 2}
+    first_port = 61440  # JAX derives the port from the job's number
+    job = free_port(range(first_port, 65536)) - first_port
+    told = {"SLURM_JOB_ID": job, "SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_NUM_NODES": 1, "SLURM_NTASKS": 2}
+    first, second = end([
+        start(tmp_path / "run", settings, 1, "--distributed",
+              **{name: str(value) for name, value in (told | {"SLURM_PROCID": i, "SLURM_LOCALID": i}).items()})
+        for i in range(2)
+    ])  # fmt: skip
+    assert "2 devices of 2 hosts" in first and "mIoU last" in first and "mIoU last" not in second
 
 
 @pytest.mark.slow
