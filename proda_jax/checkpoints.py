@@ -180,10 +180,12 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # Orbax's, TensorStore's or the system's
+            if (why := reason(error)) is None:
+                raise
             good = [int(path.name) for path in self._folder.iterdir() if path.name.isdigit()]
             left = f"that of step {max(good)} is good" if good else "there is none before it"
             raise OSError(
-                f"a checkpoint could not be written to {self._folder} ({reason(error)}); {left}. {MAKE_ROOM}"
+                f"a checkpoint could not be written to {self._folder} ({why}); {left}. {MAKE_ROOM}"
             ) from error
 
 
@@ -249,10 +251,11 @@ def in_short(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
-def reason(error: Exception) -> str:
-    """Why something could not be written: what the system said, if that stands somewhere in a library's error."""
-    found = re.search(r"([^:]+) \[os_error_code=", str(error))
-    return found[1].strip() if found else in_short(error)
+def reason(error: Exception) -> str | None:
+    """What the system said as something could not be written, be it in a library's words; None where that is not it."""
+    if found := re.search(r"([^:]+) \[os_error_code=", str(error)):
+        return found[1].strip()
+    return error.strerror or str(error) if isinstance(error, OSError) else None
 
 
 def abstract(tree: Any) -> Any:
