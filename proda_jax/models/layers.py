@@ -123,8 +123,8 @@ def kernel_gradient_apart(x: jax.Array, dy: jax.Array, shape: jax.ShapeDtypeStru
     """The same from plain convolutions: every `dilation`-th row and column make an image of their own.
 
     The convolution that a dilated kernel's gradient is has strides, and then XLA for GPUs does not recognise a kernel's
-    gradient: it runs as a convolution by a kernel as large as the image. Measured on an H100, that was 273 of the 488 ms
-    of a step of stage 1.
+    gradient: it runs as one by a kernel as large as the image. Measured on an H100, that was 273 of the 488 ms of a
+    step of stage 1.
     """
     return kernel_gradient(every_nth(x, dilation), every_nth(dy, dilation), shape, 1)
 
