@@ -24,11 +24,12 @@ from proda_jax.refusals import without_traceback
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration, such as configs/gta5.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run makes; may be in a bucket.")
 _MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "evaluate", "status", "predict", "export", "report"],
+    "mode", "train", ["train", "evaluate", "status", "predict", "export", "report", "study"],
     "train: run the stages. status: say what a workdir holds and how its run is doing, and change nothing. evaluate: "
     "score a network on the validation images. predict: label images and videos with it. export: write it for "
     "TensorFlow or StableHLO. The network is one of the workdir, or that in config.init_from. report: write the page "
-    "about a workdir, or with --compare about several.",
+    "about a workdir, or with --compare about several. study: run the rows of a table of the paper over several seeds, or "
+    "with --sweep the values of a setting.",
 )  # fmt: skip
 _OUTPUT = flags.DEFINE_string("output", None, "predict, export: folder for the results.")
 _STAGE = flags.DEFINE_string(
@@ -58,6 +59,10 @@ _DISTRIBUTED = flags.DEFINE_bool(
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "Several hosts: address and port of the first of them.")
 _HOSTS = flags.DEFINE_integer("hosts", None, "With --coordinator: how many there are.")
 _HOST = flags.DEFINE_integer("host", None, "With --coordinator: this one's number, from 0.")
+_SWEEP = flags.DEFINE_string(
+    "sweep", None, "study: a setting and its values, such as 'stage1.temperature=0.5,1,2', with any configuration."
+)
+_SEEDS = flags.DEFINE_list("seeds", None, "study: in place of the study's own, such as 0,1,2.")
 _COMPARE = flags.DEFINE_list("compare", None, "With --mode=report: workdirs to set side by side.")
 
 
@@ -86,6 +91,8 @@ def main(arguments: list[str]) -> None:
         use_network(config)
     elif _MODE.value == "evaluate":
         evaluate(config)
+    elif _MODE.value == "study":
+        study(config)
     else:
         train(config)
 
@@ -154,6 +161,43 @@ def train(config: ml_collections.ConfigDict) -> None:
     except Stopped as reason:
         print(f"{reason}; the same command goes on from there", file=sys.stderr)
         sys.exit(EXIT_CODE)
+
+
+def study(config: ml_collections.ConfigDict) -> None:
+    """Runs a study, of which what is done already is skipped, and prints its table."""
+    from proda_jax import devices, hosts, settings
+    from proda_jax import study as studies
+
+    if _WORKDIR.value is None:
+        raise app.UsageError("--workdir is needed: a folder for everything that the study makes")
+    seeds = None if _SEEDS.value is None else whole_numbers("--seeds", _SEEDS.value)
+    plan = studies.swept(config, _SWEEP.value, seeds) if _SWEEP.value else studies.plan(config, seeds)
+    settings.use_compilation_cache()
+    workdir = epath.Path(_WORKDIR.value)
+    check_writable(workdir, "--workdir")
+    interruption = Interruption()
+    try:
+        with phase("looking for devices"):
+            say(f"{plan.name} on {devices.in_words()}, in {workdir}")
+        if hosts.share()[1] == 1:
+            interruption.install()
+        studies.run(plan, workdir, interruption=interruption)
+    except Stopped as reason:
+        print(f"{reason}; the same command goes on from there", file=sys.stderr)
+        sys.exit(EXIT_CODE)
+    if hosts.is_first():
+        print((workdir / plan.name / "study.txt").read_text())
+        print(f"results: {workdir / plan.name / 'study.json'}, .csv, .tex and .txt")
+        with phase("writing the report"):
+            print(f"report: {studies.write_page(plan, workdir)}")
+
+
+def whole_numbers(flag: str, texts: list[str]) -> list[int]:
+    """The whole numbers of a flag."""
+    try:
+        return [int(text) for text in texts]
+    except ValueError:
+        raise app.UsageError(f"{flag}={','.join(texts)}: expected whole numbers, such as 0,1,2") from None
 
 
 def write_last_report(workdir: epath.Path) -> None:

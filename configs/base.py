@@ -122,6 +122,9 @@ def stage(kind: str, init: str, steps: int) -> ml_collections.ConfigDict:
     s = ml_collections.ConfigDict()
     s.kind, s.init, s.steps = kind, init, steps
     s.weights = placeholder(str)  # file, in any format, from which the stage's network is taken instead of training it
+    s.random_as = placeholder(str)  # name under which order, views and dropout are drawn, so that stages that are
+    #                                 compared draw the same; default: the stage's own
+    s.views = ml_collections.ConfigDict()  # settings of the section 'views' that are others in this stage
     s.schedule = "poly"  # 'poly' (released) or 'per_epoch': times `schedule_factor` after each epoch (Section 5.1)
     s.schedule_steps = 90_000  # where 'poly' reaches zero, steps (released)
     s.schedule_power = 0.9

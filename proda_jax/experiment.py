@@ -1,5 +1,6 @@
 """An experiment: its stages in order, what each hands to the next, and what is already done."""
 
+import contextlib
 import functools
 import json
 import time
@@ -16,7 +17,8 @@ from proda_jax.card import Card
 from proda_jax.checkpoints import Checkpoints
 from proda_jax.data.label_spaces import label_space, reported_subsets
 from proda_jax.data.pseudo_labels import PseudoLabels, with_pseudo_labels
-from proda_jax.files import npz, read_npz, write_atomically
+from proda_jax.data.source import ExampleSource
+from proda_jax.files import alone, npz, read_npz, write_atomically
 from proda_jax.interruption import Interruption, Stopped
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.networks import Networks
@@ -81,7 +83,7 @@ class Experiment:
         start = self.initial_prototypes(name) if stage.kind == "denoise" else None
         with phase(f"{name}: setting up its network"):
             variables = self.networks.initial(name, model)
-            key = build.stage_key(config.seed, name)
+            key = build.stage_key(config.seed, build.random_name(config, name))
             state = devices.replicate(build.create_state(setup, key, variables, start), self.mesh)
         step = devices.map_step(
             functools.partial(build.train_step(stage.kind), setup=setup),
@@ -216,7 +218,7 @@ class Experiment:
         config, stage = self.config, self.config[name]
         index, count = hosts.share()
         arguments = {"first_step": first_step, "shard": (index, count)}
-        order = build.order_seed(config.seed, name)
+        order = build.order_seed(config.seed, build.random_name(config, name))
         source = self.sources.open("source").training_batches(config.batch_size, seed=order, labels=True, **arguments)
         target = None
         if stage.kind != "supervised" or stage.target_labels:
@@ -257,6 +259,13 @@ class Experiment:
         hosts.wait("the folder of pseudo labels is there")
         store = PseudoLabels(folder, origin)
         target = self.sources.open("target")
+        others = f"another process makes the labels in {folder}; waiting for it"
+        with alone(folder / "lock", others, wait=True) if hosts.is_first() else contextlib.nullcontext():
+            self.fill(store, teacher, kind, make, target, **options)
+        return store
+
+    def fill(self, store: PseudoLabels, teacher: str, kind: str, make: Callable, target: ExampleSource, **options: Any):
+        """Makes the labels that a store lacks."""
         if hosts.as_the_first_sees(hosts.is_first() and bool(store.missing(target.names))):
             make = functools.partial(make, self.networks.model(teacher), **options)
             mapped = devices.map_step(make, self.mesh, "rb", "b")
@@ -264,7 +273,6 @@ class Experiment:
             prepare.fill_store(
                 store, mapped, self.networks.variables(teacher), target, self.evaluation_batch, self.mesh, title
             )
-        return store
 
     def initial_prototypes(self, name: str) -> prototypes.Prototypes | None:
         """The prototypes that stage `name` starts from (Equation 5); None if it uses none."""
@@ -296,21 +304,46 @@ class Experiment:
           ValueError: labels are missing that a stage or the evaluation needs, or the workdir belongs to other settings.
           Stopped: the program was asked to stop.
         """
+        self.begin()
+        for name in self.config.stages:
+            if not self.is_complete(name):
+                self.complete(name)
+            self.write_results()
+            self.stop_if_wished(name)
+        return self.results()
+
+    def begin(self) -> None:
+        """Refuses what cannot be run, before anything is computed, and notes the configuration."""
         devices.check_batch_size(self.config.batch_size, self.mesh, self.config.micro_batches)
         for name in self.config.stages:
             provenance.check(self.workdir.folder(name), self.config, name)
-        missing = [name for name in self.config.stages if hosts.as_the_first_sees(self.workdir.result(name) is None)]
+        missing = [name for name in self.config.stages if not self.is_complete(name)]
         if missing:
             self.networks.check_files(missing)
             self.check_labels()
         provenance.note_configuration(self.workdir.path, self.config)
-        for name in self.config.stages:
-            if name in missing:
-                self.take_stage(name) if self.config[name].weights is not None else self.run_stage(name)
-            self.write_results()
-            if hosts.is_preempted() or self.interruption.wished:
-                raise Stopped(f"stopped after stage {name}")
-        return self.results()
+
+    def is_complete(self, name: str) -> bool:
+        """Whether a stage has its result."""
+        return hosts.as_the_first_sees(self.workdir.result(name) is not None)
+
+    def complete(self, name: str) -> None:
+        """Does what is left of a stage, and of nothing else.
+
+        Raises:
+          Busy: another process is at it.
+        """
+        folder = self.workdir.folder(name)
+        others = f"another process is at {folder}: wait for it, or use another workdir"
+        with alone(folder / "lock", others, wait=False) if hosts.is_first() else contextlib.nullcontext():
+            if self.is_complete(name):  # by another process, in the meantime
+                return
+            self.take_stage(name) if self.config[name].weights is not None else self.run_stage(name)
+
+    def stop_if_wished(self, name: str) -> None:
+        """Stops after a stage, if the program was asked to."""
+        if hosts.is_preempted() or self.interruption.wished:
+            raise Stopped(f"stopped after stage {name}")
 
     def evaluate(self, stage: str | None = None, which: str | None = None) -> dict:
         """Scores of one network on the validation images; see `Networks.choose` for which.

@@ -81,6 +81,10 @@ def check_writable(folder: epath.PathLike, what: str) -> None:
         raise ValueError(f"{what} = {folder} cannot be written to ({reason}): name another folder") from None
 
 
+class Busy(ValueError):
+    """Another process is at what was to be done."""
+
+
 @contextlib.contextmanager
 def alone(path: epath.PathLike, others: str, *, wait: bool) -> Iterator[None]:
     """Keeps other processes of this machine out while something is done.
@@ -93,7 +97,7 @@ def alone(path: epath.PathLike, others: str, *, wait: bool) -> Iterator[None]:
       wait: until it is done; otherwise it is an error.
 
     Raises:
-      ValueError: another process is at it, and `wait` is not set.
+      Busy: another process is at it, and `wait` is not set.
     """
     if is_remote(path):
         yield
@@ -109,7 +113,7 @@ def alone(path: epath.PathLike, others: str, *, wait: bool) -> Iterator[None]:
         try:
             if not _locks(file):
                 if not wait:
-                    raise ValueError(others)
+                    raise Busy(others)
                 print(others)
                 fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:

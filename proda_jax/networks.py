@@ -130,7 +130,9 @@ class Networks:
         if extra := set(given["params"]) - set(wanted["params"]):
             raise ValueError(f"stage {name!r} starts from a network with {', '.join(extra)}, which its own lacks: set "
                              f"config.{name}.extra_norm to True")  # fmt: skip
-        fresh = jax.jit(lambda key: self.initialise(model, key))(build.stage_key(self._config.seed, name))
+        fresh = jax.jit(lambda key: self.initialise(model, key))(
+            build.stage_key(self._config.seed, build.random_name(self._config, name))
+        )
         return devices.replicate({kind: fresh[kind] | dict(given[kind]) for kind in wanted}, self._mesh)
 
     def in_file(self, path: str) -> tuple[DeepLab, Any]:

@@ -24,12 +24,12 @@ from proda_jax.data.label_spaces import (
 from proda_jax.files import cache_folder
 from proda_jax.models.deeplab import GROUP_NORM_GROUPS, HEADS
 from proda_jax.stages import denoise
-from proda_jax.stages.build import TRAIN_STEPS
+from proda_jax.stages.build import TRAIN_STEPS, views_of
 
 TOP_LEVEL = (
     "task", "init_from", "seed", "stages", "batch_size", "micro_batches", "log_every", "summaries", "save_every",
     "save_minutes", "max_skipped", "evaluate_every", "handover", "evaluate_batch_size", "data", "model", "views",
-    "snapshots",
+    "snapshots", "study",
 )  # fmt: skip
 COUNTS = (
     "batch_size", "micro_batches", "log_every", "save_every", "max_skipped", "evaluate_every", "evaluate_batch_size",
@@ -110,7 +110,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         if config[name] < 1:
             refuse(name, config[name], "at least 1")
     check_model(config.model)
-    check_views(config)
+    check_views(config, config.views)
     if not 0 <= config.seed < 2**31:
         refuse("seed", config.seed, "0 to 2147483647")
     for name, number in config.snapshots.items():
@@ -240,8 +240,8 @@ def check_model(model: ml_collections.ConfigDict) -> None:
         refuse("model.input_std", tuple(model.input_std), "three positive numbers, of red, green and blue")
 
 
-def check_views(config: ml_collections.ConfigDict) -> None:
-    views = config.views
+def check_views(config: ml_collections.ConfigDict, views: ml_collections.ConfigDict) -> None:
+    """Checks the section `views`, or what a stage makes of it."""
     for name, size in (("views.crop_size", views.crop_size), *(
         (f"data.{role}.image_size", config.data[role].image_size) for role in ROLES
     )):  # fmt: skip
@@ -289,6 +289,9 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
     for key in NOT_NEGATIVE:
         if key in stage and not stage[key] >= 0:
             refuse(f"{name}.{key}", stage[key], "zero or more")
+    for key in stage.get("views", {}):
+        choose(f"{name}.views.{key}", key, config.views)
+    check_views(config, views_of(config, name))
     for factor, value in stage.jitter.items():
         if not 0 <= value < 1:
             refuse(f"{name}.jitter.{factor}", value, "from 0 to below 1")

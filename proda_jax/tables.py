@@ -11,7 +11,13 @@ _SHORT = {  # as the paper's tables call classes
     "traffic light": "light", "traffic sign": "sign", "vegetation": "vege.", "motorcycle": "motor", "bicycle": "bike",
 }  # fmt: skip
 _LATEX = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}",
-                                                        "^": r"\textasciicircum{}"})  # fmt: skip
+                                                        "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--",
+                                                        "\u2212": "$-$"})  # fmt: skip
+
+
+def latex_text(text: str) -> str:
+    """Text as LaTeX shows it."""
+    return text.translate(_LATEX)
 
 
 def table(stages: Sequence[dict]) -> str:
@@ -84,7 +90,7 @@ def latex_table(scores: dict, space: LabelSpace) -> str:
     those inside.
     """
     inside = {i for ids in space.subsets.values() for i in ids} or set(range(len(space)))
-    names = [_SHORT.get(name, name).translate(_LATEX) for name in space.classes]
+    names = [latex_text(_SHORT.get(name, name)) for name in space.classes]
     names = [name if i in inside else f"{name}$^*$" for i, name in enumerate(names)]
     means = ["miou", *(f"miou_{name}" for name in space.subsets)]
     titles = ["mIoU", *("mIoU$^*$" for _ in space.subsets)]
@@ -96,7 +102,7 @@ def latex_table(scores: dict, space: LabelSpace) -> str:
         r"\hline",
         " & ".join(["", *names, *titles]) + r" \\",
         r"\hline",
-        " & ".join([name.translate(_LATEX), *values]) + r" \\",
+        " & ".join([latex_text(name), *values]) + r" \\",
         r"\hline",
         r"\end{tabular}",
         "",

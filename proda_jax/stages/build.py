@@ -112,6 +112,18 @@ def order_seed(seed: int, name: str) -> int:
     return 2 * (zlib.crc32(f"{seed}/{name}".encode()) & 0x3FFFFFFF)
 
 
+def random_name(config: ml_collections.ConfigDict, name: str) -> str:
+    """The name of a stage in `stage_key` and `order_seed`: its own, or that of another, whose draws it shares."""
+    return config[name].get("random_as") or name
+
+
+def views_of(config: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
+    """The views of a stage: the section 'views', with what the stage has of its own."""
+    views = ml_collections.ConfigDict(dict(config.views))
+    views.update(dict(config[name].get("views", {})))
+    return views
+
+
 def setup(
     config: ml_collections.ConfigDict,
     name: str,
@@ -135,7 +147,7 @@ def setup(
         model=model,
         optimizer=network_optimizer(stage, steps_per_epoch),
         stage=stage,
-        views=config.views,
+        views=views_of(config, name),
         axis_name=model.axis_name,
         micro_batches=config.micro_batches,
         teacher=teacher,

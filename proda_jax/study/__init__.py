@@ -1,0 +1,6 @@
+"""Studies: the rows of a table, or the values of a setting, over several seeds, beside the paper's numbers."""
+
+from proda_jax.study.plan import Plan, plan
+from proda_jax.study.run import run
+
+__all__ = ["Plan", "plan", "run"]

@@ -1,0 +1,117 @@
+"""What a study consists of: experiments, one for each seed, and rows that point at their stages."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import ml_collections
+
+from proda_jax import settings
+
+SHOWN = ("classes", "curves", "label_quality", "pictures", "features")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of a study's table.
+
+    Attributes:
+      label: what it is called.
+      stage: whose last network it scores.
+      paper: the paper's mIoU, percent; None where it gives none, or its text does not settle which number it is.
+      variant: of the configuration, '' where there is but one; see `Plan.variants`.
+    """
+
+    label: str
+    stage: str
+    paper: float | None = None
+    variant: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A study.
+
+    Attributes:
+      name: of the folder of its results.
+      title: of its table.
+      paper: the paper's table or figure; '' where it has none.
+      rows: of the table.
+      base: row that gains are over.
+      seeds: one experiment of each variant for each of them.
+      variants: configurations by name; more than one where what is varied is of all stages alike.
+      notes: what a reader has to know to judge it.
+      show: what its page shows besides the scores, of `SHOWN`.
+    """
+
+    name: str
+    title: str
+    paper: str
+    rows: tuple[Row, ...]
+    base: Row
+    seeds: tuple[int, ...]
+    variants: dict[str, ml_collections.ConfigDict]
+    notes: tuple[str, ...] = ()
+    show: tuple[str, ...] = ()
+
+    @property
+    def pieces(self) -> list[tuple[str, ml_collections.ConfigDict]]:
+        """The experiments: (folder within the study's workdir, configuration)."""
+        return [
+            (folder_of(seed, variant), with_seed(config, seed))
+            for seed in self.seeds
+            for variant, config in self.variants.items()
+        ]
+
+
+def folder_of(seed: int, variant: str) -> str:
+    """Where the experiment of a seed lies within the study's workdir."""
+    return f"seed{seed}/{variant}" if variant else f"seed{seed}"
+
+
+def with_seed(config: ml_collections.ConfigDict, seed: int) -> ml_collections.ConfigDict:
+    """The configuration with another seed."""
+    c = config.copy_and_resolve_references()
+    c.seed = seed
+    return c
+
+
+def plan(config: ml_collections.ConfigDict, seeds: Sequence[int] | None = None) -> Plan:
+    """The study that a configuration describes, checked.
+
+    Args:
+      config: with a section `study`, see configs/studies/common.py.
+      seeds: in place of those of the section.
+
+    Raises:
+      ValueError: it has no such section, or something in it cannot work.
+    """
+    if "study" not in config:
+        raise ValueError("--mode=study needs a configuration with a section 'study', such as "
+                         "configs/studies/table3.py:demo, or --sweep with any other")  # fmt: skip
+    s = config.study
+    rows = tuple(Row(*row) for row in s.rows)
+    if not rows:
+        settings.refuse("study.rows", rows, "rows (what it is called, stage, the paper's mIoU or None)")
+    for row in rows:
+        settings.choose("study.rows", row.stage, config.stages)
+    settings.choose("study.gain_over", s.gain_over, [row.stage for row in rows])
+    for shown in s.show:
+        settings.choose("study.show", shown, SHOWN)
+    base = next(row for row in rows if row.stage == s.gain_over)
+    found = Plan(s.name, s.title, s.paper, rows, base, chosen_seeds(s.seeds if seeds is None else seeds),
+                 {"": config}, tuple(s.notes), tuple(s.show))  # fmt: skip
+    return check(found)
+
+
+def check(found: Plan) -> Plan:
+    """Checks every configuration of a study, and returns it."""
+    for config in found.variants.values():
+        settings.check(config)
+    return found
+
+
+def chosen_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+    """Seeds, if each is one and named once."""
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        settings.refuse("study.seeds", tuple(seeds), "different whole numbers from 0, such as (0, 1, 2)")
+    return tuple(seeds)

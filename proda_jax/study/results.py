@@ -1,0 +1,182 @@
+"""Scores of a study: by row and seed, their mean, spread and gain, beside the paper's; as text, CSV, LaTeX, JSON."""
+
+import csv
+import dataclasses
+import io
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from proda_jax.files import write_atomically
+from proda_jax.report.compare import mean_and_spread
+from proda_jax.report.content import gain, number
+from proda_jax.study.plan import Plan, Row, folder_of
+from proda_jax.tables import latex_text
+from proda_jax.workdir import Workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A row with its scores, percent.
+
+    Attributes:
+      row: of the study.
+      scores: last evaluation of the row's stage by seed: {'miou', 'iou', ...}.
+      gains: mIoU less that of the study's base row with the same seed, by seed.
+      paper_gain: the same of the paper's numbers; None where it lacks one of the two.
+    """
+
+    row: Row
+    scores: Mapping[int, Mapping[str, Any]]
+    gains: Mapping[int, float]
+    paper_gain: float | None
+
+    def values(self, key: str = "miou") -> dict[int, float]:
+        """A score by seed, of those that have it."""
+        return {seed: entry[key] for seed, entry in self.scores.items() if entry.get(key) is not None}
+
+
+def collect(plan: Plan, workdir: epath.PathLike) -> list[Line]:
+    """What the experiments have come to by now, a line for each row."""
+    scores = {row: {seed: found for seed in plan.seeds if (found := _score(row, seed, workdir))} for row in plan.rows}
+    base = {seed: entry["miou"] for seed, entry in scores[plan.base].items()}
+    lines = []
+    for row, found in scores.items():
+        gains = {seed: entry["miou"] - base[seed] for seed, entry in found.items() if seed in base}
+        theirs = None if None in (row.paper, plan.base.paper) else row.paper - plan.base.paper
+        lines.append(Line(row, found, gains, theirs))
+    return lines
+
+
+def _score(row: Row, seed: int, workdir: epath.PathLike) -> dict | None:
+    """The last evaluation of a row's stage; None while it is not complete, or without labelled validation images."""
+    result = Workdir(epath.Path(workdir) / folder_of(seed, row.variant)).result(row.stage)
+    return result["last"] if result and result["last"].get("miou") is not None else None
+
+
+def measures(lines: Sequence[Line]) -> list[str]:
+    """Means over classes that there are: 'miou', and 'miou_13' on SYNTHIA's classes."""
+    return sorted({key for line in lines for entry in line.scores.values() for key in entry if key.startswith("miou")})
+
+
+def shown(values: Mapping[int, float], plan: Plan, *, signed: bool = False) -> str:
+    """'50.3 ± 0.7', with how many seeds it is of where these are not all."""
+    mean, spread = mean_and_spread(list(values.values()))
+    text = gain(mean) if signed else number(mean)
+    text += f" ± {number(spread)}" if spread is not None else ""
+    return text if len(values) in (0, len(plan.seeds)) else f"{text} ({len(values)} of {len(plan.seeds)})"
+
+
+def agreement(lines: Sequence[Line]) -> tuple[int, int] | None:
+    """Pairs of rows that our means order as the paper does, and pairs that the paper orders; None without any."""
+    both = [(statistics.fmean(line.values().values()), line.row.paper) for line in lines
+            if line.values() and line.row.paper is not None]  # fmt: skip
+    pairs = [(a, b) for i, a in enumerate(both) for b in both[i + 1 :] if a[1] != b[1]]
+    return (sum((a[0] - b[0]) * (a[1] - b[1]) > 0 for a, b in pairs), len(pairs)) if pairs else None
+
+
+# Files
+
+
+def cells(plan: Plan, lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
+    """Titles and rows of the table as people read it."""
+    titles = [plan.paper or plan.title, *(f"seed {seed}" for seed in plan.seeds), "mIoU"]
+    more = [key for key in measures(lines) if key != "miou"]
+    titles += [f"mIoU over {key.removeprefix('miou_')}" for key in more] + [f"gain over {plan.base.label}"]
+    beside = any(row.paper is not None for row in plan.rows)
+    titles += ["paper", "paper's gain"] if beside else []
+    rows = []
+    for line in lines:
+        values = line.values()
+        row = [line.row.label, *(number(values.get(seed)) for seed in plan.seeds), shown(values, plan)]
+        row += [shown(line.values(key), plan) for key in more]
+        row.append("–" if line.row == plan.base else shown(line.gains, plan, signed=True))
+        rows.append(row + ([number(line.row.paper), _paper_gain(plan, line)] if beside else []))
+    return titles, rows
+
+
+def _paper_gain(plan: Plan, line: Line) -> str:
+    return "–" if line.row == plan.base else gain(line.paper_gain)
+
+
+def text_table(plan: Plan, lines: Sequence[Line]) -> str:
+    """The table for a terminal, with what a reader has to know below it."""
+    titles, rows = cells(plan, lines)
+    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    aligned = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+               for row in (titles, *rows)]  # fmt: skip
+    return "\n".join([plan.title, "", *aligned, "", *(f"- {note}" for note in remarks(plan, lines))])
+
+
+def remarks(plan: Plan, lines: Sequence[Line]) -> list[str]:
+    """What the table shows, and what a reader has to know."""
+    found = ["mIoU in percent of each stage's last network; mean over seeds ± sample standard deviation. Gains are "
+             "taken seed by seed."]  # fmt: skip
+    if pairs := agreement(lines):
+        found.append(f"Of {pairs[1]} pairs of rows that the paper orders, {pairs[0]} are in its order here.")
+    return found + list(plan.notes)
+
+
+def csv_table(plan: Plan, lines: Sequence[Line]) -> str:
+    """A line for each row, with all digits; empty where there is no number."""
+    keys = measures(lines) or ["miou"]
+    titles = ["row", "variant", "stage", "seeds"]
+    titles += [f"{key}_{what}" for key in keys for what in (*(f"seed{s}" for s in plan.seeds), "mean", "spread")]
+    titles += ["gain_mean", "gain_spread", "paper", "paper_gain"]
+    rows = []
+    for line in lines:
+        row = [line.row.label, line.row.variant, line.row.stage, len(line.scores)]
+        for key in keys:
+            values = line.values(key)
+            row += [*(values.get(seed) for seed in plan.seeds), *mean_and_spread(list(values.values()))]
+        rows.append([*row, *mean_and_spread(list(line.gains.values())), line.row.paper, line.paper_gain])
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([titles, *rows])
+    return text.getvalue()
+
+
+def latex_table(plan: Plan, lines: Sequence[Line]) -> str:
+    """A LaTeX tabular of what people read."""
+    titles, rows = cells(plan, lines)
+    return "\n".join([
+        *(f"% {note}" for note in (plan.title, *remarks(plan, lines))),
+        rf"\begin{{tabular}}{{l|{'c' * (len(titles) - 1)}}}",
+        r"\hline",
+        " & ".join(map(latex_text, titles)) + r" \\",
+        r"\hline",
+        *(" & ".join(map(latex_text, row)) + r" \\" for row in rows),
+        r"\hline",
+        r"\end{tabular}",
+        "",
+    ])  # fmt: skip
+
+
+def as_json(plan: Plan, lines: Sequence[Line]) -> dict[str, Any]:
+    """Everything, for programs."""
+    rows = []
+    for line in lines:
+        mean, spread = mean_and_spread(list(line.values().values()))
+        gain_mean, gain_spread = mean_and_spread(list(line.gains.values()))
+        rows.append({
+            "row": line.row.label, "variant": line.row.variant, "stage": line.row.stage, "mean": mean,
+            "spread": spread, "gain": gain_mean, "gain_spread": gain_spread, "paper": line.row.paper,
+            "paper_gain": line.paper_gain, "seeds": {str(seed): entry for seed, entry in line.scores.items()},
+        })  # fmt: skip
+    return {
+        "study": plan.name, "title": plan.title, "paper": plan.paper, "gain_over": plan.base.label,
+        "complete": all(len(line.scores) == len(plan.seeds) for line in lines), "rows": rows,
+        "notes": list(plan.notes),
+    }  # fmt: skip
+
+
+def write(plan: Plan, workdir: epath.PathLike) -> list[Line]:
+    """Writes <workdir>/<study>/study.txt, .csv, .tex and .json of what there is by now, and returns the lines."""
+    lines, folder = collect(plan, workdir), epath.Path(workdir) / plan.name
+    write_atomically(folder / "study.txt", text_table(plan, lines) + "\n")
+    write_atomically(folder / "study.csv", csv_table(plan, lines))
+    write_atomically(folder / "study.tex", latex_table(plan, lines))
+    write_atomically(folder / "study.json", json.dumps(as_json(plan, lines), indent=2))
+    return lines
