@@ -115,7 +115,7 @@ def stage(kind: str, init: str, steps: int) -> ml_collections.ConfigDict:
     """What every stage has.
 
     Args:
-      kind: 'supervised', 'warmup', 'denoise' or 'distill'.
+      kind: 'pretrain', 'supervised', 'warmup', 'denoise' or 'distill'.
       init: where its network starts: 'random', 'imagenet', 'self_supervised', or the name of an earlier stage.
       steps: number of steps.
     """
@@ -139,6 +139,20 @@ def stage(kind: str, init: str, steps: int) -> ml_collections.ConfigDict:
     s.jitter = ml_collections.ConfigDict()  # photometric jitter of labelled images, factors within 1 +- x; released: 0
     s.jitter.brightness = s.jitter.contrast = s.jitter.saturation = s.jitter.white_balance = 0.0
     return s
+
+
+def pretrain(init: str, steps: int) -> ml_collections.ConfigDict:
+    """SimCLR on the images of both domains, labels aside (Chen et al., 2020): later stages take the backbone alone."""
+    s = stage("pretrain", init, steps)
+    s.batch_size = placeholder(int)  # images of each domain in a step, over all devices; default: batch_size
+    s.projection_channels = 128  # of the projections that are compared (SimCLR)
+    s.hidden_channels = 2048  # of the layer before them (SimCLR, for a backbone of 2048)
+    s.contrast_temperature = 0.1  # of the softmax over cosine similarities (SimCLR)
+    s.grey = 0.2  # probability that a view is without colour (SimCLR)
+    s.jitter.brightness = s.jitter.contrast = s.jitter.saturation = 0.8  # (SimCLR)
+    s.jitter.white_balance = 0.2  # in place of SimCLR's shift of the hue; its blur is left out
+    s.views.scale = (0.5, 2.0)  # wide, as two views of an image are to differ
+    return s.lock()
 
 
 def supervised(init: str, steps: int, *, target_labels: bool = False) -> ml_collections.ConfigDict:
@@ -212,6 +226,7 @@ def distill(teacher: str, init: str, steps: int) -> ml_collections.ConfigDict:
     s = stage("distill", init, steps)
     s.teacher = teacher
     s.backbone_rate, s.head_rate = 6e-4, 6e-3  # before and after the extra normalisation (Section 5.1)
+    s.init_takes = placeholder(str)  # 'backbone': of the stage it starts from, below a fresh head; default: all of it
     s.extra_norm = True  # batch normalisation after the backbone, for self-supervised weights (Section 5.1)
     s.label_threshold = 0.95  # confidence up to which a pixel has no hard label (Section 5.1)
     s.label_scales = (1.0,)  # sizes of the image whose predictions are averaged for the hard labels (released: one)

@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 
 from proda_jax.data.label_spaces import LabelSpace, label_space
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import PROJECTION, DeepLab
 from proda_jax.stages import build
 
 _FILES = ("imagenet_weights", "self_supervised_weights")  # where training started says nothing about the network
@@ -40,11 +40,14 @@ class Card:
     stage: str
 
     @classmethod
-    def of(cls, config: ml_collections.ConfigDict, stage: str, *, extra_norm: bool) -> "Card":
-        """The card of a network of this configuration."""
+    def of(
+        cls, config: ml_collections.ConfigDict, stage: str, *, extra_norm: bool, head: str | None = None
+    ) -> "Card":
+        """The card of a network of this configuration; `head` where it is not the configuration's."""
         space = label_space(config.data.label_space, config.data.classes, config.data.colors)
         return cls(
-            model={name: value for name, value in config.model.items() if name not in _FILES},
+            model={name: value for name, value in config.model.items() if name not in _FILES}
+            | {"head": head or config.model.head},
             extra_norm=extra_norm,
             label_space=space.name,
             classes=space.classes,
@@ -79,6 +82,12 @@ class Card:
         return LabelSpace(self.label_space, self.classes, np.array(self.colors, np.uint8).reshape(-1, 3))
 
     def network(self) -> DeepLab:
-        """The network, to be applied on one device."""
+        """The network, to be applied on one device.
+
+        Raises:
+          ValueError: it labels nothing.
+        """
+        if self.model["head"] == PROJECTION:
+            raise ValueError(f"stage {self.stage!r} is pretraining, whose network labels nothing: name another --stage")
         model = ml_collections.ConfigDict(dict(self.model))
         return build.network(model, len(self.classes), extra_norm=self.extra_norm, axis_name=None)

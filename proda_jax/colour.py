@@ -127,6 +127,18 @@ def jitter_colour(
     return jax.vmap(jitter)(image, keys)
 
 
+def sometimes_grey(image: jax.Array, keys: jax.Array, probability: float) -> jax.Array:
+    """The image, or with this probability its own grey version.
+
+    Args:
+      image: [batch, height, width, 3] float32, 0..255.
+      keys: [batch] typed PRNG keys, one per global example.
+      probability: of grey.
+    """
+    chosen = jax.vmap(lambda key: jax.random.bernoulli(key, probability))(keys)
+    return jnp.where(chosen[:, None, None, None], luma(image)[..., None], image)
+
+
 def histogram(pixels: jax.Array) -> jax.Array:
     """Counts of each level: [pixels, channels] int32 in 0..255 to [channels, 256] int32.
 

@@ -69,7 +69,7 @@ class Experiment:
         provenance.remember(folder, config, name)
         provenance.note_environment(folder)
         target = self.sources.open("target")
-        steps_per_epoch = max(len(target) // config.batch_size, 1)
+        steps_per_epoch = max(len(target) // batch_size(config, name), 1)
         model = self.networks.model(name)
         teacher_name = stage.get("teacher")
         setup = build.setup(
@@ -114,7 +114,7 @@ class Experiment:
                 name,
                 writer,
                 self.interruption,
-                Card.of(config, name, extra_norm=model.extra_norm).as_json(),
+                Card.of(config, name, extra_norm=model.extra_norm, head=model.head).as_json(),
             )
         return self.finish(name, stage.steps, history)
 
@@ -135,8 +135,11 @@ class Experiment:
     def notes(self, name: str, model: DeepLab, writer: train.Writer, start: TrainState) -> Callable | None:
         """State of stage `name` -> what its history notes; on the way its panels and snapshot are written.
 
-        A stage that rectifies labels has a snapshot of its `start`, too, from which they get better.
+        A stage that rectifies labels has a snapshot of its `start`, too, from which they get better. None where nothing
+        is noted, as there are no images or, in pretraining, no labels to be had from the network.
         """
+        if self.config[name].kind == "pretrain":
+            return None
         score, snapshots = self.scorer(model, name), self.snapshots(name, model)
         if snapshots and self.config[name].kind == "denoise":
             if not hosts.as_the_first_sees(hosts.is_first() and is_readable(snapshots.path(0))):
@@ -219,15 +222,16 @@ class Experiment:
         index, count = hosts.share()
         arguments = {"first_step": first_step, "shard": (index, count)}
         order = build.order_seed(config.seed, build.random_name(config, name))
-        source = self.sources.open("source").training_batches(config.batch_size, seed=order, labels=True, **arguments)
+        size = batch_size(config, name)
+        source = self.sources.open("source").training_batches(size, seed=order, labels=True, **arguments)
         target = None
         if stage.kind != "supervised" or stage.target_labels:
             data = self.sources.open("target")
             labelled = stage.kind == "supervised"
-            target = data.training_batches(config.batch_size, seed=order + 1, labels=labelled, **arguments)
+            target = data.training_batches(size, seed=order + 1, labels=labelled, **arguments)
             if stage.kind in LABELS:
                 target = with_pseudo_labels(target, self.labels(name), data.names, LABELS[stage.kind])
-        return train.merge_batches(source, target, index * config.batch_size // count)
+        return train.merge_batches(source, target, index * size // count)
 
     # What prepares a stage
 
@@ -314,8 +318,8 @@ class Experiment:
 
     def begin(self) -> None:
         """Refuses what cannot be run, before anything is computed, and notes the configuration."""
-        devices.check_batch_size(self.config.batch_size, self.mesh, self.config.micro_batches)
         for name in self.config.stages:
+            devices.check_batch_size(batch_size(self.config, name), self.mesh, self.config.micro_batches)
             provenance.check(self.workdir.folder(name), self.config, name)
         missing = [name for name in self.config.stages if not self.is_complete(name)]
         if missing:
@@ -399,6 +403,11 @@ class Experiment:
     def write_results(self) -> None:
         if hosts.is_first():
             write_atomically(self.workdir.path / "results.json", json.dumps(self.results(), indent=2))
+
+
+def batch_size(config: ml_collections.ConfigDict, name: str) -> int:
+    """Images of each domain in a step of a stage, over all devices."""
+    return config[name].get("batch_size") or config.batch_size
 
 
 def is_readable(path: epath.Path) -> bool:

@@ -257,6 +257,47 @@ def distillation(
     return share_of_mean(over_classes[form](terms, axis=-1), valid, total)
 
 
+def contrast(
+    first: jax.Array,
+    second: jax.Array,
+    *,
+    temperature: float,
+    axis_name: str | None = None,
+    total: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """NT-Xent, the loss of SimCLR (Chen et al., 2020, Equation 1): a view is to be nearer to the other view of the same
+    image than to all other views of the batch, over every device.
+
+    Args:
+      first, second: projections of the two views of each of this device's images, [images, channels].
+      temperature: of the softmax over cosine similarities.
+      axis_name: mapped axis over the devices, or None on one.
+      total: views in the whole batch, twice its images; None: these are all.
+
+    Returns:
+      The share of the mean loss over views that this device's views have, and the share of them that are nearest to
+      their partner, float32 scalars.
+    """
+    own = jnp.concatenate([first, second]).astype(jnp.float32)
+    own = own / jnp.maximum(jnp.linalg.norm(own, axis=-1, keepdims=True), 1e-12)
+    views = own.reshape(2, len(first), -1)
+    images, place = len(first), jnp.int32(0)
+    if axis_name is not None:  # its gradient reaches the devices that the views are from
+        views = jax.lax.all_gather(views, axis_name, axis=1, tiled=True)
+        place = jax.lax.axis_index(axis_name) * images
+    images_of_all = views.shape[1]
+    similar = jnp.einsum("ic,jc->ij", own, views.reshape(2 * images_of_all, -1), precision=jax.lax.Precision.HIGHEST)
+    here = place + jnp.arange(images)
+    itself = jnp.concatenate([here, here + images_of_all])
+    partner = jnp.concatenate([here + images_of_all, here])
+    columns = jnp.arange(2 * images_of_all)
+    logits = jnp.where(columns == itself[:, None], -jnp.inf, similar / temperature)
+    terms = jax.nn.logsumexp(logits, axis=-1) - jnp.sum(jnp.where(columns == partner[:, None], logits, 0.0), axis=-1)
+    nearest = (jnp.argmax(logits, axis=-1) == partner).astype(jnp.float32)
+    everywhere = jnp.ones(terms.shape, bool)
+    return share_of_mean(terms, everywhere, total), share_of_mean(nearest, everywhere, total)
+
+
 def gan_loss(scores: jax.Array, target: float, kind: str = "ls", *, total: jax.Array | None = None) -> jax.Array:
     """How far the discriminator's scores are from a domain's label (warm-up, AdaptSegNet).
 

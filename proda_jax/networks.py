@@ -30,7 +30,9 @@ class Networks:
         """The network of a stage."""
         results = self._workdir.results(self._config.stages)
         taken = {result["name"]: result["extra_norm"] for result in results if "extra_norm" in result}
-        return self.network(extra_norm=settings.has_extra_norm(self._config, name, taken))
+        network = self.network(extra_norm=settings.has_extra_norm(self._config, name, taken))
+        stage = self._config[name]
+        return build.projecting(network, stage) if stage.kind == "pretrain" else network
 
     def network(self, *, extra_norm: bool) -> DeepLab:
         """The configuration's network, with or without the extra normalisation."""
@@ -68,13 +70,15 @@ class Networks:
         if path is not None:
             return *self.in_file(path), {"network": path}
         if stage is None:
-            complete = [name for name in self._config.stages if self._workdir.result(name)]
+            complete = [name for name in self._config.stages if self._workdir.result(name) and self.labels(name)]
             if not complete:
                 raise ValueError(
                     f"{self._workdir.path} has no complete stage: name a file of weights as config.init_from, or a "
                     "stage with --stage"
                 )
             stage = complete[-1]
+        if stage in self._config.stages and not self.labels(stage):
+            raise ValueError(f"stage {stage!r} is pretraining, whose network labels nothing: name another stage")
         folder, which = self._workdir.folder(stage), which or self._config.handover
         if stage not in self._config.stages or not (folder / "checkpoints").exists():
             there = [name for name in self._config.stages if (self._workdir.folder(name) / "checkpoints").exists()]
@@ -82,6 +86,10 @@ class Networks:
         variables, step = self.checkpoint(stage, which, writable=False)
         found = {"network": str(folder), "stage": stage, "checkpoint": which, "step": step}
         return self.model(stage), variables, found
+
+    def labels(self, stage: str) -> bool:
+        """Whether a stage's network labels images."""
+        return self._config[stage].kind != "pretrain"
 
     def initialise(self, model: DeepLab, key: jax.Array) -> Any:
         """Freshly initialised variables of a network."""
@@ -124,6 +132,8 @@ class Networks:
             given = self.in_weights(init, wanted)
         elif init != "random":
             given = self.variables(init)
+            if settings.takes_backbone(self._config, name):
+                given = backbone(given)
         if all(set(wanted[kind]) == set(given[kind]) for kind in wanted):
             return given
         # what the given network lacks (another head, the extra normalisation) starts freshly initialised

@@ -60,9 +60,10 @@ CHOICES = {
 }
 POSITIVE = (
     "schedule_steps", "schedule_factor", "temperature", "backbone_rate", "head_rate", "discriminator_rate",
-    "prototype_min_pixels", "prototype_init_min_pixels", "prototype_init_limit", "prototype_init_passes", "steps",
+    "contrast_temperature", "prototype_min_pixels", "prototype_init_min_pixels", "prototype_init_limit",
+    "prototype_init_passes", "steps",
 )  # fmt: skip
-SHARES = ("momentum", "ema_momentum", "prototype_momentum", "label_threshold")
+SHARES = ("momentum", "grey", "ema_momentum", "prototype_momentum", "label_threshold")
 NOT_NEGATIVE = (
     "weight_decay", "adversarial_weight", "ce_weight", "rce_weight", "consistency_weight", "regulariser_weight",
     "distillation_weight", "schedule_power",
@@ -296,15 +297,30 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
         if not 0 <= value < 1:
             refuse(f"{name}.jitter.{factor}", value, "from 0 to below 1")
     choose(f"{name}.init", stage.init, (*WEIGHTS, *earlier))
-    if stage.kind == "denoise" and denoise.needs_momentum_encoder(stage) and stage.init not in earlier:
+    if stage.get("init_takes") is not None:
+        choose(f"{name}.init_takes", stage.init_takes, ("backbone",))
+    labelling = [other for other in earlier if config[other].kind != "pretrain"]  # networks that label images
+    if stage.kind == "denoise" and denoise.needs_momentum_encoder(stage) and stage.init not in labelling:
         refuse(f"{name}.init", stage.init, "an earlier stage, whose features the prototypes are means of")
-    if stage.init in earlier and has_extra_norm(config, stage.init) and not has_extra_norm(config, name):
+    if stage.kind == "pretrain":
+        check_pretraining(config, name)
+    if stage.init in labelling and not takes_backbone(config, name) and has_extra_norm(config, stage.init) and not has_extra_norm(config, name):
         refuse(f"{name}.extra_norm", stage.extra_norm, f"True, as stage {stage.init!r}, which it starts from, has it")
     for key in ("teacher", "labels_from"):
         if key in stage:
-            choose(f"{name}.{key}", stage[key], earlier)
+            choose(f"{name}.{key}", stage[key], labelling)
     if stage.init in ("imagenet", "self_supervised"):
         check_weights(config, name, stage.init)
+
+
+def check_pretraining(config: ml_collections.ConfigDict, name: str) -> None:
+    """Checks what a stage of pretraining alone has, and what it cannot do."""
+    stage = config[name]
+    for key in ("batch_size", "projection_channels", "hidden_channels"):
+        if stage[key] is not None and stage[key] < 1:
+            refuse(f"{name}.{key}", stage[key], "at least 1")
+    if config.handover == "best":
+        refuse("handover", "best", f"'last', as stage {name!r} has no scores to choose by")
 
 
 def has_extra_norm(config: ml_collections.ConfigDict, name: str, taken: Mapping[str, bool] | None = None) -> bool:
@@ -316,10 +332,18 @@ def has_extra_norm(config: ml_collections.ConfigDict, name: str, taken: Mapping[
       taken: the answer for stages whose network was taken from a file, as far as it is known.
     """
     stage = config[name]
+    if stage.kind == "pretrain":
+        return False
     if stage.weights is not None:
         return (taken or {}).get(name, False)
     inherited = stage.init in config.stages and has_extra_norm(config, stage.init, taken)
     return stage.get("extra_norm", inherited)
+
+
+def takes_backbone(config: ml_collections.ConfigDict, name: str) -> bool:
+    """Whether a stage that starts from an earlier one takes its backbone alone."""
+    kinds = {config[name].kind, config[config[name].init].kind}
+    return "pretrain" in kinds or config[name].get("init_takes") == "backbone"
 
 
 def check_weights(config: ml_collections.ConfigDict, name: str, init: str) -> None:

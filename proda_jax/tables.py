@@ -29,8 +29,8 @@ def table(stages: Sequence[dict]) -> str:
     for stage in stages:
         last, best = stage["last"], stage["best"]
         cells = [f"{stage['name']:<16} {stage['steps']:>6} {stage['seconds']:>8.0f}"]
-        cells += [f"{last[key]:>{len(title)}.1f}" for key, title in zip(scores, titles, strict=True)]
-        cells += [f"{best['miou']:>9.1f}  at step {best['step']}"] if scores else []
+        cells += [f"{_score(last.get(key)):>{len(title)}}" for key, title in zip(scores, titles, strict=True)]
+        cells += [f"{best['miou']:>9.1f}  at step {best['step']}"] if "miou" in best else []
         rows.append("   ".join(cells))
     return "\n".join(rows)
 
@@ -52,6 +52,10 @@ def duration(seconds: float) -> str:
     if hours < 48:
         return f"{hours} h {minutes % 60:02d} min"
     return f"{days} days {hours % 24} h"
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
 
 
 def score_title(key: str) -> str:

@@ -56,7 +56,7 @@ def _demo() -> ml_collections.ConfigDict:
     """Rendered streets: a seed of a study takes minutes to an hour on two cores, a stage a minute or two."""
     c = demo.get_config()
     c.task = "demo_studies"
-    c.evaluate_every = 50
+    c.evaluate_every = 75
     c.data.loader = "memory"  # all 1,300 images are small
     c.source = demo.small(base.supervised("random", 600))
     c.warmup = demo.warmup("source", 150)

@@ -14,7 +14,8 @@ from proda_jax.models.resnet import RESNET101, ResNet
 GROUP_NORM_GROUPS = 32
 GROUP_NORM_EPSILON = 1e-5
 SQUEEZE_RATIO = 16
-HEADS = ("released", "deeplab")
+HEADS = ("released", "deeplab")  # of a segmentation network
+PROJECTION = "projection"
 
 
 @flax.struct.dataclass
@@ -86,6 +87,23 @@ class DeepLabHead(nn.Module):
         return Output(x, logits)
 
 
+class ProjectionHead(nn.Module):
+    """SimCLR's head, which is thrown away after pretraining: mean over the image, then two layers (Chen et al., 2020).
+
+    Its class scores are the projections z, its feature what they are computed from, both of one position an image.
+    """
+
+    hidden: int
+    channels: int
+    conv: Callable[..., Conv]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, dropout_keys: jax.Array | None) -> Output:
+        x = x.mean((1, 2), keepdims=True)
+        hidden = nn.relu(self.conv(self.hidden, use_bias=True, name="projection1")(x))
+        return Output(x, self.conv(self.channels, use_bias=True, name="projection2")(hidden))
+
+
 class InputConvention(nn.Module):
     """Centres and scales images as the network's weights expect it.
 
@@ -110,7 +128,8 @@ class DeepLab(nn.Module):
       classes: number of classes.
       depths: bottleneck blocks of each of the four stages; `width`: channels of the stem (64 in ResNet-101).
       extra_norm: one more batch normalisation after the backbone, for self-supervised weights (Section 5.1).
-      head: 'released' or 'deeplab'; `dilations` of its 3x3 branches.
+      head: 'released' or 'deeplab'; `dilations` of its 3x3 branches. 'projection' in pretraining, where `classes` are
+        the channels of the projections and `head_channels` those before them.
       head_channels: channels of each branch of the released head; `feature_channels` of the feature f.
       dropout: share of feature channels dropped while training.
       input_mean, input_std: subtracted from and dividing RGB in [0, 1] where no weights say otherwise (0 and 1 in the
@@ -165,6 +184,8 @@ class DeepLab(nn.Module):
             x = norm(name="extra_norm")(x)
         if self.head == "deeplab":
             head = DeepLabHead(self.classes, self.dilations, conv, name="head")
+        elif self.head == PROJECTION:
+            head = ProjectionHead(self.head_channels, self.classes, conv, name="head")
         else:
             head = ReleasedHead(
                 self.classes,

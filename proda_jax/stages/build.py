@@ -10,14 +10,15 @@ import ml_collections
 import optax
 
 from proda_jax import optim, prototypes
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import PROJECTION, DeepLab
 from proda_jax.models.discriminator import Discriminator
-from proda_jax.stages import denoise, distill, supervised, warmup
+from proda_jax.stages import denoise, distill, pretrain, supervised, warmup
 from proda_jax.stages import step as steps
 from proda_jax.stages.step import Setup
 from proda_jax.state import DiscriminatorState, TrainState, copy
 
 TRAIN_STEPS = {
+    "pretrain": pretrain.train_step,
     "supervised": supervised.train_step,
     "warmup": warmup.train_step,
     "denoise": denoise.train_step,
@@ -61,6 +62,12 @@ def network(model: ml_collections.ConfigDict, classes: int, *, extra_norm: bool,
         recompute=model.recompute,
         dtype=jnp.dtype(model.dtype),
     )
+
+
+def projecting(network: DeepLab, stage: ml_collections.ConfigDict) -> DeepLab:
+    """The network of a stage of pretraining: the same backbone below another head."""
+    sizes = {"classes": stage.projection_channels, "head_channels": stage.hidden_channels}
+    return network.clone(head=PROJECTION, extra_norm=False, **sizes)
 
 
 def parameter_group(path: tuple[str, ...]) -> str:

@@ -23,6 +23,8 @@ from proda_jax.state import TrainState
 
 # Every use of randomness within a step folds its own number into the example's key.
 SOURCE_VIEW, SOURCE_COLOUR, TARGET_VIEW, STRONG_VIEW, SOURCE_PASS, WEAK_PASS, STRONG_PASS, TEACHER_PASS = range(8)
+SECOND_VIEW, FIRST_COLOUR, SECOND_COLOUR, FIRST_GREY, SECOND_GREY = range(8, 13)
+TARGET_SLOTS = 1 << 20  # where a target example draws as a source example does, and is to draw something else
 
 Batch = dict[str, Any]
 Metrics = dict[str, jax.Array]

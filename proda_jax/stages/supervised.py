@@ -9,9 +9,6 @@ from proda_jax.data.label_spaces import IGNORE
 from proda_jax.stages import step as steps
 from proda_jax.state import TrainState
 
-TARGET_SLOTS = 1 << 20  # target examples draw other views than the source examples in the same place
-
-
 def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: steps.Setup):
     """One step of cross entropy on labelled images.
 
@@ -28,7 +25,7 @@ def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: st
     del teacher
     slots = {"source": batch["slot"]}
     if setup.stage.target_labels:
-        slots["target"] = batch["slot"] + jnp.int32(TARGET_SLOTS)
+        slots["target"] = batch["slot"] + jnp.int32(steps.TARGET_SLOTS)
     examples = {
         domain: (
             *steps.labelled_view(setup, state, batch[domain], slots[domain]),

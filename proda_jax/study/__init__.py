@@ -2,5 +2,6 @@
 
 from proda_jax.study.plan import Plan, plan
 from proda_jax.study.run import run
+from proda_jax.study.sweep import swept
 
-__all__ = ["Plan", "plan", "run"]
+__all__ = ["Plan", "plan", "run", "swept"]

@@ -19,12 +19,14 @@ class Row:
       stage: whose last network it scores.
       paper: the paper's mIoU, percent; None where it gives none, or its text does not settle which number it is.
       variant: of the configuration, '' where there is but one; see `Plan.variants`.
+      over: number of the row that its gain is over.
     """
 
     label: str
     stage: str
     paper: float | None = None
     variant: str = ""
+    over: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +38,6 @@ class Plan:
       title: of its table.
       paper: the paper's table or figure; '' where it has none.
       rows: of the table.
-      base: row that gains are over.
       seeds: one experiment of each variant for each of them.
       variants: configurations by name; more than one where what is varied is of all stages alike.
       notes: what a reader has to know to judge it.
@@ -47,11 +48,14 @@ class Plan:
     title: str
     paper: str
     rows: tuple[Row, ...]
-    base: Row
     seeds: tuple[int, ...]
     variants: dict[str, ml_collections.ConfigDict]
     notes: tuple[str, ...] = ()
     show: tuple[str, ...] = ()
+
+    def base(self, row: Row) -> Row:
+        """The row that a row's gain is over."""
+        return self.rows[row.over]
 
     @property
     def pieces(self) -> list[tuple[str, ml_collections.ConfigDict]]:
@@ -89,18 +93,15 @@ def plan(config: ml_collections.ConfigDict, seeds: Sequence[int] | None = None) 
         raise ValueError("--mode=study needs a configuration with a section 'study', such as "
                          "configs/studies/table3.py:demo, or --sweep with any other")  # fmt: skip
     s = config.study
-    rows = tuple(Row(*row) for row in s.rows)
-    if not rows:
-        settings.refuse("study.rows", rows, "rows (what it is called, stage, the paper's mIoU or None)")
-    for row in rows:
-        settings.choose("study.rows", row.stage, config.stages)
-    settings.choose("study.gain_over", s.gain_over, [row.stage for row in rows])
+    stages = [stage for _, stage, _ in s.rows]
+    for stage in stages:
+        settings.choose("study.rows", stage, config.stages)
+    settings.choose("study.gain_over", s.gain_over, stages)
+    rows = tuple(Row(*row, over=stages.index(s.gain_over)) for row in s.rows)
     for shown in s.show:
         settings.choose("study.show", shown, SHOWN)
-    base = next(row for row in rows if row.stage == s.gain_over)
-    found = Plan(s.name, s.title, s.paper, rows, base, chosen_seeds(s.seeds if seeds is None else seeds),
-                 {"": config}, tuple(s.notes), tuple(s.show))  # fmt: skip
-    return check(found)
+    seeds = chosen_seeds(s.seeds if seeds is None else seeds)
+    return check(Plan(s.name, s.title, s.paper, rows, seeds, {"": config}, tuple(s.notes), tuple(s.show)))
 
 
 def check(found: Plan) -> Plan:

@@ -42,11 +42,12 @@ class Line:
 def collect(plan: Plan, workdir: epath.PathLike) -> list[Line]:
     """What the experiments have come to by now, a line for each row."""
     scores = {row: {seed: found for seed in plan.seeds if (found := _score(row, seed, workdir))} for row in plan.rows}
-    base = {seed: entry["miou"] for seed, entry in scores[plan.base].items()}
     lines = []
     for row, found in scores.items():
-        gains = {seed: entry["miou"] - base[seed] for seed, entry in found.items() if seed in base}
-        theirs = None if None in (row.paper, plan.base.paper) else row.paper - plan.base.paper
+        base = plan.base(row)
+        over = scores[base]
+        gains = {seed: entry["miou"] - over[seed]["miou"] for seed, entry in found.items() if seed in over}
+        theirs = None if None in (row.paper, base.paper) else row.paper - base.paper
         lines.append(Line(row, found, gains, theirs))
     return lines
 
@@ -85,7 +86,7 @@ def cells(plan: Plan, lines: Sequence[Line]) -> tuple[list[str], list[list[str]]
     """Titles and rows of the table as people read it."""
     titles = [plan.paper or plan.title, *(f"seed {seed}" for seed in plan.seeds), "mIoU"]
     more = [key for key in measures(lines) if key != "miou"]
-    titles += [f"mIoU over {key.removeprefix('miou_')}" for key in more] + [f"gain over {plan.base.label}"]
+    titles += [f"mIoU over {key.removeprefix('miou_')}" for key in more] + [gain_title(plan)]
     beside = any(row.paper is not None for row in plan.rows)
     titles += ["paper", "paper's gain"] if beside else []
     rows = []
@@ -93,13 +94,19 @@ def cells(plan: Plan, lines: Sequence[Line]) -> tuple[list[str], list[list[str]]
         values = line.values()
         row = [line.row.label, *(number(values.get(seed)) for seed in plan.seeds), shown(values, plan)]
         row += [shown(line.values(key), plan) for key in more]
-        row.append("–" if line.row == plan.base else shown(line.gains, plan, signed=True))
+        row.append("–" if line.row == plan.base(line.row) else shown(line.gains, plan, signed=True))
         rows.append(row + ([number(line.row.paper), _paper_gain(plan, line)] if beside else []))
     return titles, rows
 
 
 def _paper_gain(plan: Plan, line: Line) -> str:
-    return "–" if line.row == plan.base else gain(line.paper_gain)
+    return "–" if line.row == plan.base(line.row) else gain(line.paper_gain)
+
+
+def gain_title(plan: Plan) -> str:
+    """What gains are over."""
+    bases = dict.fromkeys(plan.base(row).label for row in plan.rows)
+    return f"gain over {next(iter(bases))}" if len(bases) == 1 else "gain over the first value"
 
 
 def text_table(plan: Plan, lines: Sequence[Line]) -> str:
@@ -161,12 +168,12 @@ def as_json(plan: Plan, lines: Sequence[Line]) -> dict[str, Any]:
         mean, spread = mean_and_spread(list(line.values().values()))
         gain_mean, gain_spread = mean_and_spread(list(line.gains.values()))
         rows.append({
-            "row": line.row.label, "variant": line.row.variant, "stage": line.row.stage, "mean": mean,
+            "row": line.row.label, "gain_over": plan.base(line.row).label, "variant": line.row.variant, "stage": line.row.stage, "mean": mean,
             "spread": spread, "gain": gain_mean, "gain_spread": gain_spread, "paper": line.row.paper,
             "paper_gain": line.paper_gain, "seeds": {str(seed): entry for seed, entry in line.scores.items()},
         })  # fmt: skip
     return {
-        "study": plan.name, "title": plan.title, "paper": plan.paper, "gain_over": plan.base.label,
+        "study": plan.name, "title": plan.title, "paper": plan.paper,
         "complete": all(len(line.scores) == len(plan.seeds) for line in lines), "rows": rows,
         "notes": list(plan.notes),
     }  # fmt: skip
