@@ -28,8 +28,8 @@ _MODE = flags.DEFINE_enum(
     "train: run the stages. status: say what a workdir holds and how its run is doing, and change nothing. evaluate: "
     "score a network on the validation images. predict: label images and videos with it. export: write it for "
     "TensorFlow or StableHLO. The network is one of the workdir, or that in config.init_from. report: write the page "
-    "about a workdir, or with --compare about several. study: run the rows of a table of the paper over several seeds, or "
-    "with --sweep the values of a setting.",
+    "about a workdir, or with --compare about several. study: run the rows of one of the paper's "
+    "tables over several seeds, or with --sweep the values of a setting.",
 )  # fmt: skip
 _OUTPUT = flags.DEFINE_string("output", None, "predict, export: folder for the results.")
 _STAGE = flags.DEFINE_string(

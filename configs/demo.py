@@ -66,6 +66,16 @@ def denoise(init: str, steps: int) -> ml_collections.ConfigDict:
     return stage
 
 
+def pretrain(init: str, steps: int) -> ml_collections.ConfigDict:
+    """Self-supervised pretraining of a small network on small images."""
+    stage = small(base.pretrain(init, steps))
+    stage.batch_size = 16  # of each domain: others of the batch are what an image is told apart from
+    stage.hidden_channels, stage.projection_channels = 512, 64  # of a backbone of 512
+    stage.contrast_temperature = 0.5  # SimCLR's for small batches
+    stage.views.scale = (0.75, 1.5)  # the smallest is still higher and wider than a crop
+    return stage
+
+
 def self_training(init: str, steps: int) -> ml_collections.ConfigDict:
     """Conventional self-training with all that stage 1 has, too."""
     return from_soft_labels(base.self_training(init, steps))

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import tensorflow_datasets as tfds
+
 from data_prep.base import SegmentationBuilder
 from data_prep.examples import Record
 
@@ -9,16 +11,24 @@ _DUSK = "0001TP"  # the one sequence filmed at dusk
 
 
 class CamVid(SegmentationBuilder, skip_registration=True):
-    """Day and dusk as two domains: 'day_train', 'dusk_train', 'dusk_test' and whatever else the folders hold."""
+    """Day and dusk as two domains: 'day_train', 'dusk_train', 'dusk_test' and whatever else the folders hold.
+
+    Sequences by day are splits of their own, too, such as 'day_train_0016E5': as targets, they want validation images
+    from another street.
+    """
 
     name = "camvid"
+    VERSION = tfds.core.Version("2.1.0")  # copies of before have no sequences
     LAYOUT = "{train,val,test}/*.png and {train,val,test}annot/*.png of the same names (val is not needed)"
 
     def splits(self) -> dict[str, Sequence[Record]]:
         """Records of each folder, apart by the time of day."""
-        splits = {}
+        splits: dict[str, list[Record]] = {}
         for part in ("train", "val", "test"):
             records = self.pairs(part, f"{part}annot")
-            splits[f"day_{part}"] = [record for record in records if not record.name.startswith(_DUSK)]
+            by_day = [record for record in records if not record.name.startswith(_DUSK)]
+            splits[f"day_{part}"] = by_day
             splits[f"dusk_{part}"] = [record for record in records if record.name.startswith(_DUSK)]
+            for record in by_day:
+                splits.setdefault(f"day_{part}_{record.name.split('_')[0]}", []).append(record)
         return splits

@@ -304,7 +304,8 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
         refuse(f"{name}.init", stage.init, "an earlier stage, whose features the prototypes are means of")
     if stage.kind == "pretrain":
         check_pretraining(config, name)
-    if stage.init in labelling and not takes_backbone(config, name) and has_extra_norm(config, stage.init) and not has_extra_norm(config, name):
+    whole = stage.init in labelling and not takes_backbone(config, name)
+    if whole and has_extra_norm(config, stage.init) and not has_extra_norm(config, name):
         refuse(f"{name}.extra_norm", stage.extra_norm, f"True, as stage {stage.init!r}, which it starts from, has it")
     for key in ("teacher", "labels_from"):
         if key in stage:

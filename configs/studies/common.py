@@ -12,13 +12,13 @@ from typing import Any
 
 import ml_collections
 
-from configs import base, demo, gta5, synthia
+from configs import base, demo, gta5
 
 SEEDS = (0, 1, 2)
 Row = tuple[str, str, float | None]  # what it is called, the stage that it scores, the paper's mIoU
 EQUAL_TERMS = (
-    "Rows differ in what their name says and in nothing else: the same start, steps, rates, labels and random draws. "
-    "No row was tuned for this study."
+    "Rows of the same stage differ in what their name says and in nothing else: the same start, steps, rates, labels "
+    "and random draws. No row was tuned for this study."
 )
 DEMO_TERMS = (
     "The recipe that all rows start from is that of configs/demo.py, settled before (docs/results.md, 'What moved the "
@@ -27,19 +27,38 @@ DEMO_TERMS = (
 )
 
 
-def recipe(form: str, file: str) -> ml_collections.ConfigDict:
-    """The stages that studies are made of, in one of the forms, not yet chosen from.
+# where students of stages 2 and 3 start, by form: settings besides their teacher
+STARTS = {
+    "gta5": {
+        "self-supervised weights": {"init": "self_supervised", "extra_norm": True},
+        "supervised weights": {"init": "imagenet", "extra_norm": False},
+    },
+    "demo": {  # nothing is downloaded: weights are made of the demo's own images
+        "self-supervised weights": {"init": "pretrained", "extra_norm": True},
+        "supervised weights": {"init": "source", "init_takes": "backbone", "extra_norm": False},
+    },
+}
+
+
+def recipe(form: str, file: str, task: Any = gta5) -> ml_collections.ConfigDict:
+    """The stages that studies are made of, in one of the forms; `study` chooses those that its rows need.
 
     Args:
-      form: 'gta5' or 'demo' (Table 2 asks for 'synthia').
+      form: 'gta5' (the paper's task at full size) or 'demo'.
       file: name of the study's file, for the message.
+      task: configuration of the paper's task.
     """
-    if form in ("gta5", "synthia"):
-        return _full(gta5 if form == "gta5" else synthia)
-    if form == "demo":
-        return _demo()
-    raise ValueError(f"configs/studies/{file}.py:{form}: expected configs/studies/{file}.py for the paper's task, or "
-                     f"configs/studies/{file}.py:demo for rendered streets")  # fmt: skip
+    if form not in STARTS:
+        raise ValueError(f"configs/studies/{file}.py:{form}: expected configs/studies/{file}.py for the paper's task, "
+                         f"or configs/studies/{file}.py:demo for rendered streets")  # fmt: skip
+    c = _full(task) if form == "gta5" else _demo()
+    c.self_training.random_as = "stage1"  # rows that are compared draw the same
+    for name, teacher in (("stage2", "stage1"), ("stage3", "stage2")):
+        for start, settings in STARTS[form].items():
+            c[name if start.startswith("self") else f"{name}_supervised"] = variant(c[name], name, **settings)
+        own = {"init": teacher, "extra_norm": teacher == "stage2"}
+        c[f"{name}_previous"] = variant(c[name], name, **own, init_takes=None)
+    return c
 
 
 def _full(task: Any) -> ml_collections.ConfigDict:
@@ -48,20 +67,19 @@ def _full(task: Any) -> ml_collections.ConfigDict:
     c.task = f"{c.task}_studies"
     c.source = base.supervised("imagenet", gta5.STEPS)
     c.self_training = base.self_training("warmup", gta5.STEPS)
-    c.self_training.random_as = "stage1"  # rows that are compared draw the same
     return c
 
 
 def _demo() -> ml_collections.ConfigDict:
-    """Rendered streets: a seed of a study takes minutes to an hour on two cores, a stage a minute or two."""
+    """Rendered streets: a stage takes a minute or two on two cores."""
     c = demo.get_config()
     c.task = "demo_studies"
     c.evaluate_every = 75
     c.data.loader = "memory"  # all 1,300 images are small
     c.source = demo.small(base.supervised("random", 600))
+    c.pretrained = demo.pretrain("random", 300)
     c.warmup = demo.warmup("source", 150)
     c.self_training = demo.self_training("warmup", 150)
-    c.self_training.random_as = "stage1"
     c.stage1 = demo.denoise("warmup", 150)
     c.stage2 = demo.distill("stage1", 150)
     c.stage3 = demo.distill("stage2", 150)
@@ -146,8 +164,42 @@ def over(
         if stage != "stage1":
             c[stage] = variant(c.stage1, "stage1", **{setting: value})
         rows.append((f"{setting} {value}", stage, theirs))
-    if all(stage != "stage1" for _, stage, _ in rows):  # the paper's values do not have the recipe's among them
-        rows.append((f"{setting} {c.stage1[setting]} (the recipe)", "stage1", None))
+    return _with_recipe(c, name, title, rows, f"{setting} {c.stage1[setting]}", **facts)
+
+
+def grid(
+    c: ml_collections.ConfigDict, name: str, title: str, settings: tuple[str, str], titles: tuple[str, str],
+    columns: Iterable[float], values: dict[float, Iterable[float]], **facts: Any,
+) -> ml_collections.ConfigDict:  # fmt: skip
+    """A study of two settings of stage 1, a row for each pair of values.
+
+    Args:
+      c: the recipe.
+      name, title: see `study`.
+      settings: of stage 1.
+      titles: what they are called in the paper.
+      columns: values of the second setting.
+      values: {value of the first: the paper's mIoU for each of `columns`}.
+      facts: what else `study` takes.
+    """
+    own = tuple(c.stage1[setting] for setting in settings)
+    rows = []
+    for first, scores in values.items():
+        for second, theirs in zip(columns, scores, strict=True):
+            pair, stage = dict(zip(settings, (first, second), strict=True)), "stage1"
+            if own != (first, second):
+                stage = f"{titles[0]}_{first}_{titles[1]}_{second}".replace(".", "_")
+                c[stage] = variant(c.stage1, "stage1", **pair)
+            rows.append((f"{titles[0]} {first:g}, {titles[1]} {second:g}", stage, theirs))
+    return _with_recipe(c, name, title, rows, f"{titles[0]} {own[0]:g}, {titles[1]} {own[1]:g}", **facts)
+
+
+def _with_recipe(
+    c: ml_collections.ConfigDict, name: str, title: str, rows: list[Row], own: str, **facts: Any
+) -> ml_collections.ConfigDict:
+    """A study whose gains are over the recipe's stage 1, which has a row of its own if it is not among the paper's."""
+    if all(stage != "stage1" for _, stage, _ in rows):
+        rows = [*rows, (f"{own} (the recipe)", "stage1", None)]
     return study(c, name, title, rows, gain_over="stage1", **facts)
 
 

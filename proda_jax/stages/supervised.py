@@ -9,6 +9,7 @@ from proda_jax.data.label_spaces import IGNORE
 from proda_jax.stages import step as steps
 from proda_jax.state import TrainState
 
+
 def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: steps.Setup):
     """One step of cross entropy on labelled images.
 

@@ -113,8 +113,10 @@ def text_table(plan: Plan, lines: Sequence[Line]) -> str:
     """The table for a terminal, with what a reader has to know below it."""
     titles, rows = cells(plan, lines)
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
-    aligned = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-               for row in (titles, *rows)]  # fmt: skip
+    aligned = []
+    for first, *rest in (titles, *rows):
+        right = (cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
+        aligned.append("  ".join([first.ljust(widths[0]), *right]))
     return "\n".join([plan.title, "", *aligned, "", *(f"- {note}" for note in remarks(plan, lines))])
 
 
@@ -168,9 +170,10 @@ def as_json(plan: Plan, lines: Sequence[Line]) -> dict[str, Any]:
         mean, spread = mean_and_spread(list(line.values().values()))
         gain_mean, gain_spread = mean_and_spread(list(line.gains.values()))
         rows.append({
-            "row": line.row.label, "gain_over": plan.base(line.row).label, "variant": line.row.variant, "stage": line.row.stage, "mean": mean,
-            "spread": spread, "gain": gain_mean, "gain_spread": gain_spread, "paper": line.row.paper,
-            "paper_gain": line.paper_gain, "seeds": {str(seed): entry for seed, entry in line.scores.items()},
+            "row": line.row.label, "stage": line.row.stage, "variant": line.row.variant, "mean": mean, "spread": spread,
+            "gain": gain_mean, "gain_spread": gain_spread, "gain_over": plan.base(line.row).label,
+            "paper": line.row.paper, "paper_gain": line.paper_gain,
+            "seeds": {str(seed): entry for seed, entry in line.scores.items()},
         })  # fmt: skip
     return {
         "study": plan.name, "title": plan.title, "paper": plan.paper,

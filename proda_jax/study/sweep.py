@@ -10,7 +10,7 @@ import ml_collections
 
 from proda_jax import settings
 from proda_jax.study.plan import Plan, Row, check, chosen_seeds
-from proda_jax.study.run import INPUTS
+from proda_jax.study.runner import INPUTS
 
 ALONE = ("seed", "stages", "task", "init_from", "study")  # of which there is one in a study
 

@@ -1,0 +1,199 @@
+"""The page of a study: its table beside the paper's numbers, and the curves and pictures that it asks for."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from proda_jax.files import write_atomically
+from proda_jax.report import embedding, page, paper, pictures
+from proda_jax.report.charts import value_of
+from proda_jax.report.compare import mean_and_spread
+from proda_jax.report.content import Figure, Folder, Legend, Note, Section, Table, number
+from proda_jax.report.drawing import BLUE, GREEN, INK, ORANGE, PURPLE, YELLOW, draw
+from proda_jax.report.label_quality import quality_of
+from proda_jax.report.run import Run, Stage, read
+from proda_jax.study import results
+from proda_jax.study.plan import Plan, folder_of
+from proda_jax.study.results import Line
+
+_COLORS = (
+    (BLUE, "blue"), (ORANGE, "orange"), (GREEN, "green"), (PURPLE, "purple"), (YELLOW, "yellow"),
+)  # fmt: skip
+_STYLES = ("-", "--", ":")
+
+
+def write_page(plan: Plan, workdir: epath.PathLike) -> epath.Path:
+    """Writes <workdir>/<study>/report/index.html of what there is by now, and returns its path."""
+    workdir = epath.Path(workdir)
+    folder, lines = Folder(workdir / plan.name / page.FOLDER), results.write(plan, workdir)
+    runs = {
+        (seed, variant): read(path)
+        for seed in plan.seeds
+        for variant in plan.variants
+        if (path := workdir / folder_of(seed, variant)).exists()
+    }
+    sections = [_scores(plan, lines, folder)]
+    shown: dict[str, Callable[[], list[Section]]] = {
+        "classes": lambda: [_classes(plan, lines, runs, folder)],
+        "curves": lambda: [_curves(plan, runs, folder)],
+        "label_quality": lambda: [_label_quality(plan, runs, folder)],
+        "pictures": lambda: [pictures.pseudo_labels(run, folder) for run in _first(runs)],
+        "features": lambda: [embedding.features(run, folder) for run in _first(runs)],
+    }
+    for name in plan.show:
+        sections += shown[name]()
+    lacking = [f"{line.row.label}: {len(line.scores)} of {len(plan.seeds)} seeds." for line in lines
+               if len(line.scores) < len(plan.seeds)]  # fmt: skip
+    facts = [("rows", str(len(plan.rows))), ("seeds", ", ".join(map(str, plan.seeds)))]
+    facts += [("paper", plan.paper)] if plan.paper else []
+    text = page.render(f"ProDA: {plan.title}", headline(plan, lines), facts, None, sections, lacking)
+    path = folder.path / "index.html"
+    write_atomically(path, text)
+    return path
+
+
+def headline(plan: Plan, lines: Sequence[Line]) -> str:
+    """What came out, in one sentence."""
+    means = {line.row.label: mean_and_spread(list(line.values().values()))[0] for line in lines}
+    means = {label: mean for label, mean in means.items() if mean is not None}
+    if not means:
+        return "No scores yet."
+    best, worst = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
+    return f"From {number(means[worst])} mIoU ({worst}) to {number(means[best])} ({best})."
+
+
+def _first(runs: dict[Any, Run]) -> list[Run]:
+    return list(runs.values())[:1]
+
+
+def _scores(plan: Plan, lines: Sequence[Line], folder: Folder) -> Section:
+    titles, rows = results.cells(plan, lines)
+    values = [(line.row.label, seed, value) for line in lines for seed, value in line.values().items()]
+    link = folder.table("study", ("row", "seed", "miou"), values)
+    blocks: list[Any] = [*_chart(plan, lines, folder), Table(titles, rows, plan.title, data=link)]
+    return Section("scores", plan.title, blocks + [Note(text) for text in results.remarks(plan, lines)], plan.paper)
+
+
+def _chart(plan: Plan, lines: Sequence[Line], folder: Folder) -> list[Legend | Figure]:
+    """A dot for each seed, an upright line for their mean, and the paper's number as a diamond."""
+    if not any(line.scores for line in lines):
+        return []
+
+    def plot(axes: Any) -> None:
+        for place, line in enumerate(lines):
+            values = list(line.values().values())
+            axes.plot(values, [place] * len(values), "o", color=BLUE, markersize=4.5, alpha=0.6, markeredgewidth=0)
+            if values:
+                mean = mean_and_spread(values)[0]
+                axes.plot([mean, mean], [place - 0.3, place + 0.3], color=BLUE, linewidth=1.8)
+            if line.row.paper is not None:
+                axes.plot([line.row.paper], [place], "D", color=ORANGE, markersize=4, markerfacecolor="none")
+        axes.set_yticks(range(len(lines)), [line.row.label for line in lines])
+        axes.tick_params(axis="y", colors=INK)
+        axes.set_ylim(len(lines) - 0.5, -0.5)
+        axes.grid(True, axis="x")
+        axes.grid(False, axis="y")
+        axes.set_xlabel("mIoU, percent")
+
+    panel = draw("study", plot, says=f"mIoU of the rows of {plan.title}", size=(4.3, 0.8 + 0.3 * len(lines)))
+    caption = "A dot is the last network of a seed, an upright line their mean, a diamond the paper's number."
+    legend = [("here", "var(--blue)")]
+    legend += [("the paper", "var(--orange)")] if any(line.row.paper is not None for line in lines) else []
+    return [Legend(legend), folder.figure([panel], caption, {"CSV": "data/study.csv"})]
+
+
+def _classes(plan: Plan, lines: Sequence[Line], runs: dict[Any, Run], folder: Folder) -> Section:
+    """IoU of each class, mean over seeds, beside the paper's of the same network where it gives them."""
+    theirs = {line.row.label: _paper_row(line, runs) for line in lines}
+    names = list(dict.fromkeys(name for line in lines for entry in line.scores.values() for name in entry["iou"]))
+    titles, data = ["class"], []
+    for line in lines:
+        titles += [line.row.label] + (["paper"] if theirs[line.row.label] else [])
+    rows = []
+    for name in names:
+        cells = [name]
+        for line in lines:
+            by_seed = {seed: entry["iou"].get(name) for seed, entry in line.scores.items()}
+            found = {seed: value for seed, value in by_seed.items() if value is not None}
+            beside = theirs[line.row.label]
+            cells += [results.shown(found, plan)] + ([number(beside.iou.get(name))] if beside else [])
+            data.append((line.row.label, name, len(found), *mean_and_spread(list(found.values())),
+                         beside.iou.get(name) if beside else None))  # fmt: skip
+        rows.append(cells)
+    link = folder.table("study_classes", ("row", "class", "seeds", "iou_mean", "iou_spread", "paper"), data)
+    caption = "IoU by class of the last networks, percent: mean over seeds ± sample standard deviation."
+    return Section("classes", "Classes", [Table(titles, rows, caption, data=link)])
+
+
+def _paper_row(line: Line, runs: dict[Any, Run]) -> paper.Row | None:
+    """The paper's scores by class of a row's network; None where it gives none, or of another task."""
+    for (_, variant), run in runs.items():
+        task, stages = paper.task(run.settings), {stage.name: stage for stage in run.stages}
+        if task and variant == line.row.variant and line.row.stage in stages:
+            name = paper.row_of(stages[line.row.stage].settings, {name: s.kind for name, s in stages.items()})
+            return row if (row := task[1].get(name)) and row.iou else None
+    return None
+
+
+def _curves(plan: Plan, runs: dict[Any, Run], folder: Folder) -> Section:
+    """mIoU over the steps of each row's stage."""
+    series = _series(plan, runs, lambda stage: [(e["step"], value_of(e, "miou")) for e in stage.history])
+    return _figure("curves", "Curves", "mIoU of the network", series, folder)
+
+
+def _label_quality(plan: Plan, runs: dict[Any, Run], folder: Folder) -> Section:
+    """mIoU of the labels that each row learns from, over the steps of its stage, on held-out labelled images."""
+    series = _series(
+        plan, runs, lambda stage: [(step, kinds["learnt_from"]["miou"]) for step, kinds in quality_of(stage)]
+    )
+    return _figure("label_quality", "Pseudo-label quality", "mIoU of the pseudo labels", series, folder)
+
+
+def _series(
+    plan: Plan, runs: dict[Any, Run], points: Callable[[Stage], Iterable[tuple[int, float]]]
+) -> dict[str, list[tuple[int, float, int]]]:
+    """For each row, (step, mean over seeds, number of seeds) of a stage's points."""
+    found = {}
+    for row in plan.rows:
+        by_step: dict[int, list[float]] = {}
+        for (_, variant), run in runs.items():
+            for stage in run.stages:
+                if (variant, stage.name) == (row.variant, row.stage):
+                    for step, value in points(stage):
+                        by_step.setdefault(step, []).extend([value] if np.isfinite(value) else [])
+        if line := [(step, float(np.mean(v)), len(v)) for step, v in sorted(by_step.items()) if v]:
+            found[row.label] = line
+    return found
+
+
+def _figure(name: str, title: str, what: str, series: dict[str, list], folder: Folder) -> Section:
+    """Lines over steps, told apart by colour and dashes."""
+    if not series:
+        return Section(name, title, [Note(f"{title}: nothing was recorded.", missing=True)])
+    link = folder.table(f"study_{name}", ("row", "step", "miou_mean", "seeds"),
+                        [(row, *point) for row, points in series.items() for point in points])  # fmt: skip
+    looks = {
+        row: (*_COLORS[i % len(_COLORS)], _STYLES[i // len(_COLORS) % len(_STYLES)]) for i, row in enumerate(series)
+    }
+
+    def plot(axes: Any) -> None:
+        for row, points in series.items():
+            steps, values, _ = zip(*points, strict=True)
+            color, _, style = looks[row]
+            axes.plot(steps, values, style, color=color, marker="o" if len(steps) < 20 else None, markersize=3)
+        axes.set_title(f"{what}, percent")
+        axes.set_xlabel("step")
+        axes.margins(x=0.02, y=0.1)
+
+    def legend(axes: Any) -> None:
+        for row, (color, _, style) in looks.items():
+            axes.plot([], [], style, color=color, label=row)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=1, frameon=False)
+
+    panel = draw(f"study_{name}", plot, says=f"{what} over the steps of {len(series)} rows", only_in_file=legend)
+    dashes = {"-": "", "--": ", dashed", ":": ", dotted"}
+    colors = [(row + dashes[style], f"var(--{color})") for row, (_, color, style) in looks.items()]
+    caption = f"{what} over the steps of the stage, mean over seeds."
+    return Section(name, title, [Legend(colors), folder.figure([panel], caption, {"CSV": link})])
