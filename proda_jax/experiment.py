@@ -4,7 +4,7 @@ import contextlib
 import functools
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from proda_jax.checkpoints import Checkpoints
 from proda_jax.data.label_spaces import label_space, reported_subsets
 from proda_jax.data.pseudo_labels import PseudoLabels, with_pseudo_labels
 from proda_jax.data.source import ExampleSource
-from proda_jax.files import alone, npz, read_npz, write_atomically
+from proda_jax.files import alone, is_readable, npz, read_npz, write_atomically
 from proda_jax.interruption import Interruption, Stopped
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.networks import Networks
@@ -69,7 +69,7 @@ class Experiment:
         provenance.remember(folder, config, name)
         provenance.note_environment(folder)
         target = self.sources.open("target")
-        steps_per_epoch = max(len(target) // batch_size(config, name), 1)
+        steps_per_epoch = max(len(target) // build.batch_size(config, name), 1)
         model = self.networks.model(name)
         teacher_name = stage.get("teacher")
         setup = build.setup(
@@ -174,7 +174,8 @@ class Experiment:
                 self.looked.write(self.workdir.path / "samples.npz")
         make, teacher = None, None
         if stage.kind == "denoise":
-            make = functools.partial(prepare.soft_labels, self.networks.model(stage.labels_from), **soft_options(stage))
+            options = prepare.soft_options(stage)
+            make = functools.partial(prepare.soft_labels, self.networks.model(stage.labels_from), **options)
             make, teacher = devices.map_step(make, self.mesh, "rb", "b"), self.networks.variables(stage.labels_from)
         folder = self.workdir.folder(name)
         return Snapshots(self.looked, folder, model, self.mesh, stage, self.space, make, teacher)
@@ -222,7 +223,7 @@ class Experiment:
         index, count = hosts.share()
         arguments = {"first_step": first_step, "shard": (index, count)}
         order = build.order_seed(config.seed, build.random_name(config, name))
-        size = batch_size(config, name)
+        size = build.batch_size(config, name)
         source = self.sources.open("source").training_batches(size, seed=order, labels=True, **arguments)
         target = None
         if stage.kind != "supervised" or stage.target_labels:
@@ -243,16 +244,15 @@ class Experiment:
     def soft_labels(self, name: str) -> PseudoLabels:
         """p_{t,0} for stage `name`, made if they are not there."""
         stage = self.config[name]
-        options = soft_options(stage)
-        kind = f"soft_labels_{stage.soft_label_stride}" + label_tag(**averaging(stage))
-        return self.pseudo_labels(stage.labels_from, kind, prepare.soft_labels, **options)
+        kind = f"soft_labels_{stage.soft_label_stride}" + prepare.label_tag(**prepare.averaging(stage))
+        return self.pseudo_labels(stage.labels_from, kind, prepare.soft_labels, **prepare.soft_options(stage))
 
     def hard_labels(self, name: str) -> PseudoLabels:
         """Hard pseudo labels for stage `name`, made if they are not there."""
         stage = self.config[name]
-        threshold = stage.label_threshold
-        kind = f"hard_labels_{threshold:g}" + label_tag(**averaging(stage))
-        return self.pseudo_labels(stage.teacher, kind, prepare.hard_labels, threshold=threshold, **averaging(stage))
+        options = prepare.averaging(stage)
+        kind = f"hard_labels_{stage.label_threshold:g}" + prepare.label_tag(**options)
+        return self.pseudo_labels(stage.teacher, kind, prepare.hard_labels, threshold=stage.label_threshold, **options)
 
     def pseudo_labels(self, teacher: str, kind: str, make: Callable, **options: Any) -> PseudoLabels:
         """The filled store of pseudo labels of that kind, made by `make`(model of `teacher`, ..., **options)."""
@@ -319,7 +319,7 @@ class Experiment:
     def begin(self) -> None:
         """Refuses what cannot be run, before anything is computed, and notes the configuration."""
         for name in self.config.stages:
-            devices.check_batch_size(batch_size(self.config, name), self.mesh, self.config.micro_batches)
+            devices.check_batch_size(build.batch_size(self.config, name), self.mesh, self.config.micro_batches)
             provenance.check(self.workdir.folder(name), self.config, name)
         missing = [name for name in self.config.stages if not self.is_complete(name)]
         if missing:
@@ -403,32 +403,3 @@ class Experiment:
     def write_results(self) -> None:
         if hosts.is_first():
             write_atomically(self.workdir.path / "results.json", json.dumps(self.results(), indent=2))
-
-
-def batch_size(config: ml_collections.ConfigDict, name: str) -> int:
-    """Images of each domain in a step of a stage, over all devices."""
-    return config[name].get("batch_size") or config.batch_size
-
-
-def is_readable(path: epath.Path) -> bool:
-    """Whether an .npz file is there and whole."""
-    try:
-        return bool(read_npz(path))
-    except Exception:  # what a damaged archive leads to depends on where it is damaged
-        return False
-
-
-def averaging(stage: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Over which views of an image the predictions are averaged that become a stage's pseudo labels."""
-    return {"scales": tuple(stage.label_scales), "flip": stage.label_flip}
-
-
-def soft_options(stage: ml_collections.ConfigDict) -> dict[str, Any]:
-    """How p_{t,0} is made for a stage."""
-    return {"stride": stage.soft_label_stride, **averaging(stage)}
-
-
-def label_tag(*, scales: Sequence[float], flip: bool) -> str:
-    """What the name of a folder of pseudo labels says of how predictions were averaged."""
-    at = "" if tuple(scales) == (1.0,) else "_at_" + "_".join(f"{scale:g}" for scale in scales)
-    return at + ("_flipped" if flip else "")

@@ -176,6 +176,14 @@ def read_npz(path: epath.PathLike) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
+def is_readable(path: epath.Path) -> bool:
+    """Whether an .npz file is there and whole."""
+    try:
+        return bool(read_npz(path))
+    except Exception:  # what a damaged archive leads to depends on where it is damaged
+        return False
+
+
 def is_remote(path: epath.PathLike) -> bool:
     """Whether a path is in a bucket, such as gs://bucket/folder."""
     return "://" in str(path)

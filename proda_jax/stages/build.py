@@ -119,6 +119,11 @@ def order_seed(seed: int, name: str) -> int:
     return 2 * (zlib.crc32(f"{seed}/{name}".encode()) & 0x3FFFFFFF)
 
 
+def batch_size(config: ml_collections.ConfigDict, name: str) -> int:
+    """Images of each domain in a step of a stage, over all devices."""
+    return config[name].get("batch_size") or config.batch_size
+
+
 def random_name(config: ml_collections.ConfigDict, name: str) -> str:
     """The name of a stage in `stage_key` and `order_seed`: its own, or that of another, whose draws it shares."""
     return config[name].get("random_as") or name

@@ -162,3 +162,19 @@ def feature_channels(model: DeepLab, variables: Any) -> int:
     """Channels of the feature f of this network."""
     shape = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, jnp.zeros((1, 64, 64, 3)))
     return shape.features.shape[-1]
+
+
+def averaging(stage: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Over which views of an image the predictions are averaged that become a stage's pseudo labels."""
+    return {"scales": tuple(stage.label_scales), "flip": stage.label_flip}
+
+
+def soft_options(stage: ml_collections.ConfigDict) -> dict[str, Any]:
+    """How p_{t,0} is made for a stage."""
+    return {"stride": stage.soft_label_stride, **averaging(stage)}
+
+
+def label_tag(*, scales: Sequence[float], flip: bool) -> str:
+    """What the name of a folder of pseudo labels says of how predictions were averaged."""
+    at = "" if tuple(scales) == (1.0,) else "_at_" + "_".join(f"{scale:g}" for scale in scales)
+    return at + ("_flipped" if flip else "")
