@@ -85,21 +85,12 @@ class Experiment:
             variables = self.networks.initial(name, model)
             key = build.stage_key(config.seed, build.random_name(config, name))
             state = devices.replicate(build.create_state(setup, key, variables, start), self.mesh)
-        step = devices.map_step(
-            functools.partial(build.train_step(stage.kind), setup=setup),
-            self.mesh,
-            "rbr",
-            "rr",
-            donate=(0,),
-        )
+        step = functools.partial(build.train_step(stage.kind), setup=setup)
+        step = devices.map_step(step, self.mesh, "rbr", "rr", donate=(0,))
         schedule = train.Schedule(
-            stage.steps,
-            config.log_every,
-            config.evaluate_every,
-            config.save_every,
-            config.save_minutes,
+            stage.steps, config.log_every, config.evaluate_every, config.save_every, config.save_minutes,
             config.max_skipped,
-        )
+        )  # fmt: skip
         with self.sources.writer(folder) as writer:
             note = self.notes(name, model, writer, state)
             _, history = train.train(

@@ -4,8 +4,8 @@ Any number of them may work on one workdir, on several devices of a machine or o
 each takes the next stage that can be run and that no other process is at.
 """
 
-import time
 from collections.abc import Callable
+from time import sleep
 
 import jax
 from etils import epath
@@ -65,7 +65,7 @@ def run(
                 break
         else:
             say("other processes are at all that can be run by now; waiting for them")
-            time.sleep(PAUSE)
+            sleep(PAUSE)
     for experiment in experiments:
         experiment.write_results()
     if hosts.is_first():
