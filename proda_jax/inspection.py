@@ -102,7 +102,6 @@ def inspect(workdir: epath.PathLike) -> Inspection:
     path, damaged = epath.Path(workdir), []
     if not path.is_dir():
         raise ValueError(f"--workdir = {path} does not exist: name the folder of a run")
-    running = is_locked(path / "lock")
     config = _json(path / "config.json", damaged, AGAIN)
     _json(path / "results.json", damaged, AGAIN)
     _check_archive(path / "samples.npz", damaged)
@@ -113,6 +112,8 @@ def inspect(workdir: epath.PathLike) -> Inspection:
     if not names:
         raise ValueError(f"--workdir = {path} holds no run: there is neither config.json nor the folder of a stage")
     stages = [_stage(path / name, (config or {}).get(name), damaged) for name in names]
+    locks = map(is_locked, (path / "lock", *(path / name / "lock" for name in names)))  # a study's hold stages alone
+    running = next(filter(None, locks), is_locked(path / "lock"))
     return Inspection(path, config, stages, running, _targets(path, config), damaged)
 
 

@@ -343,8 +343,9 @@ def has_extra_norm(config: ml_collections.ConfigDict, name: str, taken: Mapping[
 
 def takes_backbone(config: ml_collections.ConfigDict, name: str) -> bool:
     """Whether a stage that starts from an earlier one takes its backbone alone."""
-    kinds = {config[name].kind, config[config[name].init].kind}
-    return "pretrain" in kinds or config[name].get("init_takes") == "backbone"
+    stage = config[name]
+    kinds = {stage.kind, config[stage.init].kind}
+    return "pretrain" in kinds or ("init_takes" in stage and stage.init_takes == "backbone")
 
 
 def check_weights(config: ml_collections.ConfigDict, name: str, init: str) -> None:
