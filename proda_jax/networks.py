@@ -132,7 +132,7 @@ class Networks:
             given = self.in_weights(init, wanted)
         elif init != "random":
             given = self.variables(init)
-            if settings.takes_backbone(self._config, name):
+            if build.takes_backbone(self._config, name):
                 given = backbone(given)
         if all(set(wanted[kind]) == set(given[kind]) for kind in wanted):
             return given

@@ -24,7 +24,7 @@ from proda_jax.data.label_spaces import (
 from proda_jax.files import cache_folder
 from proda_jax.models.deeplab import GROUP_NORM_GROUPS, HEADS
 from proda_jax.stages import denoise
-from proda_jax.stages.build import TRAIN_STEPS, views_of
+from proda_jax.stages.build import TRAIN_STEPS, takes_backbone, views_of
 
 TOP_LEVEL = (
     "task", "init_from", "seed", "stages", "batch_size", "micro_batches", "log_every", "summaries", "save_every",
@@ -339,13 +339,6 @@ def has_extra_norm(config: ml_collections.ConfigDict, name: str, taken: Mapping[
         return (taken or {}).get(name, False)
     inherited = stage.init in config.stages and has_extra_norm(config, stage.init, taken)
     return stage.get("extra_norm", inherited)
-
-
-def takes_backbone(config: ml_collections.ConfigDict, name: str) -> bool:
-    """Whether a stage that starts from an earlier one takes its backbone alone."""
-    stage = config[name]
-    kinds = {stage.kind, config[stage.init].kind}
-    return "pretrain" in kinds or ("init_takes" in stage and stage.init_takes == "backbone")
 
 
 def check_weights(config: ml_collections.ConfigDict, name: str, init: str) -> None:

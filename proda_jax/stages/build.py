@@ -124,6 +124,13 @@ def batch_size(config: ml_collections.ConfigDict, name: str) -> int:
     return config[name].get("batch_size") or config.batch_size
 
 
+def takes_backbone(config: ml_collections.ConfigDict, name: str) -> bool:
+    """Whether a stage that starts from an earlier one takes its backbone alone."""
+    stage = config[name]
+    kinds = {stage.kind, config[stage.init].kind}
+    return "pretrain" in kinds or ("init_takes" in stage and stage.init_takes == "backbone")
+
+
 def random_name(config: ml_collections.ConfigDict, name: str) -> str:
     """The name of a stage in `stage_key` and `order_seed`: its own, or that of another, whose draws it shares."""
     return config[name].get("random_as") or name
