@@ -190,7 +190,7 @@ def _figure(name: str, title: str, what: str, series: dict[str, list], folder: F
     def legend(axes: Any) -> None:
         for row, (color, _, style) in looks.items():
             axes.plot([], [], style, color=color, label=row)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=1, frameon=False)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=1, frameon=False)
 
     panel = draw(f"study_{name}", plot, says=f"{what} over the steps of {len(series)} rows", only_in_file=legend)
     dashes = {"-": "", "--": ", dashed", ":": ", dotted"}
