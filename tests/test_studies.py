@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -389,18 +390,28 @@ def test_values_stand_between_commas_that_are_in_no_bracket():
 # The command
 
 
-def test_the_command_refuses_what_it_cannot_do(tmp_path):
-    def says(*flags: str) -> str:
-        ran = subprocess.run(
-            [sys.executable, "main.py", "--mode=study", *flags], cwd=ROOT, capture_output=True, text=True,
-            env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        )  # fmt: skip
-        assert ran.returncode != 0
-        return ran.stderr
+def study(*flags: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "main.py", "--mode=study", "--config=configs/demo.py", *flags]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
 
-    assert "--mode=study needs a configuration with a section 'study'" in says(
-        "--config=configs/demo.py", f"--workdir={tmp_path}"
-    )
+
+def test_the_command_prints_the_table_of_what_is_complete_and_says_where_its_files_are(tmp_path):
+    for name, miou in (("source", 20.0), ("warmup", 30.0)):
+        last = {"step": 150, "miou": miou, "iou": {"road": miou}}
+        (tmp_path / "seed7" / name).mkdir(parents=True)
+        (tmp_path / "seed7" / name / "result.json").write_text(json.dumps({"name": name, "best": last, "last": last}))
+    ran = study(f"--workdir={tmp_path}", "--sweep=warmup.steps=150", "--seeds=7",
+                "--config.stages=('source', 'warmup')")  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert re.search(r"^warmup.steps=150 +30.0 +30.0", ran.stdout, re.MULTILINE)
+    for name in ("study.json", "study.csv", "study.tex", "report/index.html"):
+        assert (tmp_path / "sweep_warmup.steps" / name).exists()
+
+
+def test_the_command_refuses_what_it_cannot_do(tmp_path):
+    assert "--mode=study needs a configuration with a section 'study'" in study(f"--workdir={tmp_path}").stderr
+    assert "expected whole numbers, such as 0,1,2" in study(f"--workdir={tmp_path}", "--seeds=a").stderr
+    assert "--workdir is needed" in study().stderr
 
 
 def test_a_studys_stages_can_be_trained_as_one_run_too():
