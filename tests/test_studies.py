@@ -376,6 +376,8 @@ def test_a_stages_own_views_can_be_swept():
         ("stage1=1", "expected one setting of it"),
         ("seed=1,2", "seeds are given as --seeds"),
         ("views.scale=1", "expected values like"),
+        ("stage1.label_scales=(0.5,1.0),(0,5.1,0)", "told apart by letters and digits"),
+        ("stage1.random_as=1", "values of another type"),
     ],
 )
 def test_a_sweep_that_cannot_work_is_refused_with_the_nearest_name(text, message):

@@ -113,6 +113,7 @@ def _setting(section: Any, path: Sequence[str], name: str, config: ml_collection
 
 
 def _kinds(config: ml_collections.ConfigDict) -> list[str]:
+    """Kinds of the configuration's stages, which stand for all stages of that kind."""
     return sorted({config[stage].kind for stage in config.stages})
 
 
@@ -137,12 +138,13 @@ def _of_stages(config: ml_collections.ConfigDict, sweep: Sweep) -> tuple[dict, t
     if "study" in c:
         del c.study
     changed = [name for name in config.stages if _depends(config, name, sweep.stages)]
-    names, rows = {}, []
+    rows: list[Row] = []
     over = range(len(changed))  # gains are over the same stage with the first value
     for text, value in sweep.values.items():
         same = all(_present(config, stage, sweep.path) == value for stage in sweep.stages)
         names = {name: name if same else _name(name, sweep.path[-1], text) for name in changed}
         for name in () if same else changed:
+            _refuse_twins(sweep, text, names[name] in c)
             c[names[name]] = _copy(config, name, names, sweep, value)
         titles = [f"{sweep.name}={text}" + (f": {name}" if len(changed) > 1 else "") for name in changed]
         rows += [Row(title, names[name], over=i) for title, name, i in zip(titles, changed, over, strict=True)]
@@ -150,7 +152,10 @@ def _of_stages(config: ml_collections.ConfigDict, sweep: Sweep) -> tuple[dict, t
     return {"": c.lock()}, tuple(rows)
 
 
-def _copy(config: ml_collections.ConfigDict, name: str, names: dict[str, str], sweep: Sweep, value: Any) -> Any:
+def _copy(
+    config: ml_collections.ConfigDict, name: str, names: dict[str, str], sweep: Sweep, value: Any
+) -> ml_collections.ConfigDict:
+    """A stage with a value of the setting, if it is one of those that have it, among copies called `names`."""
     stage = config[name].copy_and_resolve_references()
     with stage.unlocked():
         for key in INPUTS:
@@ -158,18 +163,29 @@ def _copy(config: ml_collections.ConfigDict, name: str, names: dict[str, str], s
                 stage[key] = names.get(stage[key], stage[key])
         stage.random_as = stage.get("random_as") or name
         if name in sweep.stages:
-            _put(stage, sweep.path, value)
+            _put(stage, sweep, value)
     return stage
 
 
-def _put(section: ml_collections.ConfigDict, path: Sequence[str], value: Any) -> None:
-    for key in path[:-1]:
+def _put(section: ml_collections.ConfigDict, sweep: Sweep, value: Any) -> None:
+    """Sets the setting in a stage, or in the configuration."""
+    for key in sweep.path[:-1]:
         section = section[key]
-    with section.unlocked():
-        section[path[-1]] = value
+    try:
+        with section.unlocked():  # of views a stage holds those alone that are its own
+            section[sweep.path[-1]] = value
+    except TypeError as error:  # of what has no value yet
+        settings.refuse(f"{sweep.name} (in --sweep)", value, f"values of another type ({error})")
+
+
+def _refuse_twins(sweep: Sweep, text: str, twin: bool) -> None:
+    """Refuses a value whose name is that of another, such as (0.5,1) beside (0,5,1)."""
+    if twin:
+        settings.refuse(f"{sweep.name} (in --sweep)", text, "values that can be told apart by letters and digits")
 
 
 def _present(config: ml_collections.ConfigDict, stage: str, path: Sequence[str]) -> Any:
+    """The value that a stage has now."""
     return _setting(config[stage], path, ".".join(path), config)
 
 
@@ -204,8 +220,9 @@ def _of_everything(config: ml_collections.ConfigDict, sweep: Sweep) -> tuple[dic
     variants, rows = {}, []
     for text, value in sweep.values.items():
         c = config.copy_and_resolve_references()
-        _put(c, sweep.path, value)
+        _put(c, sweep, value)
         name = re.sub(r"[^\w.-]+", "_", f"{sweep.name}_{text}").strip("_")
+        _refuse_twins(sweep, text, name in variants)
         variants[name] = c
         rows += [Row(f"{sweep.name}={text}: {stage}", stage, None, name, i) for i, stage in enumerate(config.stages)]
     return variants, tuple(rows)
