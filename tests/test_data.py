@@ -189,14 +189,20 @@ def test_cityscapes_without_training_labels_is_an_unlabelled_split(cityscapes):
     np.testing.assert_array_equal(val.labels, [label for _, _, label in truth["val"]])
 
 
-def test_camvid_is_split_by_the_time_of_day(tmp_path):
+def test_camvid_is_split_by_the_time_of_day_and_by_sequence(tmp_path):
     truth = fixtures.write_camvid(tmp_path / "raw", dusk_train_labels=False)
+    truth["day_train_0006R0"] = truth["day_train"]  # the only sequence by day
+    (name, image, label), *_ = fixtures.write_camvid(tmp_path / "other", day=1)["day_train"]
+    for folder in ("train", "trainannot"):  # and a second one
+        (tmp_path / "other" / folder / f"{name}.png").rename(tmp_path / "raw" / folder / "0016E5_00001.png")
+    truth["day_train_0016E5"] = [("0016E5_00001", image, label)]
+    truth["day_train"] = [*truth["day_train"], *truth["day_train_0016E5"]]
     prepare("camvid", data_dir=str(tmp_path / "data"), raw_dir=str(tmp_path / "raw"))
     for split, records in truth.items():
         source = _open("camvid", tmp_path, split, (48, 64), "camvid11")
         assert source.names == tuple(name for name, _, _ in records)
         assert source.labelled == (split != "dusk_train")
-    memory = source.to_memory(labels=True)  # dusk_test
+    memory = _open("camvid", tmp_path, "dusk_test", (48, 64), "camvid11").to_memory(labels=True)
     road, sky, car = (records[0][2] == i for records in [truth["dusk_test"]] for i in (0, 10, 13))
     assert set(memory.labels[0][road]) == {3}
     assert set(memory.labels[0][sky]) <= {0} and set(memory.labels[0][car]) <= {8}
