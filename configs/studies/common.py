@@ -15,7 +15,7 @@ import ml_collections
 from configs import base, demo, gta5
 
 SEEDS = (0, 1, 2)
-DEMO_STEPS = 300  # of stages 1 to 3; after 150, which start again at the first rate, rows are below where they began
+DEMO_STEPS = 300  # of stages 1 to 3, which start again at the first rate: after 150, rows are below where they began
 Row = tuple[str, str, float | None]  # what it is called, the stage that it scores, the paper's mIoU
 EQUAL_TERMS = (
     "Rows of the same stage differ in what their name says and in nothing else: the same start, steps, rates, labels "
