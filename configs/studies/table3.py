@@ -46,5 +46,6 @@ def get_config(form: str = "gta5") -> ml_collections.ConfigDict:
             "16 target images. The paper's are of ImageNet, far longer.",
         ]
     return common.study(
-        c, "table3", "What each component adds", rows, paper="Tables 3 and 11", gain_over="source", notes=notes
-    )
+        c, "table3", "What each component adds", rows, paper="Tables 3 and 11", gain_over="source", notes=notes,
+        show=("classes",),
+    )  # fmt: skip
