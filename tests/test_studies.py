@@ -1,4 +1,4 @@
-"""Studies: their configurations, what their tables say, what is shared and resumed, and sweeps of any setting."""
+"""Studies: their configurations, what their tables say, and what is shared and resumed."""
 
 import csv
 import importlib
@@ -22,7 +22,7 @@ from proda_jax.interruption import Interruption, Stopped
 from proda_jax.report import paper
 from proda_jax.sources import Sources
 from proda_jax.stages import build
-from proda_jax.study import page, plan, results, run, sweep, swept
+from proda_jax.study import page, plan, results, run
 from proda_jax.study.plan import Plan, Row
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -321,72 +321,6 @@ def test_variants_draw_what_their_model_draws(interrupted):
     assert losses("seed0/more") == losses("seed0/again")
     assert losses("seed0/more") != losses("seed1/more")
     assert build.order_seed(0, "more") != build.order_seed(0, "again")  # what it would draw by its own name
-
-
-# Sweeps
-
-
-def small() -> object:
-    c = demo.get_config()
-    c.stages = ("source", "warmup", "stage1")
-    return c
-
-
-def test_a_sweep_copies_a_stage_for_each_value_and_shares_what_comes_before():
-    found = swept(small(), "stage1.temperature=0.5,2,4")
-    (c,) = found.variants.values()
-    stages = [row.stage for row in found.rows]
-    assert c.stages == ("source", "warmup", *stages) and stages[1] == "stage1"  # 2 is its own value
-    assert [c[stage].temperature for stage in stages] == [0.5, 2.0, 4.0]
-    assert found.seeds == (0,) and {c[stage].random_as or stage for stage in stages} == {"stage1"}
-
-
-def test_stages_after_a_swept_one_are_copied_with_it():
-    found = swept(demo.get_config(), "denoise.temperature=1,2", (3, 4))
-    (c,) = found.variants.values()
-    third = c[found.rows[2].stage]
-    assert found.rows[2].label == "denoise.temperature=1: stage3" and found.seeds == (3, 4)
-    second = c[third.teacher]
-    assert c[second.teacher].temperature == 1.0 and second.init == second.teacher
-    assert found.base(found.rows[5]) == found.rows[2]  # gains are over the same stage with the first value
-
-
-def test_a_setting_of_all_stages_makes_an_experiment_for_each_value():
-    found = swept(small(), "views.scale=(1.0, 1.0),(0.75, 1.25)")
-    assert [c.views.scale for c in found.variants.values()] == [(1.0, 1.0), (0.75, 1.25)]
-    assert len({folder for folder, _ in found.pieces}) == 2 and len(found.rows) == 6
-
-
-def test_a_stages_own_views_can_be_swept():
-    found = swept(small(), "stage1.views.randaugment=True,False")
-    (c,) = found.variants.values()
-    assert [build.views_of(c, row.stage).randaugment for row in found.rows] == [True, False]
-    assert build.views_of(c, "warmup").randaugment
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("stage1.temprature=1", "did you mean 'temperature'"),
-        ("stag1.temperature=1", "did you mean 'stage1'"),
-        ("stage1.temperature=hot", r"= 'hot': expected values like 2\.0"),
-        ("stage1.temperature=-1", "expected a positive number"),
-        ("stage1.weighting=prototype", "did you mean 'prototypes'"),
-        ("stage1.temperature", "expected a setting and its values"),
-        ("stage1=1", "expected one setting of it"),
-        ("seed=1,2", "seeds are given as --seeds"),
-        ("views.scale=1", "expected values like"),
-        ("stage1.label_scales=(0.5,1.0),(0,5.1,0)", "told apart by letters and digits"),
-        ("stage1.random_as=1", "values of another type"),
-    ],
-)
-def test_a_sweep_that_cannot_work_is_refused_with_the_nearest_name(text, message):
-    with pytest.raises(ValueError, match=message):
-        swept(small(), text)
-
-
-def test_values_stand_between_commas_that_are_in_no_bracket():
-    assert sweep.split("(1, 2), 'a,b', 3") == ["(1, 2)", "'a,b'", "3"]
 
 
 # The command

@@ -36,8 +36,10 @@ def get_config(form: str = "gta5") -> ml_collections.ConfigDict:
         ("stage 3 from supervised weights", "stage3_supervised", None),
         ("stage 3 from self-supervised weights", "stage3", 57.5),
     ]
-    notes = ["Stages 2 and 3 learn from the teacher that the method has: stage 1, and stage 2 from self-supervised "
-             "weights."]  # fmt: skip
+    notes = [
+        "Stages 2 and 3 learn from the teacher that the method has: stage 1, and stage 2 from self-supervised weights. "
+        "The extra normalisation goes with self-supervised weights, and with a student that goes on from one of them.",
+    ]
     if form == "demo":
         notes += [
             "The paper's rows of denoising and structure learning have the symmetric loss; the demo's recipe has cross "
