@@ -73,6 +73,12 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax
       x: [batch, height, width, channels].
       kernel: [side, side, channels, output channels].
       stride, dilation: of both axes.
+
+    Returns:
+      [batch, ceil(height / stride), ceil(width / stride), output channels].
+
+    Raises:
+      ValueError: both stride and dilation are above 1.
     """
     if dilation == 1:
         return _convolve(x, kernel, stride, 1)
@@ -107,15 +113,22 @@ def _dilated_convolution_gradient(dilation, kept, dy):
     x, kernel = kept
     (dx,) = jax.linear_transpose(lambda x: _convolve(x, kernel, 1, dilation), x)(dy)
     shape = jax.ShapeDtypeStruct(kernel.shape, kernel.dtype)
-    ways = (partial(way, shape=shape, dilation=dilation) for way in (kernel_gradient_apart, kernel_gradient))
-    return dx, jax.lax.platform_dependent(x, dy, **dict(zip(("cuda", "default"), ways, strict=True)))
+    apart, as_one = (partial(way, shape=shape, dilation=dilation) for way in (kernel_gradient_apart, kernel_gradient))
+    return dx, jax.lax.platform_dependent(x, dy, cuda=apart, default=as_one)
 
 
 dilated_convolution.defvjp(_dilated_convolution, _dilated_convolution_gradient)
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, shape: jax.ShapeDtypeStruct, dilation: int) -> jax.Array:
-    """Gradient of a dilated convolution's kernel, of that shape and type, where dy is that of its result."""
+    """Gradient of a dilated convolution's kernel.
+
+    Args:
+      x: [batch, height, width, channels].
+      dy: gradient of the result, [batch, height, width, output channels].
+      shape: shape and type of the kernel, [side, side, channels, output channels].
+      dilation: of both axes.
+    """
     return jax.linear_transpose(lambda kernel: _convolve(x, kernel, 1, dilation), shape)(dy)[0]
 
 
@@ -288,7 +301,10 @@ def batch_moments(x: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.A
 
 
 def channel_sums(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Sums over all but the last axis, as one reduction: on a GPU two of them would each read what both come from."""
+    """Sums [channels] of two arrays [..., channels], as one reduction.
+
+    On a GPU two reductions would each read what both arrays are computed from.
+    """
     zero = jnp.zeros((), first.dtype)
     return jax.lax.reduce(
         (first, second), (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), tuple(range(first.ndim - 1))
