@@ -31,6 +31,7 @@ class Stage:
       saved: when that was written, seconds since 1970.
       changed: when the stage was last heard of.
       labels: images with pseudo labels made from its network, by the name of their folder.
+      held: whether a process of a study is at it; None if nobody can tell.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Stage:
     saved: float | None
     changed: float | None
     labels: dict[str, int]
+    held: bool | None = None
 
     @property
     def steps(self) -> int | None:
@@ -112,9 +114,27 @@ def inspect(workdir: epath.PathLike) -> Inspection:
     if not names:
         raise ValueError(f"--workdir = {path} holds no run: there is neither config.json nor the folder of a stage")
     stages = [_stage(path / name, (config or {}).get(name), damaged) for name in names]
-    locks = map(is_locked, (path / "lock", *(path / name / "lock" for name in names)))  # a study's hold stages alone
-    running = next(filter(None, locks), is_locked(path / "lock"))
+    locked = is_locked(path / "lock")
+    running = True if any(stage.held for stage in stages) else locked  # a study's processes hold stages alone
     return Inspection(path, config, stages, running, _targets(path, config), damaged)
+
+
+def experiments(workdir: epath.PathLike) -> dict[str, Inspection]:
+    """The experiments of a study's workdir by the names of their folders; none if it is that of a run."""
+    path = epath.Path(workdir)
+    if (path / "config.json").exists():
+        return {}
+    seeds = sorted(folder for folder in _inside(path) if folder.name.startswith("seed"))
+    folders = [folder for seed in seeds for folder in (seed, *sorted(_inside(seed)))
+               if (folder / "config.json").exists()]  # fmt: skip
+    return {str(folder.relative_to(path)): inspect(folder) for folder in folders}
+
+
+def tables(workdir: epath.PathLike) -> dict[str, dict]:
+    """The tables that studies of a workdir have written so far, by their names."""
+    folders = sorted(path for path in _inside(epath.Path(workdir)) if path.is_dir())
+    found = {folder.name: _json(folder / "study.json", [], "") for folder in folders}
+    return {name: table for name, table in found.items() if table is not None}
 
 
 def _stage(folder: epath.Path, section: dict | None, damaged: list[str]) -> Stage:
@@ -141,6 +161,7 @@ def _stage(folder: epath.Path, section: dict | None, damaged: list[str]) -> Stag
         saved=saved,
         changed=max(filter(None, [saved, *map(_time, (*files, *stores))]), default=None),
         labels={store.name: sum(path.suffix == ".npz" for path in _inside(store)) for store in sorted(stores)},
+        held=is_locked(folder / "lock"),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from etils import epath
 
-from proda_jax.inspection import Inspection, Stage, inspect
+from proda_jax.inspection import Inspection, Stage, experiments, inspect, tables
 from proda_jax.tables import best_of, duration
 
 WIDTH = 80  # columns
@@ -15,17 +15,48 @@ _LABELS = {"denoise": ("labels_from", "soft pseudo labels"), "distill": ("teache
 
 
 def text(workdir: epath.PathLike) -> str:
-    """The state of a workdir, which may be in a bucket, of an older version, or in use.
+    """The state of a workdir, of a run or of a study; it may be in a bucket, of an older version, or in use.
 
     Raises:
       ValueError: there is no such folder, or it holds no run.
     """
+    if several := experiments(workdir):
+        return study_text(workdir, several)
     found = inspect(workdir)
     current = next((stage for stage in found.stages if stage.result is None), None)
     parts = [headline(found), table(found.stages)]
     if current is not None and current.begun:
         parts.append(standing(current, found.running))
     parts += [labels(found), following(found, current), damage(found)]
+    return "\n\n".join(filter(None, parts))
+
+
+def study_text(workdir: epath.PathLike, found: dict[str, Inspection]) -> str:
+    """The state of a study: its experiments, and the tables that have been written."""
+    tasks = " and ".join(dict.fromkeys(one.config["task"] for one in found.values() if one.config))
+    at = [f"{name}/{stage.name}" for name, one in found.items() for stage in one.stages if stage.held]
+    states = f"being worked at: {', '.join(at)}" if at else "no process is at it"
+    if any(one.running is None for one in found.values()):
+        states = "nobody can tell here whether a process is at it"
+    changed = [stage.changed for one in found.values() for stage in one.stages if stage.changed]
+    heard = f"; last heard of {ago(max(changed))}" if changed else ""
+    parts = [f"{workdir}: a study on {tasks or 'an unknown task'}\n{wrapped(states + heard)}"]
+    rows = [("experiment", "stages", "begun, not complete")]
+    for name, one in found.items():
+        begun = [f"{stage.name} {stage.step}/{'?' if stage.steps is None else stage.steps}" for stage in one.stages
+                 if stage.begun and stage.result is None]  # fmt: skip
+        done = sum(stage.result is not None for stage in one.stages)
+        rows.append((name, f"{done}/{len(one.stages)}", ", ".join(begun) or "-"))
+    parts.append(aligned(rows))
+    rows = [("table", "scores", "complete")]
+    for name, one in tables(workdir).items():
+        scores = [len(row["seeds"]) for row in one["rows"]]
+        of = len(scores) * len(one["seeds"])
+        rows.append((name, f"{sum(scores)} of {of}", "yes" if one["complete"] else "no"))
+    parts.append(aligned(rows) if len(rows) > 1 else "no table has been written yet")
+    parts += [damage(one) for one in found.values()]
+    example = epath.Path(workdir) / next(iter(found))
+    parts.append(wrapped(f"more of one: python main.py --mode=status --workdir={example}"))
     return "\n\n".join(filter(None, parts))
 
 
@@ -51,6 +82,11 @@ def table(stages: Iterable[Stage]) -> str:
             stage.name, steps, score(last), score(best), str(best["step"]) if scored else "-",
             duration(stage.seconds) if stage.begun else "-",
         ))  # fmt: skip
+    return aligned(rows)
+
+
+def aligned(rows: list[tuple[str, ...]]) -> str:
+    """Rows in columns, the first to the left and the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])

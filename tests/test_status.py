@@ -246,6 +246,26 @@ def test_a_run_in_a_bucket_is_read_though_nobody_knows_whether_it_runs(workdir, 
     assert row(text, "stage1")[1] == "80/150" and "of step 50" in text and "damaged" not in text
 
 
+def test_a_study_shows_its_experiments_their_tables_and_what_is_damaged_in_any_of_them(workdir, tmp_path_factory):
+    study = tmp_path_factory.mktemp("study")
+    shutil.copytree(workdir, study / "seed0")
+    (study / "seed1").mkdir()
+    shutil.copy(workdir / "config.json", study / "seed1")
+    (study / "notes.txt").write_text("of its user")
+    text = status.text(study)
+    assert row(text, "seed0")[1:] == ["2/5", "stage1", "80/150"] and row(text, "seed1")[1:] == ["0/5", "-"]
+    assert "no process is at it" in text and "no table has been written yet" in text and "damaged" not in text
+    (study / "table8").mkdir()
+    rows = [{"seeds": {"0": {}, "1": {}}}, {"seeds": {"0": {}}}]
+    (study / "table8" / "study.json").write_text(json.dumps({"complete": False, "seeds": [0, 1], "rows": rows}))
+    (study / "seed0" / "warmup" / "result.json").write_text("{")
+    with running(study / "seed0" / "stage1"):
+        text = status.text(study)
+    assert "being worked at: seed0/stage1; last heard of" in text
+    assert row(text, "table8")[1:] == ["3", "of", "4", "no"]
+    assert "seed0/warmup/result.json: delete it" in " ".join(text.split())
+
+
 @pytest.mark.parametrize(("name", "message"), [("absent", "does not exist"), ("empty", "holds no run")])
 def test_a_folder_without_a_run_is_refused(name, message, tmp_path):
     (tmp_path / "empty").mkdir()

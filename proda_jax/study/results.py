@@ -176,7 +176,7 @@ def as_json(plan: Plan, lines: Sequence[Line]) -> dict[str, Any]:
             "seeds": {str(seed): entry for seed, entry in line.scores.items()},
         })  # fmt: skip
     return {
-        "study": plan.name, "title": plan.title, "paper": plan.paper,
+        "study": plan.name, "title": plan.title, "paper": plan.paper, "seeds": list(plan.seeds),
         "complete": all(len(line.scores) == len(plan.seeds) for line in lines), "rows": rows,
         "notes": list(plan.notes),
     }  # fmt: skip
