@@ -202,6 +202,27 @@ def test_text_latex_and_json_show_the_same_beside_the_paper(written):
     assert held["rows"][1]["mean"] == pytest.approx(np.mean(SCORES["two"]))
 
 
+@pytest.mark.parametrize("name", ["table9", "table10"])
+@pytest.mark.parametrize("form", ["gta5", "demo"])
+def test_two_settings_stand_against_each_other_as_in_the_paper(name, form, tmp_path):
+    """Every pair in its place, beside the paper's number; of one there is a score."""
+    numbers = importlib.import_module(f"configs.studies.{name}")
+    seconds = numbers.BETAS if name == "table9" else numbers.GAMMAS_2
+    found = plan(config_of(name, form), (5,))
+    row = found.rows[1]
+    (tmp_path / "seed5" / row.stage).mkdir(parents=True)
+    last = {"step": 5, "miou": 12.34, "iou": {}}
+    (tmp_path / "seed5" / row.stage / "result.json").write_text(json.dumps({"name": row.stage, "last": last}))
+    titles, rows = results.grid(found, results.collect(found, tmp_path))
+    assert [title.split()[1] for title in titles[1:]] == [f"{second:g}" for second in seconds]
+    for (first, theirs), cells in zip(numbers.PAPER.items(), rows, strict=True):
+        assert cells[0].split()[1] == f"{first:g}"
+        assert [cell.split("(")[-1] for cell in cells[1:]] == [f"{number})" for number in theirs]
+    assert rows[0][2].startswith("12.3 (") and sum("12.3" in cell for cells in rows for cell in cells) == 1
+    printed = results.text_table(found, results.collect(found, tmp_path)).splitlines()
+    assert " ".join(rows[-1]).split() in [line.split() for line in printed]
+
+
 def test_agreement_counts_pairs_in_the_papers_order(written):
     """Our order is three < one < two, the paper's one < two < three."""
     assert results.agreement(results.collect(*written)) == (1, 3)

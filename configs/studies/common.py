@@ -106,7 +106,7 @@ def variant(stage: ml_collections.ConfigDict, of: str | None = None, **settings:
 
 def study(
     c: ml_collections.ConfigDict, name: str, title: str, rows: Iterable[Row], *, paper: str, gain_over: str,
-    notes: Iterable[str] = (), show: Iterable[str] = (),
+    notes: Iterable[str] = (), show: Iterable[str] = (), grid: Iterable[tuple[str, str, str]] = (),
 ) -> ml_collections.ConfigDict:  # fmt: skip
     """Makes a configuration a study.
 
@@ -119,6 +119,7 @@ def study(
       gain_over: stage of the row that gains are over.
       notes: what a reader has to know to judge it.
       show: what its page shows besides: 'classes', 'curves', 'label_quality', 'pictures', 'features'.
+      grid: where rows are pairs of values of two settings: (stage, first value, second value) in words.
     """
     s = ml_collections.ConfigDict()
     s.name, s.title, s.paper = name, title, paper
@@ -126,7 +127,7 @@ def study(
     s.gain_over = gain_over
     s.seeds = SEEDS  # one experiment each
     terms = (EQUAL_TERMS, DEMO_TERMS) if c.task.startswith("demo") else (EQUAL_TERMS,)
-    s.notes, s.show = (*terms, *notes), tuple(show)
+    s.notes, s.show, s.grid = (*terms, *notes), tuple(show), tuple(map(tuple, grid))
     c.study = s.lock()
     c.stages = needed(c, [stage for _, stage, _ in s.rows])
     return c
@@ -184,15 +185,16 @@ def grid(
       facts: what else `study` takes.
     """
     own = tuple(c.stage1[setting] for setting in settings)
-    rows = []
+    rows, pairs = [], []
     for first, scores in values.items():
         for second, theirs in zip(columns, scores, strict=True):
             pair, stage = dict(zip(settings, (first, second), strict=True)), "stage1"
             if own != (first, second):
                 stage = f"{titles[0]}_{first}_{titles[1]}_{second}".replace(".", "_")
                 c[stage] = variant(c.stage1, "stage1", **pair)
-            rows.append((f"{titles[0]} {first:g}, {titles[1]} {second:g}", stage, theirs))
-    return _with_recipe(c, name, title, rows, f"{titles[0]} {own[0]:g}, {titles[1]} {own[1]:g}", **facts)
+            pairs.append((stage, f"{titles[0]} {first:g}", f"{titles[1]} {second:g}"))
+            rows.append((", ".join(pairs[-1][1:]), stage, theirs))
+    return _with_recipe(c, name, title, rows, f"{titles[0]} {own[0]:g}, {titles[1]} {own[1]:g}", grid=pairs, **facts)
 
 
 def _with_recipe(

@@ -73,6 +73,8 @@ def _scores(plan: Plan, lines: Sequence[Line], folder: Folder) -> Section:
     values = [(line.row.label, seed, value) for line in lines for seed, value in line.values().items()]
     link = folder.table("study", ("row", "seed", "miou"), values)
     blocks: list[Any] = [*_chart(plan, lines, folder), Table(titles, rows, plan.title, data=link)]
+    if square := results.grid(plan, lines):
+        blocks.append(Table(*square, f"{plan.title}: both settings against each other"))
     return Section("scores", plan.title, blocks + [Note(text) for text in results.remarks(plan, lines)], plan.paper)
 
 

@@ -1,7 +1,7 @@
 """What a study consists of: experiments, one for each seed, and rows that point at their stages."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import ml_collections
 
@@ -42,6 +42,7 @@ class Plan:
       variants: configurations by name; more than one where what is varied is of all stages alike.
       notes: what a reader has to know to judge it.
       show: what its page shows besides the scores, of `SHOWN`.
+      grid: where rows are pairs of values of two settings, what both are in the row of a stage; empty otherwise.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Plan:
     variants: dict[str, ml_collections.ConfigDict]
     notes: tuple[str, ...] = ()
     show: tuple[str, ...] = ()
+    grid: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
 
     def base(self, row: Row) -> Row:
         """The row that a row's gain is over."""
@@ -101,7 +103,8 @@ def plan(config: ml_collections.ConfigDict, seeds: Sequence[int] | None = None) 
     for shown in s.show:
         settings.choose("study.show", shown, SHOWN)
     seeds = chosen_seeds(s.seeds if seeds is None else seeds)
-    return check(Plan(s.name, s.title, s.paper, rows, seeds, {"": config}, tuple(s.notes), tuple(s.show)))
+    grid = {stage: (row, column) for stage, row, column in s.get("grid", ())}
+    return check(Plan(s.name, s.title, s.paper, rows, seeds, {"": config}, tuple(s.notes), tuple(s.show), grid))
 
 
 def check(found: Plan) -> Plan:

@@ -99,6 +99,28 @@ def cells(plan: Plan, lines: Sequence[Line]) -> tuple[list[str], list[list[str]]
     return titles, rows
 
 
+def grid(plan: Plan, lines: Sequence[Line]) -> tuple[list[str], list[list[str]]] | None:
+    """Two settings against each other, as the paper prints them; None where rows are no such pairs."""
+    found = {plan.grid[line.row.stage]: line for line in lines if line.row.stage in plan.grid}
+    if not found:
+        return None
+    down, across = (list(dict.fromkeys(pair[axis] for pair in found)) for axis in (0, 1))
+    beside = any(line.row.paper is not None for line in found.values())
+
+    def cell(line: Line | None) -> str:
+        if line is None:
+            return ""
+        return shown(line.values(), plan) + (f" ({number(line.row.paper)})" if beside else "")
+
+    rows = [[row, *(cell(found.get((row, column))) for column in across)] for row in down]
+    return ["mIoU (the paper's)" if beside else "mIoU", *across], rows
+
+
+def tables(plan: Plan, lines: Sequence[Line]) -> list[tuple[list[str], list[list[str]]]]:
+    """The list of all rows, and the grid where there is one: titles and cells of each."""
+    return [table for table in (cells(plan, lines), grid(plan, lines)) if table is not None]
+
+
 def _paper_gain(plan: Plan, line: Line) -> str:
     return "–" if line.row == plan.base(line.row) else gain(line.paper_gain)
 
@@ -111,13 +133,19 @@ def gain_title(plan: Plan) -> str:
 
 def text_table(plan: Plan, lines: Sequence[Line]) -> str:
     """The table for a terminal, with what a reader has to know below it."""
-    titles, rows = cells(plan, lines)
+    parts = [[plan.title]] + [_aligned(*table) for table in tables(plan, lines)]
+    parts.append([f"- {note}" for note in remarks(plan, lines)])
+    return "\n\n".join("\n".join(part) for part in parts)
+
+
+def _aligned(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
-    aligned = []
+    lines = []
     for first, *rest in (titles, *rows):
         right = (cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
-        aligned.append("  ".join([first.ljust(widths[0]), *right]))
-    return "\n".join([plan.title, "", *aligned, "", *(f"- {note}" for note in remarks(plan, lines))])
+        lines.append("  ".join([first.ljust(widths[0]), *right]))
+    return lines
 
 
 def remarks(plan: Plan, lines: Sequence[Line]) -> list[str]:
@@ -148,19 +176,20 @@ def csv_table(plan: Plan, lines: Sequence[Line]) -> str:
 
 
 def latex_table(plan: Plan, lines: Sequence[Line]) -> str:
-    """A LaTeX tabular of what people read."""
-    titles, rows = cells(plan, lines)
-    return "\n".join([
-        *(f"% {note}" for note in (plan.title, *remarks(plan, lines))),
-        rf"\begin{{tabular}}{{l|{'c' * (len(titles) - 1)}}}",
-        r"\hline",
-        " & ".join(map(latex_text, titles)) + r" \\",
-        r"\hline",
-        *(" & ".join(map(latex_text, row)) + r" \\" for row in rows),
-        r"\hline",
-        r"\end{tabular}",
-        "",
-    ])  # fmt: skip
+    """LaTeX tabulars of what people read."""
+    parts = [f"% {note}" for note in (plan.title, *remarks(plan, lines))]
+    for titles, rows in tables(plan, lines):
+        parts += [
+            rf"\begin{{tabular}}{{l|{'c' * (len(titles) - 1)}}}",
+            r"\hline",
+            " & ".join(map(latex_text, titles)) + r" \\",
+            r"\hline",
+            *(" & ".join(map(latex_text, row)) + r" \\" for row in rows),
+            r"\hline",
+            r"\end{tabular}",
+            "",
+        ]  # fmt: skip
+    return "\n".join(parts)
 
 
 def as_json(plan: Plan, lines: Sequence[Line]) -> dict[str, Any]:
