@@ -30,6 +30,21 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted():
         assert state.skipped.tolist() == [total, in_row] and int(metrics["skipped"]) == total
 
 
+def test_whether_a_step_is_finite_is_found_out_once_and_not_for_each_array():
+    """Read off the compiled step: one test for each array and each metric."""
+    arrays = 40
+
+    def train_step(state, batch, teacher, *, setup):
+        params = jax.tree.map(lambda w: w + batch, state.params)
+        return state.replace(step=state.step + 1, params=params), {"loss": batch}
+
+    step = jax.jit(lambda state, batch: steps.unless_not_finite(train_step)(state, batch, None, setup=None))
+    params = {f"w{i}": jnp.zeros((64, i + 1)) for i in range(arrays)}
+    state = TrainState(jnp.int32(0), jax.random.key(0), params, {}, (), skipped=jnp.zeros(2, jnp.int32))
+    compiled = step.lower(state, jnp.float32(1)).compile().as_text()
+    assert arrays <= compiled.count(" is-finite(") <= arrays + 1
+
+
 def test_training_that_goes_astray_stops_with_a_diagnosis_and_keeps_a_finite_network(tmp_path):
     config = config_of(**{"source.backbone_rate": 1e30, "source.head_rate": 1e30, "source.steps": 20, "max_skipped": 3})
     with pytest.raises(FloatingPointError, match=r"the last 3 steps up to step \d+ were left out.*source_ce.*rate"):
