@@ -5,10 +5,10 @@ import shutil
 import subprocess
 
 import pytest
+from quick import FLAGS
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-DEVICES, QUICK = "--xla_force_host_platform_device_count=4", "--xla_backend_optimization_level=0"
-for flag in (DEVICES, QUICK):  # the second: most of what tests compile runs once or twice, and compiling takes longest
+for flag in ("--xla_force_host_platform_device_count=4", *FLAGS):
     if flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from quick import QUICK
 
 from configs import gta5
 from data_prep.summary import Summary
@@ -37,7 +38,7 @@ SMALL = NETWORK | {
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """Compiled programs: what stage 2 compiles, stage 3 takes over."""
+    """Compiled programs: what one run compiles, the next takes over."""
     return tmp_path_factory.mktemp("compiled")
 
 
@@ -45,9 +46,7 @@ def run_main(config: str, cache: pathlib.Path, settings: dict, *flags: str) -> s
     """Runs main.py with a configuration, on a single device, and returns what it printed."""
     overrides = [f"--config.{name}={value}" for name, value in settings.items()]
     command = [sys.executable, "main.py", f"--config=configs/{config}.py", *overrides, *flags]
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_COMPILATION_CACHE_DIR": str(cache)
-    }  # fmt: skip
+    environment = os.environ | {"XLA_FLAGS": QUICK, "JAX_COMPILATION_CACHE_DIR": str(cache)}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick import QUICK
 from tiny import block_source, tiny_config, tiny_model, tiny_stage, tiny_variables
 
 from configs import base, camvid, demo, gta5
@@ -215,7 +216,7 @@ def test_images_of_the_source_are_scored_from_its_own_archive(monkeypatch):
 
 
 def main(*arguments: str, cache: pathlib.Path | None = None) -> subprocess.CompletedProcess:
-    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    environment = os.environ | {"XLA_FLAGS": QUICK}
     environment |= {"JAX_COMPILATION_CACHE_DIR": str(cache)} if cache else {}
     command = [sys.executable, "main.py", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 import fixtures
 import numpy as np
 import pytest
+from quick import QUICK
 
 from proda_jax.interruption import EXIT_CODE
 from proda_jax.models.weights import load
@@ -32,7 +33,7 @@ SETTINGS = {
 def start(workdir: pathlib.Path, settings: dict, devices: int, *flags: str, **environment: str) -> subprocess.Popen:
     overrides = [f"--config.{name}={value}" for name, value in settings.items()]
     command = [sys.executable, "main.py", "--config=configs/camvid.py", f"--workdir={workdir}", *overrides, *flags]
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    flags = f"--xla_force_host_platform_device_count={devices} {QUICK}"
     return subprocess.Popen(
         command, cwd=ROOT, env=os.environ | {"XLA_FLAGS": flags} | environment, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True,

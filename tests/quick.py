@@ -1,0 +1,8 @@
+"""XLA's flags for programs that run once or twice, where compiling takes longest."""
+
+from importlib import metadata
+
+FLAGS = ["--xla_backend_optimization_level=0"]
+if metadata.version("jaxlib").startswith("0.10."):  # a flag that XLA does not know ends the process
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # the others take two to four times as long to compile
+QUICK = " ".join(FLAGS)
