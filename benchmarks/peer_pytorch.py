@@ -152,7 +152,9 @@ class Peer:
     def move(self, inputs: denoise.Inputs) -> dict[str, torch.Tensor]:
         """The drawn inputs as PyTorch wants them; images and maps [batch, channels, h, w]."""
         size, grid = self.setup.crop_size, self.setup.target_size
-        rows, columns = views.strong._strong_positions(inputs.strong_view, size, grid)
+        rows, columns = (
+            axis.parts / axis.of_pixel for axis in views.strong._strong_positions(inputs.strong_view, size, grid)
+        )
         _, valid = views.strong_map(jnp.zeros((len(rows), *grid, 1)), inputs.strong_view, size)
         arrays = {
             "source": inputs.source_image, "labels": inputs.source_label, "whole": inputs.target_full,

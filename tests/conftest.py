@@ -55,5 +55,5 @@ def small_disk(tmp_path):
 
 def pytest_collection_modifyitems(items):
     """The files that take longest first, so that no process is left with one of them at the end."""
-    longest = ("test_end_to_end", "test_golden", "test_damage", "test_experiment", "test_taken_networks")
+    longest = ("test_end_to_end", "test_golden", "test_damage", "test_experiment", "test_hosts", "test_taken_networks")
     items.sort(key=lambda item: item.path.stem not in longest)

@@ -32,7 +32,7 @@ from proda_jax.state import DiscriminatorState, TrainState, copy
 
 GOLDEN = load("steps")
 # of an array's largest magnitude
-TOLERANCE = {"float64": 1e-4, "float32": 1e-3}
+TOLERANCE = {"float64": 1e-4, "float32": 2e-3}
 CLASSES, CROP, FULL = 19, (64, 96), (96, 144)
 WEIGHT_DECAY = 2e-4
 
@@ -324,9 +324,9 @@ def warm_up_step(gan: str, dtype: str):
 @pytest.mark.parametrize(
     ("gan", "weight", "dtype"),
     [
-        pytest.param("LS", 0.01, "float64", marks=pytest.mark.slow),
+        ("LS", 0.01, "float64"),
         pytest.param("LS", 1.0, "float64", marks=pytest.mark.slow),
-        ("Vanilla", 0.01, "float64"),
+        pytest.param("Vanilla", 0.01, "float64", marks=pytest.mark.slow),
         pytest.param("Vanilla", 1.0, "float64", marks=pytest.mark.slow),
         ("LS", 0.01, "float32"),
         ("LS", 1.0, "float32"),

@@ -230,7 +230,7 @@ class Interrupted(Sources):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("stage", ["warmup", "stage1"])
+@pytest.mark.parametrize("stage", ["warmup", pytest.param("stage1", marks=pytest.mark.slow)])  # it: test_resume.py
 def test_an_interrupted_stage_ends_in_the_bits_of_one_that_was_not(stage, finished, tmp_path):
     original, results = finished
     later = STAGES[STAGES.index(stage) :]

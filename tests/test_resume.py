@@ -6,7 +6,9 @@ from survival import At, assert_same_end, checkpoints_in, config_of, interrupt, 
 pytestmark = pytest.mark.usefixtures("compiled_programs")
 
 
-@pytest.mark.parametrize(("stage", "step"), [("source", 3), ("stage1", 2), ("stage1", 4)])
+@pytest.mark.parametrize(
+    ("stage", "step"), [("source", 3), pytest.param("stage1", 2, marks=pytest.mark.slow), ("stage1", 4)]
+)
 def test_a_run_that_is_interrupted_at_any_step_ends_in_the_same_bits(stage, step, whole, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, config_of(), At(config_of(), stage, step, interrupt))

@@ -140,7 +140,9 @@ def moved(trail: list) -> list:
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("kind", [pytest.param("oracle", marks=pytest.mark.slow), *KINDS[1:]])
+@pytest.mark.parametrize(
+    "kind", ["warmup", "denoise", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("oracle", "distill"))]
+)
 def test_several_devices_train_like_one_however_unevenly_labels_are_spread(kind, count):
     one, several = trail_of(kind, 1), trail_of(kind, count)
     assert_same(moved(several)[0], moved(one)[0], 1e-4)

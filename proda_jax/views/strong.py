@@ -1,5 +1,7 @@
 """Strong views: FixMatch's flip, RandAugment and Cutout on top of a weak view, for images, labels and smaller maps."""
 
+from typing import NamedTuple
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -113,9 +115,9 @@ def strong_image(image: jax.Array, view: StrongView) -> jax.Array:
     # One image after the other: under vmap every image would pay for every operation of the pool.
     recoloured = jax.lax.map(recolour, (colour.round_levels(image), operation, view.level))
     size = image.shape[1:3]
-    rows, columns, shown = _strong_pixels(view, size, size)
-    warped = colour.round_levels(_bilinear(recoloured, rows - 0.5, columns - 0.5))
-    return jnp.where(shown[..., None], warped, GREY)
+    positions = _strong_positions(view, size, size)
+    warped = colour.round_levels(_bilinear(recoloured, positions))
+    return jnp.where(_shown(view, positions, size, size)[..., None], warped, GREY)
 
 
 def strong_label(label: jax.Array, view: StrongView, crop_size: Size) -> jax.Array:
@@ -129,9 +131,11 @@ def strong_label(label: jax.Array, view: StrongView, crop_size: Size) -> jax.Arr
     Returns:
       int32, same shape; `IGNORE` outside the weak view and where cut out.
     """
-    rows, columns, shown = _strong_pixels(view, crop_size, label.shape[1:3])
-    warped = _pixels(label[..., None], jnp.floor(rows), jnp.floor(columns))[..., 0]
-    return jnp.where(shown, warped.astype(jnp.int32), IGNORE)
+    size = label.shape[1:3]
+    positions = _strong_positions(view, crop_size, size)
+    rows, columns = (jnp.floor_divide(axis.parts, axis.of_pixel) for axis in positions)
+    warped = _pixels(label[..., None], rows, columns)[..., 0]
+    return jnp.where(_shown(view, positions, crop_size, size), warped.astype(jnp.int32), IGNORE)
 
 
 def strong_map(values: jax.Array, view: StrongView, crop_size: Size) -> tuple[jax.Array, jax.Array]:
@@ -147,12 +151,12 @@ def strong_map(values: jax.Array, view: StrongView, crop_size: Size) -> tuple[ja
       weak view and nothing is cut out.
     """
     size = values.shape[1:3]
-    rows, columns = (positions - 0.5 for positions in _strong_positions(view, crop_size, size))
-    rounding = 1e-3  # of the coordinates in float32: a flip maps the last pixel onto the first
-    inside = (rows >= -rounding) & (rows <= size[0] - 1 + rounding)
-    inside &= (columns >= -rounding) & (columns <= size[1] - 1 + rounding)
-    ratio = (crop_size[0] // size[0], crop_size[1] // size[1])
-    return _bilinear(values, rows, columns), inside & ~_cut_out(view, size, ratio)
+    positions = _strong_positions(view, crop_size, size)
+    inside = ~_cut_out(view, crop_size, size)
+    for axis, length in zip(positions, size, strict=True):  # between the centres of the first and the last pixel
+        index = axis.parts - axis.of_pixel // 2
+        inside &= (index >= 0) & (index <= (length - 1) * axis.of_pixel)
+    return _bilinear(values, positions), inside
 
 
 def _strong_matrix(view: StrongView, crop_size: Size) -> jax.Array:
@@ -179,25 +183,41 @@ def _strong_matrix(view: StrongView, crop_size: Size) -> jax.Array:
     return matrix
 
 
-def _strong_positions(view: StrongView, crop_size: Size, map_size: Size) -> tuple[jax.Array, jax.Array]:
-    """Row and column positions, in map pixels, that each map pixel of the strong view shows: [batch, height, width]."""
-    y_ratio, x_ratio = crop_size[0] / map_size[0], crop_size[1] / map_size[1]
-    y = (jnp.arange(map_size[0], dtype=jnp.float32)[:, None] + 0.5) * y_ratio
-    x = (jnp.arange(map_size[1], dtype=jnp.float32) + 0.5) * x_ratio
-    matrix = _strong_matrix(view, crop_size)[..., None, None]
-    columns, rows = (matrix[:, i, 0] * x + matrix[:, i, 1] * y + matrix[:, i, 2] for i in (0, 1))
-    return rows / y_ratio, columns / x_ratio
+class _Positions(NamedTuple):
+    """Positions along one axis, [batch, height, width] int32 in parts of a map pixel, and how many it has."""
+
+    parts: jax.Array
+    of_pixel: int
 
 
-def _strong_pixels(view: StrongView, crop_size: Size, size: Size) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Row and column position each pixel of a map shows, and whether it shows any: three [batch, height, width]."""
-    rows, columns = _strong_positions(view, crop_size, size)
-    inside = (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
-    return rows, columns, inside & ~_cut_out(view, size, (crop_size[0] // size[0], crop_size[1] // size[1]))
+def _strong_positions(view: StrongView, crop_size: Size, map_size: Size) -> tuple[_Positions, _Positions]:
+    """The row and column position that each map pixel of the strong view shows.
+
+    Whole numbers, as XLA may compute a position in two places and round it differently: where one fell before a pixel's
+    centre and the other behind it, weights of neighbours added up to two.
+    """
+    ratio = (crop_size[0] // map_size[0], crop_size[1] // map_size[1])
+    # as many digits as leave room for sums in 32 bits; an operation lengthens the matrix's rows by less than half
+    operations = view.operation.shape[1]
+    bits = min(20, 27 - (max(crop_size) - 1).bit_length() - max(operations - 2, 0))
+    y = (2 * jnp.arange(map_size[0], dtype=jnp.int32)[:, None] + 1) * ratio[0]  # in halves of a crop pixel
+    x = (2 * jnp.arange(map_size[1], dtype=jnp.int32) + 1) * ratio[1]
+    matrix = jnp.round(_strong_matrix(view, crop_size) * 2.0**bits).astype(jnp.int32)[..., None, None]
+    columns, rows = (matrix[:, i, 0] * x + matrix[:, i, 1] * y + 2 * matrix[:, i, 2] for i in (0, 1))
+    return _Positions(rows, ratio[0] << bits + 1), _Positions(columns, ratio[1] << bits + 1)
 
 
-def _cut_out(view: StrongView, size: Size, ratio: tuple[int, int]) -> jax.Array:
-    """Which pixels of a map `ratio` times smaller than the crop are cut out: [batch, height, width] bool."""
+def _shown(view: StrongView, positions: tuple[_Positions, _Positions], crop_size: Size, size: Size) -> jax.Array:
+    """Which pixels of a map show a pixel of the weak view: [batch, height, width] bool."""
+    shown = ~_cut_out(view, crop_size, size)
+    for axis, length in zip(positions, size, strict=True):
+        shown &= (axis.parts >= 0) & (axis.parts < length * axis.of_pixel)
+    return shown
+
+
+def _cut_out(view: StrongView, crop_size: Size, size: Size) -> jax.Array:
+    """Which pixels of a map over the crop are cut out: [batch, height, width] bool."""
+    ratio = (crop_size[0] // size[0], crop_size[1] // size[1])
     top, bottom, left, right = (edge[:, None, None] for edge in view.cutout.T)
     row, column = jnp.arange(size[0])[:, None], jnp.arange(size[1])
     in_rows = (row >= top // ratio[0]) & (row < bottom // ratio[0])
@@ -207,15 +227,21 @@ def _cut_out(view: StrongView, size: Size, ratio: tuple[int, int]) -> jax.Array:
 def _pixels(values: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     """values[b, rows, columns], indices clamped to the border: [batch, height, width, channels]."""
     height, width = values.shape[1:3]
-    index = jnp.clip(rows, 0, height - 1).astype(jnp.int32) * width + jnp.clip(columns, 0, width - 1).astype(jnp.int32)
+    index = jnp.clip(rows, 0, height - 1) * width + jnp.clip(columns, 0, width - 1)
     flat = values.reshape(len(values), height * width, -1)
     return jax.vmap(lambda pixels, index: pixels.at[index].get(mode="promise_in_bounds"))(flat, index)
 
 
-def _bilinear(values: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """Values at fractional indices, clamped to the border: [batch, height, width, channels]."""
-    top, left = jnp.floor(rows), jnp.floor(columns)
-    down, right = (rows - top)[..., None], (columns - left)[..., None]
+def _bilinear(values: jax.Array, positions: tuple[_Positions, _Positions]) -> jax.Array:
+    """Values at positions, clamped to the border: [batch, height, width, channels]."""
+    (top, down), (left, right) = map(_before, positions)
     upper = _pixels(values, top, left) * (1 - right) + _pixels(values, top, left + 1) * right
     lower = _pixels(values, top + 1, left) * (1 - right) + _pixels(values, top + 1, left + 1) * right
     return upper * (1 - down) + lower * down
+
+
+def _before(axis: _Positions) -> tuple[jax.Array, jax.Array]:
+    """Index of the last pixel whose centre is not behind a position, int32, and how far behind it that lies, 0..1."""
+    index = axis.parts - axis.of_pixel // 2
+    before = jnp.floor_divide(index, axis.of_pixel)
+    return before, ((index - before * axis.of_pixel).astype(jnp.float32) / axis.of_pixel)[..., None]
