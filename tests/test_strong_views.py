@@ -10,7 +10,6 @@ from view_examples import (
     QUARTER,
     away_from_edges,
     blocks,
-    draw_geometric,
     draw_strong,
     noise,
     smooth,
@@ -66,8 +65,12 @@ def test_geometric_operation_agrees_with_pillow(name, sign):
 
 
 def test_an_image_of_one_colour_keeps_it_as_weights_of_neighbours_add_up_to_one():
-    view = draw_geometric(3, 24).replace(cutout=jnp.zeros((24, 4), jnp.int32))
-    actual = np.asarray(strong_image(jnp.full((24, *CROP, 3), 200.0), view))
+    """Also where positions lie on centres of pixels, as columns do that are sheared up and down."""
+    drawn = [
+        strong((name, level, sign)) for name in views.GEOMETRIC_OPERATIONS for level in range(1, 10) for sign in (-1, 1)
+    ]
+    view = jax.tree.map(lambda *parts: jnp.concatenate(parts), *drawn)
+    actual = np.asarray(strong_image(jnp.full((len(drawn), *CROP, 3), 200.0), view))
     assert set(np.unique(actual)) == {127.0, 200.0} and (actual == 200).mean() > 0.5
 
 
