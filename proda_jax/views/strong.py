@@ -5,6 +5,7 @@ from typing import NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from proda_jax import colour
 from proda_jax.data.label_spaces import IGNORE
@@ -162,11 +163,12 @@ def strong_map(values: jax.Array, view: StrongView, crop_size: Size) -> tuple[ja
 def _strong_matrix(view: StrongView, crop_size: Size) -> jax.Array:
     """Takes a position (x, y, 1) of the strong view, in crop pixels, to that of the weak view: [batch, 3, 3]."""
     height, width = crop_size
-    amount = jnp.where(view.active, view.sign * view.level, 0) / LEVELS
-    rotate, shear_x, shear_y, translate_x, translate_y = (
-        jnp.where(view.operation == POOL.index(name), amount, 0.0) for name in GEOMETRIC_OPERATIONS
-    )
-    cos, sin = jnp.cos(jnp.deg2rad(30.0 * rotate)), jnp.sin(jnp.deg2rad(30.0 * rotate))
+    steps = jnp.where(view.active, view.sign * view.level, 0)
+    rotate, *others = (jnp.where(view.operation == POOL.index(name), steps, 0) for name in GEOMETRIC_OPERATIONS)
+    shear_x, shear_y, translate_x, translate_y = (other / LEVELS for other in others)
+    # looked up: XLA rounds a sine differently in batches of other sizes
+    angles = np.deg2rad(30.0 * np.arange(-LEVELS, LEVELS + 1) / LEVELS)
+    cos, sin = (jnp.asarray(of(angles), jnp.float32)[rotate + LEVELS] for of in (np.cos, np.sin))
     x, y = width / 2, height / 2
     zero, one = jnp.zeros_like(cos), jnp.ones_like(cos)
     # At most one of the five is not zero, so their matrices can be written as one.
