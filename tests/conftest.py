@@ -5,10 +5,10 @@ import shutil
 import subprocess
 
 import pytest
-from quick import FLAGS
+from quick import LEVEL
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-for flag in ("--xla_force_host_platform_device_count=4", *FLAGS):
+for flag in ("--xla_force_host_platform_device_count=4", LEVEL):
     if flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 

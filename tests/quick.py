@@ -2,7 +2,8 @@
 
 from importlib import metadata
 
-FLAGS = ["--xla_backend_optimization_level=0"]
+LEVEL = "--xla_backend_optimization_level=0"
+QUICK = LEVEL  # for commands that tests start
 if metadata.version("jaxlib").startswith("0.10."):  # a flag that XLA does not know ends the process
-    FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # the others take two to four times as long to compile
-QUICK = " ".join(FLAGS)
+    # half the time to compile; not within tests, as it rounds unlike what users get
+    QUICK += " --xla_cpu_use_fusion_emitters=false"

@@ -205,8 +205,9 @@ def _strong_positions(view: StrongView, crop_size: Size, map_size: Size) -> tupl
     y = (2 * jnp.arange(map_size[0], dtype=jnp.int32)[:, None] + 1) * ratio[0]  # in halves of a crop pixel
     x = (2 * jnp.arange(map_size[1], dtype=jnp.int32) + 1) * ratio[1]
     # one view after the other: in batches of other sizes XLA rounds sums differently, which rounding to parts magnifies
-    one = lambda view: _strong_matrix(jax.tree.map(lambda leaf: leaf[None], view), crop_size)[0]  # noqa: E731
-    matrix = jnp.round(jax.lax.map(one, view) * 2.0**bits).astype(jnp.int32)[..., None, None]
+    single = jax.tree.map(lambda leaf: leaf[:, None], view)
+    matrix = jax.lax.map(lambda one: _strong_matrix(one, crop_size), single)[:, 0]
+    matrix = jnp.round(matrix * 2.0**bits).astype(jnp.int32)[..., None, None]
     columns, rows = (matrix[:, i, 0] * x + matrix[:, i, 1] * y + 2 * matrix[:, i, 2] for i in (0, 1))
     return _Positions(rows, ratio[0] << bits + 1), _Positions(columns, ratio[1] << bits + 1)
 
