@@ -1,11 +1,13 @@
 """One place that knows about several devices: the mesh, how a step is mapped over it, how batches reach it."""
 
 import collections
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -46,15 +48,30 @@ def check_batch_size(batch_size: int, mesh: Mesh, micro_batches: int) -> None:
 def map_step(step: Callable, mesh: Mesh, kinds: str, out: str, donate: tuple[int, ...] = ()) -> Callable:
     """A per-device function over all devices of the mesh, compiled.
 
-    This is what `jax.pmap` is since JAX 0.8, except that replicated values are held once and not stacked.
+    This is what `jax.pmap` is since JAX 0.8, except that replicated values are held once and not stacked. Asked for
+    again, it is the same one: stages and seeds that compute the same share what was traced and compiled.
 
     Args:
-      step: written for one device's share, with `AXIS` as named axis.
+      step: written for one device's share, with `AXIS` as named axis: a function, or a `functools.partial` of one with
+        arguments that can be hashed, and so are no arrays.
       mesh: the devices.
       kinds: a letter for each argument: 'r' replicated, 'b' split along its first dimension (the batch).
       out: the same for each result.
       donate: arguments whose memory the results may take over.
     """
+    parts = (step, (), ())
+    if isinstance(step, functools.partial):
+        parts = (step.func, step.args, tuple(sorted(step.keywords.items())))
+    return _mapped(*parts, mesh, kinds, out, donate)
+
+
+@functools.lru_cache(maxsize=64)
+def _mapped(
+    function: Callable, arguments: tuple, keywords: tuple[tuple[str, Any], ...], mesh: Mesh, kinds: str, out: str,
+    donate: tuple[int, ...],
+) -> Callable:  # fmt: skip
+    """See `map_step`; remembered by what the function is made of, as a `functools.partial` is equal to itself alone."""
+    step = functools.partial(function, *arguments, **dict(keywords))
     specs = {"r": P(), "b": P(AXIS)}
     in_specs, out_specs = (tuple(specs[kind] for kind in letters) for letters in (kinds, out))
     mapped = jax.shard_map(
@@ -70,7 +87,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """A copy of `tree` on every device, in buffers of its own (so that it can be donated)."""
-    return jax.jit(lambda x: jax.tree.map(lambda leaf: leaf.copy(), x), out_shardings=replicated(mesh))(tree)
+    return _replicate(mesh)(tree)
+
+
+@functools.lru_cache(maxsize=8)
+def _replicate(mesh: Mesh) -> Callable:
+    return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=replicated(mesh))
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:

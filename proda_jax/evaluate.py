@@ -1,6 +1,7 @@
 """Evaluation on whole images: one scale, no flip, confusion matrix on the device (Section 5.1)."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -40,12 +41,13 @@ def predict(model: DeepLab, variables: Any, images: jax.Array) -> jax.Array:
 def confusion_step(model: DeepLab, mesh: Mesh) -> Callable:
     """Mapped function (variables, matrix, batch of images and labels) -> the matrix with all devices' pixels added."""
 
-    def step(variables: Any, matrix: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
-        counted = jnp.where((batch["record"] >= 0)[:, None, None], batch["label"].astype(jnp.int32), -1)
-        added = metrics.confusion_matrix(predict(model, variables, batch["image"]), counted, model.classes)
-        return matrix + jax.lax.psum(added, devices.AXIS)
+    return devices.map_step(functools.partial(_add_confusion, model), mesh, "rrb", "r")
 
-    return devices.map_step(step, mesh, "rrb", "r")
+
+def _add_confusion(model: DeepLab, variables: Any, matrix: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
+    counted = jnp.where((batch["record"] >= 0)[:, None, None], batch["label"].astype(jnp.int32), -1)
+    added = metrics.confusion_matrix(predict(model, variables, batch["image"]), counted, model.classes)
+    return matrix + jax.lax.psum(added, devices.AXIS)
 
 
 def evaluate(

@@ -1,7 +1,8 @@
 """The networks of an experiment: where each stage's starts, what it hands on, and what files hold."""
 
 import contextlib
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -93,12 +94,11 @@ class Networks:
 
     def initialise(self, model: DeepLab, key: jax.Array) -> Any:
         """Freshly initialised variables of a network."""
-        example = jnp.zeros((1, *self._config.views.crop_size, 3))
-        return model.clone(axis_name=None).init(key, example, train=False)
+        return _initialiser(model, tuple(self._config.views.crop_size))(key)
 
     def abstract_variables(self, model: DeepLab) -> Any:
         """Shapes and placement (replicated) of a network's variables."""
-        shapes = jax.eval_shape(lambda: self.initialise(model, jax.random.key(0)))
+        shapes = jax.eval_shape(functools.partial(self.initialise, model), jax.random.key(0))
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=devices.replicated(self._mesh)), shapes
         )
@@ -140,9 +140,8 @@ class Networks:
         if extra := set(given["params"]) - set(wanted["params"]):
             raise ValueError(f"stage {name!r} starts from a network with {', '.join(extra)}, which its own lacks: set "
                              f"config.{name}.extra_norm to True")  # fmt: skip
-        fresh = jax.jit(lambda key: self.initialise(model, key))(
-            build.stage_key(self._config.seed, build.random_name(self._config, name))
-        )
+        key = build.stage_key(self._config.seed, build.random_name(self._config, name))
+        fresh = self.initialise(model, key)
         return devices.replicate({kind: fresh[kind] | dict(given[kind]) for kind in wanted}, self._mesh)
 
     def in_file(self, path: str) -> tuple[DeepLab, Any]:
@@ -170,3 +169,13 @@ class Networks:
 def backbone(variables: Any) -> dict:
     """The part of a network's variables that weights of a classification network fill."""
     return {kind: {k: v for k, v in tree.items() if k in ("backbone", "input")} for kind, tree in variables.items()}
+
+
+@functools.lru_cache(maxsize=32)
+def _initialiser(model: DeepLab, size: tuple[int, int]) -> Callable[[jax.Array], Any]:
+    """Key -> freshly initialised variables of a network, compiled; `size` is that of a crop, in pixels."""
+
+    def initialise(key: jax.Array) -> Any:
+        return model.clone(axis_name=None).init(key, jnp.zeros((1, *size, 3)), train=False)
+
+    return jax.jit(initialise)

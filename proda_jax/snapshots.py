@@ -101,7 +101,8 @@ class Snapshots:
         self._looked, self._folder, self._mesh, self._stage, self._space = looked, folder, mesh, stage, space
         self._predict = devices.map_step(functools.partial(predictions, model), mesh, "rb", "r")
         self._features = devices.map_step(functools.partial(features_at, model), mesh, "rbb", "r")
-        self._judge = devices.map_step(functools.partial(judge, model, stage), mesh, "rb", "rr")
+        judging = functools.partial(judge, model, ml_collections.FrozenConfigDict(stage))
+        self._judge = devices.map_step(judging, mesh, "rb", "rr")
         self._soft_labels, self._teacher = soft_labels, teacher
 
     @functools.cached_property

@@ -1,5 +1,6 @@
 """From settings to what a step needs: networks, optimizers, and the state that a stage starts from."""
 
+import functools
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +31,7 @@ TRAIN_STEPS = {
 RELEASED_REPEATS = {"backbone": 3, "projection": 4, "stem": 1}
 
 
+@functools.cache  # so that it is the same function, see `devices.map_step`
 def train_step(kind: str) -> Callable:
     """The train step of a kind of stage: (state, batch, teacher, *, setup) -> (state, metrics)."""
     return steps.unless_not_finite(TRAIN_STEPS[kind])
@@ -160,15 +162,24 @@ def setup(
       teacher: network of the stage that this one learns from, if any.
       steps_per_epoch: steps in which the target's training images are seen once.
     """
-    stage = config[name]
+    sections = map(ml_collections.FrozenConfigDict, (config[name], views_of(config, name)))
+    return _setup(*sections, model, teacher, config.micro_batches, steps_per_epoch)
+
+
+@functools.lru_cache(maxsize=64)
+def _setup(
+    stage: ml_collections.FrozenConfigDict, views: ml_collections.FrozenConfigDict, model: DeepLab,
+    teacher: DeepLab | None, micro_batches: int, steps_per_epoch: int,
+) -> Setup:  # fmt: skip
+    """The same one for the same settings: optimizers are functions, which are equal to themselves alone."""
     adversarial = stage.kind == "warmup"
     return Setup(
         model=model,
         optimizer=network_optimizer(stage, steps_per_epoch),
         stage=stage,
-        views=views_of(config, name),
+        views=views,
         axis_name=model.axis_name,
-        micro_batches=config.micro_batches,
+        micro_batches=micro_batches,
         teacher=teacher,
         discriminator=Discriminator(tuple(stage.discriminator_channels), model.dtype) if adversarial else None,
         discriminator_optimizer=discriminator_optimizer(stage, steps_per_epoch) if adversarial else None,

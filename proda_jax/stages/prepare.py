@@ -1,5 +1,6 @@
 """What stages 1 to 3 start from: soft pseudo labels, prototypes, hard pseudo labels. All in evaluation mode."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -103,6 +104,22 @@ def fill_store(
     hosts.wait("pseudo labels are written")
 
 
+def _accumulate(
+    model: DeepLab, variables: Any, current: prototypes.Prototypes, batch: dict[str, jax.Array], *, by: str,
+    count_limit: int | None, min_pixels: int,
+) -> prototypes.Prototypes:  # fmt: skip
+    """Prototypes with the class means of one batch, of which the labels, if it has them, have a say."""
+    output = model.apply(variables, batch["image"].astype(jnp.float32) / 255.0, train=False)
+    assigned = jnp.argmax(output.logits, axis=-1)
+    if "label" in batch:
+        agree = resize_nearest(batch["label"].astype(jnp.int32), assigned.shape[1:3]) == assigned
+        assigned = jnp.where(agree, assigned, IGNORE)
+    assigned = jnp.where((batch["record"] >= 0)[:, None, None], assigned, IGNORE)
+    means = prototypes.class_means(output.features, assigned, model.classes, min_pixels=min_pixels)
+    means, pixels = jax.lax.all_gather(means, devices.AXIS, tiled=True)
+    return prototypes.accumulate(current, means, pixels, by=by, count_limit=count_limit)
+
+
 def stop_if_preempted() -> None:
     """Ends a preparation where several hosts are: what is done is in files."""
     if hosts.is_preempted():
@@ -128,22 +145,10 @@ def initial_prototypes(
       mesh: the devices.
     """
     labelled = stage.prototype_init == "source"
-
-    def step(variables: Any, current: prototypes.Prototypes, batch: dict[str, jax.Array]) -> prototypes.Prototypes:
-        output = model.apply(variables, batch["image"].astype(jnp.float32) / 255.0, train=False)
-        assigned = jnp.argmax(output.logits, axis=-1)
-        if labelled:
-            agree = resize_nearest(batch["label"].astype(jnp.int32), assigned.shape[1:3]) == assigned
-            assigned = jnp.where(agree, assigned, IGNORE)
-        assigned = jnp.where((batch["record"] >= 0)[:, None, None], assigned, IGNORE)
-        means = prototypes.class_means(
-            output.features, assigned, model.classes, min_pixels=stage.prototype_init_min_pixels
-        )
-        means, pixels = jax.lax.all_gather(means, devices.AXIS, tiled=True)
-        return prototypes.accumulate(
-            current, means, pixels, by=stage.prototype_init_by, count_limit=stage.prototype_init_limit
-        )
-
+    step = functools.partial(
+        _accumulate, model, by=stage.prototype_init_by, count_limit=stage.prototype_init_limit,
+        min_pixels=stage.prototype_init_min_pixels,
+    )  # fmt: skip
     mapped = devices.map_step(step, mesh, "rrb", "r")
     current = devices.replicate(prototypes.empty(model.classes, feature_channels(model, variables)), mesh)
     batches_in_pass = -(-len(source) // batch_size)

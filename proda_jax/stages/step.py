@@ -46,8 +46,8 @@ class Setup:
 
     model: DeepLab
     optimizer: optax.GradientTransformation
-    stage: ml_collections.ConfigDict
-    views: ml_collections.ConfigDict
+    stage: ml_collections.FrozenConfigDict
+    views: ml_collections.FrozenConfigDict
     axis_name: str | None = None
     micro_batches: int = 1
     teacher: DeepLab | None = None
