@@ -22,6 +22,7 @@ from proda_jax.checkpoints import Checkpoints
 from proda_jax.data.label_spaces import LABEL_SPACES
 from proda_jax.data.memory import MemorySource
 from proda_jax.experiment import Experiment
+from proda_jax.models.deeplab import DeepLab
 from proda_jax.records import History
 from proda_jax.sources import Sources
 from proda_jax.state import TrainState
@@ -80,6 +81,23 @@ def files_of(workdir: pathlib.Path) -> dict[str, int]:
         for path in workdir.rglob("*")
         if path.is_file() and path.name != "results.json"
     }
+
+
+# Programs
+
+
+def test_another_seed_in_another_workdir_shares_the_programs_and_other_settings_do_not(finished, tmp_path, monkeypatch):
+    def traced(*arguments, **settings):
+        raise AssertionError("a network was traced")
+
+    monkeypatch.setattr(DeepLab, "__call__", traced)
+    config = config_of("source", "warmup", "self_training")
+    config.seed = 1
+    results = experiment_in(tmp_path / "seed", config).run()
+    assert results["stages"][0]["last"]["miou"] != finished[1]["stages"][0]["last"]["miou"]
+    config.source.momentum = 0.5
+    with pytest.raises(AssertionError, match="a network was traced"):
+        experiment_in(tmp_path / "momentum", config).run()
 
 
 # Results
