@@ -126,7 +126,7 @@ def test_the_full_recipe_runs_from_raw_archives_through_every_stage(config, clas
 
 
 def test_two_folders_of_ones_own_are_enough(cache, tmp_path):
-    """Labels in colour, an unlabelled target; the warm-up with images to score on, then without."""
+    """Labels in colour, an unlabelled target; trained without images to score on, and scored on some afterwards."""
     from configs import custom
 
     colors = np.array([*custom.CLASSES.values(), (0, 0, 0)], np.uint8)
@@ -146,15 +146,6 @@ def test_two_folders_of_ones_own_are_enough(cache, tmp_path):
         "data.source.labels": tmp_path / "simulator" / "labels", "data.source.label_values": values,
         "data.target.images": tmp_path / "photos", "model.imagenet_weights": imagenet,
     }  # fmt: skip
-    labelled = settings | {
-        "data.validation.name": "folder", "data.validation.images": settings["data.source.images"],
-        "data.validation.labels": settings["data.source.labels"], "data.validation.label_values": values,
-        "stages": STAGES[:1],
-    }  # fmt: skip
-    printed = run_main("custom", cache, labelled, f"--workdir={tmp_path / 'scored'}")
-    scores = json.loads((tmp_path / "scored" / "results.json").read_text())["stages"][0]["last"]
-    assert list(scores["iou"]) == list(custom.CLASSES) and f"{scores['miou']:.1f}" in printed
-
     workdir = tmp_path / "run"
     printed = run_main("custom", cache, settings | {"stages": STAGES[:1]}, f"--workdir={workdir}")
     assert "no scores" in printed and STAGES[0] in printed
@@ -165,6 +156,15 @@ def test_two_folders_of_ones_own_are_enough(cache, tmp_path):
     summary = Summary.load(workdir / "data" / "folder" / "source" / "2.0.0")
     assert 0 in summary.splits["source"].values  # black, which means nothing
     assert (workdir / "data" / "folder" / "target" / "2.0.0" / "contact_sheet.png").exists()
+
+    labelled = settings | {
+        "data.validation.name": "folder", "data.validation.images": settings["data.source.images"],
+        "data.validation.labels": settings["data.source.labels"], "data.validation.label_values": values,
+        "init_from": workdir / STAGES[0],
+    }  # fmt: skip
+    printed = run_main("custom", cache, labelled, "--mode=evaluate", f"--workdir={tmp_path / 'scored'}")
+    scores = json.loads((tmp_path / "scored" / "evaluation.json").read_text())
+    assert list(scores["iou"]) == list(custom.CLASSES) and f"{scores['miou']:.1f}" in printed
 
 
 @pytest.mark.slow  # test_hosts.py trains on the same layout, on one host and on two
