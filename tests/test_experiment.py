@@ -1,6 +1,7 @@
 """An experiment from end to end: stages in order, results, what is done already, and what an interruption leaves."""
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 from survival import checkpoint_of, given
-from tiny import CLASSES, block_source, tiny_config, tiny_stage
+from tiny import CLASSES, block_source, tiny_config, tiny_model, tiny_stage
 
 from configs import base
 from proda_jax import evaluate, settings
@@ -25,6 +26,7 @@ from proda_jax.experiment import Experiment
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.records import History
 from proda_jax.sources import Sources
+from proda_jax.stages import build
 from proda_jax.state import TrainState
 from proda_jax.tables import table
 
@@ -98,6 +100,17 @@ def test_another_seed_in_another_workdir_shares_the_programs_and_other_settings_
     config.source.momentum = 0.5
     with pytest.raises(AssertionError, match="a network was traced"):
         experiment_in(tmp_path / "momentum", config).run()
+
+
+def test_a_step_is_the_same_wherever_its_stage_starts():
+    config = config_of()
+    model = tiny_model(config)
+    setup = functools.partial(build.setup, model=model, teacher=model, steps_per_epoch=1)
+    given = setup(config, "stage2")
+    config.stage2.init = "warmup"
+    assert setup(config, "stage2") is given
+    config.stage2.distillation_weight *= 2
+    assert setup(config, "stage2") is not given
 
 
 # Results

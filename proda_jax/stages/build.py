@@ -26,6 +26,9 @@ TRAIN_STEPS = {
     "distill": distill.train_step,
 }
 
+# Where a stage's networks, labels and draws are from: its step is the same from wherever they are.
+ORIGINS = ("init", "init_takes", "weights", "teacher", "labels_from", "random_as")
+
 # How often the released optimizer steps a backbone parameter in one iteration: its generator yields most of them
 # three times, a block's projection once more than the block, the stem once.
 RELEASED_REPEATS = {"backbone": 3, "projection": 4, "stem": 1}
@@ -162,7 +165,8 @@ def setup(
       teacher: network of the stage that this one learns from, if any.
       steps_per_epoch: steps in which the target's training images are seen once.
     """
-    sections = map(ml_collections.FrozenConfigDict, (config[name], views_of(config, name)))
+    stage = {key: value for key, value in config[name].items() if key not in ORIGINS}
+    sections = map(ml_collections.FrozenConfigDict, (stage, views_of(config, name)))
     return _setup(*sections, model, teacher, config.micro_batches, steps_per_epoch)
 
 
