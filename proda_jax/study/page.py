@@ -100,10 +100,11 @@ def _chart(plan: Plan, lines: Sequence[Line], folder: Folder) -> list[Legend | F
         axes.set_xlabel("mIoU, percent")
 
     panel = draw("study", plot, says=f"mIoU of the rows of {plan.title}", size=(4.3, 0.8 + 0.3 * len(lines)))
-    caption = "A dot is the last network of a seed, an upright line their mean, a diamond the paper's number."
-    legend = [("here", "var(--blue)")]
-    legend += [("the paper", "var(--orange)")] if any(line.row.paper is not None for line in lines) else []
-    return [Legend(legend), folder.figure([panel], caption, {"CSV": "data/study.csv"})]
+    caption, legend = "A dot is the last network of a seed, an upright line their mean", [("here", "var(--blue)")]
+    if any(line.row.paper is not None for line in lines):
+        caption += ", a diamond the paper's number"
+        legend.append(("the paper", "var(--orange)"))
+    return [Legend(legend), folder.figure([panel], caption + ".", {"CSV": "data/study.csv"})]
 
 
 def _classes(plan: Plan, lines: Sequence[Line], runs: dict[Any, Run], folder: Folder) -> Section:
