@@ -30,11 +30,6 @@ _JSON = flags.DEFINE_string("json", None, "File for the figures.")
 Ways = dict[str, tuple[Callable, tuple[tuple[int, ...], ...]]]  # name: function of arrays, and their shapes
 
 
-def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A 1x1 convolution as a matrix product."""
-    return jnp.einsum("bhwi,io->bhwo", x, kernel[0, 0])
-
-
 def differentiated(x: jax.Array, scale: jax.Array, bias: jax.Array, shortcut: jax.Array) -> jax.Array:
     """Normalisation, shortcut and rectifier whose backward pass is left to JAX."""
     mean, var, _ = layers.batch_moments(x, None)
@@ -70,7 +65,7 @@ def choices(config) -> dict[str, Ways]:
     for ins, outs in ((outer, inner), (inner, outer)):
         shapes = ((*grid, ins), (1, 1, ins, outs))
         found[f"1x1 convolution, {ins} to {outs}"] = {
-            "matrix product": (product, shapes),
+            "matrix product": (layers.pointwise_product, shapes),
             "convolution": (partial(layers._convolve, stride=1, dilation=1), shapes),
         }
     dilated = [(inner, inner, 2), (2 * inner, 2 * inner, 4)]
@@ -80,6 +75,7 @@ def choices(config) -> dict[str, Ways]:
         found[f"3x3 convolution, dilation {dilation}, {ins} to {outs}"] = {
             "as one": (with_kernel_gradient(layers.kernel_gradient, dilation), shapes),
             "kernel's gradient taken apart": (with_kernel_gradient(layers.kernel_gradient_apart, dilation), shapes),
+            "all of it": (partial(layers.convolve_apart, dilation=dilation), shapes),
         }
     shapes = ((*grid, outer), (outer,), (outer,), (*grid, outer))
     found[f"normalisation, shortcut, rectifier, {outer}"] = {

@@ -110,7 +110,8 @@ def test_the_peers_step_is_stage_1():
 
     config = tiny_programs().config
     config.views.crop_size, config.views.scale = (32, 64), (1.0, 1.25)
-    found = peer_pytorch.first_losses(peer_pytorch.task_of(config))
+    task = peer_pytorch.task_of(config)
+    found = peer_pytorch.first_losses(peer_pytorch.Ours(task, "float32", exact=True), task)
     assert set(found) == {"source_ce", "target_fit", "regulariser", "consistency"}
     for name, (ours, theirs) in found.items():
         assert theirs > 0

@@ -79,14 +79,59 @@ def test_gradient_of_a_dilated_kernel_is_the_same_taken_apart_and_in_pytorch(siz
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("size", "dilation"), [((9, 17), 2), ((33, 20), 12), ((5, 50), 24)])
+def test_a_dilated_convolution_is_the_same_taken_apart_and_in_pytorch(size, dilation):
+    x, kernel, dy = draw(0, 2, *size, 3), draw(1, 3, 3, 3, 4), draw(2, 2, *size, 4)
+    given = torch.tensor(np.asarray(x)).permute(0, 3, 1, 2).requires_grad_()
+    weight = torch.tensor(np.asarray(kernel)).permute(3, 2, 0, 1).requires_grad_()
+    result = torch.nn.functional.conv2d(given, weight, padding=dilation, dilation=dilation)
+    result.backward(torch.tensor(np.asarray(dy)).permute(0, 3, 1, 2))
+    expected = (result.detach().permute(0, 2, 3, 1), given.grad.permute(0, 2, 3, 1), weight.grad.permute(2, 3, 1, 0))
+    for way in (layers.convolve_apart, layers.dilated_convolution):
+        result, backward = jax.vjp(partial(way, dilation=dilation), x, kernel)
+        for actual, wanted in zip((result, *backward(dy)), expected, strict=True):
+            np.testing.assert_allclose(actual, wanted.numpy(), rtol=1e-4, atol=1e-4)
+
+
+def operations(function, *shapes: tuple[int, ...], platform: str) -> str:
+    """What a function and its gradients are made of on a platform that need not be there."""
+    def loss(*arguments):
+        return jnp.sum(jnp.sin(function(*arguments)))
+
+    given = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    step = jax.jit(jax.value_and_grad(loss, tuple(range(len(shapes)))))
+    return jax.export.export(step, platforms=(platform,))(*given).mlir_module()
+
+
+def test_far_dilations_are_gone_from_what_is_made_for_a_gpu():
+    convolve = partial(layers.convolve, stride=1, dilation=layers.FAR)
+    dilations = {
+        platform: set(re.findall(r"rhs_dilate = \[[^]]*\]", operations(convolve, (2, 30, 30, 8), (3, 3, 8, 8),
+                                                                       platform=platform)))
+        for platform in ("cpu", "cuda")
+    }  # fmt: skip
+    assert f"rhs_dilate = [{layers.FAR}, {layers.FAR}]" in dilations["cpu"]
+    assert not any(str(layers.FAR) in found for found in dilations["cuda"])
+
+
+def test_a_1x1_convolution_is_a_matrix_product_on_a_cpu_and_a_convolution_on_a_gpu():
+    shapes = ((2, 5, 7, 8), (1, 1, 8, 4))
+    for platform, there, not_there in (("cpu", "dot_general", "convolution"), ("cuda", "convolution", "dot_general")):
+        text = operations(layers.pointwise, *shapes, platform=platform)
+        assert f"stablehlo.{there}" in text and f"stablehlo.{not_there}" not in text
+    x, kernel, dy = draw(0, 2, 5, 7, 8), draw(1, 1, 1, 8, 4), draw(2, 2, 5, 7, 4)
+    result, backward = jax.vjp(layers.pointwise, x, kernel)
+    dx, d_kernel = backward(dy)
+    weights = np.asarray(kernel[0, 0])
+    expected = (np.dot(x, weights), np.dot(dy, weights.T), np.einsum("bhwi,bhwo->io", x, dy))
+    for actual, wanted in zip((result, dx, d_kernel[0, 0]), expected, strict=True):
+        np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_no_convolution_for_a_gpu_has_a_dilated_window_as_large_as_the_image():
-    def loss(x, kernel):
-        return jnp.sum(jnp.sin(layers.convolve(x, kernel, 1, 2)))
-
-    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((2, 16, 24, 8), (3, 3, 8, 8))]
-
     def window_strides(platform: str) -> set[str]:
-        text = jax.export.export(jax.jit(jax.grad(loss, (0, 1))), platforms=(platform,))(*shapes).mlir_module()
+        convolve = partial(layers.convolve, stride=1, dilation=2)
+        text = operations(convolve, (2, 16, 24, 8), (3, 3, 8, 8), platform=platform)
         return set(re.findall(r"stride = \[[^]]*\]", text))
 
     assert window_strides("cpu") == {"stride = [2, 2]"} | window_strides("cuda")

@@ -122,6 +122,17 @@ def test_max_pool_rounds_up_like_pytorchs_ceil_mode(size):
     np.testing.assert_array_equal(max_pool(x), from_nchw(expected))
 
 
+@pytest.mark.parametrize("size", [(2, 3), (16, 24), (17, 24), (16, 25), (7, 9)])
+def test_max_pool_has_pytorchs_gradient_among_equal_values_too(size):
+    x = np.round(normal(2, *size, 3))  # of a few values, so that most windows have their largest more than once
+    given = to_nchw(x).requires_grad_()
+    expected = torch.nn.functional.max_pool2d(given, 3, stride=2, padding=1, ceil_mode=True)
+    dy = normal(*from_nchw(expected.detach()).shape)
+    expected.backward(to_nchw(dy))
+    _, backward = jax.vjp(max_pool, jnp.asarray(x))
+    np.testing.assert_allclose(backward(jnp.asarray(dy))[0], from_nchw(given.grad), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("size", [(32, 64), (33, 47), (34, 62), (96, 192), (63, 65)])
 def test_output_size_is_the_networks(size):
     model = tiny_model(tiny_config())

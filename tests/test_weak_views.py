@@ -25,6 +25,7 @@ from view_examples import (
 from proda_jax import resizing, views
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.views import WeakView
+from proda_jax.views.weak import products_of_halves
 
 
 def pillow_weak(image: np.ndarray, view: WeakView, index: int, crop, method, outside: int) -> np.ndarray:
@@ -60,6 +61,15 @@ def test_weak_image_is_the_same_to_the_last_bit_whichever_images_are_beside_it()
     for index in range(6):
         alone = resize(image[index : index + 1], jax.tree.map(lambda x, i=index: x[i : i + 1], view), CROP)
         np.testing.assert_array_equal(together[index : index + 1], alone)
+
+
+def test_weak_image_on_matrix_units_is_the_same_to_the_last_bit():
+    rng = np.random.default_rng(0)
+    weights = np.round(rng.dirichlet(np.full(9, 0.3), (2, 6)) * 2**16) / 2**16
+    weights[0, 0] = np.eye(9)[4]  # a weight of one, which both halves together have to hold
+    levels = rng.integers(0, 256, (2, 9, 5, 3))
+    actual = products_of_halves("bhH,bHwc->bhwc", jnp.float32(weights), jnp.float32(levels))
+    np.testing.assert_array_equal(actual, np.einsum("bhH,bHwc->bhwc", weights, levels))
 
 
 def test_weak_image_without_scaling_is_the_crop_itself():

@@ -1,9 +1,11 @@
 """ResNet with bottleneck blocks at output stride 8, as DeepLabv2 uses it (arXiv:1606.00915, arXiv:1512.03385)."""
 
+import itertools
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from proda_jax.models.layers import BatchNorm, Conv
 
@@ -69,10 +71,44 @@ class ResNet(nn.Module):
         return x
 
 
+@jax.custom_vjp
 def max_pool(x: jax.Array) -> jax.Array:
-    """3x3 max pool with stride 2 and padding 1 that rounds its output size up (512 x 896 images give 65 x 113)."""
-    padding = [(1, 1 + (size + 1) % 2) for size in x.shape[1:3]]
-    return nn.max_pool(x, (3, 3), (2, 2), padding)
+    """3x3 max pool with stride 2 and padding 1 that rounds its output size up (512 x 896 images give 65 x 113).
+
+    The gradient goes to the first of the largest, as in PyTorch. XLA's own scatters it, which neither CPUs nor GPUs are
+    quick at; here each of the nine taps of a window takes its part.
+    """
+    return nn.max_pool(x, (3, 3), (2, 2), pool_padding(x))
+
+
+def pool_padding(x: jax.Array) -> list[tuple[int, int]]:
+    """Rows and columns beside images [batch, height, width, channels]: one before, one or two behind."""
+    return [(1, 1 + (size + 1) % 2) for size in x.shape[1:3]]
+
+
+def _max_pool_gradient(kept, dy):
+    x, largest = kept
+    padding, zero = pool_padding(x), jnp.zeros((), dy.dtype)
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=-jnp.inf)
+    spans = [2 * size - 1 for size in dy.shape[1:3]]  # rows and columns from a tap's first to its last
+    is_left, dx = jnp.ones(dy.shape, bool), jnp.zeros_like(padded)
+    for tap in itertools.product(range(3), repeat=2):
+        values = padded[:, *(slice(first, first + span, 2) for first, span in zip(tap, spans, strict=True))]
+        is_here = is_left & (values == largest)
+        is_left &= ~is_here
+        beside = [(first, size - first - span, 1)
+                  for first, size, span in zip(tap, padded.shape[1:3], spans, strict=True)]  # fmt: skip
+        dx += jax.lax.pad(jnp.where(is_here, dy, zero), zero, ((0, 0, 0), *beside, (0, 0, 0)))
+    within = [slice(before, before + size) for (before, _), size in zip(padding, x.shape[1:3], strict=True)]
+    return (dx[:, *within],)
+
+
+def _max_pool(x):
+    largest = max_pool(x)
+    return largest, (x, largest)
+
+
+max_pool.defvjp(_max_pool, _max_pool_gradient)
 
 
 def output_size(image_size: tuple[int, int]) -> tuple[int, int]:
