@@ -17,6 +17,7 @@ from proda_jax.models.deeplab import DeepLab
 from proda_jax.models.resnet import OUTPUT_STRIDE, output_size
 from proda_jax.stages import build, denoise, step
 
+TRACED_CALLS = 2  # of a program, where its kernels are looked at
 WHOLE_IMAGES = ("evaluation", "prediction")  # programs beside the stages' steps
 
 

@@ -9,6 +9,7 @@ compiled program, beside the least that the shapes of the convolutions ask for (
 """
 
 import json
+import pathlib
 import statistics
 import time
 
@@ -18,7 +19,7 @@ from ml_collections import config_flags
 
 from benchmarks import hlo
 from benchmarks.flops import PEAKS, Minimum
-from benchmarks.programs import WHOLE_IMAGES, Program, Programs
+from benchmarks.programs import TRACED_CALLS, WHOLE_IMAGES, Program, Programs
 from proda_jax import devices, settings
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/demo.py", "Configuration.")
@@ -28,8 +29,8 @@ _CALLS = flags.DEFINE_integer("calls", 3, "Calls in a round.")
 _DEVICES = flags.DEFINE_integer("devices", None, "How many devices to use; default: all.")
 _COMPILE_ONLY = flags.DEFINE_bool("compile_only", False, "Analyse the compiled programs without running them.")
 _JSON = flags.DEFINE_string("json", None, "File for the figures.")
+_TRACE = flags.DEFINE_string("trace", None, "Folder for a trace of each program, which benchmarks.kernels reads.")
 _PEAK = flags.DEFINE_float("peak", None, "TFLOP/s of one device in bfloat16, where it is not in the script's table.")
-
 
 def chosen(config) -> list[str]:
     """The programs that are asked for, or one stage of each kind, evaluation and prediction."""
@@ -55,19 +56,26 @@ def analyse(program: Program) -> tuple[jax.stages.Compiled, dict]:
     }
 
 
-def measure(program: Program, compiled: jax.stages.Compiled) -> list[float]:
+def measure(name: str, program: Program, compiled: jax.stages.Compiled) -> list[float]:
     """Seconds of one call, in each of the rounds."""
     arguments, seconds = list(program.concrete()), []
-    for round_number in range(_ROUNDS.value + 1):  # the first is to warm up
-        started = time.monotonic()
-        for _ in range(_CALLS.value):
+
+    def run(calls: int) -> None:
+        for _ in range(calls):
             results = compiled(*arguments)
             if program.changes:
                 arguments[0], results = results
             devices.settle(results)
         jax.block_until_ready(results)
+
+    for round_number in range(_ROUNDS.value + 1):  # the first is to warm up
+        started = time.monotonic()
+        run(_CALLS.value)
         if round_number:
             seconds.append((time.monotonic() - started) / _CALLS.value)
+    if _TRACE.value:
+        with jax.profiler.trace(pathlib.Path(_TRACE.value) / name):
+            run(TRACED_CALLS)
     return seconds
 
 
@@ -83,7 +91,7 @@ def row(name: str, program: Program, minimum: Minimum, peak: float | None) -> di
     shares = program.images // (1 if name in WHOLE_IMAGES else 2) / program.mesh.devices.size
     figures |= {"name": name, "minimum_flops": minimum.of(name) * shares}
     if not _COMPILE_ONLY.value:
-        seconds = measure(program, compiled)
+        seconds = measure(name, program, compiled)
         median = statistics.median(seconds)
         figures |= {"seconds": seconds, "median_seconds": median, "images_per_second": program.images / median,
                     "device_memory_gb": device_memory()}  # fmt: skip

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny import tiny_config, tiny_stage
 
-from benchmarks import flops, hlo
+from benchmarks import flops, hlo, kernels
 from benchmarks.programs import Programs
 from configs import base
 from proda_jax import devices
@@ -116,3 +116,29 @@ def test_the_peers_step_is_stage_1():
     for name, (ours, theirs) in found.items():
         assert theirs > 0
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, err_msg=name)
+
+
+def test_kernels_are_told_apart_by_their_names():
+    names = {  # as a trace of stage 1 on an H200 has them
+        "sm90_xmma_wgrad_indexed_implicit_gemm_bf16bf16_bf16f32_f32_nhwckrsc_nhwc": "gradients of kernels",
+        "sm80_xmma_fprop_implicit_gemm_bf16bf16_bf16f32_f32_nhwckrsc_nhwc": "convolutions, kernels for Ampere",
+        "sm90_xmma_fprop_implicit_gemm_bf16bf16_bf16f32_f32_nhwckrsc_nhwc": "convolutions",
+        "sm80_xmma_gemm_f32f32_f32f32_f32_tn_n_tilesize128x128x8": "float32 products",
+        "nvjet_sm90_tst_128x224_64x4_2x1_v_bz_coopA_TNT": "1x1 convolutions and products",
+        "input_reduce_fusion_1052": "sums over an image (normalisation)",
+        "loop_transpose_fusion_3": "transposes and copies",
+        "loop_maximum_fusion_151": "values one by one (normalisation, rectifiers)",
+    }
+    runs = [(name, 2.0) for name in names] + [("loop_maximum_fusion_3", 1.0)]
+    table = kernels.by_kind(runs, calls=2)
+    assert table == {kind: 1.0 for kind in names.values()} | {names["loop_maximum_fusion_151"]: 1.5}
+    assert next(iter(table)) == names["loop_maximum_fusion_151"]
+
+
+def test_a_trace_that_is_missing_or_of_a_cpu_is_one_message(tmp_path):
+    with pytest.raises(ValueError, match="has no trace"):
+        kernels.kernels_of(tmp_path)
+    with jax.profiler.trace(tmp_path):
+        jnp.ones(3).block_until_ready()
+    with pytest.raises(ValueError, match="another device"):
+        kernels.kernels_of(tmp_path)
