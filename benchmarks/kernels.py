@@ -10,13 +10,10 @@ import re
 from collections.abc import Iterable
 
 import jax
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from absl import app, flags
 
 from benchmarks.programs import TRACED_CALLS
+from proda_jax.report import drawing
 
 _PICTURE = flags.DEFINE_string("picture", None, "File for the picture.")
 
@@ -27,13 +24,14 @@ KINDS = (  # of kernels, by the first pattern that is found in their names
     ("convolutions", r"fprop|dgrad|cudnn"),
     ("1x1 convolutions and products", r"nvjet|gemm|splitKreduce"),
     ("sums over an image (normalisation)", r"reduce"),
-    ("transposes and copies", r"transpose|copy|memcpy|memset|Memset|pad_fusion|concatenate"),
+    ("transposes and copies", r"transpose|copy|memcpy|(?i:memset)|pad_fusion|concatenate"),
     ("values one by one (normalisation, rectifiers)", r"fusion|wrapped"),
     ("other", r""),
 )
 
 
 def kind_of(kernel: str) -> str:
+    """The kind of a kernel, by the name that XLA or cuDNN gave it."""
     return next(kind for kind, pattern in KINDS if re.search(pattern, kernel))
 
 
@@ -67,18 +65,18 @@ def kernels_of(folder: str) -> list[tuple[str, float]]:
     return found
 
 
-def picture(table: dict[str, float], title: str, path: str) -> None:
-    """Bars of the kinds."""
+def picture(table: dict[str, float], title: str) -> bytes:
+    """Bars of the kinds, milliseconds a call, as a PNG file."""
     names = list(table)[::-1]
-    figure, axes = plt.subplots(figsize=(8, 0.42 * len(names) + 1.1), layout="constrained")
-    bars = axes.barh(names, [table[name] for name in names], color="#3b6ea5")
-    axes.bar_label(bars, fmt="%.1f", padding=3)
-    axes.set_title(title, loc="left", fontsize=11)
-    axes.set_xlabel("ms")
-    axes.margins(x=0.1)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+
+    def plot(axes) -> None:
+        axes.bar_label(axes.barh(names, [table[name] for name in names]), fmt="%.1f", padding=3)
+        axes.set_title(title, loc="left")
+        axes.set_xlabel("ms")
+        axes.margins(x=0.1)
+        axes.grid(False)
+
+    return drawing.draw("kernels", plot, says=title, size=(7.5, 0.4 * len(names) + 1)).png
 
 
 def main(arguments: list[str]) -> None:
@@ -90,8 +88,8 @@ def main(arguments: list[str]) -> None:
         print(f"{name:<46}{milliseconds:9.2f} ms {milliseconds / total:6.1%}")
     print(f"{'all':<46}{total:9.2f} ms")
     if _PICTURE.value:
-        name = pathlib.Path(arguments[1]).name
-        picture(table, f"{name}: {total:.0f} ms a call in the device's kernels", _PICTURE.value)
+        title = f"{pathlib.Path(arguments[1]).name}: {total:.0f} ms a call in the device's kernels"
+        pathlib.Path(_PICTURE.value).write_bytes(picture(table, title))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ _JSON = flags.DEFINE_string("json", None, "File for the figures.")
 _TRACE = flags.DEFINE_string("trace", None, "Folder for a trace of each program, which benchmarks.kernels reads.")
 _PEAK = flags.DEFINE_float("peak", None, "TFLOP/s of one device in bfloat16, where it is not in the script's table.")
 
+
 def chosen(config) -> list[str]:
     """The programs that are asked for, or one stage of each kind, evaluation and prediction."""
     if _PROGRAMS.value:

@@ -104,14 +104,14 @@ def operations(function, *shapes: tuple[int, ...], platform: str) -> str:
 
 
 def test_far_dilations_are_gone_from_what_is_made_for_a_gpu():
-    convolve = partial(layers.convolve, stride=1, dilation=layers.FAR)
+    convolve = partial(layers.convolve, stride=1, dilation=layers.FAR_DILATION)
     dilations = {
         platform: set(re.findall(r"rhs_dilate = \[[^]]*\]", operations(convolve, (2, 30, 30, 8), (3, 3, 8, 8),
                                                                        platform=platform)))
         for platform in ("cpu", "cuda")
     }  # fmt: skip
-    assert f"rhs_dilate = [{layers.FAR}, {layers.FAR}]" in dilations["cpu"]
-    assert not any(str(layers.FAR) in found for found in dilations["cuda"])
+    assert f"rhs_dilate = [{layers.FAR_DILATION}, {layers.FAR_DILATION}]" in dilations["cpu"]
+    assert not any(str(layers.FAR_DILATION) in found for found in dilations["cuda"])
 
 
 def test_a_1x1_convolution_is_a_matrix_product_on_a_cpu_and_a_convolution_on_a_gpu():

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 BATCH_NORM_EPSILON = 1e-5
-FAR = 12  # dilation from which on a convolution is taken apart on NVIDIA's GPUs
 BATCH_NORM_MOMENTUM = 0.9  # share of the old running statistic that stays; PyTorch calls its complement, 0.1, momentum
+FAR_DILATION = 12  # from which on a convolution is taken apart on NVIDIA's GPUs
 
 
 def pytorch_uniform(fan_in: int) -> Callable:
@@ -67,17 +67,21 @@ class Conv(nn.Module):
 def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """A 1x1 convolution, as what is quicker: a matrix product, or on NVIDIA's GPUs a convolution.
 
-    On a CPU the product is about three times as fast. XLA for GPUs pads a product to multiples of 8 rows, which
-    copies most activations of a network whose images have 65 x 113 positions.
+    On a CPU the product is about three times as fast. XLA for GPUs pads a product to multiples of 8 rows, which copies
+    most activations of a network whose images have 65 x 113 positions (docs/performance.md).
 
     Args:
       x: [batch, height, width, channels].
       kernel: [1, 1, channels, output channels].
+
+    Returns:
+      [batch, height, width, output channels].
     """
     return jax.lax.platform_dependent(x, kernel, cuda=_pointwise_convolution, default=pointwise_product)
 
 
 def pointwise_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`pointwise` as a matrix product."""
     return jnp.einsum("bhwi,io->bhwo", x, kernel[0, 0])
 
 
@@ -131,9 +135,11 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> ja
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def dilated_convolution(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
-    """A dilated convolution, forward and backward in the ways that GPUs are quick at: see `convolve_apart` and
-    `kernel_gradient_apart`."""
-    if dilation < FAR:
+    """A dilated convolution [batch, height, width, channels] that keeps the size of images.
+
+    On NVIDIA's GPUs it and its gradient are computed in other ways: see `convolve_apart`, `kernel_gradient_apart`.
+    """
+    if dilation < FAR_DILATION:
         return _convolve(x, kernel, 1, dilation)
     apart, as_one = partial(convolve_apart, dilation=dilation), partial(_convolve, stride=1, dilation=dilation)
     return jax.lax.platform_dependent(x, kernel, cuda=apart, default=as_one)
@@ -148,7 +154,7 @@ def _dilated_convolution_gradient(dilation, kept, dy):
         return dx, kernel_gradient(x, dy, shape, dilation)
 
     def apart(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-        way = convolve_apart if dilation >= FAR else partial(_convolve, stride=1)
+        way = convolve_apart if dilation >= FAR_DILATION else partial(_convolve, stride=1)
         (dx,) = jax.linear_transpose(lambda x: way(x, kernel, dilation=dilation), x)(dy)
         return dx, kernel_gradient_apart(x, dy, shape, dilation)
 
@@ -163,8 +169,16 @@ dilated_convolution.defvjp(
 def convolve_apart(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
     """A dilated convolution as plain ones: every `dilation`-th row and column make an image of their own.
 
-    cuDNN has kernels for Hopper chips for dilations below `FAR` alone; with them this is quicker in spite of what fills
-    up the smaller images.
+    cuDNN has kernels for Hopper chips for dilations below `FAR_DILATION` alone; with them this is quicker in spite of
+    the rows and columns that fill up the smaller images (docs/performance.md).
+
+    Args:
+      x: [batch, height, width, channels].
+      kernel: [side, side, channels, output channels].
+      dilation: of both axes.
+
+    Returns:
+      [batch, height, width, output channels].
     """
     return together(_convolve(every_nth(x, dilation), kernel, 1, 1), dilation, x.shape[1:3])
 
@@ -209,7 +223,16 @@ def every_nth(x: jax.Array, n: int) -> jax.Array:
 
 
 def together(x: jax.Array, n: int, size: tuple[int, int]) -> jax.Array:
-    """The images of height and width `size` that `every_nth` took apart."""
+    """Undoes `every_nth`.
+
+    Args:
+      x: [batch * n * n, ceil(height / n), ceil(width / n), channels].
+      n: distance between two rows or columns of one image.
+      size: (height, width) of the images that were taken apart.
+
+    Returns:
+      [batch, height, width, channels].
+    """
     rows, columns, channels = x.shape[1:]
     x = x.reshape(-1, n, n, rows, columns, channels).transpose(0, 3, 1, 4, 2, 5)
     return x.reshape(-1, rows * n, columns * n, channels)[:, : size[0], : size[1]]

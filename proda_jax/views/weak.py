@@ -90,7 +90,16 @@ def weak_image(image: jax.Array, view: WeakView, crop_size: Size) -> jax.Array:
 
 
 def _weighted_levels(weights: jax.Array, levels: jax.Array, apply: str) -> jax.Array:
-    """Exact sums of whole grey levels by weights that are multiples of 2^-16, along the axis that `apply` names."""
+    """Exact sums of whole grey levels 0..255, weighted by multiples of 2^-16 between 0 and 1.
+
+    Args:
+      weights: [batch, length, height or width].
+      levels: [batch, height, width, 3].
+      apply: the product of the two for `einsum`, which sums over one axis of the images.
+
+    Returns:
+      float32, `levels` with that axis of `length`.
+    """
     return jax.lax.platform_dependent(
         weights,
         levels,
@@ -101,8 +110,10 @@ def _weighted_levels(weights: jax.Array, levels: jax.Array, apply: str) -> jax.A
 
 
 def products_of_halves(apply: str, weights: jax.Array, levels: jax.Array) -> jax.Array:
-    """The same as products of bfloat16, which matrix units are quick at: its eight digits hold a level, and half of a
-    weight each."""
+    """`_weighted_levels` as two products of bfloat16, which matrix units are quick at.
+
+    bfloat16 has eight binary digits. A level fits into them, and so do the upper and the lower eight of a weight.
+    """
     upper = jnp.floor(weights * 2.0**8) / 2.0**8
     halves, levels = (upper, weights - upper), levels.astype(jnp.bfloat16)
     return sum(
