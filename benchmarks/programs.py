@@ -18,6 +18,7 @@ from proda_jax.models.resnet import OUTPUT_STRIDE, output_size
 from proda_jax.stages import build, denoise, step
 
 TRACED_CALLS = 2  # of a program, where its kernels are looked at
+PROGRAM = "program.hlo"  # of a traced program: its compiled text, beside the trace
 WHOLE_IMAGES = ("evaluation", "prediction")  # programs beside the stages' steps
 
 

@@ -19,7 +19,7 @@ from ml_collections import config_flags
 
 from benchmarks import hlo
 from benchmarks.flops import PEAKS, Minimum
-from benchmarks.programs import TRACED_CALLS, WHOLE_IMAGES, Program, Programs
+from benchmarks.programs import PROGRAM, TRACED_CALLS, WHOLE_IMAGES, Program, Programs
 from proda_jax import devices, settings
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/demo.py", "Configuration.")
@@ -75,8 +75,10 @@ def measure(name: str, program: Program, compiled: jax.stages.Compiled) -> list[
         if round_number:
             seconds.append((time.monotonic() - started) / _CALLS.value)
     if _TRACE.value:
-        with jax.profiler.trace(pathlib.Path(_TRACE.value) / name):
+        folder = pathlib.Path(_TRACE.value) / name
+        with jax.profiler.trace(folder):
             run(TRACED_CALLS)
+        (folder / PROGRAM).write_text(compiled.as_text())  # says what a CPU's operations come from
     return seconds
 
 

@@ -135,10 +135,27 @@ def test_kernels_are_told_apart_by_their_names():
     assert next(iter(table)) == names["loop_maximum_fusion_151"]
 
 
-def test_a_trace_that_is_missing_or_of_a_cpu_is_one_message(tmp_path):
-    with pytest.raises(ValueError, match="has no trace"):
-        kernels.kernels_of(tmp_path)
+def test_operations_of_a_cpu_are_told_apart_by_what_they_come_from(tmp_path):
+    def loss(image, kernel, matrix):
+        y = jax.lax.conv_general_dilated(image, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return jnp.square(jnp.einsum("bhwc,cd->bhwd", y, matrix)).sum()
+
+    shapes = ((2, 64, 64, 32), (3, 3, 32, 32), (32, 32))
+    arguments = [jax.random.normal(jax.random.key(0), shape) for shape in shapes]
+    compiled = jax.jit(jax.value_and_grad(loss, (0, 1, 2))).lower(*arguments).compile()
+    (tmp_path / kernels.PROGRAM).write_text(compiled.as_text())
     with jax.profiler.trace(tmp_path):
-        jnp.ones(3).block_until_ready()
-    with pytest.raises(ValueError, match="another device"):
-        kernels.kernels_of(tmp_path)
+        jax.block_until_ready(compiled(*arguments))
+    table = kernels.by_kind(kernels.measured(tmp_path), calls=1)
+    shown = {kind.split(" (")[0] for kind in table}
+    assert {"convolutions, backward", "convolutions, forward", "matrix products"} <= shown
+    assert all(milliseconds > 0 for milliseconds in table.values())
+
+
+def test_a_trace_that_is_missing_or_empty_is_one_message(tmp_path):
+    with pytest.raises(ValueError, match="has no trace"):
+        kernels.measured(tmp_path)
+    with jax.profiler.trace(tmp_path):
+        pass
+    with pytest.raises(ValueError, match="neither kernels of a GPU nor operations of a CPU"):
+        kernels.measured(tmp_path)
