@@ -36,7 +36,8 @@ _STAGE = flags.DEFINE_string(
     "stage", None, "evaluate, predict, export: which stage's network; default: that of the last complete one."
 )
 _CHECKPOINT = flags.DEFINE_enum(
-    "checkpoint", None, ["last", "best"], "evaluate, predict, export: which network of the stage; default: the last."
+    "checkpoint", None, ["last", "best"], "evaluate, predict, export: which network of the stage; default: the last, "
+    "for evaluate the one that config.handover names.",
 )
 _RESIZE = flags.DEFINE_integer(
     "resize", None, "predict, export: width at which images are predicted; 0: their own; default: that of training."

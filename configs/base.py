@@ -13,16 +13,16 @@ def get_config() -> ml_collections.ConfigDict:
     """The settings that all configurations share; stages are added by `supervised`, `warmup`, `denoise`, `distill`."""
     c = ml_collections.ConfigDict()
     c.task = "base"  # name of the experiment, in results and tables
-    c.init_from = placeholder(str)  # file of a whole network, in any format, that --mode=evaluate scores
+    c.init_from = placeholder(str)  # file of a whole network, in any format, for --mode=evaluate, predict and export
     c.seed = 0  # of everything random: initial weights, order, views, dropout
     c.stages = ()  # what is run, in this order; each names a section below
     c.batch_size = 4  # source images and target images in one step, over all devices (released)
     c.micro_batches = 1  # in which a device computes its share of a step, one after another (gradient accumulation)
     c.log_every = 50  # steps between two lines of metrics
     c.summaries = True  # write metrics for TensorBoard (needs TensorFlow)
-    c.save_every = 500  # steps between two checkpoints; one is kept at each evaluation, too
+    c.save_every = 500  # steps between two checkpoints; each evaluation writes one, too
     c.save_minutes = 10.0  # longest time between two checkpoints
-    c.max_skipped = 20  # steps in a row that may be left out because a loss or gradient is not finite
+    c.max_skipped = 20  # steps in a row, left out because a loss or gradient is not finite, that end the run
     c.evaluate_every = 1000  # steps between two evaluations; the best and the last network are kept (released)
     c.handover = "last"  # which network the next stage gets: 'last', or 'best' on the validation set (released)
     c.evaluate_batch_size = 1  # whole images at once on each device, in evaluation and where labels are made
@@ -63,7 +63,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.views = ml_collections.ConfigDict()
     c.views.crop_size = (512, 896)  # height, width of what the network trains on (released)
     c.views.base_width = 2200  # pixels; an image is resized to this width times `scale`, keeping its shape (released)
-    c.views.scale = (0.5, 1.5)  # uniform (released); (1, 1) for a plain random crop as in the paper
+    c.views.scale = (0.5, 1.5)  # uniform (released); (1, 1) at the image's own base_width: the paper's random crop
     c.views.target_stride = 4  # crop pixels between two pixels of target losses and labels (released)
     c.views.flip = True  # left-right with probability 1/2 (released)
     c.views.randaugment = True  # Table 7
@@ -84,7 +84,8 @@ def dataset(name: str, split: str, image_size: tuple[int, int]) -> ml_collection
     """One split of a prepared data set; images of another size are resized to `image_size` (height, width)."""
     d = ml_collections.ConfigDict()
     d.name, d.split, d.image_size = name, split, image_size
-    d.raw_dir = placeholder(str)  # unpacked archives of this data set; default: data.raw_dir
+    d.raw_dir = placeholder(str)  # unpacked archives of this data set; default: that of the same data set in
+    #                                  another role, or data.raw_dir
     d.images, d.labels = placeholder(str), placeholder(str)  # files of a 'folder' data set, see `folder`
     d.label_values = ()  # pairs (raw value or colour, class or 'ignored'); (): the data set's own
     return d.lock()
@@ -122,8 +123,8 @@ def stage(kind: str, init: str, steps: int) -> ml_collections.ConfigDict:
     s = ml_collections.ConfigDict()
     s.kind, s.init, s.steps = kind, init, steps
     s.weights = placeholder(str)  # file, in any format, from which the stage's network is taken instead of training it
-    s.random_as = placeholder(str)  # name under which order, views and dropout are drawn, so that stages that are
-    #                                 compared draw the same; default: the stage's own
+    s.random_as = placeholder(str)  # name under which order, views, dropout and initial weights are drawn, so that
+    #                                 stages that are compared draw the same; default: the stage's own
     s.views = ml_collections.ConfigDict()  # settings of the section 'views' that are others in this stage
     s.schedule = "poly"  # 'poly' (released) or 'per_epoch': times `schedule_factor` after each epoch (Section 5.1)
     s.schedule_steps = 90_000  # where 'poly' reaches zero, steps (released)
@@ -185,7 +186,7 @@ def denoise(init: str, steps: int, *, labels_from: str | None = None) -> ml_coll
     s.label_source = "fixed"  # 'fixed': p_{t,0}; 'moving': the momentum encoder's p_t (Figure 4)
     s.soft_label_interpolation = "probabilities"  # how p_{t,0} goes from there to the losses' grid (released), or
     #                                               'logits', which keeps what is small: as the network itself is scored
-    s.hard_labels = True  # False: soft cross entropy with the weighted labels (Figure 4)
+    s.hard_labels = True  # False: soft cross entropy with the weighted labels, times ce_weight + rce_weight (Figure 4)
     s.label_threshold = 0.0  # least confidence of a rectified label (Table 4)
     s.temperature = 1.0  # tau of Eq 4 and 8 (Table 8), in units of feature distance
     s.ce_weight = 0.1  # alpha of Eq 7 (Table 9)
@@ -196,8 +197,8 @@ def denoise(init: str, steps: int, *, labels_from: str | None = None) -> ml_coll
     s.regulariser = "mrkld"  # Eq 10; 'mrent': negative entropy
     s.ema_momentum = 0.999  # of the momentum encoder, each step (released)
     s.ema_view = "image"  # what it sees: the whole 'image', cropped afterwards (released), or the 'crop' T(x) (Eq 8)
-    s.ema_crop = "released"  # how its output is cropped: by four pixels at a time ('released'), or 'exact', which small
-    #                          images need: two pixels are much of what they show
+    s.ema_crop = "released"  # how its output is cropped: by target_stride pixels at a time ('released'), or 'exact',
+    #                          which small images need: two pixels are much of what they show
     s.ema_mode = "train"  # 'train': batch statistics and dropout (released); 'eval': running statistics
     s.prototype_momentum = 0.9999  # lambda of Eq 6 (Table 5), for each vector or batch as below
     s.prototype_update = "in_turn"  # every (image, class) vector in turn (released), or once a 'batch' (Eq 6)

@@ -3,9 +3,9 @@
     python main.py --config=configs/camvid.py --config.data.raw_dir=<CamVid folder> --workdir=...
 
 A small network from scratch on half-size images, for two CPU cores; `--config=configs/camvid.py:large` is a ResNet-50
-on whole ones, for an accelerator. Labels of the dusk training images are read by the oracle alone; where there are
-none, name all stages but that one: `--config.stages="('source', 'warmup', 'stage1', 'stage2', 'stage3')"`, with
-`--config.warmup.init=source`.
+on whole ones, for an accelerator. The oracle alone learns from labels of the dusk training images; where there are
+none, leave it out:
+`--config.stages="('source', 'source_jitter', 'warmup', 'self_training', 'stage1', 'stage2', 'stage3')"`.
 """
 
 import ml_collections

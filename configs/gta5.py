@@ -22,7 +22,7 @@ import ml_collections
 
 from configs import base
 
-STEPS = 62_000  # of each stage: about 84 epochs of 2975 images in batches of 4 (released; Section 5.1: 80 epochs)
+STEPS = 62_000  # of each stage: about 83 epochs of 2975 images in batches of 4 (released; Section 5.1: 80 epochs)
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -85,11 +85,6 @@ class Checkpoints:
         with self._writing():
             self._manager.save(0, args=items, custom_metadata=card)
 
-    def card(self, step: int) -> dict[str, Any] | None:
-        """The card of a checkpoint's network; None in those of older versions, which have none."""
-        self._manager.wait_until_finished()
-        return card_in(self._folder / str(step))
-
     def step(self, which: str = "last") -> int | None:
         """Step of the 'last' or 'best' checkpoint; None where there is none."""
         self._manager.wait_until_finished()
@@ -190,7 +185,7 @@ class Checkpoints:
 
 
 def card_in(checkpoint: epath.PathLike) -> dict[str, Any] | None:
-    """The card in the folder of one checkpoint, or None."""
+    """The card in the folder of one checkpoint; None in those of older versions, which have none."""
     return _described(checkpoint).custom_metadata or None
 
 

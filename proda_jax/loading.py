@@ -93,6 +93,8 @@ def find(path: epath.PathLike, stage: str | None = None, which: str | None = Non
     opened = checkpoints.Checkpoints(path, writable=False)
     step = opened.step(which or "last")
     opened.close()
+    if step is None:
+        raise ValueError(f"{path} has no best checkpoint, as none was scored: use --checkpoint=last")
     return path / str(step)
 
 

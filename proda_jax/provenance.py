@@ -55,7 +55,7 @@ def note_configuration(workdir: epath.Path, config: ml_collections.ConfigDict) -
 
 
 def read_configuration(workdir: epath.PathLike) -> ml_collections.ConfigDict:
-    """The configuration that a workdir was last run with.
+    """The configuration that a workdir was last trained with.
 
     Raises:
       ValueError: it is not noted there, or the note is damaged.

@@ -99,8 +99,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     """
     sections = check_sections(config)
     if config.init_from is not None:
-        refuse("init_from", config.init_from, "None, except with --mode=evaluate; to start from the network in a file, "
-               "name it as config.<stage>.weights of the stage it stands for")  # fmt: skip
+        refuse("init_from", config.init_from, "None, except with --mode=evaluate, predict, export; to start from the "
+               "network in a file, name it as config.<stage>.weights of the stage it stands for")  # fmt: skip
     check_data(config)
     choose("handover", config.handover, ("last", "best"))
     if config.handover == "best" and config.data.validation.name == NONE:

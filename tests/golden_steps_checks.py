@@ -17,6 +17,7 @@ import pytest
 from golden_inputs import integers, load, normal, uniform
 from golden_network import assert_close, golden_variables, network_variables, to_nhwc
 from ml_collections import ConfigDict
+from view_examples import identity_strong_view
 
 from proda_jax import views
 from proda_jax.data.label_spaces import IGNORE
@@ -188,7 +189,7 @@ def denoise_inputs() -> denoise.Inputs:
 
 
 def strong_view() -> views.StrongView:
-    return views.identity_strong_view(2).replace(
+    return identity_strong_view(2).replace(
         flip=jnp.asarray([True, False]),
         cutout=jnp.asarray([[8, 40, 16, 48], [20, 40, 0, 20]], jnp.int32),
     )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny import CLASSES, CROP, IMAGE, blocks, tiny_config, tiny_model, tiny_stage, tiny_variables
+from view_examples import identity_strong_view, identity_weak_view
 
 from configs import base
 from proda_jax import views
@@ -134,8 +135,8 @@ def stage_1(**settings) -> tuple[Any, Any, Any]:
         target_strong=image / np.float32(255),
         soft_label=soft.astype(np.float32),
         inside=np.ones((2, CROP[0] // 4, CROP[1] // 4), bool),
-        weak_view=views.identity_weak_view(2, IMAGE),
-        strong_view=views.identity_strong_view(2),
+        weak_view=identity_weak_view(2, IMAGE),
+        strong_view=identity_strong_view(2),
     )
     return functools.partial(denoise.update, setup=setup), state, inputs
 

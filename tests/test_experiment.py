@@ -15,7 +15,7 @@ from tiny import CLASSES, block_source, tiny_config, tiny_model, tiny_stage
 from configs import base
 from proda_jax import evaluate, settings
 from proda_jax.card import Card
-from proda_jax.checkpoints import Checkpoints
+from proda_jax.checkpoints import Checkpoints, card_in
 from proda_jax.data.label_spaces import LABEL_SPACES
 from proda_jax.data.memory import MemorySource
 from proda_jax.experiment import Experiment
@@ -278,7 +278,7 @@ def test_an_interrupted_stage_ends_in_the_bits_of_one_that_was_not(stage, finish
 def test_every_checkpoint_carries_the_card_of_its_network(finished):
     for name in STAGES:
         with contextlib.closing(Checkpoints(finished[0] / name / "checkpoints", writable=False)) as checkpoints:
-            held = checkpoints.card(checkpoints.step())
+            held = card_in(finished[0] / name / "checkpoints" / str(checkpoints.step()))
         model = experiment_in(finished[0], config_of()).networks.model(name)
         assert held == Card.of(config_of(), name, extra_norm=model.extra_norm).as_json()
         assert Card.from_json(held, name).network() == model.clone(axis_name=None)

@@ -74,6 +74,11 @@ def unfinished(workdir: pathlib.Path) -> None:
     (workdir / "results.json").write_text(json.dumps({"stages": []}))
 
 
+def unscored(workdir: pathlib.Path) -> None:
+    for scores in (workdir / "source" / "checkpoints").glob("*/metrics"):
+        shutil.rmtree(scores)
+
+
 @pytest.mark.parametrize(
     ("change", "place", "options", "message"),
     [
@@ -82,6 +87,7 @@ def unfinished(workdir: pathlib.Path) -> None:
         (None, "", {"stage": "stage9"}, "expected checkpoints of a stage.*with checkpoints: source, stage1, stage2"),
         (None, "source/checkpoints/2", {"checkpoint": "best"}, "one checkpoint already"),
         (None, "source/checkpoints", {"stage": "source"}, "checkpoints of one stage: leave out the stage"),
+        (unscored, "source", {"checkpoint": "best"}, "no best checkpoint, as none was scored: use --checkpoint=last"),
         (unfinished, "", {}, "no complete stage yet: name one that is not as --stage, of source, stage1, stage2"),
     ],
 )  # fmt: skip

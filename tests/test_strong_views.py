@@ -11,6 +11,7 @@ from view_examples import (
     away_from_edges,
     blocks,
     draw_strong,
+    identity_strong_view,
     noise,
     smooth,
     strong,
@@ -40,7 +41,7 @@ def pillow_strong(image: np.ndarray, name: str, level: int, sign: int) -> np.nda
 
 
 def test_strong_view_that_does_nothing_returns_image_label_and_map_as_they_are():
-    image, label, view = noise(2, *CROP, 3), blocks(2, CROP, 5), views.identity_strong_view(2)
+    image, label, view = noise(2, *CROP, 3), blocks(2, CROP, 5), identity_strong_view(2)
     np.testing.assert_array_equal(strong_image(jnp.asarray(image, jnp.float32), view), image)
     np.testing.assert_array_equal(strong_label(jnp.asarray(label), view, CROP), label)
     values = np.random.default_rng(0).standard_normal((2, *QUARTER, 3)).astype(np.float32)

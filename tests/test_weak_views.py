@@ -13,6 +13,7 @@ from view_examples import (
     SIZE,
     blocks,
     draw_weak,
+    identity_weak_view,
     noise,
     smooth,
     weak,
@@ -142,7 +143,7 @@ def test_weak_features_follow_torch_on_a_scaled_image():
 
 def test_weak_maps_agree_with_the_released_resizing():
     golden, size = golden_inputs.load("functions"), (64, 96)
-    whole = views.identity_weak_view(1, size)
+    whole = identity_weak_view(1, size)
     values = np.moveaxis(golden_inputs.normal("resize_in", (1, 3, 9, 13)), 1, -1)
     expected = np.moveaxis(golden["bilinear_align_corners_16x24"], 1, -1)
     np.testing.assert_allclose(weak_features(values, whole, size, QUARTER), expected, rtol=1e-4, atol=1e-5)

@@ -31,7 +31,7 @@ def test_a_plain_network_scores_rgb_images_as_it_scored_bgr_minus_mean(prefix, a
     state = {prefix + name: tensor for name, tensor in reversed(theirs.state_dict().items())}  # in whichever order
     read, account = weights.read(save_torch(state, tmp_path / "plain.pth"))
     account.check("plain.pth")
-    assert (read.head, read.classes, read.dilated_branches) == ("deeplab", CLASSES, 4)
+    assert (read.head, read.classes, read.layout.dilated_branches) == ("deeplab", CLASSES, 4)
     aside = [name for name in account.left_over if not name.endswith("num_batches_tracked")]
     assert len(aside) == 8 * auxiliary and all(name.startswith("layer5.conv2d_list.") for name in aside)
     model = small_model(head="deeplab", dilations=(6, 12, 18, 24)[:branches])

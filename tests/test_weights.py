@@ -69,7 +69,7 @@ def test_a_released_checkpoint_with_a_numpy_score_is_read_under_old_and_new_modu
     assert (read.step, read.best_miou, read.prototypes) == (61001, 0.4321, None)  # all-zero prototypes are none
     for name, array in fixtures.numbers(theirs).items():
         np.testing.assert_array_equal(read.arrays[name], array, err_msg=name)
-    assert (read.head, read.classes, read.dilated_branches, read.extra_norm) == ("released", CLASSES, 4, True)
+    assert (read.head, read.classes, read.layout.dilated_branches, read.extra_norm) == ("released", CLASSES, 4, True)
     others = [name for name in account.left_over if not name.endswith("num_batches_tracked")]
     assert others == ["FCDiscriminator.model_state.conv1.weight", "FCDiscriminator.objective_vectors"]
 

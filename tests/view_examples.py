@@ -28,6 +28,27 @@ draw_strong_view = jax.jit(
 )
 
 
+def identity_weak_view(batch: int, image_size: tuple[int, int]) -> WeakView:
+    """The view that shows each image from its top left corner as it is."""
+    return WeakView(
+        scaled_size=jnp.tile(jnp.asarray(image_size, jnp.int32), (batch, 1)),
+        offset=jnp.zeros((batch, 2), jnp.int32),
+        flip=jnp.zeros(batch, bool),
+    )
+
+
+def identity_strong_view(batch: int, operations: int = 2) -> StrongView:
+    """The view that changes nothing."""
+    return StrongView(
+        flip=jnp.zeros(batch, bool),
+        operation=jnp.full((batch, operations), POOL.index("identity"), jnp.int32),
+        level=jnp.ones((batch, operations), jnp.int32),
+        sign=jnp.ones((batch, operations), jnp.int32),
+        active=jnp.zeros((batch, operations), bool),
+        cutout=jnp.zeros((batch, 4), jnp.int32),
+    )
+
+
 def weak(scaled, offset, flip) -> WeakView:
     return WeakView(jnp.asarray(scaled, jnp.int32), jnp.asarray(offset, jnp.int32), jnp.asarray(flip))
 

@@ -16,8 +16,8 @@ ORIGIN = "origin.json"
 class PseudoLabels:
     """A folder of pseudo labels.
 
-    Soft labels are float16 [h8, w8, classes] at the network's output grid (1.2 MB for a Cityscapes image); hard labels
-    are uint8 [height, width], IGNORE where not confident, and compressed.
+    Soft labels are float16 [grid height, grid width, classes], a grid of every 8th pixel for most (1.3 MB for a
+    Cityscapes image); hard labels are uint8 [height, width], IGNORE where not confident, and compressed.
     """
 
     def __init__(self, folder: epath.PathLike, origin: dict):

@@ -75,11 +75,6 @@ class Weights:
         """Number of classes; None without a classifier."""
         return self.layout.classes
 
-    @property
-    def dilated_branches(self) -> int:
-        """Dilated 3x3 branches of the head."""
-        return self.layout.dilated_branches
-
 
 @dataclasses.dataclass
 class Contents:

@@ -44,7 +44,7 @@ GTA5 = {
     "self-training, symmetric loss": Row("Section 5.3, Table 3", 45.6),
     "denoising alone": Row("Section 5.3, Table 3", 52.3),
     "structure learning alone": Row("Section 5.3, Table 3", 47.6),
-    "stage 1": Row("Section 5.3, Tables 3 and 6 to 10", 53.7),
+    "stage 1": Row("Section 5.3, Tables 3 to 10", 53.7),
     "stage 2": Row("Section 5.3, Table 3", 56.9),
     "stage 2, not distilled": Row("Section 5.3, Table 3", 55.8),
     "stage 2 from stage 1": Row("Section 5.3, Table 3", 56.3),

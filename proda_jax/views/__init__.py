@@ -11,7 +11,6 @@ from proda_jax.views.strong import (
     POOL,
     StrongView,
     draw_strong_view,
-    identity_strong_view,
     strong_image,
     strong_label,
     strong_map,
@@ -19,7 +18,6 @@ from proda_jax.views.strong import (
 from proda_jax.views.weak import (
     WeakView,
     draw_weak_view,
-    identity_weak_view,
     weak_features,
     weak_image,
     weak_inside,
@@ -28,7 +26,6 @@ from proda_jax.views.weak import (
 )
 
 __all__ = [
-    "GEOMETRIC_OPERATIONS", "POOL", "StrongView", "WeakView", "draw_strong_view",
-    "draw_weak_view", "identity_strong_view", "identity_weak_view", "strong_image", "strong_label", "strong_map",
-    "weak_features", "weak_image", "weak_inside", "weak_label", "weak_soft_label",
+    "GEOMETRIC_OPERATIONS", "POOL", "StrongView", "WeakView", "draw_strong_view", "draw_weak_view", "strong_image",
+    "strong_label", "strong_map", "weak_features", "weak_image", "weak_inside", "weak_label", "weak_soft_label",
 ]  # fmt: skip

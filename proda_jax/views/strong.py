@@ -37,18 +37,6 @@ class StrongView:
     cutout: jax.Array
 
 
-def identity_strong_view(batch: int, operations: int = 2) -> StrongView:
-    """The view that changes nothing."""
-    return StrongView(
-        flip=jnp.zeros(batch, bool),
-        operation=jnp.full((batch, operations), POOL.index("identity"), jnp.int32),
-        level=jnp.ones((batch, operations), jnp.int32),
-        sign=jnp.ones((batch, operations), jnp.int32),
-        active=jnp.zeros((batch, operations), bool),
-        cutout=jnp.zeros((batch, 4), jnp.int32),
-    )
-
-
 def draw_strong_view(
     keys: jax.Array,
     crop_size: Size,

@@ -27,15 +27,6 @@ class WeakView:
     flip: jax.Array
 
 
-def identity_weak_view(batch: int, image_size: Size) -> WeakView:
-    """The view that shows each image from its top left corner as it is."""
-    return WeakView(
-        scaled_size=jnp.tile(jnp.asarray(image_size, jnp.int32), (batch, 1)),
-        offset=jnp.zeros((batch, 2), jnp.int32),
-        flip=jnp.zeros(batch, bool),
-    )
-
-
 def draw_weak_view(
     keys: jax.Array, image_size: Size, crop_size: Size, *, base_width: float, scale: tuple[float, float], flip: bool
 ) -> WeakView:
