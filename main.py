@@ -182,7 +182,7 @@ def study(config: ml_collections.ConfigDict) -> None:
             say(f"{plan.name} on {devices.in_words()}, in {workdir}")
         if hosts.share()[1] == 1:
             interruption.install()
-        studies.run(plan, workdir, interruption=interruption)
+        failed = studies.run(plan, workdir, interruption=interruption)
     except Stopped as reason:
         print(f"{reason}; the same command goes on from there", file=sys.stderr)
         sys.exit(EXIT_CODE)
@@ -191,6 +191,9 @@ def study(config: ml_collections.ConfigDict) -> None:
         print(f"results: {workdir / plan.name / 'study.json'}, .csv, .tex and .txt")
         with phase("writing the report"):
             print(f"report: {studies.write_page(plan, workdir)}")
+    if failed:
+        sys.exit("error: not all could be trained, and what needs the others was left out; the table is without them: "
+                 + "; ".join(f"{stage}: {why}" for stage, why in failed.items()))  # fmt: skip
 
 
 def whole_numbers(flag: str, texts: list[str]) -> list[int]:

@@ -172,6 +172,9 @@ def checked(record: Record, image: bytes, label: bytes, checks: Checks) -> Examp
             label = label if meaning.in_color else index_png(label)
             raw = decode.raw_label(label, in_color=meaning.in_color).numpy()
             _count_label(raw, checks, counts)
+        if counts.rotated and raw.shape == (width, height) != (height, width):
+            raise ValueError(f"{record.label} cannot be used: it is upright, and {record.image} lies on its side, as "
+                             "its EXIF data say: turn the image's pixels, too")  # fmt: skip
         counts.other_label_sizes = int(raw.shape != (height, width))
     if checks.store_scale != 1.0:
         size = (max(round(height * checks.store_scale), 1), max(round(width * checks.store_scale), 1))

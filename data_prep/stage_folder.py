@@ -25,7 +25,7 @@ def read(path: epath.Path, which: str = "last") -> Contents:
     Raises:
       ValueError: the stage has no checkpoint yet.
     """
-    checkpoints = Checkpoints(path / "checkpoints")
+    checkpoints = Checkpoints(path / "checkpoints", writable=False)  # a run may be saving one
     step = checkpoints.step(which)
     checkpoints.close()
     if step is None:

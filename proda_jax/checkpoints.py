@@ -73,17 +73,16 @@ class Checkpoints:
         items = ocp.args.Composite(
             network=ocp.args.StandardSave(state.variables), training=ocp.args.StandardSave(training)
         )
-        metrics = None if miou is None else {METRIC: miou}
         with phase("waiting until the checkpoint before is written", leave=False), self._writing():
-            self._manager.save(int(state.step), args=items, metrics=metrics, custom_metadata=card)
+            self._manager.save(int(state.step), args=items, metrics=_metrics(miou), custom_metadata=card)
 
-    def save_network(self, variables: Any, card: Mapping[str, Any] | None = None) -> None:
-        """Saves a network that was not trained here, as step 0, in place of one that is there."""
+    def save_network(self, variables: Any, miou: float | None = None, card: Mapping[str, Any] | None = None) -> None:
+        """Saves a network that was not trained here, as step 0, in place of one that is there; see `save`."""
         if self.step() == 0:
             self._manager.delete(0)
         items = ocp.args.Composite(network=ocp.args.StandardSave(variables))
         with self._writing():
-            self._manager.save(0, args=items, custom_metadata=card)
+            self._manager.save(0, args=items, metrics=_metrics(miou), custom_metadata=card)
 
     def step(self, which: str = "last") -> int | None:
         """Step of the 'last' or 'best' checkpoint; None where there is none."""
@@ -182,6 +181,10 @@ class Checkpoints:
             raise OSError(
                 f"a checkpoint could not be written to {self._folder} ({why}); {left}. {MAKE_ROOM}"
             ) from error
+
+
+def _metrics(miou: float | None) -> dict[str, float] | None:
+    return None if miou is None else {METRIC: miou}
 
 
 def card_in(checkpoint: epath.PathLike) -> dict[str, Any] | None:

@@ -117,7 +117,8 @@ class Experiment:
         scores = self.summary(score(variables)) if score else {}
         provenance.remember(folder, self.config, name)
         checkpoints = Checkpoints(folder / "checkpoints")
-        checkpoints.save_network(variables, Card.of(self.config, name, extra_norm=model.extra_norm).as_json())
+        card = Card.of(self.config, name, extra_norm=model.extra_norm).as_json()
+        checkpoints.save_network(variables, scores.get("miou"), card)
         checkpoints.close()
         history = History(folder / "history.jsonl", -1)
         history.add({"step": 0, "seconds": round(time.time() - started, 1)} | scores)

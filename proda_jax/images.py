@@ -5,6 +5,7 @@ import glob
 import io
 import os
 from collections import Counter
+from collections.abc import Sequence, Set
 
 import numpy as np
 from etils import epath
@@ -37,43 +38,50 @@ class Input:
         return self.path.suffix.lower() in VIDEOS
 
 
-def find(pattern: str, output: epath.PathLike) -> list[Input]:
+def find(pattern: str, output: epath.PathLike, kinds: Sequence[str] = ()) -> list[Input]:
     """The images and videos that a pattern means, in order of their names.
 
     Args:
       pattern: a file, a folder, which is searched with all folders in it, or a pattern such as 'photos/*/left_*.png'.
         Hidden files and folders are passed over, and in folders files that are neither images nor videos by name.
-      output: folder of results, which is not searched.
+      output: folder of results, which is not searched; where the input is in it, the folders of results there are not.
+      kinds: names of these.
 
     Raises:
       ValueError: there is no such file, or none that is an image or a video.
     """
     path, output = epath.Path(pattern), epath.Path(os.path.abspath(output) if not is_remote(output) else output)
     if path.is_dir():
-        base, files = path, _below(path, output)
+        base, files = path, _below(path, _closed(output, path, kinds))
     elif path.exists():
         base, files = path.parent, [path]
     else:
-        base, files = _matching(pattern, output)
+        base, files = _matching(pattern, output, kinds)
     if not files:
         raise ValueError(f"--input={pattern}: no file ends in {', '.join((*IMAGES, *VIDEOS))}")
     return [Input(file, name) for file, name in zip(files, _names(files, base), strict=True)]
 
 
-def _below(folder: epath.Path, output: epath.Path) -> list[epath.Path]:
-    """The images and videos in a folder and the folders in it, links to folders and `output` aside."""
+def _closed(output: epath.Path, base: epath.Path, kinds: Sequence[str]) -> set[epath.Path]:
+    """Folders of results, which are not searched below `base`."""
+    base = epath.Path(os.path.abspath(base))
+    return {output / kind for kind in kinds} if output in (base, *base.parents) else {output}
+
+
+def _below(folder: epath.Path, closed: Set[epath.Path]) -> list[epath.Path]:
+    """The images and videos in a folder and the folders in it, links to folders and closed ones aside."""
     found = []
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
         if not path.is_dir():
             found += [path] * path.name.lower().endswith((*IMAGES, *VIDEOS))
-        elif not os.path.islink(path) and epath.Path(os.path.abspath(path)) != output:
-            found += _below(path, output)
+        elif not os.path.islink(path) and epath.Path(os.path.abspath(path)) not in closed:
+            found += _below(path, closed)
     return found
 
 
-def _matching(pattern: str, output: epath.Path) -> tuple[epath.Path, list[epath.Path]]:
+def _matching(pattern: str, output: epath.Path, kinds: Sequence[str]) -> tuple[epath.Path, list[epath.Path]]:
     """The folder in which a pattern begins, and the files that match it or are in folders that do."""
     if is_remote(pattern) or not glob.has_magic(pattern):
         raise ValueError(f"--input={pattern}: there is nothing of that name; expected an image, a video, a folder or a "
@@ -81,10 +89,11 @@ def _matching(pattern: str, output: epath.Path) -> tuple[epath.Path, list[epath.
     parts = epath.Path(pattern).parts
     fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     base, found = epath.Path(*parts[:fixed]), []
+    closed = _closed(output, base, kinds)
     for path in map(epath.Path, sorted(glob.glob(pattern, recursive=True))):
-        if output in (whole := epath.Path(os.path.abspath(path))).parents or whole == output:
+        if closed & {whole := epath.Path(os.path.abspath(path)), *whole.parents}:
             continue
-        found += _below(path, output) if path.is_dir() else [path]
+        found += _below(path, closed) if path.is_dir() else [path]
     return base, sorted(set(found))
 
 
@@ -118,8 +127,8 @@ def read(path: epath.PathLike) -> np.ndarray:
 def pixels(image: Image.Image) -> np.ndarray:
     """An image as a network sees it, uint8 [height, width, 3].
 
-    The camera's orientation is followed, grey is repeated, colours of palettes are looked up, alpha is dropped, of
-    several pages the first is taken, and of 16 bits the upper 8, all as in training data.
+    Grey is repeated, colours of palettes are looked up, alpha is dropped, of several pages the first is taken, and of
+    16 bits the upper 8, as in training data. The camera's orientation is followed, which training data should not need.
 
     Raises:
       ValueError: it has 32 bits.

@@ -81,7 +81,10 @@ class Networks:
         if stage in self._config.stages and not self.labels(stage):
             raise ValueError(f"stage {stage!r} is pretraining, whose network labels nothing: name another stage")
         folder, which = self._workdir.folder(stage), which or self._config.handover
-        if stage not in self._config.stages or not (folder / "checkpoints").exists():
+        if stage not in self._config.stages and (folder / "checkpoints").exists():
+            raise ValueError(f"{folder} is of a configuration that has other stages than "
+                             f"{', '.join(self._config.stages)}: name it, --config=...")  # fmt: skip
+        if not (folder / "checkpoints").exists():
             there = [name for name in self._config.stages if (self._workdir.folder(name) / "checkpoints").exists()]
             raise ValueError(f"{folder} has no checkpoints; stages with some: {', '.join(there) or 'none'}")
         variables, step = self.checkpoint(stage, which, writable=False)

@@ -43,7 +43,7 @@ def predict(
     """
     if not kinds or (unknown := [kind for kind in kinds if kind not in KINDS]):
         raise ValueError(f"--write={','.join(unknown) if kinds else ''}: expected some of {', '.join(KINDS)}")
-    inputs, output = images.find(pattern, output), epath.Path(output)
+    inputs, output = images.find(pattern, output, KINDS), epath.Path(output)
     check_writable(output, "--output")
     Image.MAX_IMAGE_PIXELS = None  # whoever names an image knows how large it is
     with progress("predicting", len(inputs)) as bar:

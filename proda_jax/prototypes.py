@@ -91,14 +91,14 @@ def rectify(soft: jax.Array, weights: jax.Array, threshold: float = 0.0) -> tupl
       threshold: least confidence that makes a label; 0 keeps every pixel (released code).
 
     Returns:
-      labels int32 [...], IGNORE where the confidence is below the threshold, and confidence float32 [...], the
-      product's largest value after normalising it over classes.
+      labels int32 [...], IGNORE where the confidence is below the threshold or every product is zero (of soft labels
+      kept as float16), and confidence float32 [...], the product's largest value after normalising it over classes.
     """
     products = weights.astype(jnp.float32) * soft.astype(jnp.float32)
     total = jnp.sum(products, axis=-1)
     confidence = jnp.max(products, axis=-1) / jnp.where(total > 0, total, 1.0)
     labels = jnp.argmax(products, axis=-1).astype(jnp.int32)
-    return jnp.where(confidence < threshold, IGNORE, labels), confidence
+    return jnp.where((confidence < threshold) | (total == 0), IGNORE, labels), confidence
 
 
 def class_means(

@@ -169,6 +169,14 @@ def test_a_stage_without_checkpoints_is_refused_with_those_that_have_some(stage,
     assert not run[0].workdir.folder(stage).exists()
 
 
+def test_a_stage_of_another_configuration_asks_for_it(run):
+    config = run[0].config.copy_and_resolve_references()
+    config.stages = ("source",)
+    other = experiment.Experiment(config, run[0].workdir.path, run[0].sources, devices_used=1)
+    with pytest.raises(ValueError, match="again is of a configuration that has other stages than source: name it"):
+        other.evaluate("again")
+
+
 def test_the_best_checkpoint_of_a_stage_without_scores_is_refused(run, tmp_path):
     config = run[0].config
     with contextlib.closing(Checkpoints(tmp_path / "source" / "checkpoints")) as checkpoints:

@@ -147,6 +147,19 @@ def test_a_folder_is_searched_with_what_is_in_it_but_not_the_output(folder):
     assert "out/f" in names(images.find(str(folder), folder / "elsewhere"))
 
 
+@pytest.mark.parametrize("pattern", ["{}", "{}/*"])
+def test_results_beside_the_input_are_no_input(folder, pattern):
+    for name in ("ids/b.png", "sub/ids/d.png"):
+        (folder / name).parent.mkdir()
+        (folder / name).write_bytes(b"")
+    for name in ("notes.txt", "sub/loop"):
+        (folder / name).unlink()
+    assert names(images.find(pattern.format(folder), folder, ["ids"])) == [
+        "a", "b", "out/f", "sub/d", "sub/deep/c", "sub/ids/d",
+    ]  # fmt: skip
+    assert names(images.find(pattern.format(folder / "sub"), folder, ["ids"])) == ["d", "deep/c", "ids/d"]
+
+
 def test_a_file_is_taken_whatever_its_name(folder):
     assert names(images.find(str(folder / "notes.txt"), "elsewhere")) == ["notes"]
     assert names(images.find(str(folder / "sub/deep/c.TIF"), "elsewhere")) == ["c"]

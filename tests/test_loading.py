@@ -70,6 +70,15 @@ def test_the_card_says_what_the_network_needs():
         Card.from_json({name: value for name, value in card.as_json().items() if name != "colors"}, "a file")
 
 
+def test_weights_are_read_from_a_stage_beside_a_checkpoint_that_is_being_written(workdir, tmp_path):
+    stage = shutil.copytree(workdir / "source", tmp_path / "source")
+    being_written = stage / "checkpoints" / "9.orbax-checkpoint-tmp"
+    shutil.copytree(stage / "checkpoints" / str(LAST), being_written)
+    before = sorted(path for path in stage.rglob("*"))
+    assert weights.load(stage).arrays
+    assert sorted(path for path in stage.rglob("*")) == before
+
+
 def unfinished(workdir: pathlib.Path) -> None:
     (workdir / "results.json").write_text(json.dumps({"stages": []}))
 

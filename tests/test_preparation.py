@@ -138,6 +138,10 @@ def test_photographs_that_ask_to_be_rotated_are_counted():
     file = encoded(Image.fromarray(noise(6, 8, 3)), "JPEG", exif=exif)
     example = checked(Record("a", "a.jpg"), file, b"", Checks(CITYSCAPES))
     assert example.counts.rotated == 1 and dict(example.counts.sizes) == {"8 x 6": 1}
+    lying, upright = (encoded(Image.fromarray(np.zeros(size, np.uint8)), "PNG") for size in ((6, 8), (8, 6)))
+    assert checked(Record("a", "a.jpg", "a.png"), file, lying, Checks(CITYSCAPES)).counts.other_label_sizes == 0
+    with pytest.raises(ValueError, match="a.png cannot be used: it is upright, and a.jpg lies on its side"):
+        checked(Record("a", "a.jpg", "a.png"), file, upright, Checks(CITYSCAPES))
 
 
 def test_plans_of_other_files_are_not_continued(gta5, monkeypatch):

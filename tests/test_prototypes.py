@@ -110,6 +110,13 @@ def test_rectified_label_follows_the_soft_label_when_all_prototypes_are_equally_
     np.testing.assert_allclose(confidence, soft.max(axis=-1), rtol=1e-5)
 
 
+def test_a_pixel_whose_products_are_all_zero_has_no_label():
+    """A soft label kept as float16 can be one class alone, and that class without a prototype."""
+    weights = prototypes.assignment_weights(np.float32([[1.0, 2.0, 3.0]]), 1.0, np.array([True, True, False]))
+    labels, confidence = prototypes.rectify(np.float32([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0]]), weights)
+    assert labels.tolist() == [IGNORE, 1] and confidence.tolist() == [0.0, 1.0]
+
+
 @pytest.mark.parametrize("min_pixels", [1, 12])
 def test_class_means_are_those_of_a_loop_over_images_and_classes(min_pixels):
     means, pixels = prototypes.class_means(FEATURES, ASSIGNED, K, min_pixels=min_pixels)

@@ -12,7 +12,7 @@ from proda_jax.data.pseudo_labels import PseudoLabels, with_pseudo_labels
 ORIGIN = {"stage": "warmup", "network": {"step": 300, "miou": 41.5}}
 
 
-@pytest.mark.parametrize("name", ["000001", "aachen/aachen_000000_000019", "a b.c", "../../a"])
+@pytest.mark.parametrize("name", ["000001", "aachen/aachen_000000_000019", "a b.c", "../../a", "夜间/" * 40])
 def test_labels_are_read_as_they_were_written_and_lie_in_their_folder(tmp_path, name):
     store, generator = PseudoLabels(tmp_path / "labels", ORIGIN), np.random.default_rng(0)
     soft = generator.random((5, 7, 19)).astype(np.float16)
@@ -23,6 +23,13 @@ def test_labels_are_read_as_they_were_written_and_lie_in_their_folder(tmp_path, 
         assert found.dtype == label.dtype
         np.testing.assert_array_equal(found, label)
     assert len(list((tmp_path / "labels").iterdir())) == 2  # with the note of their origin
+
+
+def test_long_names_that_begin_alike_have_files_of_their_own(tmp_path):
+    store, names = PseudoLabels(tmp_path / "labels", ORIGIN), ["a" * 300, "a" * 299 + "b", "a" * 180, "a" * 181]
+    for i, name in enumerate(names):
+        store.write(name, np.full((2, 2), i, np.uint8))
+    assert [store.read(name)[0, 0] for name in names] == [0, 1, 2, 3] and not store.missing(names)
 
 
 def break_off_writing(monkeypatch) -> None:

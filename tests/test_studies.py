@@ -332,6 +332,21 @@ def test_a_stage_that_another_process_is_at_is_left_to_it(tmp_path, monkeypatch)
     assert finished == ["seed1/source"]
 
 
+def test_a_row_that_cannot_be_trained_is_named_and_the_others_are_run(tmp_path):
+    c = tiny_study()
+    c.max_skipped, c.more.backbone_rate = 1, 1e38
+    with c.unlocked():
+        c.after = common.variant(c.again, init="more")
+    with c.study.unlocked():
+        c.study.rows = (("more", "more", None), ("after", "after", None), ("again", "again", None))
+    c.stages = ("source", "more", "after", "again")
+    found = plan(c, (0,))
+    failed = run(found, tmp_path, sources=given, devices_used=1)
+    assert list(failed) == ["seed0, more"] and "were not finite" in failed["seed0, more"]
+    held = json.loads((tmp_path / "tiny" / "study.json").read_text())
+    assert [len(row["seeds"]) for row in held["rows"]] == [0, 0, 1] and not held["complete"]
+
+
 def test_variants_draw_what_their_model_draws(interrupted):
     """With the same settings they are the same in every step, as views, order and dropout are; another seed is not."""
     workdir = interrupted[0]

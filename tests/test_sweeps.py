@@ -32,6 +32,26 @@ def test_stages_after_a_swept_one_are_copied_with_it():
     assert found.base(found.rows[5]) == found.rows[2]  # gains are over the same stage with the first value
 
 
+def test_a_stage_before_one_whose_network_is_in_a_file_is_not_trained_for_nothing():
+    c = small()
+    c.stages, c.warmup.weights = ("warmup", "stage1"), __file__
+    (found,) = swept(c, "stage1.temperature=1,2").variants.values()
+    assert found.stages[0] == "warmup" and "source" not in found.stages
+
+
+@pytest.mark.parametrize("sweep", ["pretrained.contrast_temperature=0.1,0.5", "views.flip=True,False"])
+def test_pretraining_which_has_no_score_has_no_row(sweep):
+    c = small()
+    with c.unlocked():
+        c.pretrained = demo.pretrain("random", 10)
+        c.stage2 = demo.distill("warmup", 10)
+    c.stages, c.stage2.init = ("source", "warmup", "pretrained", "stage2"), "pretrained"
+    found = swept(c, sweep)
+    rows = ["stage2"] if sweep.startswith("pretrained") else ["source", "warmup", "stage2"]
+    assert [row.over for row in found.rows] == [*range(len(rows))] * 2
+    assert [row.stage.split("_")[0] for row in found.rows] == rows * 2
+
+
 def test_a_setting_of_all_stages_makes_an_experiment_for_each_value():
     found = swept(small(), "views.scale=(1.0, 1.0),(0.75, 1.25)")
     assert [c.views.scale for c in found.variants.values()] == [(1.0, 1.0), (0.75, 1.25)]

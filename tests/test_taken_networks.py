@@ -81,6 +81,15 @@ def test_the_next_stage_starts_from_a_network_in_a_file_as_if_it_had_been_traine
     np.testing.assert_array_equal(student["batch_stats"]["input"]["mean"], np.full(3, 0.3, np.float32))
 
 
+def test_a_network_in_a_file_is_the_best_of_its_stage(tmp_path):
+    config = config_of("warmup")
+    config.handover = "best"
+    config.warmup.weights, variables = network_file(tmp_path / "network.npz", config)
+    run = run_in(tmp_path / "run", config)
+    run.run()
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(run.networks.variables("warmup")), variables)
+
+
 def test_the_extra_normalisation_of_a_network_in_a_file_is_kept(tmp_path):
     """A checkpoint of stage 2 in the place of the warm-up: stage 1 starts from all of it."""
     config = config_of("warmup", "stage1")

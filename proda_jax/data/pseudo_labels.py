@@ -1,5 +1,6 @@
 """Pseudo labels on disk: one file an image, and a note of where they came from."""
 
+import hashlib
 import json
 import urllib.parse
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from proda_jax.data.source import Batch
 from proda_jax.files import npz, read_json, read_npz, write_atomically
 
 ORIGIN = "origin.json"
+LONGEST_NAME = 180  # most disks allow 255 bytes, of which an unfinished file needs some
 
 
 class PseudoLabels:
@@ -46,7 +48,11 @@ class PseudoLabels:
         write_atomically(note, json.dumps(self.origin, indent=2))
 
     def path(self, name: str) -> epath.Path:
-        return self.folder / f"{urllib.parse.quote(name, safe=' ')}.npz"  # one file a name, also with subfolders
+        """The file of an image's labels: one a name, also with subfolders, and no longer than disks allow."""
+        quoted = urllib.parse.quote(name, safe=" ")
+        if len(quoted) > LONGEST_NAME:
+            quoted = f"{quoted[: LONGEST_NAME - 65]}-{hashlib.sha256(name.encode()).hexdigest()}"
+        return self.folder / f"{quoted}.npz"
 
     def missing(self, names: Sequence[str]) -> list[str]:
         """Names without a file: what an interrupted generation still has to do."""

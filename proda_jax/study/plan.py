@@ -7,6 +7,7 @@ import ml_collections
 
 from proda_jax import settings
 
+INPUTS = ("init", "labels_from", "teacher")  # settings of a stage that name the stages it needs
 SHOWN = ("classes", "curves", "label_quality", "pictures", "features")
 
 
@@ -67,6 +68,14 @@ class Plan:
             for seed in self.seeds
             for variant, config in self.variants.items()
         ]
+
+
+def inputs_of(config: ml_collections.ConfigDict, name: str) -> list[str]:
+    """The stages that a stage starts from or learns from; none where its network is taken from a file."""
+    if config[name].get("weights") is not None:
+        return []
+    named = (config[name].get(key) for key in INPUTS)
+    return [other for other in named if isinstance(config.get(other or ""), ml_collections.ConfigDict)]
 
 
 def folder_of(seed: int, variant: str) -> str:

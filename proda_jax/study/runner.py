@@ -4,6 +4,7 @@ Any number of them may work on one workdir, on several devices of a machine or o
 each takes the next stage that can be run and that no other process is at.
 """
 
+import os
 from collections.abc import Callable
 from time import sleep
 
@@ -12,15 +13,14 @@ from etils import epath
 
 from proda_jax import hosts
 from proda_jax.experiment import Experiment
-from proda_jax.files import Busy
+from proda_jax.files import Busy, is_remote
 from proda_jax.interruption import Interruption
 from proda_jax.progress import say
 from proda_jax.sources import Sources
 from proda_jax.study import results
-from proda_jax.study.plan import Plan
+from proda_jax.study.plan import Plan, inputs_of
 
 PAUSE = 10.0  # seconds between two looks at what other processes have finished
-INPUTS = ("init", "labels_from", "teacher")  # settings of a stage that name the stages it needs
 
 
 def run(
@@ -30,8 +30,11 @@ def run(
     sources: Callable[..., Sources] = Sources,
     devices_used: int | None = None,
     interruption: Interruption | None = None,
-) -> None:
+) -> dict[str, str]:
     """Runs what is not done yet.
+
+    A row may be impossible to train, at too high a rate, or with a batch that does not fit the device. It and what
+    needs it are left out, and the others are run.
 
     Args:
       plan: the study.
@@ -41,24 +44,50 @@ def run(
       devices_used: number of devices; all by default.
       interruption: whether the program is asked to stop.
 
+    Returns:
+      The stages that could not be trained, and why: {'seed0, stage1': 'out of memory'}.
+
     Raises:
       ValueError: an experiment's folder belongs to other settings, or data are missing.
       Stopped: the program was asked to stop.
     """
     workdir, opened = epath.Path(workdir), {}
+    data = workdir / "data" if is_remote(workdir) else os.path.abspath(workdir / "data")
     experiments = []
     for folder, config in plan.pieces:
         if config.data.data_dir is None:
-            config.data.data_dir = str(workdir / "data")
+            config.data.data_dir = str(data)
         key = config.data.to_json()
         if key not in opened:  # seeds have their data in common
             opened[key] = sources(config, workdir)
         experiments.append(Experiment(config, workdir / folder, opened[key], devices_used, interruption))
     for experiment in experiments:
         experiment.begin()
-    while waiting := [(e, name) for e in experiments for name in e.config.stages if not e.is_complete(name)]:
+    failed: dict[str, str] = {}
+
+    def label(experiment: Experiment, name: str) -> str:
+        return f"{experiment.workdir.path.relative_to(workdir)}, {name}"
+
+    def is_left(experiment: Experiment, name: str) -> bool:
+        """Whether a stage is to be run, and can be."""
+        return not experiment.is_complete(name) and not is_lost(experiment, name)
+
+    def is_lost(experiment: Experiment, name: str) -> bool:
+        needed = needed_by(experiment, name)
+        return label(experiment, name) in failed or any(is_lost(experiment, other) for other in needed)
+
+    while waiting := [(e, name) for e in experiments for name in e.config.stages if is_left(e, name)]:
         for experiment, name in waiting:
-            if attempt(experiment, name):
+            try:
+                done = attempt(experiment, name)
+            except (FloatingPointError, jax.errors.JaxRuntimeError) as error:
+                if not (why := impossible(error)) or hosts.share()[1] > 1:  # other hosts may have seen another error
+                    raise
+                failed[label(experiment, name)] = why
+                say(f"{label(experiment, name)} cannot be trained: {why}")
+                jax.clear_caches()
+                break
+            if done:
                 if hosts.is_first():
                     results.write(plan, workdir)
                 experiment.stop_if_wished(name)
@@ -70,13 +99,24 @@ def run(
         experiment.write_results()
     if hosts.is_first():
         results.write(plan, workdir)
+    return failed
+
+
+def needed_by(experiment: Experiment, name: str) -> list[str]:
+    """The stages of the experiment that a stage starts from or learns from."""
+    return [other for other in inputs_of(experiment.config, name) if other in experiment.config.stages]
+
+
+def impossible(error: Exception) -> str:
+    """Why a stage cannot be trained, if that is what an error says; '' where it may be the machine's fault."""
+    if isinstance(error, FloatingPointError):
+        return str(error)
+    return "the device's memory is too small for it" if "RESOURCE_EXHAUSTED" in str(error) else ""
 
 
 def attempt(experiment: Experiment, name: str) -> bool:
     """Runs a stage, unless it needs one that is not complete, or another process is at it; whether it was run."""
-    stage = experiment.config[name]
-    needed = [stage.get(key) for key in INPUTS]
-    if not all(experiment.is_complete(other) for other in needed if other in experiment.config.stages):
+    if not all(experiment.is_complete(other) for other in needed_by(experiment, name)):
         return False
     say(f"{experiment.workdir.path.name}, {name}")
     try:

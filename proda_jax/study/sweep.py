@@ -9,8 +9,7 @@ from typing import Any
 import ml_collections
 
 from proda_jax import settings
-from proda_jax.study.plan import Plan, Row, check, chosen_seeds
-from proda_jax.study.runner import INPUTS
+from proda_jax.study.plan import INPUTS, Plan, Row, check, chosen_seeds, inputs_of
 
 ALONE = ("seed", "stages", "task", "init_from", "study")  # of which there is one in a study
 
@@ -138,18 +137,24 @@ def _of_stages(config: ml_collections.ConfigDict, sweep: Sweep) -> tuple[dict, t
     if "study" in c:
         del c.study
     changed = [name for name in config.stages if _depends(config, name, sweep.stages)]
+    scored = _scored(config, changed)
     rows: list[Row] = []
-    over = range(len(changed))  # gains are over the same stage with the first value
+    over = range(len(scored))  # gains are over the same stage with the first value
     for text, value in sweep.values.items():
         same = all(_present(config, stage, sweep.path) == value for stage in sweep.stages)
         names = {name: name if same else _name(name, sweep.path[-1], text) for name in changed}
         for name in () if same else changed:
             _refuse_twins(sweep, text, names[name] in c)
             c[names[name]] = _copy(config, name, names, sweep, value)
-        titles = [f"{sweep.name}={text}" + (f": {name}" if len(changed) > 1 else "") for name in changed]
-        rows += [Row(title, names[name], over=i) for title, name, i in zip(titles, changed, over, strict=True)]
+        titles = [f"{sweep.name}={text}" + (f": {name}" if len(scored) > 1 else "") for name in scored]
+        rows += [Row(title, names[name], over=i) for title, name, i in zip(titles, scored, over, strict=True)]
     c.stages = _needed(c, [row.stage for row in rows])
     return {"": c.lock()}, tuple(rows)
+
+
+def _scored(config: ml_collections.ConfigDict, stages: Sequence[str]) -> list[str]:
+    """Those of the stages whose network labels images, so that there is a score to show."""
+    return [name for name in stages if config[name].kind != "pretrain"]
 
 
 def _copy(
@@ -191,8 +196,8 @@ def _present(config: ml_collections.ConfigDict, stage: str, path: Sequence[str])
 
 def _depends(config: ml_collections.ConfigDict, name: str, on: Sequence[str]) -> bool:
     """Whether a stage is one of those, or starts from or learns from one that is."""
-    inputs = (config[name].get(key) for key in INPUTS)
-    return name in on or any(_depends(config, other, on) for other in inputs if other in config.stages)
+    inputs = (other for other in inputs_of(config, name) if other in config.stages)
+    return name in on or any(_depends(config, other, on) for other in inputs)
 
 
 def _needed(config: ml_collections.ConfigDict, wanted: Sequence[str]) -> tuple[str, ...]:
@@ -200,9 +205,8 @@ def _needed(config: ml_collections.ConfigDict, wanted: Sequence[str]) -> tuple[s
     found: dict[str, None] = {}
 
     def add(name: str) -> None:
-        for other in (config[name].get(key) for key in INPUTS):
-            if other in config and isinstance(config[other], ml_collections.ConfigDict):
-                add(other)
+        for other in inputs_of(config, name):
+            add(other)
         found.setdefault(name)
 
     for name in wanted:
@@ -224,5 +228,6 @@ def _of_everything(config: ml_collections.ConfigDict, sweep: Sweep) -> tuple[dic
         name = re.sub(r"[^\w.-]+", "_", f"{sweep.name}_{text}").strip("_")
         _refuse_twins(sweep, text, name in variants)
         variants[name] = c
-        rows += [Row(f"{sweep.name}={text}: {stage}", stage, None, name, i) for i, stage in enumerate(config.stages)]
+        scored = enumerate(_scored(config, config.stages))
+        rows += [Row(f"{sweep.name}={text}: {stage}", stage, None, name, i) for i, stage in scored]
     return variants, tuple(rows)
