@@ -214,7 +214,8 @@ def differences(
         expected.append(("views.cutout_fraction", cutout, "more than 0", "Section 5.1, Table 7"))
     size = settings.get("data.target.image_size")
     if size:
-        expected.append(("views.base_width", settings.get("views.base_width"), size[1], "random crop alone, Appendix A"))
+        width = settings.get("views.base_width")
+        expected.append(("views.base_width", width, size[1], "random crop alone, Appendix A"))
     for name, stage in stages.items():
         of_paper = stage_settings(stage, settings.get("data.source.name"))
         expected += [(f"{name}.{key}", stage.get(key), *entry) for key, entry in of_paper.items()]
