@@ -62,12 +62,12 @@ def test_a_study_is_possible_in_both_forms_and_its_rows_name_its_stages(name, fo
     assert any("tuned" in note for note in found.notes)
 
 
-@pytest.mark.parametrize("direction", ["dusk", "reverse"])
+@pytest.mark.parametrize("direction", ["dusk", "reverse", "starts"])
 def test_camvid_learns_from_one_time_of_day_and_is_scored_on_the_other_on_images_it_never_sees(direction):
     c = config_of("camvid", direction)
     plan(c)
     times = [c.data[role].split.split("_")[0] for role in ("source", "target", "validation")]
-    assert times == (["day", "dusk", "dusk"] if direction == "dusk" else ["dusk", "day", "day"])
+    assert times == (["dusk", "day", "day"] if direction == "reverse" else ["day", "dusk", "dusk"])
     assert len({c.data[role].split for role in ("source", "target", "validation")}) == 3
 
 
