@@ -19,7 +19,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from proda_jax import devices
-from proda_jax.models import layers
+from proda_jax.models import convolution, normalisation
 from proda_jax.models.resnet import EXPANSION, output_size
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/demo.py", "Configuration: its network and crops.")
@@ -32,12 +32,13 @@ Ways = dict[str, tuple[Callable, tuple[tuple[int, ...], ...]]]  # name: function
 
 def differentiated(x: jax.Array, scale: jax.Array, bias: jax.Array, shortcut: jax.Array) -> jax.Array:
     """Normalisation, shortcut and rectifier whose backward pass is left to JAX."""
-    mean, var, _ = layers.batch_moments(x, None)
-    return layers.affine(x, mean, jax.lax.rsqrt(var + layers.BATCH_NORM_EPSILON), scale, bias, shortcut, True)
+    mean, var, _ = normalisation.batch_moments(x, None)
+    per_std = jax.lax.rsqrt(var + normalisation.BATCH_NORM_EPSILON)
+    return normalisation.affine(x, mean, per_std, scale, bias, shortcut, True)
 
 
 def written_out(x: jax.Array, scale: jax.Array, bias: jax.Array, shortcut: jax.Array) -> jax.Array:
-    return layers.normalise(x, scale, bias, shortcut, None, True, False)[0]
+    return normalisation.normalise(x, scale, bias, shortcut, None, True, False)[0]
 
 
 def with_kernel_gradient(way: Callable, dilation: int) -> Callable:
@@ -45,11 +46,11 @@ def with_kernel_gradient(way: Callable, dilation: int) -> Callable:
 
     @jax.custom_vjp
     def convolve(x, kernel):
-        return layers._convolve(x, kernel, 1, dilation)
+        return convolution._convolve(x, kernel, 1, dilation)
 
     def backward(kept, dy):
         x, kernel = kept
-        (dx,) = jax.linear_transpose(lambda x: layers._convolve(x, kernel, 1, dilation), x)(dy)
+        (dx,) = jax.linear_transpose(lambda x: convolution._convolve(x, kernel, 1, dilation), x)(dy)
         return dx, way(x, dy, jax.ShapeDtypeStruct(kernel.shape, kernel.dtype), dilation)
 
     convolve.defvjp(lambda x, kernel: (convolve(x, kernel), (x, kernel)), backward)
@@ -65,17 +66,17 @@ def choices(config) -> dict[str, Ways]:
     for ins, outs in ((outer, inner), (inner, outer)):
         shapes = ((*grid, ins), (1, 1, ins, outs))
         found[f"1x1 convolution, {ins} to {outs}"] = {
-            "matrix product": (layers.pointwise_product, shapes),
-            "convolution": (partial(layers._convolve, stride=1, dilation=1), shapes),
+            "matrix product": (convolution.pointwise_product, shapes),
+            "convolution": (partial(convolution._convolve, stride=1, dilation=1), shapes),
         }
     dilated = [(inner, inner, 2), (2 * inner, 2 * inner, 4)]
     dilated += [(features, config.model.head_channels, dilation) for dilation in config.model.dilations]
     for ins, outs, dilation in dilated:
         shapes = ((*grid, ins), (3, 3, ins, outs))
         found[f"3x3 convolution, dilation {dilation}, {ins} to {outs}"] = {
-            "as one": (with_kernel_gradient(layers.kernel_gradient, dilation), shapes),
-            "kernel's gradient taken apart": (with_kernel_gradient(layers.kernel_gradient_apart, dilation), shapes),
-            "all of it": (partial(layers.convolve_apart, dilation=dilation), shapes),
+            "as one": (with_kernel_gradient(convolution.kernel_gradient, dilation), shapes),
+            "kernel's gradient apart": (with_kernel_gradient(convolution.kernel_gradient_apart, dilation), shapes),
+            "all of it": (partial(convolution.convolve_apart, dilation=dilation), shapes),
         }
     shapes = ((*grid, outer), (outer,), (outer,), (*grid, outer))
     found[f"normalisation, shortcut, rectifier, {outer}"] = {

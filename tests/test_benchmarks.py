@@ -12,7 +12,7 @@ from benchmarks import flops, hlo, kernels
 from benchmarks.programs import Programs
 from configs import base
 from proda_jax import devices
-from proda_jax.models.layers import Conv
+from proda_jax.models.convolution import Conv
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from jax.sharding import PartitionSpec as P
 
 from proda_jax import devices
-from proda_jax.models import layers
+from proda_jax.models import convolution, normalisation
 
 
 def draw(number: int, *shape: int) -> jax.Array:
@@ -21,7 +21,7 @@ def draw(number: int, *shape: int) -> jax.Array:
 
 def formula(x, scale, bias, shortcut, rectify, clamped):
     mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
-    var = jnp.maximum(var, layers.BATCH_NORM_EPSILON) if clamped else var + layers.BATCH_NORM_EPSILON
+    var = jnp.maximum(var, normalisation.BATCH_NORM_EPSILON) if clamped else var + normalisation.BATCH_NORM_EPSILON
     result = (x - mean) / jnp.sqrt(var) * scale + bias + (0 if shortcut is None else shortcut)
     return jnp.maximum(result, 0) if rectify else result
 
@@ -40,7 +40,7 @@ def test_normalisation_has_the_gradient_of_its_formula_on_one_and_two_devices(wi
 
     def ours(axis_name):
         def normalised(x, scale, bias, shortcut):
-            return layers.normalise(x, scale, bias, shortcut, axis_name, rectify, clamped)[0]
+            return normalisation.normalise(x, scale, bias, shortcut, axis_name, rectify, clamped)[0]
 
         return jax.grad(partial(loss, normalised), (0, 1, 2, 3))
 
@@ -60,7 +60,7 @@ def test_normalisation_has_the_gradient_of_its_formula_on_one_and_two_devices(wi
 
 def test_moments_of_bfloat16_are_those_of_its_values():
     x = (3 * draw(0, 4, 9, 11, 16) + 2).astype(jnp.bfloat16)
-    mean, var, positions = layers.batch_moments(x, None)
+    mean, var, positions = normalisation.batch_moments(x, None)
     values = np.asarray(x.astype(jnp.float32), np.float64)
     np.testing.assert_allclose(mean, values.mean((0, 1, 2)), rtol=1e-5)
     np.testing.assert_allclose(var, values.var((0, 1, 2)), rtol=1e-4)
@@ -74,7 +74,7 @@ def test_gradient_of_a_dilated_kernel_is_the_same_taken_apart_and_in_pytorch(siz
     to_torch = [torch.tensor(np.asarray(a)).permute(0, 3, 1, 2) for a in (x, dy)]
     torch.nn.functional.conv2d(to_torch[0], weight, padding=dilation, dilation=dilation).backward(to_torch[1])
     expected = weight.grad.permute(2, 3, 1, 0).numpy()
-    for way in (layers.kernel_gradient, layers.kernel_gradient_apart):
+    for way in (convolution.kernel_gradient, convolution.kernel_gradient_apart):
         actual = way(x, dy, shape=jax.ShapeDtypeStruct((3, 3, 3, 4), jnp.float32), dilation=dilation)
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
@@ -87,7 +87,7 @@ def test_a_dilated_convolution_is_the_same_taken_apart_and_in_pytorch(size, dila
     result = torch.nn.functional.conv2d(given, weight, padding=dilation, dilation=dilation)
     result.backward(torch.tensor(np.asarray(dy)).permute(0, 3, 1, 2))
     expected = (result.detach().permute(0, 2, 3, 1), given.grad.permute(0, 2, 3, 1), weight.grad.permute(2, 3, 1, 0))
-    for way in (layers.convolve_apart, layers.dilated_convolution):
+    for way in (convolution.convolve_apart, convolution.dilated_convolution):
         result, backward = jax.vjp(partial(way, dilation=dilation), x, kernel)
         for actual, wanted in zip((result, *backward(dy)), expected, strict=True):
             np.testing.assert_allclose(actual, wanted.numpy(), rtol=1e-4, atol=1e-4)
@@ -104,23 +104,23 @@ def operations(function, *shapes: tuple[int, ...], platform: str) -> str:
 
 
 def test_far_dilations_are_gone_from_what_is_made_for_a_gpu():
-    convolve = partial(layers.convolve, stride=1, dilation=layers.FAR_DILATION)
+    convolve = partial(convolution.convolve, stride=1, dilation=convolution.FAR_DILATION)
     dilations = {
         platform: set(re.findall(r"rhs_dilate = \[[^]]*\]", operations(convolve, (2, 30, 30, 8), (3, 3, 8, 8),
                                                                        platform=platform)))
         for platform in ("cpu", "cuda")
     }  # fmt: skip
-    assert f"rhs_dilate = [{layers.FAR_DILATION}, {layers.FAR_DILATION}]" in dilations["cpu"]
-    assert not any(str(layers.FAR_DILATION) in found for found in dilations["cuda"])
+    assert f"rhs_dilate = [{convolution.FAR_DILATION}, {convolution.FAR_DILATION}]" in dilations["cpu"]
+    assert not any(str(convolution.FAR_DILATION) in found for found in dilations["cuda"])
 
 
 def test_a_1x1_convolution_is_a_matrix_product_on_a_cpu_and_a_convolution_on_a_gpu():
     shapes = ((2, 5, 7, 8), (1, 1, 8, 4))
     for platform, there, not_there in (("cpu", "dot_general", "convolution"), ("cuda", "convolution", "dot_general")):
-        text = operations(layers.pointwise, *shapes, platform=platform)
+        text = operations(convolution.pointwise, *shapes, platform=platform)
         assert f"stablehlo.{there}" in text and f"stablehlo.{not_there}" not in text
     x, kernel, dy = draw(0, 2, 5, 7, 8), draw(1, 1, 1, 8, 4), draw(2, 2, 5, 7, 4)
-    result, backward = jax.vjp(layers.pointwise, x, kernel)
+    result, backward = jax.vjp(convolution.pointwise, x, kernel)
     dx, d_kernel = backward(dy)
     weights = np.asarray(kernel[0, 0])
     expected = (np.dot(x, weights), np.dot(dy, weights.T), np.einsum("bhwi,bhwo->io", x, dy))
@@ -130,7 +130,7 @@ def test_a_1x1_convolution_is_a_matrix_product_on_a_cpu_and_a_convolution_on_a_g
 
 def test_no_convolution_for_a_gpu_has_a_dilated_window_as_large_as_the_image():
     def window_strides(platform: str) -> set[str]:
-        convolve = partial(layers.convolve, stride=1, dilation=2)
+        convolve = partial(convolution.convolve, stride=1, dilation=2)
         text = operations(convolve, (2, 16, 24, 8), (3, 3, 8, 8), platform=platform)
         return set(re.findall(r"stride = \[[^]]*\]", text))
 

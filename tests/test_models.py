@@ -10,9 +10,10 @@ import torch
 from tiny import CLASSES, CROP, tiny_config, tiny_model, tiny_variables
 
 from configs import base
+from proda_jax.models.convolution import Conv
 from proda_jax.models.deeplab import DeepLabHead, channel_dropout
 from proda_jax.models.discriminator import Discriminator
-from proda_jax.models.layers import BatchNorm, Conv
+from proda_jax.models.normalisation import BatchNorm
 from proda_jax.models.resnet import max_pool, output_size
 from proda_jax.models.torch_names import from_torch, to_torch
 from proda_jax.stages import build

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from proda_jax.models.layers import Conv
+from proda_jax.models.convolution import Conv
 
 
 class Discriminator(nn.Module):

@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from proda_jax.models.layers import BatchNorm, Conv
+from proda_jax.models.convolution import Conv
+from proda_jax.models.normalisation import BatchNorm
 
 EXPANSION = 4  # output channels of a bottleneck over its inner channels
 OUTPUT_STRIDE = 8
