@@ -10,7 +10,7 @@ import torch
 from tiny import CLASSES, CROP, tiny_config, tiny_model, tiny_variables
 
 from configs import base
-from proda_jax.models.convolution import Conv
+from proda_jax.models.convolution import Conv, add_bias
 from proda_jax.models.deeplab import DeepLabHead, channel_dropout
 from proda_jax.models.discriminator import Discriminator
 from proda_jax.models.normalisation import BatchNorm
@@ -100,6 +100,42 @@ def test_batch_normalisation_evaluates_like_pytorchs():
     x = normal(2, 5, 7, 4)
     actual = BatchNorm(use_running_statistics=True).apply(variables, x)
     np.testing.assert_allclose(actual, from_nchw(theirs.eval()(to_nchw(x))), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rectify", [False, True])
+def test_a_convolution_that_is_normalised_by_running_statistics_is_pytorchs_in_value_and_gradient(rectify):
+    (variables, norm), x, shortcut, kernel = batch_norms(), normal(2, 6, 7, 3), normal(2, 6, 7, 4), normal(3, 3, 3, 4)
+    image, weight, beside = (t.requires_grad_() for t in (to_nchw(x), oihw(kernel), to_nchw(shortcut)))
+    expected = norm.eval()(torch.nn.functional.conv2d(image, weight, padding=1)) + beside
+    expected = torch.relu(expected) if rectify else expected
+    seed = normal(2, 6, 7, 4)
+    expected.backward(to_nchw(seed))
+
+    class Both(flax.linen.Module):
+        @flax.linen.compact
+        def __call__(self, x, shortcut):
+            norm = BatchNorm(use_running_statistics=True, rectify=rectify, name="norm")
+            return norm(x, shortcut, conv=Conv(4, kernel=3, name="conv"))
+
+    params = {"conv": {"kernel": kernel}, "norm": variables["params"]}
+    stats = {"norm": variables["batch_stats"]}
+    actual, backward = jax.vjp(
+        lambda params, *given: Both().apply({"params": params, "batch_stats": stats}, *given), params, x, shortcut
+    )
+    gradient, x_gradient, shortcut_gradient = backward(seed)
+    np.testing.assert_allclose(actual, from_nchw(expected), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(x_gradient, from_nchw(image.grad), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(shortcut_gradient, from_nchw(beside.grad), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(oihw(gradient["conv"]["kernel"]), weight.grad, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(gradient["norm"]["scale"], norm.weight.grad, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(gradient["norm"]["bias"], norm.bias.grad, rtol=1e-4, atol=1e-3)
+
+
+def test_the_gradient_of_a_bias_keeps_its_digits_beside_bfloat16():
+    x, bias = jnp.zeros((4, 60, 60, 2), jnp.bfloat16), jnp.zeros(2)
+    _, backward = jax.vjp(add_bias, x, bias)
+    gradient = backward(jnp.full(x.shape, 1 / 128, jnp.bfloat16))[1]
+    np.testing.assert_array_equal(gradient, np.full(2, 4 * 60 * 60 / 128, np.float32))
 
 
 def test_clamped_batch_normalisation_divides_by_a_variance_of_at_least_epsilon():

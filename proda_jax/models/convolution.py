@@ -36,7 +36,10 @@ def initialisers(scheme: str, fan_in: int) -> tuple[Callable, Callable]:
 
 
 class Conv(nn.Module):
-    """2-D convolution [batch, height, width, channels] with PyTorch's explicit padding."""
+    """2-D convolution [batch, height, width, channels] with PyTorch's explicit padding.
+
+    Called with `scale` [output channels], it is the convolution by a kernel that is scaled by that.
+    """
 
     channels: int
     kernel: int = 1
@@ -47,18 +50,32 @@ class Conv(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, scale: jax.Array | None = None) -> jax.Array:
         shape = (self.kernel, self.kernel, x.shape[-1], self.channels)
         kernel_init, bias_init = initialisers(self.initialisation, self.kernel**2 * x.shape[-1])
-        kernel = self.param("kernel", kernel_init, shape).astype(self.dtype)
+        kernel = self.param("kernel", kernel_init, shape)
+        kernel = (kernel if scale is None else kernel * scale).astype(self.dtype)
         x = x.astype(self.dtype)
         if self.kernel == 1:
             x = pointwise(x[:, :: self.stride, :: self.stride], kernel)
         else:
             x = convolve(x, kernel, self.stride, self.dilation)
         if self.use_bias:
-            x = x + self.param("bias", bias_init, (self.channels,)).astype(self.dtype)
+            x = add_bias(x, self.param("bias", bias_init, (self.channels,)))
         return x
+
+
+@jax.custom_vjp
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """x [batch, height, width, channels] plus bias [channels], in the type of x; its gradient is summed in bias's."""
+    return x + bias.astype(x.dtype)
+
+
+def _add_bias_gradient(bias: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return dy, dy.sum((0, 1, 2), jnp.promote_types(dy.dtype, bias.dtype)).astype(bias.dtype)
+
+
+add_bias.defvjp(lambda x, bias: (add_bias(x, bias), bias), _add_bias_gradient)
 
 
 @jax.custom_vjp

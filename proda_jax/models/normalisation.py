@@ -1,10 +1,13 @@
-"""Batch normalisation over all devices, with the shortcut and the rectifier that follow it."""
+"""Batch normalisation over all devices, with the convolution before it and the shortcut and rectifier that follow."""
 
+from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from proda_jax.models.convolution import add_bias
 
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.9  # share of the old running statistic that stays; PyTorch calls its complement, 0.1, momentum
@@ -12,6 +15,9 @@ BATCH_NORM_MOMENTUM = 0.9  # share of the old running statistic that stays; PyTo
 
 class BatchNorm(nn.Module):
     """Batch normalisation over batch, height and width, synchronised over the devices of `axis_name`.
+
+    With running statistics it is part of the convolution before it: the kernel is scaled, and what is left is to add a
+    bias, which XLA makes one kernel of a GPU with the convolution, the shortcut and the rectifier.
 
     Statistics are float32 whatever the compute type. The running variance is the unbiased one, as in PyTorch
     (flax.linen's is biased), so that converted checkpoints continue as they would have there.
@@ -31,16 +37,22 @@ class BatchNorm(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, shortcut: jax.Array | None = None) -> jax.Array:
-        channels = x.shape[-1]
+    def __call__(
+        self, x: jax.Array, shortcut: jax.Array | None = None, conv: Callable[..., jax.Array] | None = None
+    ) -> jax.Array:
+        """x, or what the convolution `conv` makes of it, normalised; see `convolution.Conv`."""
+        channels = x.shape[-1] if conv is None else conv.channels
         scale = self.param("scale", nn.initializers.ones_init(), (channels,))
         bias = self.param("bias", nn.initializers.zeros_init(), (channels,))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
-        x = x.astype(self.dtype)
         if self.use_running_statistics:
-            var = running_var.value + BATCH_NORM_EPSILON
-            return affine(x, running_mean.value, jax.lax.rsqrt(var), scale, bias, shortcut, self.rectify)
+            mean, per_std = running_mean.value, jax.lax.rsqrt(running_var.value + BATCH_NORM_EPSILON)
+            if conv is None:
+                return affine(x.astype(self.dtype), mean, per_std, scale, bias, shortcut, self.rectify)
+            x = add_bias(conv(x, scale * per_std), bias - mean * scale * per_std)
+            return finish(x, shortcut, self.rectify)
+        x = x.astype(self.dtype) if conv is None else conv(x)
         result, mean, var, count = normalise(
             x, scale, bias, shortcut, self.axis_name, self.rectify, self.epsilon == "clamped"
         )
@@ -105,7 +117,7 @@ def _normalise_gradient(axis_name, rectify, clamped, kept, given):
     passed = let_through(x, dy)
     to_shortcut = None if rectified is None else passed
     deviation = x.astype(mean.dtype) - mean
-    sums = jnp.stack([passed.sum((0, 1, 2), mean.dtype), (passed * deviation).sum((0, 1, 2))])
+    sums = jnp.stack(channel_sums(passed.astype(mean.dtype), passed * deviation))
     means = sums / x[..., 0].size
     if axis_name is not None:
         means = jax.lax.pmean(means, axis_name)
@@ -132,10 +144,29 @@ def affine(
     rectify: bool = False,
 ) -> jax.Array:
     """(x - mean) * per_std * scale + bias in float32 at least, then as x came plus shortcut, and rectified."""
-    result = ((x.astype(at_least_float32(x.dtype)) - mean) * (per_std * scale) + bias).astype(x.dtype)
+    result = (x.astype(at_least_float32(x.dtype)) - mean) * (per_std * scale) + bias
+    return finish(result.astype(x.dtype), shortcut, rectify)
+
+
+def finish(x: jax.Array, shortcut: jax.Array | None, rectify: bool) -> jax.Array:
+    """x plus shortcut, and rectified."""
     if shortcut is not None:
-        result = result + shortcut  # in float32, XLA would keep a float32 copy of every shortcut
-    return nn.relu(result) if rectify else result
+        x = x + shortcut  # in float32, XLA would keep a float32 copy of every shortcut
+    return rectifier(x) if rectify else x
+
+
+@jax.custom_vjp
+def rectifier(x: jax.Array) -> jax.Array:
+    """Zero where x is negative. Its gradient follows from the result, so that nothing else is kept of a convolution."""
+    return jnp.maximum(x, 0)
+
+
+def _rectifier_gradient(result: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
+    result = jax.lax.optimization_barrier(result)  # or XLA compares x, and has to keep that, too
+    return (jnp.where(result > 0, dy, 0),)
+
+
+rectifier.defvjp(lambda x: 2 * (rectifier(x),), _rectifier_gradient)
 
 
 def batch_moments(x: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array, int]:
@@ -162,14 +193,17 @@ def batch_moments(x: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.A
 
 
 def channel_sums(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Sums [channels] of two arrays [..., channels], as one reduction.
+    """Sums [channels] of two arrays [..., channels]. As one reduction, a GPU reads once what both are computed from."""
+    axes = tuple(range(first.ndim - 1))
 
-    On a GPU two reductions would each read what both arrays are computed from.
-    """
-    zero = jnp.zeros((), first.dtype)
-    return jax.lax.reduce(
-        (first, second), (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), tuple(range(first.ndim - 1))
-    )
+    def as_one(*arrays: jax.Array) -> tuple[jax.Array, jax.Array]:
+        zero = jnp.zeros((), first.dtype)
+        return jax.lax.reduce(arrays, (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), axes)
+
+    def as_two(*arrays: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return tuple(array.sum(axes) for array in arrays)
+
+    return jax.lax.platform_dependent(first, second, cuda=as_one, default=as_two)
 
 
 def blend(running: jax.Array, batch: jax.Array) -> jax.Array:

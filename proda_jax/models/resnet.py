@@ -31,14 +31,14 @@ class Bottleneck(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         shortcut = x
         if self.project:
-            shortcut = self.conv(EXPANSION * self.channels, stride=self.stride, name="downsample_conv")(x)
-            shortcut = self.norm(name="downsample_bn")(shortcut)
-        x = self.conv(self.channels, stride=self.stride, name="conv1")(x)
-        x = self.norm(rectify=True, name="bn1")(x)
-        x = self.conv(self.channels, kernel=3, dilation=self.dilation, name="conv2")(x)
-        x = self.norm(rectify=True, name="bn2")(x)
-        x = self.conv(EXPANSION * self.channels, name="conv3")(x)
-        return self.norm(rectify=True, name="bn3")(x, shortcut)
+            conv = self.conv(EXPANSION * self.channels, stride=self.stride, name="downsample_conv")
+            shortcut = self.norm(name="downsample_bn")(x, conv=conv)
+        conv = self.conv(self.channels, stride=self.stride, name="conv1")
+        x = self.norm(rectify=True, name="bn1")(x, conv=conv)
+        conv = self.conv(self.channels, kernel=3, dilation=self.dilation, name="conv2")
+        x = self.norm(rectify=True, name="bn2")(x, conv=conv)
+        conv = self.conv(EXPANSION * self.channels, name="conv3")
+        return self.norm(rectify=True, name="bn3")(x, shortcut, conv=conv)
 
 
 class ResNet(nn.Module):
@@ -56,8 +56,8 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         bottleneck = nn.remat(Bottleneck) if self.recompute else Bottleneck
-        x = self.conv(self.width, kernel=7, stride=2, name="conv1")(x)
-        x = max_pool(self.norm(rectify=True, name="bn1")(x))
+        conv = self.conv(self.width, kernel=7, stride=2, name="conv1")
+        x = max_pool(self.norm(rectify=True, name="bn1")(x, conv=conv))
         for stage, depth in enumerate(self.depths):
             for block in range(depth):
                 x = bottleneck(
