@@ -41,6 +41,34 @@ def written_out(x: jax.Array, scale: jax.Array, bias: jax.Array, shortcut: jax.A
     return normalisation.normalise(x, scale, bias, shortcut, None, True, False)[0]
 
 
+def scaled_kernel(x, kernel, scale, bias, shortcut):
+    """A 1x1 convolution that is normalised by given statistics, with shortcut and rectifier: the kernel is scaled."""
+    kernel = (kernel.astype(scale.dtype) * scale).astype(x.dtype)
+    return normalisation.finish(convolution.add_bias(convolution.pointwise(x, kernel), bias), shortcut, True)
+
+
+def scaled_result(x, kernel, scale, bias, shortcut):
+    """The same, where what the convolution computes is scaled."""
+    mean, per_std = jnp.zeros_like(bias), jnp.ones_like(bias)
+    return normalisation.affine(convolution.pointwise(x, kernel), mean, per_std, scale, bias, shortcut, True)
+
+
+def moments(sums: Callable) -> Callable:
+    """Sums of x and of its square for each channel; its backward pass only writes zeros."""
+
+    def way(x: jax.Array) -> jax.Array:
+        values = jax.lax.stop_gradient(x).astype(jnp.float32)
+        return jnp.stack(sums(values, jnp.square(values)))
+
+    return way
+
+
+def rows_first(*arrays: jax.Array) -> list[jax.Array]:
+    """Sums [channels] by way of those of each row of each image."""
+    rows = jax.lax.optimization_barrier([array.sum(2) for array in arrays])
+    return [row.sum((0, 1)) for row in rows]
+
+
 def with_kernel_gradient(way: Callable, dilation: int) -> Callable:
     """A dilated convolution whose kernel's gradient is computed that way."""
 
@@ -82,6 +110,16 @@ def choices(config) -> dict[str, Ways]:
     found[f"normalisation, shortcut, rectifier, {outer}"] = {
         "differentiated": (differentiated, shapes),
         "written out": (written_out, shapes),
+    }
+    shapes = ((*grid, inner), (1, 1, inner, outer), (outer,), (outer,), (*grid, outer))
+    found[f"1x1 convolution by given statistics, {inner} to {outer}"] = {
+        "kernel scaled": (scaled_kernel, shapes),
+        "result scaled": (scaled_result, shapes),
+    }
+    found[f"sums of values and squares, {outer}"] = {
+        "as chosen": (moments(normalisation.channel_sums), ((*grid, outer),)),
+        "each by itself": (moments(lambda *arrays: [array.sum((0, 1, 2)) for array in arrays]), ((*grid, outer),)),
+        "rows first": (moments(rows_first), ((*grid, outer),)),
     }
     return found
 

@@ -82,6 +82,33 @@ def test_collectives_are_counted_with_their_bytes():
     assert set(found) == {"all-reduce"} and found["all-reduce"]["bytes"] == 4 * 30
 
 
+def test_a_gpus_traffic_is_counted_with_its_loops():
+    text = """HloModule jit_step
+
+%fused (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  ROOT %m = f32[8]{0} multiply(%p, %p)
+}
+
+%body (t: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %t = (s32[], f32[8]{0}) parameter(0)
+  %x = f32[8]{0} get-tuple-element(%t), index=1
+  %f.1 = ((f32[8]{0}, f32[8]{0}), bf16[8]{0}) fusion(%x, %x), kind=kLoop, calls=%fused
+  ROOT %r = (s32[], f32[8]{0}) tuple(%x, %x)
+}
+
+ENTRY %main (a: bf16[4,8], b: bf16[8,2]) -> bf16[4,2] {
+  %a = bf16[4,8]{1,0} parameter(0)
+  %b = bf16[8,2]{1,0} parameter(1)
+  %w = (s32[], f32[8]{0}) while(%a), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  ROOT %g = (bf16[4,2]{1,0}, s8[100]{0}) custom-call(%a, %b), custom_call_target="__cublas$lt$matmul"
+}
+"""
+    found = hlo.traffic(text)
+    assert found["products"] == {"count": 1, "bytes": 64 + 32 + 16 + 100}
+    assert found["others"] == {"count": 3, "bytes": 3 * (32 + 32 + 32 + 16)}
+
+
 def test_a_network_that_recomputes_its_blocks_has_the_same_gradient():
     """That it takes less memory only accelerators show: on a CPU, XLA undoes it."""
     gradients, convolutions = [], []
