@@ -40,7 +40,8 @@ def in_words(found: dict[str, dict[str, int]]) -> str:
 def traffic(text: str) -> dict[str, dict[str, int]]:
     """What the kernels of a program that is compiled for a GPU read and write, as far as its text tells.
 
-    Loops count as often as they run; of a conditional, what goes in and comes out counts as one kernel's.
+    A loop counts as often as XLA knows that it runs, or once; a conditional as one kernel; slices and updates in place
+    as whole arrays.
 
     Returns:
       {'products', 'others'}: convolutions and matrix products of NVIDIA's libraries, and what XLA made itself, each

@@ -31,7 +31,7 @@ Ways = dict[str, tuple[Callable, tuple[tuple[int, ...], ...]]]  # name: function
 
 
 def differentiated(x: jax.Array, scale: jax.Array, bias: jax.Array, shortcut: jax.Array) -> jax.Array:
-    """Normalisation, shortcut and rectifier whose backward pass is left to JAX."""
+    """Normalisation whose backward pass is left to JAX, with shortcut and rectifier."""
     mean, var, _ = normalisation.batch_moments(x, None)
     per_std = jax.lax.rsqrt(var + normalisation.BATCH_NORM_EPSILON)
     return normalisation.affine(x, mean, per_std, scale, bias, shortcut, True)
@@ -117,8 +117,8 @@ def choices(config) -> dict[str, Ways]:
         "result scaled": (scaled_result, shapes),
     }
     found[f"sums of values and squares, {outer}"] = {
-        "as chosen": (moments(normalisation.channel_sums), ((*grid, outer),)),
-        "each by itself": (moments(lambda *arrays: [array.sum((0, 1, 2)) for array in arrays]), ((*grid, outer),)),
+        "one reduction": (moments(normalisation.one_reduction), ((*grid, outer),)),
+        "two reductions": (moments(normalisation.two_reductions), ((*grid, outer),)),
         "rows first": (moments(rows_first), ((*grid, outer),)),
     }
     return found

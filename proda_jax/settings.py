@@ -1,12 +1,12 @@
 """Refuses impossible settings before anything is computed."""
 
 import difflib
-import math
 import re
 from collections.abc import Iterable, Mapping
 
 import jax
 import ml_collections
+import numpy as np
 from etils import epath
 
 from proda_jax.data.label_spaces import (
@@ -34,6 +34,7 @@ TOP_LEVEL = (
 COUNTS = (
     "batch_size", "micro_batches", "log_every", "save_every", "max_skipped", "evaluate_every", "evaluate_batch_size",
 )  # fmt: skip
+LARGEST = float(np.finfo(np.float32).max)  # number that the network computes with
 ROLES = ("source", "target", "validation")
 NONE = "none"  # in place of a data set that there is not
 WEIGHTS = ("random", "imagenet", "self_supervised")
@@ -128,12 +129,12 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def check_finite(section: ml_collections.ConfigDict, prefix: str = "") -> None:
-    """Refuses numbers that are infinite or none."""
+    """Refuses numbers that are none, or infinite in float32."""
     for name, value in section.items():
         if isinstance(value, ml_collections.ConfigDict):
             check_finite(value, f"{prefix}{name}.")
         numbers = value if isinstance(value, tuple) else (value,)
-        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+        if any(isinstance(number, float) and not abs(number) <= LARGEST for number in numbers):
             refuse(f"{prefix}{name}", value, "finite numbers")
 
 

@@ -88,7 +88,7 @@ def train(
 
     Raises:
       Stopped: the program was asked to stop; a checkpoint of the last step is complete.
-      FloatingPointError: too many steps in a row had a loss or gradient that is not finite.
+      FloatingPointError: too many steps in a row had a loss, gradient or statistic that is not finite.
     """
     checkpoints = Checkpoints(folder / "checkpoints")
     if checkpoints.step():
@@ -157,7 +157,7 @@ def check_finite(state: TrainState, metrics: dict[str, float], step: int, schedu
     total, in_row = np.asarray(state.skipped)
     if in_row < schedule.max_skipped:
         return
-    bad = ", ".join(name for name, value in metrics.items() if not np.isfinite(value))
+    bad = ", ".join(name for name, value in metrics.items() if not np.isfinite(value)) or "statistics or prototypes"
     raise FloatingPointError(
         f"the last {in_row} steps up to step {step} were left out, {total} in all, as these were not finite: {bad}. "
         "The network is still that of the last good step. Likely causes: a learning rate that is too high, bfloat16 "

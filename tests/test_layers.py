@@ -67,6 +67,25 @@ def test_moments_of_bfloat16_are_those_of_its_values():
     assert positions == 4 * 9 * 11
 
 
+def test_sums_of_channels_are_the_same_in_one_reduction_and_in_two_and_one_is_made_for_a_gpu():
+    arrays = draw(0, 4, 9, 11, 16), draw(1, 4, 9, 11, 16)
+    expected = [np.asarray(array, np.float64).sum((0, 1, 2)) for array in arrays]
+    for way in (normalisation.one_reduction, normalisation.two_reductions, normalisation.channel_sums):
+        np.testing.assert_allclose(way(*arrays), expected, rtol=1e-4, atol=1e-3)
+    for platform, reductions in {"cuda": 1, "cpu": 2, "tpu": 2}.items():
+        text = jax.export.export(jax.jit(normalisation.channel_sums), platforms=(platform,))(*arrays).mlir_module()
+        assert text.count("stablehlo.reduce(") == reductions
+
+
+@pytest.mark.parametrize("way", [convolution.add_bias, convolution.add_rounded_bias])
+def test_a_bias_is_added_in_the_type_of_what_it_is_added_to(way):
+    x, bias = draw(0, 2, 3, 4, 5).astype(jnp.bfloat16), draw(1, 5)
+    expected = np.asarray(x, np.float64) + np.asarray(bias, np.float64)
+    assert way(x, bias).dtype == jnp.bfloat16
+    tolerance = 2**-8 if way is convolution.add_bias else 2**-7  # half a unit in the last place of bfloat16, or twice
+    np.testing.assert_allclose(np.asarray(way(x, bias), np.float64), expected, rtol=0, atol=tolerance * 4)
+
+
 @pytest.mark.parametrize(("size", "dilation"), [((9, 17), 2), ((8, 12), 4), ((5, 7), 6)])
 def test_gradient_of_a_dilated_kernel_is_the_same_taken_apart_and_in_pytorch(size, dilation):
     x, dy = draw(0, 2, *size, 3), draw(1, 2, *size, 4)

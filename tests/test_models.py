@@ -220,7 +220,8 @@ def test_the_discriminator_scores_patches_at_a_sixteenth_of_the_size(size):
 # The whole network
 
 
-def test_a_network_in_bfloat16_keeps_parameters_statistics_and_outputs_in_float32():
+@pytest.mark.parametrize("train", [True, False])
+def test_a_network_in_bfloat16_keeps_parameters_statistics_and_outputs_in_float32(train):
     config = tiny_config()
     plain = tiny_model(config)
     config.model.dtype = "bfloat16"
@@ -228,7 +229,7 @@ def test_a_network_in_bfloat16_keeps_parameters_statistics_and_outputs_in_float3
     initialised = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, *CROP, 3)), train=False))
     assert {leaf.dtype for leaf in jax.tree.leaves(initialised)} == {jnp.dtype("float32")}
     variables, x = tiny_variables(plain, 0), np.abs(normal(2, *CROP, 3))
-    apply = jax.jit(lambda model, v, x: model.apply(v, x, train=True, mutable=["batch_stats"]), static_argnums=0)
+    apply = jax.jit(lambda model, v, x: model.apply(v, x, train=train, mutable=["batch_stats"]), static_argnums=0)
     (output, updates), (exact, exact_updates) = (apply(m, variables, x) for m in (model, plain))
     assert {leaf.dtype for leaf in jax.tree.leaves((output, updates))} == {jnp.dtype("float32")}
     error = np.abs(output.logits - exact.logits).max() / np.abs(exact.logits).max()

@@ -78,6 +78,8 @@ REFUSED = [
     ("stage1.label_scales", (0.1, 1.0), "at least 32 pixels"),
     ("warmup.discriminator_channels", (), "whole numbers from 1"),
     ("source.backbone_rate", float("inf"), "finite numbers"),
+    ("source.head_rate", float("nan"), "finite numbers"),
+    ("source.head_rate", 1e39, "finite numbers"),
     ("views.scale", (0.5, float("inf")), "finite numbers"),
     ("model.input_mean", (0.5, float("nan"), 0.5), "finite numbers"),
     ("max_skipped", 0, "at least 1"),

@@ -38,7 +38,7 @@ def initialisers(scheme: str, fan_in: int) -> tuple[Callable, Callable]:
 class Conv(nn.Module):
     """2-D convolution [batch, height, width, channels] with PyTorch's explicit padding.
 
-    Called with `scale` [output channels], it is the convolution by a kernel that is scaled by that.
+    With `scale` [output channels], the kernel of each output channel is multiplied by it; a bias is not.
     """
 
     channels: int
@@ -67,7 +67,20 @@ class Conv(nn.Module):
 
 @jax.custom_vjp
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
-    """x [batch, height, width, channels] plus bias [channels], in the type of x; its gradient is summed in bias's."""
+    """x [batch, height, width, channels] plus bias [channels], in the type of x; the bias has its gradient in its own.
+
+    On NVIDIA's GPUs the bias is rounded to the type of x first: without that, XLA does not make one kernel of a
+    convolution and its bias.
+    """
+
+    def exact(x: jax.Array, bias: jax.Array) -> jax.Array:
+        return (x.astype(jnp.promote_types(x.dtype, bias.dtype)) + bias).astype(x.dtype)
+
+    return jax.lax.platform_dependent(x, bias, cuda=add_rounded_bias, default=exact)
+
+
+def add_rounded_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """`add_bias` in the type of x."""
     return x + bias.astype(x.dtype)
 
 

@@ -1,13 +1,12 @@
 """Batch normalisation over all devices, with the convolution before it and the shortcut and rectifier that follow."""
 
-from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from proda_jax.models.convolution import add_bias
+from proda_jax.models.convolution import Conv, add_bias
 
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.9  # share of the old running statistic that stays; PyTorch calls its complement, 0.1, momentum
@@ -16,8 +15,8 @@ BATCH_NORM_MOMENTUM = 0.9  # share of the old running statistic that stays; PyTo
 class BatchNorm(nn.Module):
     """Batch normalisation over batch, height and width, synchronised over the devices of `axis_name`.
 
-    With running statistics it is part of the convolution before it: the kernel is scaled, and what is left is to add a
-    bias, which XLA makes one kernel of a GPU with the convolution, the shortcut and the rectifier.
+    A convolution before it that it is told of becomes part of it where statistics are the running ones: its weights are
+    scaled, and a bias is left to add, which XLA for GPUs computes together with convolution, shortcut and rectifier.
 
     Statistics are float32 whatever the compute type. The running variance is the unbiased one, as in PyTorch
     (flax.linen's is biased), so that converted checkpoints continue as they would have there.
@@ -27,7 +26,7 @@ class BatchNorm(nn.Module):
       axis_name: mapped axis over the devices, or None.
       epsilon: 'added' to the variance, or 'clamped': a batch's variance is not below it (released over several GPUs).
       rectify: followed by a rectifier, after a shortcut is added where there is one.
-      dtype: of the result.
+      dtype: of the result, where no convolution is given.
     """
 
     use_running_statistics: bool
@@ -37,10 +36,14 @@ class BatchNorm(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, shortcut: jax.Array | None = None, conv: Callable[..., jax.Array] | None = None
-    ) -> jax.Array:
-        """x, or what the convolution `conv` makes of it, normalised; see `convolution.Conv`."""
+    def __call__(self, x: jax.Array, shortcut: jax.Array | None = None, conv: Conv | None = None) -> jax.Array:
+        """Normalises x, or what the convolution `conv` makes of x.
+
+        Raises:
+          ValueError: the convolution has a bias, which normalisation takes away.
+        """
+        if conv is not None and conv.use_bias:
+            raise ValueError(f"{conv.name}: a convolution with a bias in front of a batch normalisation")
         channels = x.shape[-1] if conv is None else conv.channels
         scale = self.param("scale", nn.initializers.ones_init(), (channels,))
         bias = self.param("bias", nn.initializers.zeros_init(), (channels,))
@@ -166,7 +169,12 @@ def _rectifier_gradient(result: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
     return (jnp.where(result > 0, dy, 0),)
 
 
-rectifier.defvjp(lambda x: 2 * (rectifier(x),), _rectifier_gradient)
+def _rectifier(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    result = rectifier(x)
+    return result, result
+
+
+rectifier.defvjp(_rectifier, _rectifier_gradient)
 
 
 def batch_moments(x: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array, int]:
@@ -174,7 +182,7 @@ def batch_moments(x: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.A
 
     In float32 the variance is that of the deviations: E[x^2] - E[x]^2 loses enough digits to turn activations around
     zero, which shows as errors of 0.5% in the gradients of early layers. Where x is bfloat16 those digits are not
-    there to lose, and both sums are taken while x is read once.
+    there to lose, and one pass over x is enough.
     """
     values, positions = x.astype(at_least_float32(x.dtype)), x[..., 0].size
     if values.dtype == x.dtype:
@@ -193,17 +201,22 @@ def batch_moments(x: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.A
 
 
 def channel_sums(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Sums [channels] of two arrays [..., channels]. As one reduction, a GPU reads once what both are computed from."""
-    axes = tuple(range(first.ndim - 1))
+    """Sums [channels] of two arrays [batch, height, width, channels].
 
-    def as_one(*arrays: jax.Array) -> tuple[jax.Array, jax.Array]:
-        zero = jnp.zeros((), first.dtype)
-        return jax.lax.reduce(arrays, (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), axes)
+    As one reduction, a GPU reads once what both are computed from; XLA for CPUs is slower at one than at two.
+    """
+    return jax.lax.platform_dependent(first, second, cuda=one_reduction, default=two_reductions)
 
-    def as_two(*arrays: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return tuple(array.sum(axes) for array in arrays)
 
-    return jax.lax.platform_dependent(first, second, cuda=as_one, default=as_two)
+def one_reduction(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """`channel_sums` as one reduction of all arrays."""
+    zeros = tuple(jnp.zeros((), array.dtype) for array in arrays)
+    return jax.lax.reduce(arrays, zeros, lambda a, b: tuple(map(jnp.add, a, b)), (0, 1, 2))
+
+
+def two_reductions(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """`channel_sums` as a reduction of each array."""
+    return tuple(array.sum((0, 1, 2)) for array in arrays)
 
 
 def blend(running: jax.Array, batch: jax.Array) -> jax.Array:

@@ -256,14 +256,15 @@ def update(
 
 
 def unless_not_finite(train_step: Callable) -> Callable:
-    """A train step that changes nothing but its number where a loss, the gradient or a statistic is not finite.
+    """A train step that changes nothing but its number where something in it is not finite.
 
-    Such a step is counted in `TrainState.skipped` and in the metric 'skipped'; whoever runs it stops where they come in
-    a row. Metrics are those of the whole batch, so all devices decide alike.
+    That may be a metric, a running statistic, a prototype, or anything of the discriminator. Such a step is counted in
+    `TrainState.skipped` and in the metric 'skipped'; whoever runs it stops where they come in a row. Metrics are those
+    of the whole batch, so all devices decide alike.
 
-    Parameters, their optimizer's state and their average are not looked at, as they are finite where the gradient's
-    norm is: a look at each of their arrays was a seventh of all kernels of a step on a GPU, and kept the update from
-    being made in place.
+    Parameters, their optimizer's state and their average are not looked at: they are finite where the gradient's norm
+    is, which `update` puts among the metrics. To look at each of their arrays was a seventh of all kernels of a step on
+    a GPU, and kept the update from being made in place.
     """
 
     def step(state: TrainState, batch: Batch, teacher: Any, *, setup: Setup) -> tuple[TrainState, Metrics]:
