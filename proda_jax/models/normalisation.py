@@ -15,8 +15,8 @@ BATCH_NORM_MOMENTUM = 0.9  # share of the old running statistic that stays; PyTo
 class BatchNorm(nn.Module):
     """Batch normalisation over batch, height and width, synchronised over the devices of `axis_name`.
 
-    A convolution before it that it is told of becomes part of it where statistics are the running ones: its weights are
-    scaled, and a bias is left to add, which XLA for GPUs computes together with convolution, shortcut and rectifier.
+    Given the convolution before it, with running statistics it is part of that: the weights are scaled, and a bias is
+    left to add, which XLA for GPUs computes together with convolution, shortcut and rectifier.
 
     Statistics are float32 whatever the compute type. The running variance is the unbiased one, as in PyTorch
     (flax.linen's is biased), so that converted checkpoints continue as they would have there.
