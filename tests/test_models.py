@@ -131,6 +131,12 @@ def test_a_convolution_that_is_normalised_by_running_statistics_is_pytorchs_in_v
     np.testing.assert_allclose(gradient["norm"]["bias"], norm.bias.grad, rtol=1e-4, atol=1e-3)
 
 
+def test_a_convolution_with_a_bias_in_front_of_a_normalisation_is_refused():
+    norm = BatchNorm(use_running_statistics=True)
+    with pytest.raises(ValueError, match="with a bias in front of"):
+        norm.apply(batch_norms()[0], normal(1, 5, 5, 3), conv=Conv(4, use_bias=True))
+
+
 def test_the_gradient_of_a_bias_keeps_its_digits_beside_bfloat16():
     x, bias = jnp.zeros((4, 60, 60, 2), jnp.bfloat16), jnp.zeros(2)
     _, backward = jax.vjp(add_bias, x, bias)
