@@ -61,11 +61,17 @@ def topology(name: str) -> topologies.TopologyDescription:
     """The devices of this name, as a compiler sees them.
 
     Raises:
-      NotImplementedError, RuntimeError: the packages that compile for it are not installed.
+      UsageError: no such slice, or the packages that compile for it are not installed.
     """
-    if name in _GPUS:
-        return topologies.get_topology_desc(platform="cuda", target_config=_GPUS[name], topology="1x1x1")
-    return topologies.get_topology_desc(platform="tpu", topology_name=name)
+    try:
+        if name in _GPUS:
+            return topologies.get_topology_desc(platform="cuda", target_config=_GPUS[name], topology="1x1x1")
+        return topologies.get_topology_desc(platform="tpu", topology_name=name)
+    except (NotImplementedError, RuntimeError, ValueError) as error:
+        raise app.UsageError(
+            f"nothing compiles for {name!r} here: {error}\nGPUs ({', '.join(_GPUS)}) need requirements-gpu.txt, TPU "
+            "slices such as v5e:2x2 requirements-tpu.txt"
+        ) from error
 
 
 def main(_: list[str]) -> None:

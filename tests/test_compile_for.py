@@ -30,6 +30,14 @@ def compile_for(device: str, programs: tuple[str, ...], config: str = "demo", se
     return lines
 
 
+def test_a_device_that_nothing_compiles_for_is_refused_with_what_it_needs():
+    command = [sys.executable, "-m", "benchmarks.compile_for", "--config=configs/demo.py", "--device=h300"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    said = result.stdout + result.stderr
+    assert all(part in said for part in ("nothing compiles for 'h300'", "requirements-gpu.txt", "requirements-tpu.txt"))
+
+
 @pytest.mark.slow
 def test_every_kind_of_step_compiles_for_a_tpu_slice():
     pytest.importorskip("libtpu")

@@ -262,9 +262,9 @@ def unless_not_finite(train_step: Callable) -> Callable:
     `TrainState.skipped` and in the metric 'skipped'; whoever runs it stops where they come in a row. Metrics are those
     of the whole batch, so all devices decide alike.
 
-    Parameters, their optimizer's state and their average are not looked at: they are finite where the gradient's norm
-    is, which `update` puts among the metrics. To look at each of their arrays was a seventh of all kernels of a step on
-    a GPU, and kept the update from being made in place.
+    Parameters, their optimizer's state and their average are not looked at: at any rate below 1e18 they are finite
+    where the gradient's norm is, which `update` puts among the metrics. To look at each of their arrays was a seventh
+    of all kernels of a step on a GPU, and kept the update from being made in place.
     """
 
     def step(state: TrainState, batch: Batch, teacher: Any, *, setup: Setup) -> tuple[TrainState, Metrics]:
