@@ -19,7 +19,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from proda_jax import devices
-from proda_jax.models import convolution, normalisation
+from proda_jax.models import convolution, moments, normalisation
 from proda_jax.models.resnet import EXPANSION, output_size
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/demo.py", "Configuration: its network and crops.")
@@ -30,15 +30,28 @@ _JSON = flags.DEFINE_string("json", None, "File for the figures.")
 Ways = dict[str, tuple[Callable, tuple[tuple[int, ...], ...]]]  # name: function of arrays, and their shapes
 
 
-def differentiated(x: jax.Array, scale: jax.Array, bias: jax.Array, shortcut: jax.Array) -> jax.Array:
-    """Normalisation whose backward pass is left to JAX, with shortcut and rectifier."""
-    mean, var, _ = normalisation.batch_moments(x, None)
-    per_std = jax.lax.rsqrt(var + normalisation.BATCH_NORM_EPSILON)
-    return normalisation.affine(x, mean, per_std, scale, bias, shortcut, True)
+def differentiated(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    """Normalisation whose backward pass is left to JAX, with a rectifier."""
+    mean, var, _ = moments.batch_moments(x, None)
+    per_std = normalisation.per_standard_deviation(var, False)
+    return normalisation.finish(normalisation.affine(x, mean, per_std, scale, bias), None, True)
 
 
-def written_out(x: jax.Array, scale: jax.Array, bias: jax.Array, shortcut: jax.Array) -> jax.Array:
-    return normalisation.normalise(x, scale, bias, shortcut, None, True, False)[0]
+def written_out(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    return normalisation.normalise(x, scale, bias, None, True, False)[0]
+
+
+def moments_ahead(x, kernel, scale, bias, shortcut):
+    """A 1x1 convolution normalised by the batch, with shortcut and rectifier: the moments follow from its inputs."""
+    mean, var, _ = moments.moments_ahead(x, kernel.astype(scale.dtype), None)
+    scale = scale * normalisation.per_standard_deviation(var, False)
+    return scaled_kernel(x, kernel, scale, bias - mean * scale, shortcut)
+
+
+def moments_behind(x, kernel, scale, bias, shortcut):
+    """The same, with the moments of what the convolution computes."""
+    result = normalisation.normalise(convolution.pointwise(x, kernel), scale, bias, None, False, False)[0]
+    return normalisation.finish(result, shortcut, True)
 
 
 def scaled_kernel(x, kernel, scale, bias, shortcut):
@@ -50,10 +63,11 @@ def scaled_kernel(x, kernel, scale, bias, shortcut):
 def scaled_result(x, kernel, scale, bias, shortcut):
     """The same, where what the convolution computes is scaled."""
     mean, per_std = jnp.zeros_like(bias), jnp.ones_like(bias)
-    return normalisation.affine(convolution.pointwise(x, kernel), mean, per_std, scale, bias, shortcut, True)
+    result = normalisation.affine(convolution.pointwise(x, kernel), mean, per_std, scale, bias)
+    return normalisation.finish(result, shortcut, True)
 
 
-def moments(sums: Callable) -> Callable:
+def sums_alone(sums: Callable) -> Callable:
     """Sums of x and of its square for each channel; its backward pass only writes zeros."""
 
     def way(x: jax.Array) -> jax.Array:
@@ -106,8 +120,8 @@ def choices(config) -> dict[str, Ways]:
             "kernel's gradient apart": (with_kernel_gradient(convolution.kernel_gradient_apart, dilation), shapes),
             "all of it": (partial(convolution.convolve_apart, dilation=dilation), shapes),
         }
-    shapes = ((*grid, outer), (outer,), (outer,), (*grid, outer))
-    found[f"normalisation, shortcut, rectifier, {outer}"] = {
+    shapes = ((*grid, inner), (inner,), (inner,))
+    found[f"normalisation, rectifier, {inner}"] = {
         "differentiated": (differentiated, shapes),
         "written out": (written_out, shapes),
     }
@@ -116,10 +130,14 @@ def choices(config) -> dict[str, Ways]:
         "kernel scaled": (scaled_kernel, shapes),
         "result scaled": (scaled_result, shapes),
     }
+    found[f"1x1 convolution by the batch's statistics, {inner} to {outer}"] = {
+        "moments ahead": (moments_ahead, shapes),
+        "behind": (moments_behind, shapes),
+    }
     found[f"sums of values and squares, {outer}"] = {
-        "one reduction": (moments(normalisation.one_reduction), ((*grid, outer),)),
-        "two reductions": (moments(normalisation.two_reductions), ((*grid, outer),)),
-        "rows first": (moments(rows_first), ((*grid, outer),)),
+        "one reduction": (sums_alone(moments.one_reduction), ((*grid, outer),)),
+        "two reductions": (sums_alone(moments.two_reductions), ((*grid, outer),)),
+        "rows first": (sums_alone(rows_first), ((*grid, outer),)),
     }
     return found
 
@@ -163,7 +181,7 @@ def main(_: list[str]) -> None:
     figures = {}
     for layer, ways in choices(config).items():
         figures[layer] = time_in_turn(ways, dtype)
-        print(f"{layer:<48}" + ", ".join(f"{name} {ms:.3f}" for name, ms in figures[layer].items()), flush=True)
+        print(f"{layer:<52}" + ", ".join(f"{name} {ms:.3f}" for name, ms in figures[layer].items()), flush=True)
     if _JSON.value:
         with open(_JSON.value, "w") as file:
             json.dump({"device": jax.devices()[0].device_kind, "dtype": str(dtype), "ms": figures}, file, indent=2)

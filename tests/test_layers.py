@@ -12,55 +12,81 @@ import torch
 from jax.sharding import PartitionSpec as P
 
 from proda_jax import devices
-from proda_jax.models import convolution, normalisation
+from proda_jax.models import convolution, moments, normalisation
 
 
 def draw(number: int, *shape: int) -> jax.Array:
     return jax.random.normal(jax.random.key(number), shape)
 
 
-def formula(x, scale, bias, shortcut, rectify, clamped):
+def formula(x, scale, bias, rectify, clamped):
     mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
     var = jnp.maximum(var, normalisation.BATCH_NORM_EPSILON) if clamped else var + normalisation.BATCH_NORM_EPSILON
-    result = (x - mean) / jnp.sqrt(var) * scale + bias + (0 if shortcut is None else shortcut)
+    result = (x - mean) / jnp.sqrt(var) * scale + bias
     return jnp.maximum(result, 0) if rectify else result
+
+
+def assert_same_gradient(ours, plain, weights, x, *parameters):
+    """Of the sine of what a function makes of images x and parameters, on one device and two; `ours` takes an axis."""
+
+    def gradient(function):
+        def loss(weights, x, *parameters):
+            return jnp.sum(jnp.sin(function(x, *parameters)) * weights)
+
+        return jax.grad(loss, tuple(range(1, 2 + len(parameters))))
+
+    def shared(*given):
+        dx, *others = gradient(partial(ours, devices.AXIS))(*given)
+        return dx, *jax.lax.psum(others, devices.AXIS)
+
+    split, whole = P(devices.AXIS), [P()] * len(parameters)
+    mapped = jax.jit(jax.shard_map(shared, mesh=devices.make_mesh(2), in_specs=(split, split, *whole),
+                                   out_specs=(split, *whole), check_vma=False))  # fmt: skip
+    wanted = gradient(plain)(weights, x, *parameters)
+    for way in (gradient(partial(ours, None)), mapped):
+        for actual, expected in zip(way(weights, x, *parameters), wanted, strict=True):
+            np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("clamped", [False, True])
 @pytest.mark.parametrize("rectify", [False, True])
-@pytest.mark.parametrize("with_shortcut", [False, True])
-def test_normalisation_has_the_gradient_of_its_formula_on_one_and_two_devices(with_shortcut, rectify, clamped):
+def test_normalisation_has_the_gradient_of_its_formula_on_one_and_two_devices(rectify, clamped):
     x, weights = 3 * draw(0, 4, 5, 6, 7) + 2, draw(1, 4, 5, 6, 7)
     x = x.at[..., 0].set(x[..., 0] * 1e-4)  # a channel whose variance is below epsilon
-    shortcut = draw(2, 4, 5, 6, 7) if with_shortcut else None
-    scale, bias = draw(3, 7), draw(4, 7)
 
-    def loss(function, x, scale, bias, shortcut, weights):
-        return jnp.sum(jnp.sin(function(x, scale, bias, shortcut)) * weights)
+    def ours(axis_name, x, scale, bias):
+        return normalisation.normalise(x, scale, bias, axis_name, rectify, clamped)[0]
 
-    def ours(axis_name):
-        def normalised(x, scale, bias, shortcut):
-            return normalisation.normalise(x, scale, bias, shortcut, axis_name, rectify, clamped)[0]
+    plain = partial(formula, rectify=rectify, clamped=clamped)
+    assert_same_gradient(ours, plain, weights, x, draw(3, 7), draw(4, 7))
 
-        return jax.grad(partial(loss, normalised), (0, 1, 2, 3))
 
-    def shared(x, scale, bias, shortcut, weights):
-        dx, d_scale, d_bias, d_shortcut = ours(devices.AXIS)(x, scale, bias, shortcut, weights)
-        return dx, *jax.lax.psum((d_scale, d_bias), devices.AXIS), d_shortcut
+def test_moments_ahead_have_the_gradient_of_those_behind_on_one_and_two_devices():
+    x = 2 * draw(0, 4, 5, 6, 3) + jnp.arange(12.0).reshape(4, 1, 1, 3)  # images differ, and with them the devices' means
 
-    arguments = (x, scale, bias, shortcut, weights)
-    plain = jax.grad(partial(loss, partial(formula, rectify=rectify, clamped=clamped)), (0, 1, 2, 3))(*arguments)
-    split, whole = P(devices.AXIS), P()
-    mapped = jax.jit(jax.shard_map(shared, mesh=devices.make_mesh(2), in_specs=(split, whole, whole, split, split),
-                                   out_specs=(split, whole, whole, split), check_vma=False))  # fmt: skip
-    for gradient in (ours(None)(*arguments), mapped(*arguments)):
-        for actual, expected in zip(jax.tree.leaves(gradient), jax.tree.leaves(plain), strict=True):
-            np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    def ours(axis_name, x, kernel):
+        return jnp.broadcast_to(jnp.stack(moments.moments_ahead(x, kernel, axis_name)[:2]), (len(x), 2, 8))
+
+    def plain(x, kernel):
+        result = jnp.einsum("bhwi,io->bhwo", x, kernel[0, 0], precision=jax.lax.Precision.HIGHEST)
+        return jnp.broadcast_to(jnp.stack([result.mean((0, 1, 2)), result.var((0, 1, 2))]), (len(x), 2, 8))
+
+    assert_same_gradient(ours, plain, draw(1, 4, 2, 8), x, draw(2, 1, 1, 3, 8))
+
+
+def test_moments_ahead_of_bfloat16_are_those_of_the_exact_result():
+    x = jnp.maximum(3 * draw(0, 4, 9, 11, 16) + 2, 0).astype(jnp.bfloat16)
+    kernel = draw(1, 1, 1, 16, 64)
+    mean, var, positions = moments.moments_ahead(x, kernel, None)
+    exact = np.asarray(x, np.float64) @ np.asarray(kernel[0, 0], np.float64)
+    np.testing.assert_allclose(mean, exact.mean((0, 1, 2)), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(var, exact.var((0, 1, 2)), rtol=5e-3)
+    assert positions == 4 * 9 * 11
 
 
 def test_moments_of_bfloat16_are_those_of_its_values():
     x = (3 * draw(0, 4, 9, 11, 16) + 2).astype(jnp.bfloat16)
-    mean, var, positions = normalisation.batch_moments(x, None)
+    mean, var, positions = moments.batch_moments(x, None)
     values = np.asarray(x.astype(jnp.float32), np.float64)
     np.testing.assert_allclose(mean, values.mean((0, 1, 2)), rtol=1e-5)
     np.testing.assert_allclose(var, values.var((0, 1, 2)), rtol=1e-4)
@@ -70,10 +96,10 @@ def test_moments_of_bfloat16_are_those_of_its_values():
 def test_sums_of_channels_are_the_same_in_one_reduction_and_in_two_and_one_is_made_for_a_gpu():
     arrays = draw(0, 4, 9, 11, 16), draw(1, 4, 9, 11, 16)
     expected = [np.asarray(array, np.float64).sum((0, 1, 2)) for array in arrays]
-    for way in (normalisation.one_reduction, normalisation.two_reductions, normalisation.channel_sums):
+    for way in (moments.one_reduction, moments.two_reductions, moments.channel_sums):
         np.testing.assert_allclose(way(*arrays), expected, rtol=1e-4, atol=1e-3)
     for platform, reductions in {"cuda": 1, "cpu": 2, "tpu": 2}.items():
-        text = jax.export.export(jax.jit(normalisation.channel_sums), platforms=(platform,))(*arrays).mlir_module()
+        text = jax.export.export(jax.jit(moments.channel_sums), platforms=(platform,))(*arrays).mlir_module()
         assert text.count("stablehlo.reduce(") == reductions
 
 

@@ -1,5 +1,7 @@
 """Networks and their layers against PyTorch on the CPU and NumPy."""
 
+from functools import partial
+
 import flax
 import jax
 import jax.numpy as jnp
@@ -60,10 +62,10 @@ def test_convolution_is_pytorchs_in_value_and_gradient(kernel, stride, dilation,
     np.testing.assert_allclose(gradient["bias"], bias.grad, rtol=1e-4, atol=1e-3)
 
 
-def batch_norms() -> tuple[dict, torch.nn.BatchNorm2d]:
+def batch_norms(channels: int = 4) -> tuple[dict, torch.nn.BatchNorm2d]:
     """The same layer, away from its initial values, here and in PyTorch."""
-    values = {"scale": normal(4), "bias": normal(4), "mean": normal(4), "var": 1 + np.abs(normal(4))}
-    layer = torch.nn.BatchNorm2d(4)
+    values = {name: normal(channels) for name in ("scale", "bias", "mean")} | {"var": 1 + np.abs(normal(channels))}
+    layer = torch.nn.BatchNorm2d(channels)
     state = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
     layer.load_state_dict({name: torch.tensor(values[ours]) for name, ours in state.items()}, strict=False)
     variables = {
@@ -103,32 +105,45 @@ def test_batch_normalisation_evaluates_like_pytorchs():
 
 
 @pytest.mark.parametrize("rectify", [False, True])
-def test_a_convolution_that_is_normalised_by_running_statistics_is_pytorchs_in_value_and_gradient(rectify):
-    (variables, norm), x, shortcut, kernel = batch_norms(), normal(2, 6, 7, 3), normal(2, 6, 7, 4), normal(3, 3, 3, 4)
-    image, weight, beside = (t.requires_grad_() for t in (to_nchw(x), oihw(kernel), to_nchw(shortcut)))
-    expected = norm.eval()(torch.nn.functional.conv2d(image, weight, padding=1)) + beside
+@pytest.mark.parametrize("with_shortcut", [False, True])
+@pytest.mark.parametrize(
+    ("inputs", "kernel", "stride", "running"),
+    [(3, 3, 1, True), (2, 1, 1, True), (3, 3, 1, False), (3, 1, 2, False), (2, 1, 1, False), (2, 1, 2, False)],
+)
+def test_a_convolution_with_its_normalisation_is_pytorchs(inputs, kernel, stride, running, with_shortcut, rectify):
+    x, weights = normal(2, 6, 7, inputs) + 1, normal(kernel, kernel, inputs, 8)
+    variables, norm = batch_norms(8)
+    image, weight = to_nchw(x).requires_grad_(), oihw(weights).requires_grad_()
+    conv2d = torch.nn.functional.conv2d(image, weight, stride=stride, padding=kernel // 2)
+    expected = norm.train(not running)(conv2d)
+    seed, shortcut = normal(*from_nchw(expected).shape), normal(*from_nchw(expected).shape)
+    beside = to_nchw(shortcut).requires_grad_()
+    expected = expected + beside if with_shortcut else expected
     expected = torch.relu(expected) if rectify else expected
-    seed = normal(2, 6, 7, 4)
     expected.backward(to_nchw(seed))
 
     class Both(flax.linen.Module):
         @flax.linen.compact
         def __call__(self, x, shortcut):
-            norm = BatchNorm(use_running_statistics=True, rectify=rectify, name="norm")
-            return norm(x, shortcut, conv=Conv(4, kernel=3, name="conv"))
+            norm = BatchNorm(use_running_statistics=running, rectify=rectify, name="norm")
+            return norm(x, shortcut if with_shortcut else None, conv=Conv(8, kernel, stride, name="conv"))
 
-    params = {"conv": {"kernel": kernel}, "norm": variables["params"]}
-    stats = {"norm": variables["batch_stats"]}
-    actual, backward = jax.vjp(
-        lambda params, *given: Both().apply({"params": params, "batch_stats": stats}, *given), params, x, shortcut
-    )
+    def apply(params, *given):
+        stats = {"norm": variables["batch_stats"]}
+        return Both().apply({"params": params, "batch_stats": stats}, *given, mutable=["batch_stats"])
+
+    params = {"conv": {"kernel": weights}, "norm": variables["params"]}
+    actual, backward, updates = jax.vjp(apply, params, x, shortcut, has_aux=True)
     gradient, x_gradient, shortcut_gradient = backward(seed)
-    np.testing.assert_allclose(actual, from_nchw(expected), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(x_gradient, from_nchw(image.grad), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(shortcut_gradient, from_nchw(beside.grad), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(oihw(gradient["conv"]["kernel"]), weight.grad, rtol=1e-4, atol=1e-3)
-    np.testing.assert_allclose(gradient["norm"]["scale"], norm.weight.grad, rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(gradient["norm"]["bias"], norm.bias.grad, rtol=1e-4, atol=1e-3)
+    near = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
+    near(actual, from_nchw(expected))
+    near(updates["batch_stats"]["norm"]["mean"], norm.running_mean)
+    near(updates["batch_stats"]["norm"]["var"], norm.running_var)
+    near(x_gradient, from_nchw(image.grad))
+    near(shortcut_gradient, from_nchw(beside.grad) if with_shortcut else np.zeros_like(shortcut))
+    near(oihw(gradient["conv"]["kernel"]), weight.grad, atol=1e-3)
+    near(gradient["norm"]["scale"], norm.weight.grad, atol=1e-3)
+    near(gradient["norm"]["bias"], norm.bias.grad, atol=1e-3)
 
 
 def test_a_convolution_with_a_bias_in_front_of_a_normalisation_is_refused():

@@ -50,19 +50,23 @@ class Conv(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
+    def weights(self, inputs: int) -> tuple[jax.Array, jax.Array | None]:
+        """Kernel [side, side, inputs, channels] and bias [channels], if it has one, in float32."""
+        kernel_init, bias_init = initialisers(self.initialisation, self.kernel**2 * inputs)
+        kernel = self.param("kernel", kernel_init, (self.kernel, self.kernel, inputs, self.channels))
+        return kernel, self.param("bias", bias_init, (self.channels,)) if self.use_bias else None
+
     def __call__(self, x: jax.Array, scale: jax.Array | None = None) -> jax.Array:
-        shape = (self.kernel, self.kernel, x.shape[-1], self.channels)
-        kernel_init, bias_init = initialisers(self.initialisation, self.kernel**2 * x.shape[-1])
-        kernel = self.param("kernel", kernel_init, shape)
+        kernel, bias = self.weights(x.shape[-1])
         kernel = (kernel if scale is None else kernel * scale).astype(self.dtype)
+        x = self.read(x)
+        x = pointwise(x, kernel) if self.kernel == 1 else convolve(x, kernel, self.stride, self.dilation)
+        return x if bias is None else add_bias(x, bias)
+
+    def read(self, x: jax.Array) -> jax.Array:
+        """What of x it computes on, in the type that it computes in: a 1x1 convolution reads every `stride`-th row."""
         x = x.astype(self.dtype)
-        if self.kernel == 1:
-            x = pointwise(x[:, :: self.stride, :: self.stride], kernel)
-        else:
-            x = convolve(x, kernel, self.stride, self.dilation)
-        if self.use_bias:
-            x = add_bias(x, self.param("bias", bias_init, (self.channels,)))
-        return x
+        return x[:, :: self.stride, :: self.stride] if self.kernel == 1 else x
 
 
 @jax.custom_vjp

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from proda_jax.models.convolution import Conv
-from proda_jax.models.normalisation import BatchNorm, at_least_float32
+from proda_jax.models.moments import at_least_float32
+from proda_jax.models.normalisation import BatchNorm
 from proda_jax.models.resnet import RESNET101, ResNet
 
 GROUP_NORM_GROUPS = 32

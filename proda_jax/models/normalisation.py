@@ -7,16 +7,19 @@ import jax
 import jax.numpy as jnp
 
 from proda_jax.models.convolution import Conv, add_bias
+from proda_jax.models.moments import at_least_float32, batch_moments, channel_sums, moments_ahead
 
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.9  # share of the old running statistic that stays; PyTorch calls its complement, 0.1, momentum
+WIDENING = 4  # outputs an input from which on a 1x1 convolution's moments are computed ahead of it
 
 
 class BatchNorm(nn.Module):
     """Batch normalisation over batch, height and width, synchronised over the devices of `axis_name`.
 
-    Given the convolution before it, with running statistics it is part of that: the weights are scaled, and a bias is
-    left to add, which XLA for GPUs computes together with convolution, shortcut and rectifier.
+    Given the convolution before it, and statistics that are known before its result is (running ones, and those of
+    `moments_ahead`), it is part of that: the weights are scaled, and a bias is left to add, which XLA for GPUs computes
+    together with convolution, shortcut and rectifier.
 
     Statistics are float32 whatever the compute type. The running variance is the unbiased one, as in PyTorch
     (flax.linen's is biased), so that converted checkpoints continue as they would have there.
@@ -49,43 +52,44 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros_init(), (channels,))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
-        if self.use_running_statistics:
-            mean, per_std = running_mean.value, jax.lax.rsqrt(running_var.value + BATCH_NORM_EPSILON)
+        finish_it = partial(finish, shortcut=shortcut, rectify=self.rectify)
+
+        def by_statistics(mean: jax.Array, per_std: jax.Array) -> jax.Array:
             if conv is None:
-                return affine(x.astype(self.dtype), mean, per_std, scale, bias, shortcut, self.rectify)
-            x = add_bias(conv(x, scale * per_std), bias - mean * scale * per_std)
-            return finish(x, shortcut, self.rectify)
-        x = x.astype(self.dtype) if conv is None else conv(x)
-        result, mean, var, count = normalise(
-            x, scale, bias, shortcut, self.axis_name, self.rectify, self.epsilon == "clamped"
-        )
+                return finish_it(affine(x.astype(self.dtype), mean, per_std, scale, bias))
+            return finish_it(add_bias(conv(x, scale * per_std), bias - mean * scale * per_std))
+
+        if self.use_running_statistics:
+            return by_statistics(running_mean.value, per_standard_deviation(running_var.value, clamped=False))
+        clamped = self.epsilon == "clamped"
+        if conv is not None and conv.kernel == 1 and channels >= WIDENING * x.shape[-1]:
+            mean, var, count = moments_ahead(conv.read(x), conv.weights(x.shape[-1])[0], self.axis_name)
+            result = by_statistics(mean, per_standard_deviation(var, clamped))
+        else:
+            x = x.astype(self.dtype) if conv is None else conv(x)
+            rectify = self.rectify and shortcut is None
+            result, mean, var, count = normalise(x, scale, bias, self.axis_name, rectify, clamped)
+            result = result if shortcut is None else finish_it(result)
         if not self.is_initializing():
             running_mean.value = blend(running_mean.value, mean)
             running_var.value = blend(running_var.value, var * (count / jnp.maximum(count - 1, 1)))
         return result
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def normalise(
-    x: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    shortcut: jax.Array | None,
-    axis_name: str | None,
-    rectify: bool,
-    clamped: bool,
+    x: jax.Array, scale: jax.Array, bias: jax.Array, axis_name: str | None, rectify: bool, clamped: bool
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Normalises each channel by its batch, adds a shortcut and rectifies, as asked for.
+    """Normalises each channel by its batch, and rectifies if asked to.
 
     On accelerators a network spends as much time on moving activations through this as on convolutions. Its backward
-    pass is therefore written out: it keeps x and, where a shortcut is added, the result, both of which the
-    convolutions around it keep anyway, and goes over them twice. Left to itself, differentiation keeps masks and
-    float32 copies, and goes over them once more for the variance's dependence on the mean, whose gradient is zero.
+    pass is therefore written out: it keeps x, which is there anyway, and goes over it twice. Left to itself,
+    differentiation keeps masks and float32 copies, and goes over them once more for the variance's dependence on the
+    mean, whose gradient is zero.
 
     Args:
       x: [batch, height, width, channels], one device's share.
       scale, bias: [channels].
-      shortcut: like x, or None.
       axis_name: mapped axis over the devices, or None.
       rectify, clamped: see `BatchNorm`.
 
@@ -93,62 +97,55 @@ def normalise(
       The result, like x; mean and biased variance [channels] and number of positions, of all devices. No gradient
       flows from these three.
     """
-    return _normalise(x, scale, bias, shortcut, axis_name, rectify, clamped)[0]
+    return _normalise(x, scale, bias, axis_name, rectify, clamped)[0]
 
 
-def _normalise(x, scale, bias, shortcut, axis_name, rectify, clamped):
+def _normalise(x, scale, bias, axis_name, rectify, clamped):
     mean, var, count = batch_moments(x, axis_name)
-    per_std = jax.lax.rsqrt(jnp.maximum(var, BATCH_NORM_EPSILON) if clamped else var + BATCH_NORM_EPSILON)
-    result = affine(x, mean, per_std, scale, bias, shortcut, rectify)
+    per_std = per_standard_deviation(var, clamped)
+    result = finish(affine(x, mean, per_std, scale, bias), None, rectify)
     varies = var > BATCH_NORM_EPSILON if clamped else jnp.ones_like(var, bool)
-    rectified = None if shortcut is None else result  # without a shortcut, x says where the rectifier is open
-    return (result, mean, var, jnp.float32(count)), (x, mean, per_std, varies, scale, bias, rectified)
+    return (result, mean, var, jnp.float32(count)), (x, mean, per_std, varies, scale, bias)
 
 
 def _normalise_gradient(axis_name, rectify, clamped, kept, given):
     """dx = scale / std * (dy - mean(dy) - z * mean(dy * z)), where z is x normalised and means are of all devices."""
     del clamped
-    x, mean, per_std, varies, scale, bias, rectified = kept
+    x, mean, per_std, varies, scale, bias = kept
     dy = given[0]
 
-    def let_through(x: jax.Array, dy: jax.Array) -> jax.Array:
-        if not rectify:
-            return dy
-        is_open = (affine(x, mean, per_std, scale, bias) if rectified is None else rectified) > 0
-        return jnp.where(is_open, dy, jnp.zeros((), dy.dtype))
+    def let_through(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The gradient behind the rectifier, and how far x is from its mean, in float32 at least."""
+        passed = dy
+        if rectify:
+            passed = jnp.where(affine(x, mean, per_std, scale, bias) > 0, dy, jnp.zeros((), dy.dtype))
+        return passed.astype(mean.dtype), x.astype(mean.dtype) - mean
 
-    passed = let_through(x, dy)
-    to_shortcut = None if rectified is None else passed
-    deviation = x.astype(mean.dtype) - mean
-    sums = jnp.stack(channel_sums(passed.astype(mean.dtype), passed * deviation))
+    passed, deviation = let_through(x)
+    sums = jnp.stack(channel_sums(passed, passed * deviation))
     means = sums / x[..., 0].size
     if axis_name is not None:
         means = jax.lax.pmean(means, axis_name)
     slope = jnp.where(varies, means[1] * per_std**2, 0.0)
-    if rectified is None:
-        # what is let through is computed once more, which is quicker than to write it and read it twice; the barrier
-        # keeps XLA from noticing that it is the same
-        x = jax.lax.optimization_barrier(x)
-        passed, deviation = let_through(x, dy), x.astype(mean.dtype) - mean
+    # computed once more, which is quicker than to write it and read it twice; the barrier keeps XLA from noticing that
+    # it is the same
+    passed, deviation = let_through(jax.lax.optimization_barrier(x))
     dx = (scale * per_std) * (passed - means[0] - deviation * slope)
-    return dx.astype(x.dtype), (sums[1] * per_std).astype(scale.dtype), sums[0].astype(bias.dtype), to_shortcut
+    return dx.astype(x.dtype), (sums[1] * per_std).astype(scale.dtype), sums[0].astype(bias.dtype)
 
 
 normalise.defvjp(_normalise, _normalise_gradient)
 
 
-def affine(
-    x: jax.Array,
-    mean: jax.Array,
-    per_std: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    shortcut: jax.Array | None = None,
-    rectify: bool = False,
-) -> jax.Array:
-    """(x - mean) * per_std * scale + bias in float32 at least, then as x came plus shortcut, and rectified."""
+def per_standard_deviation(var: jax.Array, clamped: bool) -> jax.Array:
+    """One over the square root of a variance to which epsilon is added, or that is at least epsilon."""
+    return jax.lax.rsqrt(jnp.maximum(var, BATCH_NORM_EPSILON) if clamped else var + BATCH_NORM_EPSILON)
+
+
+def affine(x: jax.Array, mean: jax.Array, per_std: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    """(x - mean) * per_std * scale + bias in float32 at least, then as x came."""
     result = (x.astype(at_least_float32(x.dtype)) - mean) * (per_std * scale) + bias
-    return finish(result.astype(x.dtype), shortcut, rectify)
+    return result.astype(x.dtype)
 
 
 def finish(x: jax.Array, shortcut: jax.Array | None, rectify: bool) -> jax.Array:
@@ -177,53 +174,6 @@ def _rectifier(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 rectifier.defvjp(_rectifier, _rectifier_gradient)
 
 
-def batch_moments(x: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array, int]:
-    """Mean, biased variance [channels] and number of positions of x [batch, height, width, channels], all devices.
-
-    In float32 the variance is that of the deviations: E[x^2] - E[x]^2 loses enough digits to turn activations around
-    zero, which shows as errors of 0.5% in the gradients of early layers. Where x is bfloat16 those digits are not
-    there to lose, and one pass over x is enough.
-    """
-    values, positions = x.astype(at_least_float32(x.dtype)), x[..., 0].size
-    if values.dtype == x.dtype:
-        mean = values.mean((0, 1, 2))
-        var = jnp.square(values - mean).mean((0, 1, 2))
-    else:
-        total, squares = channel_sums(values, jnp.square(values))
-        mean = total / positions
-        var = jnp.maximum(squares / positions - jnp.square(mean), 0.0)
-    if axis_name is None:
-        return mean, var, positions
-    # together, as one message is sooner there than two; every device holds the same number of positions
-    means, variances = jnp.moveaxis(jax.lax.all_gather(jnp.stack([mean, var]), axis_name), 1, 0)
-    mean = means.mean(0)
-    return mean, (variances + jnp.square(means - mean)).mean(0), len(means) * positions
-
-
-def channel_sums(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Sums [channels] of two arrays [batch, height, width, channels].
-
-    As one reduction, a GPU reads once what both are computed from; XLA for CPUs is slower at one than at two.
-    """
-    return jax.lax.platform_dependent(first, second, cuda=one_reduction, default=two_reductions)
-
-
-def one_reduction(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """`channel_sums` as one reduction of all arrays."""
-    zeros = tuple(jnp.zeros((), array.dtype) for array in arrays)
-    return jax.lax.reduce(arrays, zeros, lambda a, b: tuple(map(jnp.add, a, b)), (0, 1, 2))
-
-
-def two_reductions(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """`channel_sums` as a reduction of each array."""
-    return tuple(array.sum((0, 1, 2)) for array in arrays)
-
-
 def blend(running: jax.Array, batch: jax.Array) -> jax.Array:
     moved = BATCH_NORM_MOMENTUM * running + (1.0 - BATCH_NORM_MOMENTUM) * batch
     return moved.astype(running.dtype)
-
-
-def at_least_float32(dtype: jnp.dtype) -> jnp.dtype:
-    """The type for statistics and outputs of a network that computes in `dtype`."""
-    return jnp.promote_types(dtype, jnp.float32)
