@@ -62,7 +62,7 @@ def test_normalisation_has_the_gradient_of_its_formula_on_one_and_two_devices(re
 
 
 def test_moments_ahead_have_the_gradient_of_those_behind_on_one_and_two_devices():
-    x = 2 * draw(0, 4, 5, 6, 3) + jnp.arange(12.0).reshape(4, 1, 1, 3)  # images differ, and with them the devices' means
+    x = 2 * draw(0, 4, 5, 6, 3) + jnp.arange(12.0).reshape(4, 1, 1, 3)  # images differ, so devices do
 
     def ours(axis_name, x, kernel):
         return jnp.broadcast_to(jnp.stack(moments.moments_ahead(x, kernel, axis_name)[:2]), (len(x), 2, 8))

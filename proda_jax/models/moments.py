@@ -1,4 +1,4 @@
-"""Mean and variance of each channel over a batch, all devices: of what is there, and of what a convolution will make."""
+"""Mean and variance of each channel over the batch of all devices: of what is there, or is yet to be computed."""
 
 from functools import partial
 
