@@ -146,6 +146,24 @@ def test_a_convolution_with_its_normalisation_is_pytorchs(inputs, kernel, stride
     near(gradient["norm"]["bias"], norm.bias.grad, atol=1e-3)
 
 
+def test_of_a_widening_convolution_nothing_is_kept_but_what_comes_out_behind_the_rectifier():
+    class Both(flax.linen.Module):
+        @flax.linen.compact
+        def __call__(self, x, shortcut):
+            norm = BatchNorm(use_running_statistics=False, rectify=True, name="norm")
+            return norm(x, shortcut, conv=Conv(8, name="conv"))
+
+    x, shortcut = normal(2, 6, 7, 2), normal(2, 6, 7, 8)
+    variables = Both().init(jax.random.key(0), x, shortcut)
+
+    def apply(params, x, shortcut):
+        return Both().apply({**variables, "params": params}, x, shortcut, mutable=["batch_stats"])
+
+    result, backward, _ = jax.vjp(apply, variables["params"], x, shortcut, has_aux=True)
+    (kept,) = {id(array): array for array in jax.tree.leaves(backward) if array.shape == result.shape}.values()
+    np.testing.assert_array_equal(kept, result)
+
+
 def test_a_convolution_with_a_bias_in_front_of_a_normalisation_is_refused():
     norm = BatchNorm(use_running_statistics=True)
     with pytest.raises(ValueError, match="with a bias in front of"):
