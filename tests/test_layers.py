@@ -93,6 +93,15 @@ def test_moments_of_bfloat16_are_those_of_its_values():
     assert positions == 4 * 9 * 11
 
 
+def test_variances_ahead_are_not_negative_where_inputs_cancel():
+    factors = jnp.linspace(1.0, 7.0, 16)
+    kernel = draw(1, 16, 64)
+    kernel -= factors[:, None] * (factors @ kernel) / (factors @ factors)  # all outputs are zero but for rounding
+    x = 1e3 * draw(0, 2, 5, 6, 1) * factors
+    _, var, _ = moments.moments_ahead(x, kernel[None, None], None)
+    assert 0 <= var.min() and var.max() < 1e-5 * x.var()
+
+
 def test_sums_of_channels_are_the_same_in_one_reduction_and_in_two_and_one_is_made_for_a_gpu():
     arrays = draw(0, 4, 9, 11, 16), draw(1, 4, 9, 11, 16)
     expected = [np.asarray(array, np.float64).sum((0, 1, 2)) for array in arrays]

@@ -57,8 +57,8 @@ def _ahead_and_kept(x, kernel):
         "bhwi,bhwj->ij", deviations, deviations, precision=HIGHEST, preferred_element_type=dtype
     ) / x[..., 0].size  # fmt: skip
     spread = jnp.matmul(covariance, kernel, precision=HIGHEST)
-    result = jnp.matmul(mean, kernel, precision=HIGHEST), jnp.sum(kernel * spread, 0)
-    return result, (x, mean, kernel, spread)
+    var = jnp.maximum(jnp.sum(kernel * spread, 0), 0.0)  # rounding may leave less where outputs hardly vary
+    return (jnp.matmul(mean, kernel, precision=HIGHEST), var), (x, mean, kernel, spread)
 
 
 def _ahead_gradient(kept, given):
