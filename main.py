@@ -16,10 +16,10 @@ from etils import epath
 from ml_collections import config_flags
 
 # JAX and what needs it is imported late, so that wrong flags are refused at once and there is a sign of life meanwhile
-from proda_jax.files import alone, cache_folder, check_writable, write_atomically
-from proda_jax.interruption import EXIT_CODE, Interruption, Stopped
-from proda_jax.progress import phase, say
-from proda_jax.refusals import without_traceback
+from proda_jax.system.files import alone, cache_folder, check_writable, write_atomically
+from proda_jax.system.interruption import EXIT_CODE, Interruption, Stopped
+from proda_jax.system.progress import phase, say
+from proda_jax.system.refusals import without_traceback
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration, such as configs/gta5.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run makes; may be in a bucket.")
@@ -83,9 +83,9 @@ def main(arguments: list[str]) -> None:
         raise app.UsageError("--input is what --mode=predict labels")
     config = choose_network() if _MODE.value in ("predict", "export") else read_config()
     with phase("loading JAX"):
-        importlib.import_module("proda_jax.experiment")
+        importlib.import_module("proda_jax.run.experiment")
     if _DISTRIBUTED.value or _COORDINATOR.value:
-        from proda_jax import hosts
+        from proda_jax.system import hosts
 
         hosts.start(_COORDINATOR.value, _HOSTS.value, _HOST.value)
     if _MODE.value in ("predict", "export"):
@@ -126,7 +126,7 @@ def read_config() -> ml_collections.ConfigDict:
     except OSError as error:
         raise app.UsageError(f"--config: {error}") from None
     if config is None and _MODE.value == "evaluate" and _WORKDIR.value:
-        from proda_jax.provenance import read_configuration
+        from proda_jax.run.provenance import read_configuration
 
         return read_configuration(_WORKDIR.value)
     if config is None:
@@ -136,8 +136,9 @@ def read_config() -> ml_collections.ConfigDict:
 
 def train(config: ml_collections.ConfigDict) -> None:
     """Runs the configuration's stages, of which what is done already is skipped, and prints their table."""
-    from proda_jax import devices, experiment, hosts, settings
-    from proda_jax.sources import Sources
+    from proda_jax.run import experiment, settings
+    from proda_jax.run.sources import Sources
+    from proda_jax.system import devices, hosts
 
     if _WORKDIR.value is None:
         raise app.UsageError("--workdir is needed: a folder for everything that the run makes")
@@ -166,8 +167,9 @@ def train(config: ml_collections.ConfigDict) -> None:
 
 def study(config: ml_collections.ConfigDict) -> None:
     """Runs a study, of which what is done already is skipped, and prints its table."""
-    from proda_jax import devices, hosts, settings
     from proda_jax import study as studies
+    from proda_jax.run import settings
+    from proda_jax.system import devices, hosts
 
     if _WORKDIR.value is None:
         raise app.UsageError("--workdir is needed: a folder for everything that the study makes")
@@ -219,8 +221,10 @@ def write_last_report(workdir: epath.Path) -> None:
 
 def evaluate(config: ml_collections.ConfigDict) -> None:
     """Prints the scores of one network, and writes them to the workdir if there is one."""
-    from proda_jax import experiment, hosts, settings, tables
-    from proda_jax.sources import Sources
+    from proda_jax.report import score_tables as tables
+    from proda_jax.run import experiment, settings
+    from proda_jax.run.sources import Sources
+    from proda_jax.system import hosts
 
     if _WORKDIR.value is None and config.init_from is None:
         raise app.UsageError("--mode=evaluate needs --config.init_from, a file of weights, or --workdir of a run")
@@ -244,7 +248,7 @@ def evaluate(config: ml_collections.ConfigDict) -> None:
 
 def show_status() -> None:
     """Prints what the workdir holds and how its run is doing."""
-    from proda_jax import status
+    from proda_jax.report import status
 
     if _WORKDIR.value is None:
         raise app.UsageError("--mode=status needs --workdir, the folder of a run")
@@ -268,7 +272,8 @@ def choose_network() -> ml_collections.ConfigDict | None:
 
 def use_network(config: ml_collections.ConfigDict | None) -> None:
     """Predicts with a trained network, or exports it."""
-    from proda_jax import export, loading, predict, settings
+    from proda_jax.inference import export, loading, predict
+    from proda_jax.run import settings
 
     settings.use_compilation_cache()
     with phase("reading the network"):

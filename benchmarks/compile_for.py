@@ -27,7 +27,8 @@ from ml_collections import config_flags
 
 from benchmarks import hlo
 from benchmarks.programs import WHOLE_IMAGES, Programs
-from proda_jax import devices, settings
+from proda_jax.run import settings
+from proda_jax.system import devices
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration.")
 _DEVICE = flags.DEFINE_string("device", "v5e:2x2", "TPU slice or GPU (h100, h200) to compile for.")

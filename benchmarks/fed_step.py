@@ -31,11 +31,12 @@ from PIL import Image
 from benchmarks.programs import Programs
 from configs import base
 from data_prep.demo_streets import render
-from proda_jax import devices, settings, train
 from proda_jax.data.label_spaces import label_space
 from proda_jax.data.pseudo_labels import PseudoLabels, with_pseudo_labels
-from proda_jax.experiment import LABELS
-from proda_jax.sources import Sources
+from proda_jax.run import settings, train
+from proda_jax.run.experiment import LABELS
+from proda_jax.run.sources import Sources
+from proda_jax.system import devices
 
 NOISE = 2.0  # grey levels, which give frames a camera's file size
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import ml_collections
 
 from benchmarks.programs import WHOLE_IMAGES, Programs
+from proda_jax.adaptation.stages import denoise
 from proda_jax.models.convolution import Conv
-from proda_jax.stages import denoise
 
 # dense bfloat16 TFLOP/s of one device, from the makers' data sheets
 PEAKS = {

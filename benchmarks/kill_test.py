@@ -28,7 +28,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from absl import app, flags, logging
 
-from proda_jax.interruption import EXIT_CODE
+from proda_jax.system.interruption import EXIT_CODE
 
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS = {"source": 12, "warmup": 8, "stage1": 8, "stage2": 8, "stage3": 8}

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 from absl import app, flags
 from ml_collections import config_flags
 
-from proda_jax import devices
 from proda_jax.models import convolution, moments, normalisation
 from proda_jax.models.resnet import EXPANSION, output_size
+from proda_jax.system import devices
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/demo.py", "Configuration: its network and crops.")
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed rounds of each way, in turn; medians count.")

@@ -33,13 +33,14 @@ from benchmarks.flops import PEAKS, Minimum
 from benchmarks.programs import Programs
 from benchmarks.torch_network import Block, Network
 from configs import base
-from proda_jax import devices, prototypes, views
+from proda_jax.adaptation import prototypes, views
+from proda_jax.adaptation.resizing import align_corners_weights
+from proda_jax.adaptation.stages import build, denoise
+from proda_jax.adaptation.stages import step as steps
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.resnet import output_size
-from proda_jax.models.torch_names import to_torch
-from proda_jax.resizing import align_corners_weights
-from proda_jax.stages import build, denoise
-from proda_jax.stages import step as steps
+from proda_jax.models.weights.torch_names import to_torch
+from proda_jax.system import devices
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/demo.py", "Configuration: its network and sizes.")
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed rounds of each, in turn; medians count.")

@@ -11,11 +11,13 @@ import ml_collections
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from proda_jax import devices, evaluate, prototypes, settings
+from proda_jax.adaptation import prototypes
+from proda_jax.adaptation.stages import build, denoise, step
 from proda_jax.data.label_spaces import label_space
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.models.resnet import OUTPUT_STRIDE, output_size
-from proda_jax.stages import build, denoise, step
+from proda_jax.run import evaluate, settings
+from proda_jax.system import devices
 
 TRACED_CALLS = 2  # of a program, where its kernels are looked at
 PROGRAM = "program.hlo"  # of a traced program: its compiled text, beside the trace

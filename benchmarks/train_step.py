@@ -20,7 +20,8 @@ from ml_collections import config_flags
 from benchmarks import hlo
 from benchmarks.flops import PEAKS, Minimum
 from benchmarks.programs import PROGRAM, TRACED_CALLS, WHOLE_IMAGES, Program, Programs
-from proda_jax import devices, settings
+from proda_jax.run import settings
+from proda_jax.system import devices
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/demo.py", "Configuration.")
 _PROGRAMS = flags.DEFINE_list("programs", None, "Stages, evaluation, prediction; default: a stage of each kind, both.")

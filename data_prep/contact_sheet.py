@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from proda_jax.data import decode
 from proda_jax.data.label_spaces import IGNORE, LabelMap
-from proda_jax.files import local_copy, write_atomically
+from proda_jax.system.files import local_copy, write_atomically
 
 NAME = "contact_sheet.png"
 COLUMNS = 6

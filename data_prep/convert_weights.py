@@ -10,10 +10,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed; a busy acc
 from absl import app, flags, logging
 from etils import epath
 
-from data_prep import weight_files
-from proda_jax.models import weights
-from proda_jax.models.foreign import INPUTS
 from proda_jax.models.resnet import RESNET101
+from proda_jax.models.weights import files as weights
+from proda_jax.models.weights import torch_files as weight_files
+from proda_jax.models.weights.foreign import INPUTS
 
 WRITERS = {
     ".npz": weights.save,

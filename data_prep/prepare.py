@@ -24,11 +24,11 @@ from data_prep import contact_sheet
 from data_prep.base import SegmentationBuilder
 from data_prep.examples import Checks
 from data_prep.summary import Summary
-from proda_jax import settings
 from proda_jax.data import decode
 from proda_jax.data.label_spaces import FOLDER, label_map, label_space, own_space
-from proda_jax.files import alone, check_writable
-from proda_jax.refusals import without_traceback
+from proda_jax.run import settings
+from proda_jax.system.files import alone, check_writable
+from proda_jax.system.refusals import without_traceback
 
 BUILDERS = {
     "demo": ("data_prep.demo", "Demo"),

@@ -14,8 +14,8 @@ from etils import epath
 
 from data_prep.examples import Counts, Example, Record, file_states
 from proda_jax.data.decode import cores
-from proda_jax.files import MAKE_ROOM, is_remote, unfinished_name, write_atomically
-from proda_jax.progress import progress
+from proda_jax.system.files import MAKE_ROOM, is_remote, unfinished_name, write_atomically
+from proda_jax.system.progress import progress
 
 SHARD_SIZE = 64  # examples: what an interruption costs each thread
 PLAN = "plan.json"

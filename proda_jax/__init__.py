@@ -12,7 +12,7 @@ from typing import Any
 def __getattr__(name: str) -> Any:
     """`load`, whose module is imported when it is first asked for."""
     if name == "load":
-        from proda_jax.loading import load
+        from proda_jax.inference.loading import load
 
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

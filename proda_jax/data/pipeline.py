@@ -9,8 +9,8 @@ from proda_jax.data import decode
 from proda_jax.data.label_spaces import LabelMap
 from proda_jax.data.memory import MemorySource
 from proda_jax.data.source import Batch, ordered_records, training_records
-from proda_jax.files import local_copy
-from proda_jax.progress import progress
+from proda_jax.system.files import local_copy
+from proda_jax.system.progress import progress
 
 
 class TfdsSource:

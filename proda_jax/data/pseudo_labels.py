@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from proda_jax.data.source import Batch
-from proda_jax.files import npz, read_json, read_npz, write_atomically
+from proda_jax.system.files import npz, read_json, read_npz, write_atomically
 
 ORIGIN = "origin.json"
 LONGEST_NAME = 180  # most disks allow 255 bytes, of which an unfinished file needs some

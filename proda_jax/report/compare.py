@@ -8,11 +8,11 @@ from typing import Any
 
 from etils import epath
 
-from proda_jax.files import write_atomically
 from proda_jax.report import page
 from proda_jax.report.content import Figure, Folder, Legend, Note, Section, Table, gain, number, written
 from proda_jax.report.drawing import BLUE, GREEN, INK, ORANGE, PURPLE, YELLOW, draw
 from proda_jax.report.run import Run, Stage, compared, read
+from proda_jax.system.files import write_atomically
 
 _COLORS = ((BLUE, "blue"), (ORANGE, "orange"), (GREEN, "green"), (PURPLE, "purple"), (YELLOW, "yellow"))
 # settings that change nothing in what a run ends in: seeds differ within a group, and the rest is where, how often, how

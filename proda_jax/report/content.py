@@ -10,8 +10,8 @@ from typing import Any
 
 from etils import epath
 
-from proda_jax.files import write_atomically
 from proda_jax.report.drawing import Panel
+from proda_jax.system.files import write_atomically
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,11 +8,11 @@ import jinja2
 import markupsafe
 from etils import epath
 
-from proda_jax.files import write_atomically
 from proda_jax.report import charts, embedding, label_quality, matrices, paper, pictures, tables
 from proda_jax.report.content import Figure, Folder, Legend, Note, Section, Table, Tiles, gain, number
 from proda_jax.report.run import Run, compared, read
-from proda_jax.tables import duration
+from proda_jax.report.score_tables import duration
+from proda_jax.system.files import write_atomically
 
 FOLDER = "report"
 # every subject: (run, folder of the report) -> section

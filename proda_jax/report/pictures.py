@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from proda_jax.data.label_spaces import IGNORE, LabelSpace
-from proda_jax.metrics import scores
+from proda_jax.data.metrics import scores
 from proda_jax.report.content import Folder, Legend, Note, Section, Tile, Tiles, data_uri, number
 from proda_jax.report.run import Run, Stage, compared
 

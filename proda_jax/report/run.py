@@ -10,7 +10,7 @@ from etils import epath
 
 from proda_jax.data.label_spaces import LABEL_SPACES, LabelSpace, label_space
 from proda_jax.report import reading
-from proda_jax.tables import best_of
+from proda_jax.report.score_tables import best_of
 
 # kinds of the stages that our configurations name, for workdirs that do not say which kind a stage is
 _USUAL_KINDS = {

@@ -6,7 +6,7 @@ from typing import Any
 from proda_jax.report import paper
 from proda_jax.report.content import Folder, Note, Section, Table, gain, number, written
 from proda_jax.report.run import Run, Stage, compared
-from proda_jax.tables import duration, score_title
+from proda_jax.report.score_tables import duration, score_title
 
 
 def scores(run: Run, folder: Folder) -> Section:

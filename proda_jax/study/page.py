@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from proda_jax.files import write_atomically
 from proda_jax.report import embedding, page, paper, pictures
 from proda_jax.report.charts import value_of
 from proda_jax.report.compare import mean_and_spread
@@ -17,6 +16,7 @@ from proda_jax.report.run import Run, Stage, read
 from proda_jax.study import results
 from proda_jax.study.plan import Plan, folder_of
 from proda_jax.study.results import Line
+from proda_jax.system.files import write_atomically
 
 _COLORS = (
     (BLUE, "blue"), (ORANGE, "orange"), (GREEN, "green"), (PURPLE, "purple"), (YELLOW, "yellow"),

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import ml_collections
 
-from proda_jax import settings
+from proda_jax.run import settings
 
 INPUTS = ("init", "labels_from", "teacher")  # settings of a stage that name the stages it needs
 SHOWN = ("classes", "curves", "label_quality", "pictures", "features")

@@ -10,12 +10,12 @@ from typing import Any
 
 from etils import epath
 
-from proda_jax.files import write_atomically
 from proda_jax.report.compare import mean_and_spread
 from proda_jax.report.content import gain, number
+from proda_jax.report.score_tables import latex_text
+from proda_jax.run.workdir import Workdir
 from proda_jax.study.plan import Plan, Row, folder_of
-from proda_jax.tables import latex_text
-from proda_jax.workdir import Workdir
+from proda_jax.system.files import write_atomically
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,14 +11,14 @@ from time import sleep
 import jax
 from etils import epath
 
-from proda_jax import hosts
-from proda_jax.experiment import Experiment
-from proda_jax.files import Busy, is_remote
-from proda_jax.interruption import Interruption
-from proda_jax.progress import say
-from proda_jax.sources import Sources
+from proda_jax.run.experiment import Experiment
+from proda_jax.run.sources import Sources
 from proda_jax.study import results
 from proda_jax.study.plan import Plan, inputs_of
+from proda_jax.system import hosts
+from proda_jax.system.files import Busy, is_remote
+from proda_jax.system.interruption import Interruption
+from proda_jax.system.progress import say
 
 PAUSE = 10.0  # seconds between two looks at what other processes have finished
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import ml_collections
 
-from proda_jax import settings
+from proda_jax.run import settings
 from proda_jax.study.plan import INPUTS, Plan, Row, check, chosen_seeds, inputs_of
 
 ALONE = ("seed", "stages", "task", "init_from", "study")  # of which there is one in a study

@@ -1,0 +1,321 @@
+"""The paper's losses (Equations 1, 7, 9, 10, 12) and the warm-up's adversarial loss.
+
+Each returns the **share of a global mean** that the pixels it is given have: their sum, divided by the `total` number
+of pixels that count in the whole batch (`count`, summed over devices and micro-batches). The sum of all shares is the
+loss, and the sum of their gradients its gradient, however unevenly ignored pixels are spread. Where `total` is not
+given, these pixels are the whole batch, and the share is the loss.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from proda_jax.adaptation.prototypes import log_assignment_weights
+from proda_jax.adaptation.resizing import resize_align_corners
+from proda_jax.data.label_spaces import IGNORE
+
+PREDICTION_FLOOR = 1e-7  # clamp of the prediction in the reverse cross entropy (released code)
+LABEL_FLOOR = 1e-4  # clamp of its one-hot label, whose log would be infinite (Equation 7 and the line below it)
+
+
+def count(mask: jax.Array, reduction: str = "mean") -> jax.Array:
+    """What the sum of losses over these pixels is to be divided by; whole batches add these up to their `total`.
+
+    Args:
+      mask: bool [batch, ...], true for pixels that count.
+      reduction: 'mean' counts pixels (released code); 'sum' counts images, as the paper's equations sum within one.
+
+    Returns:
+      int32 scalar.
+
+    Raises:
+      ValueError: unknown `reduction`.
+    """
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"loss reduction: expected 'mean' or 'sum', got {reduction!r}")
+    return jnp.sum(mask, dtype=jnp.int32) if reduction == "mean" else jnp.int32(len(mask))
+
+
+def share_of_mean(
+    values: jax.Array, mask: jax.Array, total: jax.Array | None = None, reduction: str = "mean"
+) -> jax.Array:
+    """The share of a mean that these values have.
+
+    Args:
+      values: [batch, ...].
+      mask: bool, the shape of `values`; only what is true counts.
+      total: `count` of the whole batch; None: these are all.
+      reduction: see `count`.
+
+    Returns:
+      float32 scalar; zero where nothing counts.
+    """
+    total = count(mask, reduction) if total is None else total
+    return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(total, 1).astype(jnp.float32)
+
+
+def _log_softmax(logits: jax.Array) -> jax.Array:
+    return jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+
+
+def _pixel_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    # a product with the one-hot label rather than a lookup: its backward pass has no scatter (slow, unordered on GPU)
+    return -jnp.sum(_log_softmax(logits) * jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32), axis=-1)
+
+
+def cross_entropy(
+    logits: jax.Array, labels: jax.Array, *, total: jax.Array | None = None, reduction: str = "mean"
+) -> jax.Array:
+    """Cross entropy with hard labels (Equation 1).
+
+    Args:
+      logits: [batch, ..., classes].
+      labels: integer [batch, ...]; IGNORE does not count.
+      total, reduction: see `share_of_mean`.
+
+    Returns:
+      The share of the loss, float32 scalar.
+    """
+    return share_of_mean(_pixel_cross_entropy(logits, labels), labels != IGNORE, total, reduction)
+
+
+def upsampled_cross_entropy(
+    logits: jax.Array, labels: jax.Array, *, total: jax.Array | None = None, reduction: str = "mean"
+) -> jax.Array:
+    """Cross entropy at label size: logits are resized to the labels, corners aligned (Equation 1, source images).
+
+    The backward pass resizes again instead of keeping logits at label size, the largest tensors of a step.
+
+    Args:
+      logits: [batch, height, width, classes].
+      labels: integer [batch, label height, label width]; IGNORE does not count.
+      total, reduction: see `share_of_mean`.
+
+    Returns:
+      The share of the loss, float32 scalar.
+    """
+    @jax.checkpoint
+    def pixel_losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
+        return _pixel_cross_entropy(resize_align_corners(logits, labels.shape[1:3]), labels)
+
+    return share_of_mean(pixel_losses(logits, labels), labels != IGNORE, total, reduction)
+
+
+def soft_cross_entropy(
+    logits: jax.Array,
+    targets: jax.Array,
+    mask: jax.Array,
+    *,
+    total: jax.Array | None = None,
+    reduction: str = "mean",
+) -> jax.Array:
+    """Cross entropy with soft labels (Equation 1 without the argmax of Equation 2; variants of Figure 4).
+
+    Args:
+      logits: [batch, ..., classes].
+      targets: probabilities, [batch, ..., classes]; no gradient flows into them.
+      mask: bool [batch, ...], pixels that count.
+      total, reduction: see `share_of_mean`.
+
+    Returns:
+      The share of the loss, float32 scalar.
+    """
+    targets = jax.lax.stop_gradient(targets.astype(jnp.float32))
+    return share_of_mean(-jnp.sum(targets * _log_softmax(logits), axis=-1), mask, total, reduction)
+
+
+def reverse_cross_entropy(
+    logits: jax.Array, labels: jax.Array, *, total: jax.Array | None = None, reduction: str = "mean"
+) -> jax.Array:
+    """Cross entropy with prediction and label exchanged, l_ce(y, p) in Equation 7.
+
+    The prediction is clamped to [1e-7, 1] and the one-hot label to [1e-4, 1].
+
+    Args and returns as in `cross_entropy`.
+    """
+    prediction = jnp.clip(jax.nn.softmax(logits.astype(jnp.float32), axis=-1), PREDICTION_FLOOR, 1.0)
+    label = jnp.clip(jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32), LABEL_FLOOR, 1.0)
+    return share_of_mean(-jnp.sum(prediction * jnp.log(label), axis=-1), labels != IGNORE, total, reduction)
+
+
+def symmetric_cross_entropy(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    alpha: float,
+    beta: float,
+    total: jax.Array | None = None,
+    reduction: str = "mean",
+) -> jax.Array:
+    """alpha * l_ce(p, y) + beta * l_ce(y, p) (Equation 7; Table 9).
+
+    Args:
+      logits: [batch, ..., classes].
+      labels: integer [batch, ...]; IGNORE does not count.
+      alpha: weight of the cross entropy (paper: 0.1).
+      beta: weight of the reverse cross entropy (paper: 1).
+      total, reduction: see `share_of_mean`.
+
+    Returns:
+      The share of the loss, float32 scalar.
+    """
+    forward = cross_entropy(logits, labels, total=total, reduction=reduction)
+    return alpha * forward + beta * reverse_cross_entropy(logits, labels, total=total, reduction=reduction)
+
+
+def class_balance(
+    logits: jax.Array, kind: str = "mrkld", *, total: jax.Array | None = None, reduction: str = "mean"
+) -> jax.Array:
+    """Regulariser against the collapse onto few classes (Equation 10).
+
+    Args:
+      logits: [batch, ..., classes]; every pixel counts.
+      kind: 'mrkld', -log p over pixels and classes (Equation 10), or 'mrent', sum of p log p over pixels (negative
+        entropy, the alternative in the released code).
+      total: see `share_of_mean`.
+      reduction: 'mean' over pixels (and classes, with 'mrkld') as released, 'sum' over them as in the paper.
+
+    Returns:
+      The share of the loss, float32 scalar.
+
+    Raises:
+      ValueError: unknown `kind`.
+    """
+    log_p = _log_softmax(logits)
+    everywhere = jnp.ones(logits.shape[:-1], bool)
+    if kind == "mrkld":
+        over_classes = jnp.mean if reduction == "mean" else jnp.sum
+        return share_of_mean(over_classes(-log_p, axis=-1), everywhere, total, reduction)
+    if kind == "mrent":
+        return share_of_mean(jnp.sum(jnp.exp(log_p) * log_p, axis=-1), everywhere, total, reduction)
+    raise ValueError(f"class balance: expected kind 'mrkld' or 'mrent', got {kind!r}")
+
+
+def assignment_consistency(
+    student_distances: jax.Array,
+    teacher_distances: jax.Array,
+    valid: jax.Array,
+    *,
+    temperature: float = 1.0,
+    seen: jax.Array | None = None,
+    over_classes: str = "mean",
+    total: jax.Array | None = None,
+) -> jax.Array:
+    """KL(z_T || z_T'): the strong view's prototype assignment follows the weak view's (Equation 9).
+
+    Args:
+      student_distances: of the strong view's features to the prototypes, [batch, ..., classes].
+      teacher_distances: of the momentum encoder's features, warped like the strong view, [batch, ..., classes]; no
+        gradient flows into them.
+      valid: bool [batch, ...]; false at the border and in the cutout, where there is no teacher.
+      temperature: tau of Equation 8.
+      seen: [classes] bool; classes without a prototype have assignment zero on both sides and add nothing.
+      over_classes: 'mean' (released code: 1 / classes of a divergence) or 'sum', the divergence itself.
+      total: see `share_of_mean`.
+
+    Returns:
+      The share of the mean over valid pixels.
+    """
+    log_student = log_assignment_weights(student_distances, temperature, seen)
+    log_teacher = jax.lax.stop_gradient(log_assignment_weights(teacher_distances, temperature, seen))
+    terms = jnp.exp(log_teacher) * (log_teacher - log_student)
+    reduce = {"mean": jnp.mean, "sum": jnp.sum}[over_classes]
+    return share_of_mean(reduce(terms, axis=-1), valid, total)
+
+
+def distillation(
+    student_logits: jax.Array,
+    teacher_logits: jax.Array,
+    valid: jax.Array,
+    *,
+    form: str = "equation12",
+    total: jax.Array | None = None,
+) -> jax.Array:
+    """Knowledge distillation, KL(p_t || p_t^dagger) (last term of Equation 12).
+
+    Args:
+      student_logits: [batch, ..., classes].
+      teacher_logits: [batch, ..., classes]; no gradient flows into them.
+      valid: bool [batch, ...], pixels that count.
+      form: 'equation12', the divergence averaged over pixels and classes; 'equation12_per_pixel', averaged over
+        pixels; 'released', what the released code computes: the student's probabilities stand where their
+        logarithms are due, so it is no divergence and can be negative; averaged over pixels and classes.
+      total: see `share_of_mean`.
+
+    Returns:
+      The share of the loss, float32 scalar.
+
+    Raises:
+      ValueError: unknown `form`.
+    """
+    log_teacher = jax.lax.stop_gradient(_log_softmax(teacher_logits))
+    log_student = _log_softmax(student_logits)
+    over_classes = {"equation12": jnp.mean, "equation12_per_pixel": jnp.sum, "released": jnp.mean}
+    if form not in over_classes:
+        raise ValueError(f"distillation: expected form {' or '.join(map(repr, over_classes))}, got {form!r}")
+    compared = jnp.exp(log_student) if form == "released" else log_student
+    terms = jnp.exp(log_teacher) * (log_teacher - compared)
+    return share_of_mean(over_classes[form](terms, axis=-1), valid, total)
+
+
+def contrast(
+    first: jax.Array,
+    second: jax.Array,
+    *,
+    temperature: float,
+    axis_name: str | None = None,
+    total: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """NT-Xent, the loss of SimCLR (Chen et al., 2020, Equation 1): a view is to be nearer to the other view of the same
+    image than to all other views of the batch, over every device.
+
+    Args:
+      first, second: projections of the two views of each of this device's images, [images, channels].
+      temperature: of the softmax over cosine similarities.
+      axis_name: mapped axis over the devices, or None on one.
+      total: views in the whole batch, twice its images; None: these are all.
+
+    Returns:
+      The share of the mean loss over views that this device's views have, and the share of them that are nearest to
+      their partner, float32 scalars.
+    """
+    own = jnp.concatenate([first, second]).astype(jnp.float32)
+    own = own / jnp.maximum(jnp.linalg.norm(own, axis=-1, keepdims=True), 1e-12)
+    views = own.reshape(2, len(first), -1)
+    images, place = len(first), jnp.int32(0)
+    if axis_name is not None:  # its gradient reaches the devices that the views are from
+        views = jax.lax.all_gather(views, axis_name, axis=1, tiled=True)
+        place = jax.lax.axis_index(axis_name) * images
+    images_of_all = views.shape[1]
+    similar = jnp.einsum("ic,jc->ij", own, views.reshape(2 * images_of_all, -1), precision=jax.lax.Precision.HIGHEST)
+    here = place + jnp.arange(images)
+    itself = jnp.concatenate([here, here + images_of_all])
+    partner = jnp.concatenate([here + images_of_all, here])
+    columns = jnp.arange(2 * images_of_all)
+    logits = jnp.where(columns == itself[:, None], -jnp.inf, similar / temperature)
+    terms = jax.nn.logsumexp(logits, axis=-1) - jnp.sum(jnp.where(columns == partner[:, None], logits, 0.0), axis=-1)
+    nearest = (jnp.argmax(logits, axis=-1) == partner).astype(jnp.float32)
+    everywhere = jnp.ones(terms.shape, bool)
+    return share_of_mean(terms, everywhere, total), share_of_mean(nearest, everywhere, total)
+
+
+def gan_loss(scores: jax.Array, target: float, kind: str = "ls", *, total: jax.Array | None = None) -> jax.Array:
+    """How far the discriminator's scores are from a domain's label (warm-up, AdaptSegNet).
+
+    Args:
+      scores: the discriminator's output, [batch, height, width, 1].
+      target: the label that is asked for: 0 source, 1 target.
+      kind: 'ls', squared difference (least-squares GAN), or 'vanilla', binary cross entropy with logits.
+      total: see `share_of_mean`.
+
+    Returns:
+      The share of the mean over all scores, float32 scalar.
+
+    Raises:
+      ValueError: unknown `kind`.
+    """
+    scores, everywhere = scores.astype(jnp.float32), jnp.ones(scores.shape, bool)
+    if kind == "ls":
+        return share_of_mean((scores - target) ** 2, everywhere, total)
+    if kind == "vanilla":
+        return share_of_mean(jax.nn.softplus(scores) - target * scores, everywhere, total)
+    raise ValueError(f"adversarial loss: expected kind 'ls' or 'vanilla', got {kind!r}")

@@ -1,0 +1,221 @@
+"""From settings to what a step needs: networks, optimizers, and the state that a stage starts from."""
+
+import functools
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from proda_jax.adaptation import optim, prototypes
+from proda_jax.adaptation.stages import denoise, distill, pretrain, supervised, warmup
+from proda_jax.adaptation.stages import step as steps
+from proda_jax.adaptation.stages.step import Setup
+from proda_jax.adaptation.state import DiscriminatorState, TrainState, copy
+from proda_jax.models.deeplab import PROJECTION, DeepLab
+from proda_jax.models.discriminator import Discriminator
+
+TRAIN_STEPS = {
+    "pretrain": pretrain.train_step,
+    "supervised": supervised.train_step,
+    "warmup": warmup.train_step,
+    "denoise": denoise.train_step,
+    "distill": distill.train_step,
+}
+
+# Where a stage's networks, labels and draws are from: its step is the same from wherever they are.
+ORIGINS = ("init", "init_takes", "weights", "teacher", "labels_from", "random_as")
+
+# How often the released optimizer steps a backbone parameter in one iteration: its generator yields most of them
+# three times, a block's projection once more than the block, the stem once.
+RELEASED_REPEATS = {"backbone": 3, "projection": 4, "stem": 1}
+
+
+@functools.cache  # so that it is the same function, see `devices.map_step`
+def train_step(kind: str) -> Callable:
+    """The train step of a kind of stage: (state, batch, teacher, *, setup) -> (state, metrics)."""
+    return steps.unless_not_finite(TRAIN_STEPS[kind])
+
+
+def network(model: ml_collections.ConfigDict, classes: int, *, extra_norm: bool, axis_name: str | None) -> DeepLab:
+    """The segmentation network of the configuration's `model` section.
+
+    Args:
+      model: that section.
+      classes: number of classes.
+      extra_norm: with the batch normalisation that a self-supervised backbone needs after it.
+      axis_name: mapped axis over the devices, or None.
+    """
+    return DeepLab(
+        classes=classes,
+        depths=tuple(model.depths),
+        width=model.width,
+        extra_norm=extra_norm,
+        head=model.head,
+        dilations=tuple(model.dilations),
+        head_channels=model.head_channels,
+        feature_channels=model.feature_channels,
+        dropout=model.dropout,
+        input_mean=tuple(model.input_mean),
+        input_std=tuple(model.input_std),
+        initialisation=model.initialisation,
+        batch_norm_epsilon=model.batch_norm_epsilon,
+        axis_name=axis_name,
+        recompute=model.recompute,
+        dtype=jnp.dtype(model.dtype),
+    )
+
+
+def projecting(network: DeepLab, stage: ml_collections.ConfigDict) -> DeepLab:
+    """The network of a stage of pretraining: the same backbone below another head."""
+    sizes = {"classes": stage.projection_channels, "head_channels": stage.hidden_channels}
+    return network.clone(head=PROJECTION, extra_norm=False, **sizes)
+
+
+def parameter_group(path: tuple[str, ...]) -> str:
+    """Group of a network parameter: 'stem', 'projection' or 'backbone' of the backbone, or 'head'."""
+    if path[0] != "backbone":
+        return "head"
+    if path[1] in ("conv1", "bn1"):
+        return "stem"
+    return "projection" if path[2].startswith("downsample") else "backbone"
+
+
+def schedule(stage: ml_collections.ConfigDict, rate: float, steps_per_epoch: int) -> optax.Schedule:
+    """A learning rate's course: 'poly' (released code), or 'per_epoch' (Section 5.1: times 0.9 each epoch)."""
+    if stage.schedule == "per_epoch":
+        return optim.per_epoch(rate, stage.schedule_factor, steps_per_epoch)
+    return optim.poly(rate, stage.schedule_steps, stage.schedule_power)
+
+
+def network_optimizer(stage: ml_collections.ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
+    """SGD with the stage's rates for backbone and head; frozen batch normalisation does not move at all."""
+    rates = {group: schedule(stage, stage.backbone_rate, steps_per_epoch) for group in RELEASED_REPEATS}
+    rates["head"] = schedule(stage, stage.head_rate, steps_per_epoch)
+
+    def group_of(path: tuple[str, ...]) -> str:
+        frozen = stage.batch_norm == "frozen" and path[-2].endswith(("bn1", "bn2", "bn3", "_bn", "extra_norm"))
+        return optim.FROZEN if frozen else parameter_group(path)
+
+    return optim.sgd(
+        rates,
+        group_of,
+        momentum=stage.momentum,
+        weight_decay=stage.weight_decay,
+        repeats=RELEASED_REPEATS if stage.backbone_steps == "released" else None,
+    )
+
+
+def discriminator_optimizer(stage: ml_collections.ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
+    """Adam with AdaptSegNet's moments, decayed like the network's rate (released code)."""
+    return optax.adam(schedule(stage, stage.discriminator_rate, steps_per_epoch), b1=0.9, b2=0.99)
+
+
+def stage_key(seed: int, name: str) -> jax.Array:
+    """The random key of (seed, stage)."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()) & 0x7FFFFFFF)
+
+
+def order_seed(seed: int, name: str) -> int:
+    """Seed of the input order of (seed, stage); even, so that its successor is free for the second data set."""
+    return 2 * (zlib.crc32(f"{seed}/{name}".encode()) & 0x3FFFFFFF)
+
+
+def batch_size(config: ml_collections.ConfigDict, name: str) -> int:
+    """Images of each domain in a step of a stage, over all devices."""
+    return config[name].get("batch_size") or config.batch_size
+
+
+def takes_backbone(config: ml_collections.ConfigDict, name: str) -> bool:
+    """Whether a stage that starts from an earlier one takes its backbone alone."""
+    stage = config[name]
+    kinds = {stage.kind, config[stage.init].kind}
+    return "pretrain" in kinds or ("init_takes" in stage and stage.init_takes == "backbone")
+
+
+def random_name(config: ml_collections.ConfigDict, name: str) -> str:
+    """The name of a stage in `stage_key` and `order_seed`: its own, or that of another, whose draws it shares."""
+    return config[name].get("random_as") or name
+
+
+def views_of(config: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
+    """The views of a stage: the section 'views', with what the stage has of its own."""
+    views = ml_collections.ConfigDict(dict(config.views))
+    views.update(dict(config[name].get("views", {})))
+    return views
+
+
+def setup(
+    config: ml_collections.ConfigDict,
+    name: str,
+    *,
+    model: DeepLab,
+    teacher: DeepLab | None,
+    steps_per_epoch: int,
+) -> Setup:
+    """What the steps of stage `name` need.
+
+    Args:
+      config: the whole configuration.
+      name: the stage, one of `config.stages`.
+      model: the trained network; its `axis_name` is the step's.
+      teacher: network of the stage that this one learns from, if any.
+      steps_per_epoch: steps in which the target's training images are seen once.
+    """
+    stage = {key: value for key, value in config[name].items() if key not in ORIGINS}
+    sections = map(ml_collections.FrozenConfigDict, (stage, views_of(config, name)))
+    return _setup(*sections, model, teacher, config.micro_batches, steps_per_epoch)
+
+
+@functools.lru_cache(maxsize=64)
+def _setup(
+    stage: ml_collections.FrozenConfigDict, views: ml_collections.FrozenConfigDict, model: DeepLab,
+    teacher: DeepLab | None, micro_batches: int, steps_per_epoch: int,
+) -> Setup:  # fmt: skip
+    """The same one for the same settings: optimizers are functions, which are equal to themselves alone."""
+    adversarial = stage.kind == "warmup"
+    return Setup(
+        model=model,
+        optimizer=network_optimizer(stage, steps_per_epoch),
+        stage=stage,
+        views=views,
+        axis_name=model.axis_name,
+        micro_batches=micro_batches,
+        teacher=teacher,
+        discriminator=Discriminator(tuple(stage.discriminator_channels), model.dtype) if adversarial else None,
+        discriminator_optimizer=discriminator_optimizer(stage, steps_per_epoch) if adversarial else None,
+    )
+
+
+def create_state(
+    setup: Setup, key: jax.Array, variables: Any, start: prototypes.Prototypes | None = None
+) -> TrainState:
+    """The state of a stage before its first step.
+
+    Args:
+      setup: of the stage.
+      key: of (seed, stage), see `stage_key`.
+      variables: {'params', 'batch_stats'} that the network starts from.
+      start: initial prototypes (Equation 5) where the stage uses them; the momentum encoder starts as a copy of the
+        network (Algorithm 1, lines 3 and 4).
+    """
+    discriminator = None
+    if setup.discriminator is not None:
+        probabilities = jnp.zeros((1, *setup.crop_size, setup.model.classes))
+        params = setup.discriminator.init(key, probabilities)["params"]
+        discriminator = DiscriminatorState(params, setup.discriminator_optimizer.init(params))
+    variables = copy(variables)
+    return TrainState(
+        step=jnp.int32(0),
+        key=jnp.copy(key),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=setup.optimizer.init(variables["params"]),
+        skipped=jnp.zeros(2, jnp.int32),
+        ema_params=copy(variables["params"]) if start is not None else None,
+        prototypes=copy(start) if start is not None else None,
+        discriminator=discriminator,
+    )

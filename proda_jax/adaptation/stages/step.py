@@ -1,0 +1,333 @@
+"""What the train steps of all stages share: keys, passes of the trained network, and the update that ends a step.
+
+A step is a pure function of one device's share of the batch, computed one micro-batch after another (gradient
+accumulation). What losses are divided by does not depend on the trained network, so it is counted over devices and
+micro-batches first. Losses then come as *shares* (`losses.share_of_mean`), and one sum over micro-batches and devices
+turns them, and their gradients, into those of the whole batch.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from proda_jax.adaptation import losses, views
+from proda_jax.adaptation.state import TrainState
+from proda_jax.adaptation.views import colour
+from proda_jax.models.deeplab import DeepLab, Output
+from proda_jax.models.discriminator import Discriminator
+
+# Every use of randomness within a step folds its own number into the example's key.
+SOURCE_VIEW, SOURCE_COLOUR, TARGET_VIEW, STRONG_VIEW, SOURCE_PASS, WEAK_PASS, STRONG_PASS, TEACHER_PASS = range(8)
+SECOND_VIEW, FIRST_COLOUR, SECOND_COLOUR, FIRST_GREY, SECOND_GREY = range(8, 13)
+TARGET_SLOTS = 1 << 20  # where a target example draws as a source example does, and is to draw something else
+
+Batch = dict[str, Any]
+Metrics = dict[str, jax.Array]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a step needs and never changes.
+
+    Attributes:
+      model: the trained network; `teacher`: the network that distillation learns from.
+      optimizer: of the trained network.
+      stage: the stage's section of the configuration.
+      views: the configuration's section on views.
+      axis_name: mapped axis over the devices, or None on one.
+      micro_batches: number of them in which a device computes its share of the batch.
+      discriminator, discriminator_optimizer: of the adversarial warm-up.
+    """
+
+    model: DeepLab
+    optimizer: optax.GradientTransformation
+    stage: ml_collections.FrozenConfigDict
+    views: ml_collections.FrozenConfigDict
+    axis_name: str | None = None
+    micro_batches: int = 1
+    teacher: DeepLab | None = None
+    discriminator: Discriminator | None = None
+    discriminator_optimizer: optax.GradientTransformation | None = None
+
+    @property
+    def crop_size(self) -> tuple[int, int]:
+        return tuple(self.views.crop_size)
+
+    @property
+    def target_size(self) -> tuple[int, int]:
+        """Height and width at which target losses are computed: a quarter of the crop in the released code."""
+        return self.on_target_grid(self.crop_size)
+
+    def on_target_grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width, on the grid of target losses, of an image of this size in pixels."""
+        stride = self.views.target_stride
+        return size[0] // stride, size[1] // stride
+
+    @property
+    def shares(self) -> int:
+        """Micro-batches of all devices; each has as many examples."""
+        return self.micro_batches * (1 if self.axis_name is None else jax.lax.axis_size(self.axis_name))
+
+
+def example_keys(state: TrainState, slots: jax.Array, purpose: int) -> jax.Array:
+    """Keys [batch] that depend on (seed, stage, step, place in the global batch) and on nothing else.
+
+    Args:
+      state: holds the key of (seed, stage) and the step.
+      slots: place of each example in the global batch, int32 [batch].
+      purpose: one of the numbers above.
+    """
+    key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), purpose)
+    return jax.vmap(lambda slot: jax.random.fold_in(key, slot))(slots)
+
+
+def forward(
+    setup: Setup, params: Any, batch_stats: Any, images: jax.Array, dropout_keys: jax.Array | None
+) -> tuple[Output, Any]:
+    """A pass of the trained network: its own batch for batch normalisation, which moves the running statistics.
+
+    Args:
+      setup: `stage.batch_norm` 'frozen' uses running statistics and leaves them alone.
+      params, batch_stats: of the network.
+      images: RGB in [0, 1], [batch, height, width, 3].
+      dropout_keys: [batch].
+
+    Returns:
+      The output and the running statistics after it.
+    """
+    variables = {"params": params, "batch_stats": batch_stats}
+    if setup.stage.batch_norm == "frozen":
+        return setup.model.apply(variables, images, train=False, dropout_keys=dropout_keys), batch_stats
+    output, updates = setup.model.apply(
+        variables, images, train=True, dropout_keys=dropout_keys, mutable=["batch_stats"]
+    )
+    return output, updates["batch_stats"]
+
+
+def pass_gradient(
+    setup: Setup,
+    state: TrainState,
+    batch_stats: Any,
+    images: jax.Array,
+    dropout_keys: jax.Array | None,
+    loss_fn: Callable[[Output], tuple[jax.Array, Metrics]],
+) -> tuple[Any, Any, Metrics]:
+    """Gradient of a loss on one pass. Passes are differentiated one by one, so one pass's activations live at a time.
+
+    Returns:
+      gradient, running statistics after the pass, what `loss_fn` reports beside its loss.
+    """
+
+    def loss(params: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
+        output, new_stats = forward(setup, params, batch_stats, images, dropout_keys)
+        value, metrics = loss_fn(output)
+        return value, (new_stats, metrics)
+
+    gradient, (new_stats, metrics) = jax.grad(loss, has_aux=True)(state.params)
+    return gradient, new_stats, metrics
+
+
+def labelled_gradient(
+    setup: Setup,
+    state: TrainState,
+    batch_stats: Any,
+    images: jax.Array,
+    labels: jax.Array,
+    total: jax.Array,
+    dropout_keys: jax.Array | None,
+    name: str = "source_ce",
+) -> tuple[Any, Any, Metrics]:
+    """Gradient of the cross entropy with true labels at full crop size (the l_ce^s of Equation 11).
+
+    `total`: labels that count in the whole batch.
+    """
+
+    def loss_fn(output: Output) -> tuple[jax.Array, Metrics]:
+        loss = losses.upsampled_cross_entropy(output.logits, labels, total=total, reduction=setup.stage.reduction)
+        return loss, {name: loss}
+
+    return pass_gradient(setup, state, batch_stats, images, dropout_keys, loss_fn)
+
+
+def labelled_view(setup: Setup, state: TrainState, batch: Batch, slots: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Weak view of labelled images: RGB in [0, 1] [batch, h, w, 3] with colour jitter, and labels [batch, h, w]."""
+    c = setup.views
+    size = batch["image"].shape[1:3]
+    keys = example_keys(state, slots, SOURCE_VIEW)
+    view = views.draw_weak_view(
+        keys, size, setup.crop_size, base_width=c.base_width, scale=tuple(c.scale), flip=c.flip
+    )
+    image = views.weak_image(batch["image"], view, setup.crop_size)
+    if any(setup.stage.jitter.values()):
+        keys = example_keys(state, slots, SOURCE_COLOUR)
+        image = colour.jitter_colour(image, keys, **setup.stage.jitter)
+    return image / 255.0, views.weak_label(batch["label"], view, setup.crop_size)
+
+
+def add(*gradients: Any) -> Any:
+    """Sum of gradients, leaf by leaf."""
+    return jax.tree.map(lambda *leaves: sum(leaves), *gradients)
+
+
+def each_micro_batch(setup: Setup, function: Callable[[Any], Any], examples: Any) -> Any:
+    """`function` of each micro-batch, one after another; its results in the order of the examples.
+
+    Args:
+      setup: says how many there are.
+      function: examples -> results.
+      examples, and what is returned: trees of arrays [batch, ...].
+    """
+    if setup.micro_batches == 1:
+        return function(examples)
+    results = jax.lax.map(function, split(examples, setup.micro_batches))
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), results)
+
+
+def accumulate(
+    setup: Setup, gradient_of: Callable[[Any, Any], tuple[Any, Any, Metrics]], batch_stats: Any, examples: Any
+) -> tuple[Any, Any, Metrics]:
+    """Gradient and metrics of the whole batch: their sums over micro-batches, one in memory at a time, and devices.
+
+    It is the gradient of all examples at once, except that a micro-batch is normalised by its own statistics (shared by
+    the devices), and that running statistics move once for each.
+
+    Args:
+      setup: says how many there are.
+      gradient_of: (running statistics, examples) -> (gradient, running statistics, metrics), in shares.
+      batch_stats: running statistics before the step.
+      examples: tree of arrays [batch, ...].
+    """
+    if setup.micro_batches == 1:
+        gradient, stats, metrics = gradient_of(batch_stats, examples)
+    else:
+        parts = split(examples, setup.micro_batches)
+        shapes = jax.eval_shape(gradient_of, batch_stats, jax.tree.map(lambda x: x[0], parts))
+        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+        def one_more(so_far: tuple, part: Any) -> tuple[tuple, None]:
+            gradient, stats, metrics = so_far
+            more, stats, extra = gradient_of(stats, part)
+            return (add(gradient, more), stats, add(metrics, extra)), None
+
+        (gradient, stats, metrics), _ = jax.lax.scan(one_more, (nothing[0], batch_stats, nothing[2]), parts)
+    gradient, metrics = reduce(setup, (gradient, metrics))
+    return gradient, stats, metrics
+
+
+def split(examples: Any, parts: int) -> Any:
+    """Arrays [batch, ...] as [parts, batch / parts, ...].
+
+    A part takes every `parts`-th example, so that it has the same of the global batch on any number of devices.
+    """
+    return jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), examples)
+
+
+def reduce(setup: Setup, shares: Any) -> Any:
+    """The whole batch's values from every device's shares: one sum over the devices."""
+    return shares if setup.axis_name is None else jax.lax.psum(shares, setup.axis_name)
+
+
+def update(
+    setup: Setup, state: TrainState, gradient: Any, batch_stats: Any, metrics: Metrics
+) -> tuple[TrainState, Metrics]:
+    """Ends a step: moves the parameters.
+
+    Args:
+      setup: holds the optimizer.
+      state: before the step.
+      gradient, batch_stats, metrics: of the whole batch, see `accumulate`.
+
+    Returns:
+      The state with new parameters, and the metrics with the gradient's norm among them.
+    """
+    updates, opt_state = setup.optimizer.update(gradient, state.opt_state, state.params)
+    state = state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+    )
+    return state, metrics | {"gradient_norm": optax.tree.norm(gradient)}
+
+
+def unless_not_finite(train_step: Callable) -> Callable:
+    """A train step that changes nothing but its number where something in it is not finite.
+
+    That may be a metric, a running statistic, a prototype, or anything of the discriminator. Such a step is counted in
+    `TrainState.skipped` and in the metric 'skipped'; whoever runs it stops where they come in a row. Metrics are those
+    of the whole batch, so all devices decide alike.
+
+    Parameters, their optimizer's state and their average are not looked at: at any rate below 1e18 they are finite
+    where the gradient's norm is, which `update` puts among the metrics. To look at each of their arrays was a seventh
+    of all kernels of a step on a GPU, and kept the update from being made in place.
+    """
+
+    def step(state: TrainState, batch: Batch, teacher: Any, *, setup: Setup) -> tuple[TrainState, Metrics]:
+        new, metrics = train_step(state, batch, teacher, setup=setup)
+        looked_at = (metrics, new.batch_stats, new.prototypes, new.discriminator)
+        # one array, so that there is one test, and not a chain that XLA computes again for each array of the state
+        finite = jnp.isfinite(jnp.concatenate([jnp.ravel(value) for value in jax.tree.leaves(looked_at)])).all()
+        total, in_row = state.skipped
+        skipped = jnp.stack([total + ~finite, jnp.where(finite, 0, in_row + 1)])
+        kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), *map(changing, (new, state)))
+        return new.replace(skipped=skipped, **kept), metrics | {"skipped": skipped[0]}
+
+    return step
+
+
+def changing(state: TrainState) -> dict[str, Any]:
+    """What a step that is left out leaves as it was."""
+    names = ("params", "batch_stats", "opt_state", "ema_params", "prototypes", "discriminator")
+    return {name: getattr(state, name) for name in names}
+
+
+def probabilities(logits: jax.Array) -> jax.Array:
+    return jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
+
+
+@flax.struct.dataclass
+class TargetViews:
+    """The two views of target images, RGB in 0..255 [batch, h, w, 3], and their geometry."""
+
+    weak_view: views.WeakView
+    strong_view: views.StrongView
+    weak_image: jax.Array
+    strong_image: jax.Array
+
+
+def weak_target_view(setup: Setup, state: TrainState, image: jax.Array, slots: jax.Array) -> views.WeakView:
+    """Draws T(x) of Section 4.2 for whole images [batch, height, width, 3]."""
+    c = setup.views
+    keys = example_keys(state, slots, TARGET_VIEW)
+    return views.draw_weak_view(
+        keys, image.shape[1:3], setup.crop_size, base_width=c.base_width, scale=tuple(c.scale), flip=c.flip
+    )
+
+
+def target_views(setup: Setup, state: TrainState, image: jax.Array, slots: jax.Array) -> TargetViews:
+    """T(x) and T'(x) of Section 4.2: random scale, crop and flip; RandAugment and Cutout on top of it.
+
+    Args:
+      setup: holds the settings.
+      state: holds key and step.
+      image: whole images [batch, height, width, 3] uint8.
+      slots: place of each in the global batch, [batch].
+    """
+    c = setup.views
+    weak = weak_target_view(setup, state, image, slots)
+    strong = views.draw_strong_view(
+        example_keys(state, slots, STRONG_VIEW),
+        setup.crop_size,
+        operations=c.strong_operations,
+        flip=c.strong_flip,
+        randaugment=c.randaugment,
+        cutout_fraction=c.cutout_fraction,
+    )
+    weak_image = views.weak_image(image, weak, setup.crop_size)
+    return TargetViews(weak, strong, weak_image, views.strong_image(weak_image, strong))

@@ -1,0 +1,96 @@
+"""Warm-up: adversarial alignment of the output (AdaptSegNet, single level; Section 5.1, Algorithm 1, line 1)."""
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+
+from proda_jax.adaptation import losses, views
+from proda_jax.adaptation.resizing import resize_align_corners
+from proda_jax.adaptation.stages import step as steps
+from proda_jax.adaptation.state import TrainState
+from proda_jax.data.label_spaces import IGNORE
+from proda_jax.models.deeplab import Output
+
+SOURCE, TARGET = 0.0, 1.0  # what the discriminator calls the domains
+
+
+@flax.struct.dataclass
+class Inputs:
+    """Images as the network sees them, RGB in [0, 1] [batch, h, w, 3], and source labels [batch, h, w]."""
+
+    source_image: jax.Array
+    source_label: jax.Array
+    target_image: jax.Array
+    source_keys: jax.Array | None = None
+    target_keys: jax.Array | None = None
+
+
+def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: steps.Setup):
+    """One step of warm-up: source cross entropy and adversarial loss, then the discriminator.
+
+    Args:
+      state: train state with a discriminator.
+      batch: 'source': {'image', 'label'}, 'target': {'image'}, 'slot' [batch] int32; images uint8.
+      teacher: unused.
+      setup: what the step needs besides.
+
+    Returns:
+      (state, metrics)
+    """
+    del teacher
+    source_image, source_label = steps.labelled_view(setup, state, batch["source"], batch["slot"])
+    target = batch["target"]["image"]
+    view = steps.weak_target_view(setup, state, target, batch["slot"])
+    inputs = Inputs(
+        source_image,
+        source_label,
+        views.weak_image(target, view, setup.crop_size) / 255.0,
+        steps.example_keys(state, batch["slot"], steps.SOURCE_PASS),
+        steps.example_keys(state, batch["slot"], steps.WEAK_PASS),
+    )
+    return update(state, inputs, setup=setup)
+
+
+def update(state: TrainState, inputs: Inputs, *, setup: steps.Setup):
+    """The step on images whose views are drawn already."""
+    c, size, critic = setup.stage, inputs.source_image.shape[1:3], state.discriminator
+    total = steps.reduce(setup, losses.count(inputs.source_label != IGNORE, c.reduction))
+
+    def judge(params: Any, logits: jax.Array, domain: float) -> jax.Array:
+        scores = setup.discriminator.apply({"params": params}, steps.probabilities(resize_align_corners(logits, size)))
+        return losses.gan_loss(scores, domain, kind=c.gan, total=jnp.int32(scores.size * setup.shares))
+
+    def gradient_of(stats: Any, part: Inputs):
+        def source_loss(output: Output):
+            loss = losses.upsampled_cross_entropy(
+                output.logits, part.source_label, total=total, reduction=c.reduction
+            )
+            return loss, {"source_ce": loss, "logits": output.logits}
+
+        def adversarial_loss(output: Output):
+            loss = c.adversarial_weight * judge(critic.params, output.logits, SOURCE)
+            return loss, {"adversarial": loss, "logits": output.logits}
+
+        source_gradient, stats, source = steps.pass_gradient(
+            setup, state, stats, part.source_image, part.source_keys, source_loss
+        )
+        target_gradient, stats, target = steps.pass_gradient(
+            setup, state, stats, part.target_image, part.target_keys, adversarial_loss
+        )
+        source_logits, target_logits = source.pop("logits"), target.pop("logits")
+
+        def discriminator_loss(params: Any) -> jax.Array:
+            return judge(params, source_logits, SOURCE) + judge(params, target_logits, TARGET)
+
+        loss, critics_gradient = jax.value_and_grad(discriminator_loss)(critic.params)
+        gradients = steps.add(source_gradient, target_gradient), critics_gradient
+        return gradients, stats, source | target | {"discriminator": loss}
+
+    (gradient, critics_gradient), stats, metrics = steps.accumulate(setup, gradient_of, state.batch_stats, inputs)
+    updates, opt_state = setup.discriminator_optimizer.update(critics_gradient, critic.opt_state, critic.params)
+    critic = critic.replace(params=optax.apply_updates(critic.params, updates), opt_state=opt_state)
+    state, metrics = steps.update(setup, state, gradient, stats, metrics)
+    return state.replace(discriminator=critic), metrics

@@ -1,0 +1,1 @@
+"""A trained network, images and videos in, labels out."""

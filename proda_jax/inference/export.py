@@ -1,0 +1,117 @@
+"""Writes a network for programs that know nothing of this one: TensorFlow's SavedModel, or StableHLO."""
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+
+from proda_jax.adaptation.averaging import averaged_probabilities
+from proda_jax.inference.segmenter import Segmenter
+from proda_jax.models.deeplab import DeepLab
+from proda_jax.system.files import check_writable, write_atomically
+from proda_jax.system.progress import phase
+
+PLATFORMS = ("cpu", "cuda", "tpu")  # that an exported network runs on, whichever it was exported on
+STABLEHLO = "network.stablehlo"
+
+
+def labels(
+    model: DeepLab, variables: Any, images: jax.Array, *, scales: Sequence[float] = (1.0,), flip: bool = False
+) -> jax.Array:
+    """What is exported: the same labels as `Segmenter` gives images that are as large as the network sees them.
+
+    Args:
+      model, variables: the network.
+      images: uint8 [batch, height, width, 3].
+      scales, flip: see `averaging.logits_of_views`.
+
+    Returns:
+      Train ids uint8 [batch, height, width].
+    """
+    mean = averaged_probabilities(model, variables, images, images.shape[1:3], scales=scales, flip=flip)
+    return jnp.argmax(mean, axis=-1).astype(jnp.uint8)
+
+
+def export(segmenter: Segmenter, output: epath.PathLike, kind: str) -> None:
+    """Writes a network, and `card.json` beside it: names and colours of the classes, and the size of its images.
+
+    Args:
+      segmenter: the network; it is exported for images of the size that it knows, in batches of any number.
+      output: folder to write to; what it holds of an earlier export is replaced.
+      kind: 'savedmodel' or 'stablehlo'.
+
+    Raises:
+      ValueError: the images' size is open, or the folder cannot be written to.
+    """
+    size = segmenter.known_size
+    if size is None:
+        raise ValueError("--resize=0: an exported network takes images of one size; name its width, or leave it out")
+    output = epath.Path(output)
+    check_writable(output, "--output")
+    model, variables = segmenter.network
+    predict = functools.partial(labels, model, scales=segmenter.scales, flip=segmenter.flip)
+    with phase(f"writing {kind}"):
+        {"savedmodel": write_savedmodel, "stablehlo": write_stablehlo}[kind](predict, variables, size, output)
+    about = segmenter.card.as_json() | {
+        "input": {"name": "images", "dtype": "uint8", "shape": [None, *size, 3], "holds": "RGB"},
+        "output": {"name": "labels", "dtype": "uint8", "shape": [None, *size], "holds": "positions in classes"},
+    }
+    write_atomically(output / "card.json", json.dumps(about, indent=2))
+    print(f"{kind}: {output}, for images of {size[0]} x {size[1]} pixels")
+
+
+def write_savedmodel(
+    predict: Callable[[Any, jax.Array], jax.Array], variables: Any, size: tuple[int, int], output: epath.Path
+) -> None:
+    """Writes a TensorFlow SavedModel: `predict` as its signature 'serving_default', 'images' -> 'labels'.
+
+    Args:
+      predict: (variables, uint8 [batch, height, width, 3]) -> uint8 [batch, height, width].
+      variables: of the network; they become the SavedModel's variables.
+      size: height and width of the images.
+      output: its folder.
+    """
+    from proda_jax.data.decode import hide_accelerators
+
+    hide_accelerators()
+    import tensorflow as tf
+    from jax.experimental import jax2tf
+
+    converted = jax2tf.convert(
+        predict,
+        polymorphic_shapes=[None, f"batch, {size[0]}, {size[1]}, 3"],
+        with_gradient=False,
+        native_serialization_platforms=PLATFORMS,
+    )
+    module = tf.Module()
+    module.variables_of_network = tf.nest.map_structure(tf.Variable, jax.device_get(variables))
+
+    @functools.partial(
+        tf.function, autograph=False, input_signature=[tf.TensorSpec((None, *size, 3), tf.uint8, name="images")]
+    )
+    def serve(images):
+        return {"labels": converted(module.variables_of_network, images)}
+
+    module.serve = serve
+    tf.saved_model.save(module, str(output), signatures=serve)
+
+
+def write_stablehlo(
+    predict: Callable[[Any, jax.Array], jax.Array], variables: Any, size: tuple[int, int], output: epath.Path
+) -> None:
+    """Writes `STABLEHLO`, which `jax.export.deserialize` reads: images -> labels, with the weights inside.
+
+    Args: as of `write_savedmodel`.
+    """
+    from jax import export as jax_export
+
+    held = jax.device_get(variables)
+    batch = jax_export.symbolic_shape(f"batch, {size[0]}, {size[1]}, 3")
+    exported = jax_export.export(jax.jit(lambda images: predict(held, images)), platforms=PLATFORMS)(
+        jax.ShapeDtypeStruct(batch, jnp.uint8)
+    )
+    write_atomically(output / STABLEHLO, exported.serialize())

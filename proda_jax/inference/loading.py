@@ -1,0 +1,162 @@
+"""Finds a trained network where a run left it, and opens it for prediction: `load`."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from etils import epath
+from jax.sharding import Mesh
+
+from proda_jax.data.label_spaces import label_space
+from proda_jax.inference.segmenter import Segmenter
+from proda_jax.models.deeplab import DeepLab
+from proda_jax.run import settings
+from proda_jax.run.card import Card
+from proda_jax.run.networks import Networks
+from proda_jax.run.workdir import Workdir
+from proda_jax.system import checkpoints, devices
+
+
+def load(
+    path: epath.PathLike | None = None,
+    *,
+    stage: str | None = None,
+    checkpoint: str | None = None,
+    config: ml_collections.ConfigDict | None = None,
+    resize: int | None = None,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    window: int | None = None,
+    batch_size: int | None = 1,
+    devices_used: int | None = 1,
+) -> Segmenter:
+    """Opens a trained network.
+
+    Args:
+      path: a run's workdir, of which the last complete stage is taken; the folder of a stage; its 'checkpoints' folder;
+        or the folder of one checkpoint. None: the file of weights in `config.init_from`.
+      stage: another stage of the workdir.
+      checkpoint: 'last' (default) or 'best' of the stage.
+      config: configuration that a network without a card was trained with: one in a file of weights, or in a checkpoint
+        of an older version.
+      resize, scales, flip, window, batch_size: see `Segmenter`.
+      devices_used: number of devices over which batches are split; None: all of them.
+
+    Raises:
+      ValueError: there is no such network, or it cannot be read.
+    """
+    mesh = devices.make_mesh(devices_used)
+    if config is not None:
+        settings.check_network(config)
+    if path is not None:
+        folder = find(path, stage, checkpoint)
+        card = card_of(folder, config)
+        model = card.network()
+        variables = checkpoints.network_in(folder, _abstract_variables(model, mesh))
+        origin = str(folder)
+    else:
+        if config is None or config.init_from is None:
+            raise ValueError("there is no network to load: name the workdir of a run, or a file as config.init_from")
+        card, model, variables = _in_file(config, mesh)
+        origin = config.init_from
+    return Segmenter(
+        model, variables, card, mesh, origin=origin,
+        resize=resize, scales=scales, flip=flip, window=window, batch_size=batch_size,
+    )  # fmt: skip
+
+
+def find(path: epath.PathLike, stage: str | None = None, which: str | None = None) -> epath.Path:
+    """The folder of the checkpoint that `path`, `stage` and `which` of `load` mean.
+
+    Raises:
+      ValueError: there is none; with what there is.
+    """
+    path = epath.Path(path)
+    if not path.is_dir():
+        raise ValueError(f"{path}: expected the workdir of a run, a stage's folder or a checkpoint; there is no such "
+                         "folder")  # fmt: skip
+    if (path / "network").is_dir():
+        if stage or which:
+            raise ValueError(f"{path} is one checkpoint already: leave out the stage, and which checkpoint")
+        return path
+    if stage is None and (path / "checkpoints").is_dir():
+        path = path / "checkpoints"
+    elif not _steps(path):
+        path = path / (stage or _last_complete(path)) / "checkpoints"
+    elif stage:
+        raise ValueError(f"{path} holds the checkpoints of one stage: leave out the stage, {stage!r}")
+    if not _steps(path):
+        there = ", ".join(_stages(path.parents[1])) or "none"
+        raise ValueError(f"{path}: expected checkpoints of a stage, found none. Stages there with checkpoints: {there}")
+    opened = checkpoints.Checkpoints(path, writable=False)
+    step = opened.step(which or "last")
+    opened.close()
+    if step is None:
+        raise ValueError(f"{path} has no best checkpoint, as none was scored: use --checkpoint=last")
+    return path / str(step)
+
+
+def card_of(folder: epath.Path, config: ml_collections.ConfigDict | None) -> Card:
+    """The card of a checkpoint, or, in one without, what the configuration says of its network.
+
+    Raises:
+      ValueError: there is neither.
+    """
+    held = checkpoints.card_in(folder)
+    if held is not None:
+        return Card.from_json(held, folder)
+    if config is None:
+        raise ValueError(
+            f"{folder} was written by an older version, and does not say what network it holds: name the "
+            "configuration that it was trained with, such as --config=configs/gta5.py, and the settings beside it"
+        )
+    return Card.of(config, folder.parent.parent.name, extra_norm=checkpoints.has_extra_norm(folder))
+
+
+def _in_file(config: ml_collections.ConfigDict, mesh: Mesh) -> tuple[Card, DeepLab, Any]:
+    """The network in `config.init_from`."""
+    settings.check_file("init_from", config.init_from)
+    space = label_space(config.data.label_space, config.data.classes, config.data.colors)
+    file = epath.Path(config.init_from)
+    model, variables = Networks(config, Workdir(file.parent), mesh, space).in_file(config.init_from)
+    return Card.of(config, file.name, extra_norm=model.extra_norm), model.clone(axis_name=None), variables
+
+
+def _abstract_variables(model: DeepLab, mesh: Mesh) -> Any:
+    """Shapes and placement (replicated) of a network's variables."""
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False))
+    place = devices.replicated(mesh)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes)
+
+
+def _steps(folder: epath.Path) -> list[int]:
+    """Steps of the checkpoints in a folder."""
+    if not folder.is_dir():
+        return []
+    return [int(path.name) for path in folder.iterdir() if path.name.isdigit() and (path / "network").is_dir()]
+
+
+def _stages(workdir: epath.Path) -> list[str]:
+    """Stages in a workdir that have checkpoints."""
+    return sorted(path.name for path in workdir.iterdir() if _steps(path / "checkpoints")) if workdir.is_dir() else []
+
+
+def _last_complete(workdir: epath.Path) -> str:
+    """The last complete stage of a workdir that still has checkpoints.
+
+    Raises:
+      ValueError: there is none.
+    """
+    there, results = _stages(workdir), workdir / "results.json"
+    if not there:
+        raise ValueError(f"{workdir}: expected the workdir of a run, a stage's folder or a checkpoint; it holds none")
+    try:
+        complete = [entry["name"] for entry in json.loads(results.read_text())["stages"]] if results.exists() else []
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{results} is damaged: name a stage with --stage, one of {', '.join(there)}") from None
+    if not (complete := [name for name in complete if name in there]):
+        raise ValueError(f"{workdir} has no complete stage yet: name one that is not as --stage, of {', '.join(there)}")
+    return complete[-1]

@@ -1,0 +1,1 @@
+"""Weights in files: every format that is read or written, and what became of each array."""

@@ -1,0 +1,236 @@
+"""Weights in files: read from every format that there is, written as .npz.
+
+A file of weights holds a network (or its backbone), how it wants its images, and, where it is known, prototypes, step
+and score. Formats of PyTorch and TensorFlow are read by `torch_files`, which is imported only for them.
+"""
+
+import dataclasses
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+from absl import logging
+from etils import epath
+
+from proda_jax.models.weights.account import Account, account
+from proda_jax.models.weights.foreign import matrix, released_names, with_input_convention
+from proda_jax.models.weights.layout import Layout, read_off
+from proda_jax.models.weights.torch_names import INPUT_CONVENTION
+from proda_jax.system.files import npz, write_atomically
+
+FACTS = ("step", "best_miou")
+
+
+@dataclasses.dataclass
+class Weights:
+    """A network's weights and what is known of them.
+
+    Attributes:
+      arrays: float32 under the released code's names, in PyTorch's layouts (see `torch_names`), with 'input.mean' and
+        'input.std' [3]: the network sees (image - mean) / std of images in RGB in [0, 1].
+      prototypes: [classes, feature channels] float32, zero where a class has none; or None.
+      step: training step, or None.
+      best_miou: score on the validation set as a share of one, which is how released files hold it; or None.
+    """
+
+    arrays: dict[str, np.ndarray]
+    prototypes: np.ndarray | None = None
+    step: int | None = None
+    best_miou: float | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """Sizes of the network, read off the arrays."""
+        return read_off({name: array.shape for name, array in self.arrays.items()})
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Bottleneck blocks of each group of the backbone."""
+        return self.layout.depths
+
+    @property
+    def width(self) -> int:
+        """Channels of the stem."""
+        return self.layout.width
+
+    @property
+    def extra_norm(self) -> bool:
+        """Whether one more batch normalisation follows the backbone."""
+        return self.layout.extra_norm
+
+    @property
+    def head(self) -> str | None:
+        """'released', 'deeplab', or None where there is only a backbone."""
+        return self.layout.head
+
+    @property
+    def has_head(self) -> bool:
+        return self.head is not None
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes; None without a classifier."""
+        return self.layout.classes
+
+
+@dataclasses.dataclass
+class Contents:
+    """What a file holds, before it is compared with what a network needs.
+
+    Attributes:
+      arrays: under the file's own names.
+      left_over: names of what lies beside the network.
+      prototypes, step, best_miou: as in `Weights`.
+    """
+
+    arrays: dict[str, np.ndarray]
+    left_over: Sequence[str] = ()
+    prototypes: np.ndarray | None = None
+    step: int | None = None
+    best_miou: float | None = None
+
+
+def load(path: epath.PathLike, *, allow_missing: Sequence[str] = (), **expected) -> Weights:
+    """The weights in a file; see `read` for what it may be and for `expected`.
+
+    Args:
+      path: the file.
+      allow_missing: names, or patterns such as 'layer4.*', of arrays that may be missing.
+
+    Raises:
+      ValueError: as `read`, and for arrays that are missing (a classifier may be) or have a wrong shape.
+    """
+    weights, result = read(path, **expected)
+    logging.info("%s: %s", path, result.text())
+    result.check(path, allow_missing)
+    if broken := [name for name, array in weights.arrays.items() if not np.isfinite(array).all()]:
+        raise ValueError(f"{path} holds numbers that are not finite, in {', '.join(broken[:5])}: use another file")
+    return weights
+
+
+def read(
+    path: epath.PathLike,
+    *,
+    depths: tuple[int, ...] | None = None,
+    width: int | None = None,
+    classes: int | None = None,
+    images: str | None = None,
+    which: str = "last",
+) -> tuple[Weights, Account]:
+    """The weights in a file and an account of every array in it and of every one that should be.
+
+    Args:
+      path: .npz or .safetensors; a PyTorch file of torchvision's, the released, SimCLRv2's or plain DeepLabv2's
+        names; a TensorFlow checkpoint of SimCLRv2; the folder of a stage. May be in a bucket.
+      depths, width, classes: what the network should have; by default what the arrays' names and shapes say.
+      images: how the network wants its images, 'rgb01' or 'bgr_mean', where the file itself does not say; by default
+        'bgr_mean' for plain DeepLabv2 networks and 'rgb01' for all others.
+      which: 'last' or 'best' checkpoint of a stage's folder.
+
+    Returns:
+      The weights, without what is missing or has a wrong shape, and the account.
+
+    Raises:
+      ValueError: the file does not exist, cannot be read, holds no network, or would run code.
+    """
+    contents = read_contents(path, which)
+    arrays, left_over, notes = released_names(contents.arrays, path)
+    found = read_off({name: array.shape for name, array in arrays.items()})
+    if not found.depths:
+        some = ", ".join(list(contents.arrays)[:5]) or "none"
+        raise ValueError(
+            f"{path}: expected arrays of a ResNet under PyTorch's names, such as layer1.0.conv1.weight; found {some}"
+        )
+    given = {"depths": depths, "width": width, "classes": classes}
+    layout = dataclasses.replace(found, **{name: value for name, value in given.items() if value is not None})
+    if layout.depths != found.depths or layout.width != found.width:
+        notes.append(f"the file looks like depths {found.depths} and width {found.width}")
+    plain = layout.head == "deeplab" or any("Scale." in name for name in contents.arrays)
+    arrays, note = with_input_convention(arrays, images, plain, path)
+    expected = layout.shapes() | dict.fromkeys(INPUT_CONVENTION, (3,))
+    if contents.prototypes is not None:
+        arrays["prototypes"] = contents.prototypes
+        expected["prototypes"] = (layout.classes, layout.feature_channels if layout.head == "released" else None)
+    arrays = {name: matrix(array) if len(expected.get(name, ())) == 2 else array for name, array in arrays.items()}
+    result = account(
+        arrays,
+        expected,
+        optional=layout.classifier(),
+        left_over=[*left_over, *contents.left_over],
+        notes=[*notes, note],
+    )
+    taken = {name: np.ascontiguousarray(arrays[name], np.float32) for name in result.taken}
+    prototypes = taken.pop("prototypes", None)
+    return Weights(taken, prototypes, contents.step, contents.best_miou), result
+
+
+def read_contents(path: epath.PathLike, which: str = "last") -> Contents:
+    """What a file of any format holds, under its own names."""
+    file = epath.Path(path)
+    if file.suffix == ".npz":
+        return read_npz(file)
+    if file.suffix == ".safetensors":
+        return read_safetensors(file)
+    from proda_jax.models.weights import (
+        torch_files as weight_files,  # a program that brings its own .npz needs none of what that reads
+    )
+
+    return weight_files.read(path, which)
+
+
+def read_npz(path: epath.Path) -> Contents:
+    data = file_bytes(path)
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return from_own_arrays(dict(arrays))
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: expected an .npz file of plain arrays ({error})") from error
+
+
+def read_safetensors(path: epath.Path) -> Contents:
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise ValueError(f"{path}: reading it needs safetensors: pip install safetensors") from error
+    data = file_bytes(path)
+    try:
+        arrays = safetensors.numpy.load(data)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path}: expected a safetensors file ({error})") from error
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    facts = {name: float(value) for name, value in header.get("__metadata__", {}).items() if name in FACTS}
+    return from_own_arrays(arrays | {name: np.array(value) for name, value in facts.items()})
+
+
+def from_own_arrays(arrays: dict[str, np.ndarray]) -> Contents:
+    """Contents of our own formats, where everything is an array."""
+    step, best_miou = (arrays.pop(name, None) for name in FACTS)
+    return Contents(
+        arrays,
+        prototypes=arrays.pop("prototypes", None),
+        step=None if step is None else int(step),
+        best_miou=None if best_miou is None else float(best_miou),
+    )
+
+
+def own_arrays(weights: Weights) -> dict[str, np.ndarray]:
+    """The inverse of `from_own_arrays`, without step and score."""
+    prototypes = {} if weights.prototypes is None else {"prototypes": weights.prototypes}
+    return weights.arrays | prototypes
+
+
+def save(weights: Weights, path: epath.PathLike) -> None:
+    """Writes an .npz file that `load` reads; an older one of that name is replaced once the new one is complete."""
+    facts = {name: np.array(getattr(weights, name)) for name in FACTS if getattr(weights, name) is not None}
+    write_atomically(path, npz(**own_arrays(weights), **facts))
+
+
+def file_bytes(path: epath.Path) -> bytes:
+    if not path.is_file():
+        raise ValueError(
+            f"{path}: expected a file of weights, a TensorFlow checkpoint or a stage's folder; there is none"
+        )
+    return path.read_bytes()

@@ -1,0 +1,197 @@
+"""Weights in other programs' files: PyTorch's, SimCLRv2's TensorFlow checkpoints, and the folder of a stage.
+
+Nothing in a file is executed: PyTorch's are read by its restricted unpickler, which builds tensors, containers and
+numbers. PyTorch, TensorFlow and safetensors are imported only for the files that need them.
+"""
+
+import io
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from proda_jax.models.weights import simclr_checkpoint, stage_folder
+from proda_jax.models.weights.account import account
+from proda_jax.models.weights.files import FACTS, Contents, Weights, file_bytes, own_arrays
+from proda_jax.models.weights.torch_names import INPUT_CONVENTION
+from proda_jax.system.files import write_atomically
+
+NETWORK = "ResNet101"  # class of the released network, under which its files hold it
+NUMBER_TYPES = "?bhilqBHILQefd"  # NumPy's codes of the types whose scalars a file may hold
+COUNTER = "num_batches_tracked"
+
+
+def read(path: epath.PathLike, which: str = "last") -> Contents:
+    """What a PyTorch file, a TensorFlow checkpoint or a stage's folder holds, under the file's own names.
+
+    Args:
+      path: the file; of a TensorFlow checkpoint the prefix of its files, one of them, or their folder.
+      which: 'last' or 'best' checkpoint of a stage's folder.
+
+    Raises:
+      ValueError: there is no such file, it is laid out otherwise, or it holds more than data.
+    """
+    path = epath.Path(path)
+    if stage_folder.is_stage(path):
+        return stage_folder.read(path, which)
+    if prefix := simclr_checkpoint.prefix(path):
+        return simclr_checkpoint.read(prefix)
+    return from_torch_file(load_torch_file(path), path)
+
+
+def load_torch_file(path: epath.Path) -> Any:
+    """The tensors, containers and numbers in a PyTorch file of either format, on the CPU."""
+    data = file_bytes(path)
+    torch = import_torch(path)
+    try:
+        with torch.serialization.safe_globals(number_types()):
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle fails in many ways
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused:
+            raise ValueError(
+                f"{path} asks for {refused[1]}, which may run code: expected tensors, containers and numbers only; "
+                "save its state dict alone, where you trust the file"
+            ) from error
+        # PyTorch's own message advises to run the file, so it is not repeated
+        raise ValueError(
+            f"{path}: expected a PyTorch file of tensors, containers and numbers; it is damaged or of another kind"
+        ) from error
+
+
+def import_torch(path: epath.PathLike) -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise ValueError(f"{path}: this format needs PyTorch, and nothing else does: pip install torch") from error
+    return torch
+
+
+def number_types() -> list:
+    """What NumPy's scalars are made of, by the names that files of different NumPy versions give it.
+
+    Released checkpoints hold their score as one.
+    """
+    rebuild = np.float64(0).__reduce__()[0]
+    names = [(rebuild, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    return [*names, np.dtype, *{type(np.dtype(code)) for code in NUMBER_TYPES}]
+
+
+def from_torch_file(payload: Any, path: epath.PathLike) -> Contents:
+    """The network in what a PyTorch file holds: a state dict, alone or as others wrap it."""
+    if not isinstance(payload, Mapping):
+        raise ValueError(f"{path}: expected a state dict, found a {type(payload).__name__}")
+    if NETWORK in payload:
+        return from_released(payload, path)
+    state, beside = payload, {}
+    if isinstance(payload.get("state_dict"), Mapping):
+        state, beside = payload["state_dict"], {k: v for k, v in payload.items() if k != "state_dict"}
+    arrays = tensors(state)
+    if not arrays:
+        raise ValueError(
+            f"{path}: expected a state dict, alone, under 'state_dict' or as the released code writes it; "
+            f"found entries {', '.join(map(str, payload)) or 'none'}"
+        )
+    others = {k: v for k, v in state.items() if k not in arrays}
+    return Contents(arrays, left_over=[*names_in(others), *names_in(beside)])
+
+
+def from_released(payload: Mapping, path: epath.PathLike) -> Contents:
+    """The network of a released checkpoint; other networks in it (the discriminator) are left over."""
+    network = payload[NETWORK]
+    if not isinstance(network, Mapping) or not isinstance(network.get("model_state"), Mapping):
+        raise ValueError(f"{path}: expected the network's state dict under '{NETWORK}', 'model_state'; found none")
+    used = {"model_state", "objective_vectors"}
+    beside = {NETWORK: {k: v for k, v in network.items() if k not in used}}
+    beside |= {k: v for k, v in payload.items() if k not in (NETWORK, "iter", "best_iou")}
+    prototypes = tensors({"": network.get("objective_vectors")}).get("")
+    step, best_miou = payload.get("iter"), payload.get("best_iou")
+    return Contents(
+        tensors(network["model_state"]),
+        left_over=list(names_in(beside)),
+        prototypes=None if prototypes is None or not prototypes.any() else prototypes,  # zeros: it never had any
+        step=int(step) if step else None,
+        best_miou=None if best_miou is None or np.isnan(best_miou) else float(best_miou),
+    )
+
+
+def tensors(state: Mapping) -> dict[str, np.ndarray]:
+    """The tensors of a state dict as arrays; half precision becomes float32."""
+    arrays = {}
+    for name, value in state.items():
+        if hasattr(value, "detach"):
+            value = value.detach()
+            arrays[str(name)] = (
+                value.float() if value.is_floating_point() and value.element_size() < 4 else value
+            ).numpy()
+    return arrays
+
+
+def names_in(tree: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all leaves of nested dictionaries."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from names_in(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def write_released(weights: Weights, path: epath.PathLike) -> None:
+    """Writes weights as the authors' code saves them, so that it can evaluate them and start from them.
+
+    Its network is loaded strictly, with the counters of its batch normalisations (zero here, nothing reads them). Its
+    prototypes are in the file as it writes them, zeros where there are none; it never reads them back from there. The
+    file is in PyTorch's older format, which every version reads. Unknown: step 0, and a score that is not a number.
+
+    Raises:
+      ValueError: the authors' network has another head, or cannot be fed as these weights want it.
+    """
+    torch = import_torch(path)
+    if weights.head != "released":
+        raise ValueError(
+            f"{path}: expected weights with the released head, which the authors' network has; found "
+            f"{weights.head or 'no head'}; choose .npz or .safetensors"
+        )
+    if any((weights.arrays[name] != value).any() for name, value in INPUT_CONVENTION.items()):
+        raise ValueError(
+            f"{path}: the authors' code feeds RGB in [0, 1] and cannot feed what these weights expect "
+            f"({'; '.join(f'{n} {weights.arrays[n]}' for n in INPUT_CONVENTION)}); "
+            "choose .npz or .safetensors"
+        )
+    shapes = weights.layout.shapes()
+    account(weights.arrays, shapes).check(path)
+    state = OrderedDict()
+    for name in shapes:
+        state[name] = torch.from_numpy(np.array(weights.arrays[name]))
+        if name.endswith(".running_var"):
+            state[name.replace("running_var", COUNTER)] = torch.zeros((), dtype=torch.int64)
+    prototypes = weights.prototypes
+    if prototypes is None:
+        prototypes = np.zeros((weights.classes, weights.layout.feature_channels), np.float32)
+    network = {"model_state": state, "objective_vectors": torch.from_numpy(np.array(prototypes))}
+    best_miou = float("nan") if weights.best_miou is None else weights.best_miou
+    data = io.BytesIO()
+    torch.save(
+        {NETWORK: network, "iter": weights.step or 0, "best_iou": best_miou},
+        data,
+        _use_new_zipfile_serialization=False,
+    )
+    write_atomically(path, data.getvalue())
+
+
+def write_safetensors(weights: Weights, path: epath.PathLike) -> None:
+    """Writes a safetensors file; step and score are in its metadata, as is how the network wants its images."""
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise ValueError(f"{path}: writing it needs safetensors: pip install safetensors") from error
+    metadata = {
+        "layout": "names of the released ProDA code, shapes of PyTorch",
+        "input": "(RGB in [0, 1] - input.mean) / input.std",
+    }
+    metadata |= {name: repr(getattr(weights, name)) for name in FACTS if getattr(weights, name) is not None}
+    arrays = {name: np.ascontiguousarray(array) for name, array in own_arrays(weights).items()}
+    write_atomically(path, safetensors.numpy.save(arrays, metadata))

@@ -1,0 +1,262 @@
+"""Reads what a workdir holds, whatever its state: running, killed, damaged, of an older version. Changes nothing.
+
+Neither JAX nor the data are needed.
+"""
+
+import dataclasses
+import json
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+from proda_jax.system.files import is_locked, is_remote
+
+_RECENT = 20  # logged steps over which the speed is taken
+AGAIN = "it is written anew when the run goes on"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What the folder of a stage holds; None and empty where there is nothing.
+
+    Attributes:
+      settings: its section of the configuration, as far as it is known.
+      begun: whether it has a folder.
+      result: see `Workdir`.
+      history: its evaluations.
+      metrics: its logged steps.
+      checkpoint: step of the newest checkpoint that looks whole.
+      saved: when that was written, seconds since 1970.
+      changed: when the stage was last heard of.
+      labels: images with pseudo labels made from its network, by the name of their folder.
+      held: whether a process of a study is at it; None if nobody can tell.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    begun: bool
+    result: dict | None
+    history: list[dict]
+    metrics: list[dict]
+    checkpoint: int | None
+    saved: float | None
+    changed: float | None
+    labels: dict[str, int]
+    held: bool | None = None
+
+    @property
+    def steps(self) -> int | None:
+        """How many steps it takes; None if nobody knows."""
+        return 0 if self.settings.get("weights") is not None else self.settings.get("steps")
+
+    @property
+    def step(self) -> int:
+        """The last step that is known to be done."""
+        if self.result is not None:
+            return self.result.get("steps", 0)
+        return max([line["step"] for line in self._last_lines()] + [self.checkpoint or 0])
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been trained."""
+        return max([line.get("seconds", 0.0) for line in (*self._last_lines(), self.result or {})])
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """Of the steps that were logged last, with what was evaluated and saved meanwhile; None if too few were."""
+        lines = self.metrics[-_RECENT:] if len(self.metrics) > 1 else self.history[-_RECENT:]
+        lines = [line for line in lines if "seconds" in line]
+        steps = lines[-1]["step"] - lines[0]["step"] if lines else 0
+        return (lines[-1]["seconds"] - lines[0]["seconds"]) / steps if steps > 0 else None
+
+    def _last_lines(self) -> list[dict]:
+        return self.history[-1:] + self.metrics[-1:]
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+    """What a workdir holds.
+
+    Attributes:
+      config: the configuration; None where an older version has run, or nothing yet.
+      stages: in the order in which they run, as far as it is known.
+      running: whether a process is at it; None if nobody can tell.
+      targets: number of target images, which get pseudo labels; None if nobody knows.
+      damaged: what cannot be read, and what to do about it.
+    """
+
+    path: epath.Path
+    config: dict | None
+    stages: list[Stage]
+    running: bool | None
+    targets: int | None
+    damaged: list[str]
+
+
+def inspect(workdir: epath.PathLike) -> Inspection:
+    """Reads a workdir.
+
+    Raises:
+      ValueError: there is no such folder, or it holds no run.
+    """
+    path, damaged = epath.Path(workdir), []
+    if not path.is_dir():
+        raise ValueError(f"--workdir = {path} does not exist: name the folder of a run")
+    config = _json(path / "config.json", damaged, AGAIN)
+    _json(path / "results.json", damaged, AGAIN)
+    _check_archive(path / "samples.npz", damaged)
+    begun = sorted((folder for folder in path.iterdir() if (folder / "settings.json").exists()),
+                   key=lambda folder: _time(folder / "settings.json") or 0.0)  # fmt: skip
+    known = (config or {}).get("stages", ())
+    names = [*known, *(folder.name for folder in begun if folder.name not in known)]
+    if not names:
+        raise ValueError(f"--workdir = {path} holds no run: there is neither config.json nor the folder of a stage")
+    stages = [_stage(path / name, (config or {}).get(name), damaged) for name in names]
+    locked = is_locked(path / "lock")
+    running = True if any(stage.held for stage in stages) else locked  # a study's processes hold stages alone
+    return Inspection(path, config, stages, running, _targets(path, config), damaged)
+
+
+def experiments(workdir: epath.PathLike) -> dict[str, Inspection]:
+    """The experiments of a study's workdir by the names of their folders; none if it is that of a run."""
+    path = epath.Path(workdir)
+    if (path / "config.json").exists():
+        return {}
+    seeds = sorted(folder for folder in _inside(path) if folder.name.startswith("seed"))
+    folders = [folder for seed in seeds for folder in (seed, *sorted(_inside(seed)))
+               if (folder / "config.json").exists()]  # fmt: skip
+    return {str(folder.relative_to(path)): inspect(folder) for folder in folders}
+
+
+def tables(workdir: epath.PathLike) -> dict[str, dict]:
+    """The tables that studies of a workdir have written so far, by their names."""
+    folders = sorted(path for path in _inside(epath.Path(workdir)) if path.is_dir())
+    found = {folder.name: _json(folder / "study.json", [], "") for folder in folders}
+    return {name: table for name, table in found.items() if table is not None}
+
+
+def _stage(folder: epath.Path, section: dict | None, damaged: list[str]) -> Stage:
+    note = _json(folder / "settings.json", damaged, f"delete {folder} to run this stage again") or {}
+    prefix = f"{folder.name}."
+    settings = section or {key.removeprefix(prefix): note[key] for key in note if key.startswith(prefix)}
+    _json(folder / "environment.json", damaged, AGAIN)
+    for archive in (folder / "initial_prototypes.npz", *_inside(folder / "snapshots")):
+        _check_archive(archive, damaged)
+    checkpoint = _newest_checkpoint(folder / "checkpoints", damaged)
+    saved = _time(folder / "checkpoints" / str(checkpoint)) if checkpoint is not None else None
+    files = [folder / name for name in ("settings.json", "metrics.jsonl", "history.jsonl", "result.json")]
+    stores = [path for path in _inside(folder) if path.name.startswith(("soft_labels_", "hard_labels_"))]
+    for store in stores:
+        _json(store / "origin.json", damaged, f"delete {store}, and its labels are made again")
+    return Stage(
+        name=folder.name,
+        settings=settings,
+        begun=folder.is_dir(),
+        result=_json(folder / "result.json", damaged, "delete it, and give the same command again"),
+        history=_lines(folder / "history.jsonl", damaged, "delete it, which forgets the scores so far, and go on"),
+        metrics=_lines(folder / "metrics.jsonl", damaged, "delete it, which forgets the losses so far, and go on"),
+        checkpoint=checkpoint,
+        saved=saved,
+        changed=max(filter(None, [saved, *map(_time, (*files, *stores))]), default=None),
+        labels={store.name: sum(path.suffix == ".npz" for path in _inside(store)) for store in sorted(stores)},
+        held=is_locked(folder / "lock"),
+    )
+
+
+def _newest_checkpoint(folder: epath.Path, damaged: list[str]) -> int | None:
+    """Step of the newest checkpoint that looks whole; those after it are named, and what was put aside."""
+    found = list(_inside(folder))
+    damaged += [f"{path}, put aside: delete it when nothing is missed" for path in found if path.suffix == ".damaged"]
+    for step in sorted((int(path.name) for path in found if path.name.isdigit()), reverse=True):
+        path = folder / str(step)
+        if is_remote(path) and not (path / "commit_success.txt").exists():
+            continue  # it is being written
+        if not (missing := _missing_of(path)):
+            return step
+        if path.exists():
+            damaged.append(f"{path}: {missing}. An older checkpoint is tried when the run goes on")
+    return None
+
+
+def _missing_of(checkpoint: epath.Path) -> str:
+    """What a checkpoint lacks that can be seen without reading it; '' if nothing."""
+    for item in ("network",) if checkpoint.name == "0" else ("network", "training"):
+        for name in ("_METADATA", "manifest.ocdbt"):
+            path = checkpoint / item / name
+            if not path.exists() or not path.stat().length:
+                return f"{item}/{name} is missing or empty"
+        if any(not path.stat().length for path in _inside(checkpoint / item / "d")):
+            return f"a file in {item}/d is empty"
+    return ""
+
+
+def _targets(path: epath.Path, config: dict | None) -> int | None:
+    """Number of target images, from what TFDS noted of the prepared data set."""
+    if config is None:
+        return None
+    data, target = config["data"], config["data"]["target"]
+    name = target["name"] if target["name"] != "folder" else f"folder/{target['split']}"
+    folder = epath.Path(data["data_dir"] or path / "data").expanduser() / name
+    for version in sorted(_inside(folder), key=lambda path: path.name, reverse=True):
+        for split in (_json(version / "dataset_info.json", [], "") or {}).get("splits", ()):
+            if split["name"] == target["split"]:
+                return sum(map(int, split["shardLengths"]))
+    return None
+
+
+# Files that may be missing, half deleted or damaged
+
+
+def _inside(folder: epath.Path) -> Iterator[epath.Path]:
+    try:
+        yield from folder.iterdir()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+
+
+def _time(path: epath.Path) -> float | None:
+    try:
+        return float(path.stat().mtime)
+    except FileNotFoundError:
+        return None
+
+
+def _json(path: epath.Path, damaged: list[str], remedy: str) -> dict | None:
+    try:
+        value = json.loads(path.read_text())
+        if isinstance(value, dict):
+            return value
+    except FileNotFoundError:
+        return None
+    except ValueError:  # undecodable text, too
+        pass
+    damaged.append(f"{path}: {remedy}")
+    return None
+
+
+def _lines(path: epath.Path, damaged: list[str], remedy: str) -> list[dict]:
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        if all(isinstance(line["step"], int) for line in lines):
+            return lines
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError):
+        pass
+    damaged.append(f"{path}: {remedy}")
+    return []
+
+
+def _check_archive(path: epath.Path, damaged: list[str]) -> None:
+    """An .npz file's list of contents stands at its end, so what is cut off lacks it."""
+    if path.suffix != ".npz":
+        return
+    try:
+        with path.open("rb") as file:
+            zipfile.ZipFile(file).close()
+    except FileNotFoundError:
+        return
+    except (zipfile.BadZipFile, OSError):
+        damaged.append(f"{path}: it is made anew when it is wanted, or delete it")

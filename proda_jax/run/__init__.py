@@ -1,0 +1,1 @@
+"""One experiment in one workdir: which stage is next, the loop, what survives."""

@@ -1,0 +1,93 @@
+"""A network's card: what it takes to use a checkpoint without the configuration that it was trained with."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from proda_jax.adaptation.stages import build
+from proda_jax.data.label_spaces import LabelSpace, label_space
+from proda_jax.models.deeplab import PROJECTION, DeepLab
+
+_FILES = ("imagenet_weights", "self_supervised_weights")  # where training started says nothing about the network
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """What every checkpoint says of its network.
+
+    Attributes:
+      model: the settings of `config.model`.
+      extra_norm: whether one more batch normalisation follows the backbone.
+      label_space: name of the classes' label space.
+      classes: name of each train id.
+      colors: RGB colour of each train id in pictures, 0 to 255.
+      image_size: (height, width) of the target images that it was trained for, pixels.
+      task: what the configuration calls its task.
+      stage: the stage that the network is of, or the file that it was taken from.
+    """
+
+    model: Mapping[str, Any]
+    extra_norm: bool
+    label_space: str
+    classes: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...]
+    image_size: tuple[int, int]
+    task: str
+    stage: str
+
+    @classmethod
+    def of(
+        cls, config: ml_collections.ConfigDict, stage: str, *, extra_norm: bool, head: str | None = None
+    ) -> "Card":
+        """The card of a network of this configuration; `head` where it is not the configuration's."""
+        space = label_space(config.data.label_space, config.data.classes, config.data.colors)
+        return cls(
+            model={name: value for name, value in config.model.items() if name not in _FILES}
+            | {"head": head or config.model.head},
+            extra_norm=extra_norm,
+            label_space=space.name,
+            classes=space.classes,
+            colors=tuple(tuple(color) for color in space.colors.tolist()),
+            image_size=tuple(config.data.target.image_size),
+            task=config.task,
+            stage=stage,
+        )
+
+    @classmethod
+    def from_json(cls, held: Mapping[str, Any], path: object) -> "Card":
+        """The inverse of `as_json`.
+
+        Raises:
+          ValueError: something is missing; `path` says where.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        if missing := [name for name in names if name not in held]:
+            raise ValueError(f"the card of {path} lacks {', '.join(missing)}: it was written by another version; name "
+                             "the configuration it was trained with as --config")  # fmt: skip
+        values = {name: held[name] for name in names}
+        values["colors"] = tuple(map(tuple, values["colors"]))
+        return cls(**values | {name: tuple(values[name]) for name in ("classes", "image_size")})
+
+    def as_json(self) -> dict[str, Any]:
+        """The card as plain lists, numbers and strings."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @property
+    def space(self) -> LabelSpace:
+        """The classes and their colours."""
+        return LabelSpace(self.label_space, self.classes, np.array(self.colors, np.uint8).reshape(-1, 3))
+
+    def network(self) -> DeepLab:
+        """The network, to be applied on one device.
+
+        Raises:
+          ValueError: it labels nothing.
+        """
+        if self.model["head"] == PROJECTION:
+            raise ValueError(f"stage {self.stage!r} is pretraining, whose network labels nothing: name another --stage")
+        model = ml_collections.ConfigDict(dict(self.model))
+        return build.network(model, len(self.classes), extra_norm=self.extra_norm, axis_name=None)

@@ -1,0 +1,400 @@
+"""An experiment: its stages in order, what each hands to the next, and what is already done."""
+
+import contextlib
+import functools
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from etils import epath
+
+from proda_jax.adaptation import prototypes
+from proda_jax.adaptation.stages import build, denoise, prepare
+from proda_jax.adaptation.stages.step import Setup
+from proda_jax.adaptation.state import TrainState
+from proda_jax.data.label_spaces import label_space, reported_subsets
+from proda_jax.data.pseudo_labels import PseudoLabels, with_pseudo_labels
+from proda_jax.data.source import ExampleSource
+from proda_jax.models.deeplab import DeepLab
+from proda_jax.report import score_tables as tables
+from proda_jax.run import evaluate, provenance, settings, train
+from proda_jax.run.card import Card
+from proda_jax.run.networks import Networks
+from proda_jax.run.records import History
+from proda_jax.run.snapshots import Looked, Snapshots
+from proda_jax.run.sources import Sources
+from proda_jax.run.workdir import Workdir
+from proda_jax.system import devices, hosts
+from proda_jax.system.checkpoints import Checkpoints
+from proda_jax.system.files import alone, is_readable, npz, read_npz, write_atomically
+from proda_jax.system.interruption import Interruption, Stopped
+from proda_jax.system.progress import phase, say
+
+LABELS = {"denoise": "soft_label", "distill": "hard_label"}  # what a batch calls the pseudo labels of a kind of stage
+
+
+class Experiment:
+    """A configuration in a workdir."""
+
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        workdir: epath.PathLike,
+        sources: Sources,
+        devices_used: int | None = None,
+        interruption: Interruption | None = None,
+    ):
+        """Prepares to run.
+
+        Args:
+          config: checked settings, see `settings.check`.
+          workdir: may be in a bucket.
+          sources: opens the data sets.
+          devices_used: how many devices to use; all by default.
+          interruption: whether the program is asked to stop.
+        """
+        self.interruption = interruption or Interruption()
+        self.config, self.workdir, self.sources = config, Workdir(workdir), sources
+        self.mesh = devices.make_mesh(devices_used)
+        self.space = label_space(config.data.label_space, config.data.classes, config.data.colors)
+        self.networks = Networks(config, self.workdir, self.mesh, self.space)
+        self.looked: Looked | None = None  # read when the first stage wants to
+
+    # One stage
+
+    def run_stage(self, name: str) -> dict:
+        """Runs a stage to its end and returns its result."""
+        config, stage, folder = self.config, self.config[name], self.workdir.folder(name)
+        provenance.remember(folder, config, name)
+        provenance.note_environment(folder)
+        target = self.sources.open("target")
+        steps_per_epoch = max(len(target) // build.batch_size(config, name), 1)
+        model = self.networks.model(name)
+        teacher_name = stage.get("teacher")
+        setup = build.setup(
+            config,
+            name,
+            model=model,
+            teacher=self.networks.model(teacher_name) if teacher_name else None,
+            steps_per_epoch=steps_per_epoch,
+        )
+        self.labels(name)  # before training begins, which an interruption lets finish its step
+        start = self.initial_prototypes(name) if stage.kind == "denoise" else None
+        with phase(f"{name}: setting up its network"):
+            variables = self.networks.initial(name, model)
+            key = build.stage_key(config.seed, build.random_name(config, name))
+            state = devices.replicate(build.create_state(setup, key, variables, start), self.mesh)
+        step = functools.partial(build.train_step(stage.kind), setup=setup)
+        step = devices.map_step(step, self.mesh, "rbr", "rr", donate=(0,))
+        schedule = train.Schedule(
+            stage.steps, config.log_every, config.evaluate_every, config.save_every, config.save_minutes,
+            config.max_skipped,
+        )  # fmt: skip
+        with self.sources.writer(folder) as writer:
+            note = self.notes(name, model, writer, state)
+            _, history = train.train(
+                step,
+                state,
+                self.networks.variables(teacher_name) if teacher_name else None,
+                lambda first_step: self.batches(name, setup, first_step),
+                note,
+                schedule,
+                folder,
+                self.mesh,
+                name,
+                writer,
+                self.interruption,
+                Card.of(config, name, extra_norm=model.extra_norm, head=model.head).as_json(),
+            )
+        return self.finish(name, stage.steps, history)
+
+    def take_stage(self, name: str) -> dict:
+        """Takes a stage's network from a file, instead of training it, and returns its result."""
+        folder, started = self.workdir.folder(name), time.time()
+        model, variables = self.networks.in_file(self.config[name].weights)
+        score = self.scorer(model, name)
+        scores = self.summary(score(variables)) if score else {}
+        provenance.remember(folder, self.config, name)
+        checkpoints = Checkpoints(folder / "checkpoints")
+        card = Card.of(self.config, name, extra_norm=model.extra_norm).as_json()
+        checkpoints.save_network(variables, scores.get("miou"), card)
+        checkpoints.close()
+        history = History(folder / "history.jsonl", -1)
+        history.add({"step": 0, "seconds": round(time.time() - started, 1)} | scores)
+        return self.finish(name, 0, history, extra_norm=model.extra_norm)
+
+    def notes(self, name: str, model: DeepLab, writer: train.Writer, start: TrainState) -> Callable | None:
+        """State of stage `name` -> what its history notes; on the way its panels and snapshot are written.
+
+        A stage that rectifies labels has a snapshot of its `start`, too, from which they get better. None where nothing
+        is noted, as there are no images or, in pretraining, no labels to be had from the network.
+        """
+        if self.config[name].kind == "pretrain":
+            return None
+        score, snapshots = self.scorer(model, name), self.snapshots(name, model)
+        if snapshots and self.config[name].kind == "denoise":
+            if not hosts.as_the_first_sees(hosts.is_first() and is_readable(snapshots.path(0))):
+                with phase(f"{name}: looking at what it starts from"):
+                    snapshots.take(start)
+        if not (score or snapshots):
+            return None
+
+        def note(state: TrainState) -> dict:
+            matrix = score(state.variables) if score else None
+            entry = {} if matrix is None else self.summary(matrix)
+            if snapshots:
+                with phase(f"{name}: taking a snapshot", leave=False):
+                    more, panels = snapshots.take(state, matrix)
+                entry |= more
+                for title, images in panels.items():  # they differ in size
+                    writer.write_images(int(state.step), {title: images})
+            return entry
+
+        return note
+
+    def snapshots(self, name: str, model: DeepLab) -> Snapshots | None:
+        """What takes the snapshots of stage `name`, if any are wanted."""
+        stage, wanted = self.config[name], self.config.snapshots
+        if not wanted.images:
+            return None
+        if self.looked is None:
+            labelled = self.config.data.validation.name != settings.NONE
+            source = self.sources.open("validation" if labelled else "target")
+            self.looked = Looked(source, wanted, self.evaluation_batch, labels=labelled)
+            if hosts.is_first():
+                self.looked.write(self.workdir.path / "samples.npz")
+        make, teacher = None, None
+        if stage.kind == "denoise":
+            options = prepare.soft_options(stage)
+            make = functools.partial(prepare.soft_labels, self.networks.model(stage.labels_from), **options)
+            make, teacher = devices.map_step(make, self.mesh, "rb", "b"), self.networks.variables(stage.labels_from)
+        folder = self.workdir.folder(name)
+        return Snapshots(self.looked, folder, model, self.mesh, stage, self.space, make, teacher)
+
+    def scorer(self, model: DeepLab, title: str) -> Callable[[Any], np.ndarray] | None:
+        """Variables of a network -> confusion matrix on the validation images; None where there are no such images.
+
+        Args:
+          model: the network.
+          title: what is evaluated, for the progress bar.
+        """
+        if self.config.data.validation.name == settings.NONE:
+            return None
+        validation, confusion = self.sources.open("validation"), evaluate.confusion_step(model, self.mesh)
+        new = iter([True])  # the first time, the program is compiled
+
+        def score(variables: Any) -> np.ndarray:
+            return evaluate.evaluate(
+                confusion, variables, validation, self.evaluation_batch, model.classes, self.mesh,
+                f"{title}: evaluating", next(new, False),
+            )  # fmt: skip
+
+        return score
+
+    def summary(self, confusion: np.ndarray) -> dict:
+        """Scores in percent."""
+        return evaluate.summary(confusion, self.space)
+
+    def finish(self, name: str, steps: int, history: History, **facts: Any) -> dict:
+        """Marks a stage as complete; `facts` stand in its result besides."""
+        result = {"name": name, "steps": steps, "seconds": history.seconds} | facts
+        for which, entry in (("best", history.best), ("last", history.entries[-1])):
+            result[which] = {key: value for key, value in entry.items() if key != "seconds"}
+        self.workdir.finish(name, result)
+        hosts.wait(f"{name} is complete")
+        return result
+
+    @property
+    def evaluation_batch(self) -> int:
+        return self.config.evaluate_batch_size * self.mesh.devices.size
+
+    def batches(self, name: str, setup: Setup, first_step: int) -> Iterator[dict]:
+        """This host's training batches of a stage, from a step on."""
+        config, stage = self.config, self.config[name]
+        index, count = hosts.share()
+        arguments = {"first_step": first_step, "shard": (index, count)}
+        order = build.order_seed(config.seed, build.random_name(config, name))
+        size = build.batch_size(config, name)
+        source = self.sources.open("source").training_batches(size, seed=order, labels=True, **arguments)
+        target = None
+        if stage.kind != "supervised" or stage.target_labels:
+            data = self.sources.open("target")
+            labelled = stage.kind == "supervised"
+            target = data.training_batches(size, seed=order + 1, labels=labelled, **arguments)
+            if stage.kind in LABELS:
+                target = with_pseudo_labels(target, self.labels(name), data.names, LABELS[stage.kind])
+        return train.merge_batches(source, target, index * size // count)
+
+    # What prepares a stage
+
+    def labels(self, name: str) -> PseudoLabels | None:
+        """The pseudo labels that stage `name` learns from, made if they are not there; None if it needs none."""
+        make = {"denoise": self.soft_labels, "distill": self.hard_labels}.get(self.config[name].kind)
+        return make(name) if make else None
+
+    def soft_labels(self, name: str) -> PseudoLabels:
+        """p_{t,0} for stage `name`, made if they are not there."""
+        stage = self.config[name]
+        kind = f"soft_labels_{stage.soft_label_stride}" + prepare.label_tag(**prepare.averaging(stage))
+        return self.pseudo_labels(stage.labels_from, kind, prepare.soft_labels, **prepare.soft_options(stage))
+
+    def hard_labels(self, name: str) -> PseudoLabels:
+        """Hard pseudo labels for stage `name`, made if they are not there."""
+        stage = self.config[name]
+        options = prepare.averaging(stage)
+        kind = f"hard_labels_{stage.label_threshold:g}" + prepare.label_tag(**options)
+        return self.pseudo_labels(stage.teacher, kind, prepare.hard_labels, threshold=stage.label_threshold, **options)
+
+    def pseudo_labels(self, teacher: str, kind: str, make: Callable, **options: Any) -> PseudoLabels:
+        """The filled store of pseudo labels of that kind, made by `make`(model of `teacher`, ..., **options)."""
+        network, folder = self.workdir.result(teacher)[self.config.handover], self.workdir.folder(teacher) / kind
+        origin = {"stage": teacher, "kind": kind, "network": network, **options}
+        if hosts.is_first():
+            PseudoLabels(folder, origin)
+        hosts.wait("the folder of pseudo labels is there")
+        store = PseudoLabels(folder, origin)
+        target = self.sources.open("target")
+        others = f"another process makes the labels in {folder}; waiting for it"
+        with alone(folder / "lock", others, wait=True) if hosts.is_first() else contextlib.nullcontext():
+            self.fill(store, teacher, kind, make, target, **options)
+        return store
+
+    def fill(self, store: PseudoLabels, teacher: str, kind: str, make: Callable, target: ExampleSource, **options: Any):
+        """Makes the labels that a store lacks."""
+        if hosts.as_the_first_sees(hosts.is_first() and bool(store.missing(target.names))):
+            make = functools.partial(make, self.networks.model(teacher), **options)
+            mapped = devices.map_step(make, self.mesh, "rb", "b")
+            title = f"{kind} from {teacher}"
+            prepare.fill_store(
+                store, mapped, self.networks.variables(teacher), target, self.evaluation_batch, self.mesh, title
+            )
+
+    def initial_prototypes(self, name: str) -> prototypes.Prototypes | None:
+        """The prototypes that stage `name` starts from (Equation 5); None if it uses none."""
+        stage = self.config[name]
+        if not denoise.needs_momentum_encoder(stage):
+            return None
+        path = self.workdir.folder(name) / "initial_prototypes.npz"
+        if not hosts.as_the_first_sees(hosts.is_first() and is_readable(path)):
+            teacher = stage.init  # whose features they are compared with, as the momentum encoder starts there
+            source = self.sources.open("source" if stage.prototype_init == "source" else "target")
+            model, variables = self.networks.model(teacher), self.networks.variables(teacher)
+            made = prepare.initial_prototypes(model, variables, source, stage, self.evaluation_batch, self.mesh)
+            hosts.wait("prototypes")  # all have looked before one writes
+            if hosts.is_first():
+                write_atomically(path, npz(vectors=np.asarray(made.vectors), counts=np.asarray(made.counts)))
+            hosts.wait("prototypes are written")
+        made = prototypes.Prototypes(**{name: jnp.asarray(array) for name, array in read_npz(path).items()})
+        unseen = [c for c, seen in zip(self.space.classes, np.asarray(made.seen), strict=True) if not seen]
+        if unseen:
+            say(f"{name}: no prototype yet of {', '.join(unseen)}; they take no part until they are seen")
+        return made
+
+    # All stages
+
+    def run(self) -> dict:
+        """Runs what is not done yet, writes results.json and returns it.
+
+        Raises:
+          ValueError: labels are missing that a stage or the evaluation needs, or the workdir belongs to other settings.
+          Stopped: the program was asked to stop.
+        """
+        self.begin()
+        for name in self.config.stages:
+            if not self.is_complete(name):
+                self.complete(name)
+            self.write_results()
+            self.stop_if_wished(name)
+        return self.results()
+
+    def begin(self) -> None:
+        """Refuses what cannot be run, before anything is computed, and notes the configuration."""
+        for name in self.config.stages:
+            devices.check_batch_size(build.batch_size(self.config, name), self.mesh, self.config.micro_batches)
+            provenance.check(self.workdir.folder(name), self.config, name)
+        missing = [name for name in self.config.stages if not self.is_complete(name)]
+        if missing:
+            self.networks.check_files(missing)
+            self.check_labels()
+        provenance.note_configuration(self.workdir.path, self.config)
+
+    def is_complete(self, name: str) -> bool:
+        """Whether a stage has its result."""
+        return hosts.as_the_first_sees(self.workdir.result(name) is not None)
+
+    def complete(self, name: str) -> None:
+        """Does what is left of a stage, and of nothing else.
+
+        Raises:
+          Busy: another process is at it.
+        """
+        folder = self.workdir.folder(name)
+        others = f"another process is at {folder}: wait for it, or use another workdir"
+        with alone(folder / "lock", others, wait=False) if hosts.is_first() else contextlib.nullcontext():
+            if self.is_complete(name):  # by another process, in the meantime
+                return
+            self.take_stage(name) if self.config[name].weights is not None else self.run_stage(name)
+
+    def stop_if_wished(self, name: str) -> None:
+        """Stops after a stage, if the program was asked to."""
+        if hosts.is_preempted() or self.interruption.wished:
+            raise Stopped(f"stopped after stage {name}")
+
+    def evaluate(self, stage: str | None = None, which: str | None = None) -> dict:
+        """Scores of one network on the validation images; see `Networks.choose` for which.
+
+        Returns:
+          `evaluate.summary` over each set of classes that papers report, with where the network is from, 'task',
+          'data' ('camvid, dusk_test') and 'images'.
+
+        Raises:
+          ValueError: there are no labelled validation images, or no network.
+        """
+        data = self.config.data.validation
+        if data.name == settings.NONE or not self.sources.open("validation").labelled:
+            raise ValueError("there are no labelled validation images (config.data.validation) to evaluate on")
+        model, variables, origin = self.networks.choose(stage, which)
+        confusion = self.scorer(model, origin.get("stage", "network"))(variables)
+        images = {"data": f"{data.name}, {data.split}", "images": len(self.sources.open("validation"))}
+        scores = evaluate.summary(confusion, self.space, reported_subsets(self.space))
+        return {"task": self.config.task} | origin | images | scores
+
+    def check_labels(self) -> None:
+        """Refuses data sets without the labels that the stages and the evaluation need."""
+        oracles = [name for name in self.config.stages if self.config[name].get("target_labels", False)]
+        missing = [name for name in self.config.stages if not self.workdir.result(name)]
+        trained = [name for name in missing if self.config[name].weights is None]
+        purposes = {"source": "which every stage learns from"} if trained else {}
+        if self.config.data.validation.name != settings.NONE:
+            purposes["validation"] = "which give the scores: set config.data.validation.name=none to do without"
+        if oracles:
+            purposes["target"] = f"which stage {oracles[0]!r} learns from: leave it out of config.stages"
+        for role, purpose in purposes.items():
+            source, data = self.sources.open(role), self.config.data[role]
+            if not source.labelled:
+                raise ValueError(f"the {role} images ({data.name}, {data.split}) have no labels, {purpose}")
+            if role == "validation" and not any(
+                (batch["label"] < len(self.space)).any() for batch in source.ordered_batches(1, labels=True)
+            ):
+                raise ValueError(evaluate.NOTHING_COUNTS.format(len(source)))
+
+    def results(self) -> dict:
+        """{'task', 'seed', 'stages': [...]}, of the stages that are complete; values in percent.
+
+        The same however often the run was interrupted: how long stages took is in their own `result.json`.
+        """
+        stages = self.workdir.results(self.config.stages)
+        stages = [{key: value for key, value in stage.items() if key != "seconds"} for stage in stages]
+        return {"task": self.config.task, "seed": self.config.seed, "stages": stages}
+
+    def table(self) -> str:
+        """The table of the stages that are complete."""
+        return tables.table(self.workdir.results(self.config.stages))
+
+    def write_results(self) -> None:
+        if hosts.is_first():
+            write_atomically(self.workdir.path / "results.json", json.dumps(self.results(), indent=2))

@@ -1,0 +1,185 @@
+"""The networks of an experiment: where each stage's starts, what it hands on, and what files hold."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jax.sharding import Mesh
+
+from proda_jax.adaptation.stages import build
+from proda_jax.data.label_spaces import LabelSpace
+from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.weights import files as weights
+from proda_jax.models.weights.torch_names import from_torch
+from proda_jax.run import settings
+from proda_jax.run.workdir import Workdir
+from proda_jax.system import devices
+from proda_jax.system.checkpoints import Checkpoints
+from proda_jax.system.progress import phase
+
+
+class Networks:
+    """Networks by stage; their variables {'params', 'batch_stats'} come replicated over the devices."""
+
+    def __init__(self, config: ml_collections.ConfigDict, workdir: Workdir, mesh: Mesh, space: LabelSpace):
+        self._config, self._workdir, self._mesh, self._space = config, workdir, mesh, space
+
+    def model(self, name: str) -> DeepLab:
+        """The network of a stage."""
+        results = self._workdir.results(self._config.stages)
+        taken = {result["name"]: result["extra_norm"] for result in results if "extra_norm" in result}
+        network = self.network(extra_norm=settings.has_extra_norm(self._config, name, taken))
+        stage = self._config[name]
+        return build.projecting(network, stage) if stage.kind == "pretrain" else network
+
+    def network(self, *, extra_norm: bool) -> DeepLab:
+        """The configuration's network, with or without the extra normalisation."""
+        return build.network(self._config.model, len(self._space), extra_norm=extra_norm, axis_name=devices.AXIS)
+
+    def variables(self, name: str) -> Any:
+        """The network that a complete stage hands on, replicated."""
+        return self.checkpoint(name, self._config.handover)[0]
+
+    def checkpoint(self, name: str, which: str, *, writable: bool = True) -> tuple[Any, int]:
+        """The 'last' or 'best' network of a stage, which need not be complete, replicated, and its step."""
+        folder = self._workdir.folder(name) / "checkpoints"
+        with contextlib.closing(Checkpoints(folder, writable=writable)) as checkpoints:
+            step = checkpoints.step(which)
+            if step is None:
+                raise ValueError(f"stage {name!r} has no checkpoint with a score, by which the best would be chosen")
+            with phase(f"reading the {which} network of {name}"):
+                return checkpoints.network(self.abstract_variables(self.model(name)), which), step
+
+    def choose(self, stage: str | None = None, which: str | None = None) -> tuple[DeepLab, Any, dict]:
+        """A network to look at: that in `init_from`, or else one of a stage.
+
+        Args:
+          stage: default: the last one that is complete.
+          which: 'last' or 'best'; default: the one that is handed on.
+
+        Returns:
+          The network; its variables, replicated; where it is from, {'network', 'stage', 'checkpoint', 'step'}, the file
+          or the stage's folder being the first.
+
+        Raises:
+          ValueError: there is no such network.
+        """
+        path = self._config.init_from
+        if path is not None:
+            return *self.in_file(path), {"network": path}
+        if stage is None:
+            complete = [name for name in self._config.stages if self._workdir.result(name) and self.labels(name)]
+            if not complete:
+                raise ValueError(
+                    f"{self._workdir.path} has no complete stage: name a file of weights as config.init_from, or a "
+                    "stage with --stage"
+                )
+            stage = complete[-1]
+        if stage in self._config.stages and not self.labels(stage):
+            raise ValueError(f"stage {stage!r} is pretraining, whose network labels nothing: name another stage")
+        folder, which = self._workdir.folder(stage), which or self._config.handover
+        if stage not in self._config.stages and (folder / "checkpoints").exists():
+            raise ValueError(f"{folder} is of a configuration that has other stages than "
+                             f"{', '.join(self._config.stages)}: name it, --config=...")  # fmt: skip
+        if not (folder / "checkpoints").exists():
+            there = [name for name in self._config.stages if (self._workdir.folder(name) / "checkpoints").exists()]
+            raise ValueError(f"{folder} has no checkpoints; stages with some: {', '.join(there) or 'none'}")
+        variables, step = self.checkpoint(stage, which, writable=False)
+        found = {"network": str(folder), "stage": stage, "checkpoint": which, "step": step}
+        return self.model(stage), variables, found
+
+    def labels(self, stage: str) -> bool:
+        """Whether a stage's network labels images."""
+        return self._config[stage].kind != "pretrain"
+
+    def initialise(self, model: DeepLab, key: jax.Array) -> Any:
+        """Freshly initialised variables of a network."""
+        return _initialiser(model, tuple(self._config.views.crop_size))(key)
+
+    def abstract_variables(self, model: DeepLab) -> Any:
+        """Shapes and placement (replicated) of a network's variables."""
+        shapes = jax.eval_shape(functools.partial(self.initialise, model), jax.random.key(0))
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=devices.replicated(self._mesh)), shapes
+        )
+
+    def check_files(self, stages: Iterable[str]) -> None:
+        """Reads the files of weights that these stages are going to want, before hours are spent on what comes first.
+
+        Raises:
+          ValueError: one of them does not fit.
+        """
+        fit = set()
+        for name in stages:
+            stage = self._config[name]
+            if stage.weights is not None:
+                self.in_file(stage.weights)
+            elif stage.init in ("imagenet", "self_supervised") and stage.init not in fit:
+                self.in_weights(stage.init, self.abstract_variables(self.network(extra_norm=False)))
+                fit.add(stage.init)
+
+    def in_weights(self, kind: str, wanted: Any) -> Any:
+        """The backbone in the file of 'imagenet' or 'self_supervised' weights."""
+        path = self._config.model[f"{kind}_weights"]
+        with phase(f"reading {path}"):
+            return from_torch(weights.load(path).arrays, backbone(wanted))
+
+    def initial(self, name: str, model: DeepLab) -> Any:
+        """Where the network of stage `name` starts: random, weights from a file, or an earlier stage's network."""
+        init, wanted = self._config[name].init, self.abstract_variables(model)
+        given: dict = {"params": {}, "batch_stats": {}}
+        if init in ("imagenet", "self_supervised"):
+            given = self.in_weights(init, wanted)
+        elif init != "random":
+            given = self.variables(init)
+            if build.takes_backbone(self._config, name):
+                given = backbone(given)
+        if all(set(wanted[kind]) == set(given[kind]) for kind in wanted):
+            return given
+        # what the given network lacks (another head, the extra normalisation) starts freshly initialised
+        if extra := set(given["params"]) - set(wanted["params"]):
+            raise ValueError(f"stage {name!r} starts from a network with {', '.join(extra)}, which its own lacks: set "
+                             f"config.{name}.extra_norm to True")  # fmt: skip
+        key = build.stage_key(self._config.seed, build.random_name(self._config, name))
+        fresh = self.initialise(model, key)
+        return devices.replicate({kind: fresh[kind] | dict(given[kind]) for kind in wanted}, self._mesh)
+
+    def in_file(self, path: str) -> tuple[DeepLab, Any]:
+        """The network in a file of any format, and its variables, replicated.
+
+        Raises:
+          ValueError: the file holds no whole network, or another one than the configuration's.
+        """
+        with phase(f"reading {path}"):
+            found = weights.load(path)
+        model = self.network(extra_norm=found.extra_norm)
+        held = {"head": found.head, "depths": found.depths, "width": found.width}
+        for setting, value in held.items():
+            if value != getattr(model, setting):
+                raise ValueError(
+                    f"{path} holds a network of {setting} {value}, config.model.{setting} is {getattr(model, setting)}"
+                )
+        if found.classes != model.classes:
+            raise ValueError(
+                f"{path} scores {found.classes} classes, label space {self._space.name} has {model.classes}"
+            )
+        return model, devices.replicate(from_torch(found.arrays, self.abstract_variables(model)), self._mesh)
+
+
+def backbone(variables: Any) -> dict:
+    """The part of a network's variables that weights of a classification network fill."""
+    return {kind: {k: v for k, v in tree.items() if k in ("backbone", "input")} for kind, tree in variables.items()}
+
+
+@functools.lru_cache(maxsize=32)
+def _initialiser(model: DeepLab, size: tuple[int, int]) -> Callable[[jax.Array], Any]:
+    """Key -> freshly initialised variables of a network, compiled; `size` is that of a crop, in pixels."""
+
+    def initialise(key: jax.Array) -> Any:
+        return model.clone(axis_name=None).init(key, jnp.zeros((1, *size, 3)), train=False)
+
+    return jax.jit(initialise)

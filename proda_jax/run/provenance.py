@@ -1,0 +1,106 @@
+"""What a stage's folder remembers of the settings that it was run with, so that no others go on with it."""
+
+import json
+import platform
+from importlib import metadata
+from typing import Any
+
+import jax
+import ml_collections
+from etils import epath
+
+from proda_jax.system import hosts
+from proda_jax.system.files import read_json, write_atomically, write_if_new
+
+NAME, ENVIRONMENT = "settings.json", "environment.json"  # of a stage
+CONFIGURATION = "config.json"  # of a workdir
+# settings that decide what every stage ends in
+_EVERYWHERE = ("seed", "batch_size", "micro_batches", "handover", "model", "views")
+_OF_DATA = ("name", "split", "image_size", "label_values")  # of a data set; where its files lie may change
+
+
+def decisive(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
+    """The settings that decide what stage `name` ends in, {'section.setting': JSON value}.
+
+    How often something is logged or saved, and where data lie, is not among them; how often it is scored is where the
+    best network is handed on.
+    """
+    found = {key: config[key] for key in _EVERYWHERE} | {name: config[name]}
+    found |= {f"data.{key}": config.data[key] for key in ("label_space", "classes", "store_scale")}
+    roles = ("source", "target", "validation") if config.handover == "best" else ("source", "target")
+    found |= {f"data.{role}.{key}": config.data[role][key] for role in roles for key in _OF_DATA}
+    if config.handover == "best":
+        found["evaluate_every"] = config.evaluate_every
+    return json.loads(json.dumps(dict(_flat(found))))
+
+
+def _flat(tree: Any, prefix: str = ""):
+    for key, value in tree.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def remember(folder: epath.Path, config: ml_collections.ConfigDict, name: str) -> None:
+    """Notes the settings of a stage that begins."""
+    if hosts.is_first():
+        write_atomically(folder / NAME, json.dumps(decisive(config, name), indent=2))
+
+
+def note_configuration(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
+    """Notes the whole configuration of a run, for reports and for predictions."""
+    if hosts.is_first():
+        write_if_new(workdir / CONFIGURATION, json.dumps(config.to_dict(), indent=2).encode())
+
+
+def read_configuration(workdir: epath.PathLike) -> ml_collections.ConfigDict:
+    """The configuration that a workdir was last trained with.
+
+    Raises:
+      ValueError: it is not noted there, or the note is damaged.
+    """
+    note, remedy = epath.Path(workdir) / CONFIGURATION, "name the configuration, --config=configs/..."
+    if not note.exists():
+        raise ValueError(f"{note} is not there, so nobody knows the settings of {workdir}: {remedy}")
+    return ml_collections.ConfigDict(_with_tuples(read_json(note, remedy))).lock()
+
+
+def _with_tuples(value: Any) -> Any:
+    """JSON values with tuples in place of lists, of which configurations have none."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(item) for key, item in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
+def note_environment(folder: epath.Path) -> None:
+    """Notes what a stage runs on: versions of the libraries that decide numbers, and the devices."""
+    libraries = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in libraries}
+    devices = {"device": jax.devices()[0].device_kind, "backend": jax.default_backend(), "devices": jax.device_count()}
+    if hosts.is_first():
+        found = {"versions": versions, **devices, "hosts": jax.process_count(), "system": platform.platform()}
+        write_atomically(folder / ENVIRONMENT, json.dumps(found, indent=2))
+
+
+def check(folder: epath.Path, config: ml_collections.ConfigDict, name: str) -> None:
+    """Refuses a stage's folder that was made with other settings.
+
+    Raises:
+      ValueError: naming each setting that differs, with both values.
+    """
+    note, remedy = folder / NAME, f"delete {folder} to run this stage again"
+    if not note.exists():
+        checkpoints = folder / "checkpoints"
+        if checkpoints.exists() and any(path.name.isdigit() for path in checkpoints.iterdir()):
+            raise ValueError(f"{note} is missing, so nobody knows what the checkpoints beside it belong to: {remedy}")
+        return
+    there, now = read_json(note, remedy), decisive(config, name)
+    differing = [f"config.{key} was {there.get(key)!r} and is {now.get(key)!r} now" for key in sorted(there | now)
+                 if there.get(key) != now.get(key)]  # fmt: skip
+    if differing:
+        more = f", and {len(differing) - 5} more" if len(differing) > 5 else ""
+        raise ValueError(
+            f"{folder} was made with other settings: {'; '.join(differing[:5])}{more}. Use another workdir, or delete "
+            "that folder and those of the stages after it"
+        )

@@ -1,0 +1,360 @@
+"""Refuses impossible settings before anything is computed."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+
+import jax
+import ml_collections
+import numpy as np
+from etils import epath
+
+from proda_jax.adaptation.stages import denoise
+from proda_jax.adaptation.stages.build import TRAIN_STEPS, takes_backbone, views_of
+from proda_jax.data.label_spaces import (
+    CUSTOM,
+    FOLDER,
+    IGNORE,
+    IGNORED,
+    LABEL_SPACES,
+    LabelSpace,
+    all_datasets,
+    datasets_in,
+    label_map,
+    label_space,
+)
+from proda_jax.models.deeplab import GROUP_NORM_GROUPS, HEADS
+from proda_jax.system.files import cache_folder
+
+TOP_LEVEL = (
+    "task", "init_from", "seed", "stages", "batch_size", "micro_batches", "log_every", "summaries", "save_every",
+    "save_minutes", "max_skipped", "evaluate_every", "handover", "evaluate_batch_size", "data", "model", "views",
+    "snapshots", "study",
+)  # fmt: skip
+COUNTS = (
+    "batch_size", "micro_batches", "log_every", "save_every", "max_skipped", "evaluate_every", "evaluate_batch_size",
+)  # fmt: skip
+LARGEST = float(np.finfo(np.float32).max)  # number that the network computes with
+ROLES = ("source", "target", "validation")
+NONE = "none"  # in place of a data set that there is not
+WEIGHTS = ("random", "imagenet", "self_supervised")
+CHOICES = {
+    "batch_norm": ("batch", "frozen"),
+    "schedule": ("poly", "per_epoch"),
+    "backbone_steps": ("once", "released"),
+    "reduction": ("mean", "sum"),
+    "gan": ("ls", "vanilla"),
+    "weighting": ("prototypes", "network", "none"),
+    "label_source": ("fixed", "moving"),
+    "soft_label_interpolation": ("probabilities", "logits"),
+    "consistency_over_classes": ("mean", "sum"),
+    "regulariser": ("mrkld", "mrent"),
+    "ema_view": ("image", "crop"),
+    "ema_crop": ("released", "exact"),
+    "ema_mode": ("train", "eval"),
+    "prototype_update": ("in_turn", "batch"),
+    "unseen_prototypes": ("replace", "released"),
+    "prototype_init": ("target", "source"),
+    "prototype_init_by": ("vectors", "pixels"),
+    "target_view": ("strong", "weak"),
+    "distillation_form": ("equation12", "equation12_per_pixel", "released"),
+}
+POSITIVE = (
+    "schedule_steps", "schedule_factor", "temperature", "backbone_rate", "head_rate", "discriminator_rate",
+    "contrast_temperature", "prototype_min_pixels", "prototype_init_min_pixels", "prototype_init_limit",
+    "prototype_init_passes", "steps",
+)  # fmt: skip
+SHARES = ("momentum", "grey", "ema_momentum", "prototype_momentum", "label_threshold")
+NOT_NEGATIVE = (
+    "weight_decay", "adversarial_weight", "ce_weight", "rce_weight", "consistency_weight", "regulariser_weight",
+    "distillation_weight", "schedule_power",
+)  # fmt: skip
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR names another."""
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+def refuse(setting: str, value: object, expected: str) -> None:
+    raise ValueError(f"config.{setting} = {value!r}: expected {expected}")
+
+
+def choose(setting: str, value: str, choices: Iterable[str]) -> None:
+    """Refuses what is not among the choices, and suggests the nearest of them."""
+    choices = list(choices)
+    if value in choices:
+        return
+    nearest = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    refuse(setting, value, f"one of {', '.join(choices) or 'nothing'}{hint}")
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Checks a configuration.
+
+    Raises:
+      ValueError: the first setting that cannot work, what was expected, and the nearest choice.
+    """
+    sections = check_sections(config)
+    if config.init_from is not None:
+        refuse("init_from", config.init_from, "None, except with --mode=evaluate, predict, export; to start from the "
+               "network in a file, name it as config.<stage>.weights of the stage it stands for")  # fmt: skip
+    check_data(config)
+    choose("handover", config.handover, ("last", "best"))
+    if config.handover == "best" and config.data.validation.name == NONE:
+        refuse("handover", "best", "'last', as there are no validation images to choose by")
+    if not config.save_minutes > 0:
+        refuse("save_minutes", config.save_minutes, "a positive number")
+    for name in COUNTS:
+        if config[name] < 1:
+            refuse(name, config[name], "at least 1")
+    check_model(config.model)
+    check_views(config, config.views)
+    if not 0 <= config.seed < 2**31:
+        refuse("seed", config.seed, "0 to 2147483647")
+    for name, number in config.snapshots.items():
+        if number < 0:
+            refuse(f"snapshots.{name}", number, "at least 0")
+    check_finite(config)
+    if not config.stages:
+        refuse("stages", config.stages, "names of stages to run")
+    for i, name in enumerate(config.stages):
+        choose("stages", name, sections)
+        if name in config.stages[:i]:
+            refuse("stages", tuple(config.stages), f"each stage once, not {name!r} twice")
+        check_stage(config, name, earlier=config.stages[:i])
+
+
+def check_finite(section: ml_collections.ConfigDict, prefix: str = "") -> None:
+    """Refuses numbers that are none, or infinite in float32."""
+    for name, value in section.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            check_finite(value, f"{prefix}{name}.")
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(number, float) and not abs(number) <= LARGEST for number in numbers):
+            refuse(f"{prefix}{name}", value, "finite numbers")
+
+
+def check_sections(config: ml_collections.ConfigDict) -> list[str]:
+    """Names of the stages that are described; refuses misspelt settings beside them."""
+    sections = [name for name, s in config.items() if isinstance(s, ml_collections.ConfigDict) and "kind" in s]
+    for name in config:
+        choose(name, name, (*TOP_LEVEL, *sections))
+    return sections
+
+
+def check_evaluation(config: ml_collections.ConfigDict) -> None:
+    """Checks what evaluating a network needs of a configuration; what training needs may be missing."""
+    check_sections(config)
+    check_data(config)
+    check_model(config.model)
+    if config.evaluate_batch_size < 1:
+        refuse("evaluate_batch_size", config.evaluate_batch_size, "at least 1")
+    if config.data.validation.name == NONE:
+        refuse("data.validation.name", NONE, "labelled images to evaluate on")
+    if config.init_from is not None:
+        check_file("init_from", config.init_from)
+
+
+def check_network(config: ml_collections.ConfigDict) -> None:
+    """Checks what describes a network: its sizes and classes."""
+    check_sections(config)
+    check_label_space(config.data)
+    check_model(config.model)
+
+
+def check_data(config: ml_collections.ConfigDict) -> None:
+    """Checks the `data` section alone, which is all that preparing data needs."""
+    data = config.data
+    choose("data.loader", data.loader, ("tfds", "memory"))
+    check_label_space(data)
+    if not 0 < data.store_scale <= 1:
+        refuse("data.store_scale", data.store_scale, "a share above 0, up to 1")
+    if data.threads < 0:
+        refuse("data.threads", data.threads, "0 (one for each core) or more")
+    space = label_space(data.label_space, data.classes, data.colors)
+    for role in ROLES:
+        check_role(data, role, space)
+    own = {}  # prepared copies are told apart by their names
+    for role in ROLES:
+        if data[role].name == FOLDER:
+            files = (data[role].images, data[role].labels)
+            if own.setdefault(data[role].split, files) != files:
+                refuse(f"data.{role}.split", data[role].split, "another name for each folder of your own")
+
+
+def check_label_space(data: ml_collections.ConfigDict) -> None:
+    """Checks the classes and their colours."""
+    choose("data.label_space", data.label_space, (*LABEL_SPACES, CUSTOM))
+    if data.label_space == CUSTOM and not 1 <= len(set(data.classes)) == len(data.classes) < IGNORE:
+        refuse("data.classes", tuple(data.classes), f"1 to {IGNORE - 1} different names of classes")
+    if IGNORED in data.classes:
+        refuse("data.classes", tuple(data.classes), f"no class called {IGNORED!r}, which is said of values without one")
+    if data.label_space != CUSTOM and data.classes:
+        refuse("data.label_space", data.label_space, f"{CUSTOM!r}, as data.classes names classes")
+    if data.colors and len(data.colors) != len(data.classes):
+        refuse("data.colors", tuple(data.colors), f"a colour for each of the {len(data.classes)} classes, or none")
+
+
+def check_role(data: ml_collections.ConfigDict, role: str, space: LabelSpace) -> None:
+    """Checks the data set of one role."""
+    wanted = data[role]
+    if wanted.name == NONE and role == "validation":
+        return
+    # with values of its own for each class, any data set fits into any label space
+    known = all_datasets() if wanted.label_values else datasets_in(space.name)
+    choose(f"data.{role}.name", wanted.name, known)
+    if wanted.name == FOLDER:
+        if not wanted.images:
+            refuse(f"data.{role}.images", wanted.images, "a folder of images")
+        if not re.fullmatch(r"[A-Za-z]\w*", wanted.split) or wanted.split == "all":  # which TFDS keeps for itself
+            refuse(f"data.{role}.split", wanted.split, "a name of letters, digits and underscores, other than 'all'")
+        if not wanted.labels and role != "target":
+            refuse(f"data.{role}.labels", wanted.labels, "a folder of labels, one for each image")
+    try:
+        label_map(wanted.name, space, wanted.label_values)
+    except ValueError as error:
+        refuse(f"data.{role}.label_values", tuple(wanted.label_values), str(error))
+
+
+def check_model(model: ml_collections.ConfigDict) -> None:
+    choose("model.head", model.head, HEADS)
+    choose("model.initialisation", model.initialisation, ("released", "he"))
+    choose("model.batch_norm_epsilon", model.batch_norm_epsilon, ("added", "clamped"))
+    choose("model.dtype", model.dtype, ("float32", "bfloat16"))
+    if not 2 <= len(model.depths) <= 4 or min(model.depths) < 1:
+        refuse("model.depths", tuple(model.depths), "two to four groups of blocks, each of at least one")
+    if model.width < 1:
+        refuse("model.width", model.width, "at least 1")
+    if not model.dilations or min(model.dilations) < 1:
+        refuse("model.dilations", tuple(model.dilations), "whole numbers from 1, such as (6, 12, 18, 24)")
+    for name in ("head_channels", "feature_channels"):
+        if model.head == "released" and (model[name] < GROUP_NORM_GROUPS or model[name] % GROUP_NORM_GROUPS):
+            refuse(f"model.{name}", model[name], f"a multiple of {GROUP_NORM_GROUPS}, the groups of its normalisation")
+    if not 0 <= model.dropout < 1:
+        refuse("model.dropout", model.dropout, "a share below 1")
+    if len(model.input_mean) != 3:
+        refuse("model.input_mean", tuple(model.input_mean), "three numbers, of red, green and blue")
+    if len(model.input_std) != 3 or not min(model.input_std) > 0:
+        refuse("model.input_std", tuple(model.input_std), "three positive numbers, of red, green and blue")
+
+
+def check_views(config: ml_collections.ConfigDict, views: ml_collections.ConfigDict) -> None:
+    """Checks the section `views`, or what a stage makes of it."""
+    for name, size in (("views.crop_size", views.crop_size), *(
+        (f"data.{role}.image_size", config.data[role].image_size) for role in ROLES
+    )):  # fmt: skip
+        if len(size) != 2 or min(size) < 32:
+            refuse(name, tuple(size), "(height, width), each at least 32 pixels")
+    if views.target_stride not in (1, 2, 4, 8):
+        refuse("views.target_stride", views.target_stride, "1, 2, 4 (released) or 8 pixels")
+    if any(size % views.target_stride for size in views.crop_size):
+        stride = views.target_stride
+        refuse("views.crop_size", tuple(views.crop_size), f"multiples of views.target_stride, which is {stride}")
+    for name, least in (("base_width", 1), ("strong_operations", 0)):
+        if views[name] < least:
+            refuse(f"views.{name}", views[name], f"at least {least}")
+    if len(views.scale) != 2 or not 0 < views.scale[0] <= views.scale[1]:
+        refuse("views.scale", tuple(views.scale), "(smallest, largest), positive")
+    if not 0 <= views.cutout_fraction <= 1:
+        refuse("views.cutout_fraction", views.cutout_fraction, "a share of the crop's shorter side, 0 to 1")
+
+
+def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str, ...]) -> None:
+    """Checks one stage's section; `earlier` are the stages that run before it."""
+    stage = config[name]
+    choose(f"{name}.kind", stage.kind, TRAIN_STEPS)
+    if stage.weights is not None:
+        check_file(f"{name}.weights", stage.weights)
+        return
+    for key, choices in CHOICES.items():
+        if key in stage:
+            choose(f"{name}.{key}", stage[key], choices)
+    for key in POSITIVE:
+        if key in stage and not stage[key] > 0:
+            refuse(f"{name}.{key}", stage[key], "a positive number")
+    if "label_scales" in stage and not (stage.label_scales and min(stage.label_scales) > 0):
+        refuse(f"{name}.label_scales", tuple(stage.label_scales), "positive numbers, such as (1.0,)")
+    smallest = min(min(config.data.target.image_size) * scale for scale in stage.get("label_scales", (1.0,)))
+    if smallest < 32:
+        refuse(f"{name}.label_scales", tuple(stage.label_scales), "scales that leave target images at least 32 pixels")
+    if "discriminator_channels" in stage and not min(stage.discriminator_channels, default=0) > 0:
+        refuse(f"{name}.discriminator_channels", tuple(stage.discriminator_channels), "whole numbers from 1")
+    if "soft_label_stride" in stage and stage.soft_label_stride not in (1, 2, 4, 8):
+        refuse(f"{name}.soft_label_stride", stage.soft_label_stride, "1, 2, 4 or 8 (released) pixels")
+    for key in SHARES:
+        if key in stage and not 0 <= stage[key] <= 1:
+            refuse(f"{name}.{key}", stage[key], "a share, 0 to 1")
+    for key in NOT_NEGATIVE:
+        if key in stage and not stage[key] >= 0:
+            refuse(f"{name}.{key}", stage[key], "zero or more")
+    for key in stage.get("views", {}):
+        choose(f"{name}.views.{key}", key, config.views)
+    check_views(config, views_of(config, name))
+    for factor, value in stage.jitter.items():
+        if not 0 <= value < 1:
+            refuse(f"{name}.jitter.{factor}", value, "from 0 to below 1")
+    choose(f"{name}.init", stage.init, (*WEIGHTS, *earlier))
+    if stage.get("init_takes") is not None:
+        choose(f"{name}.init_takes", stage.init_takes, ("backbone",))
+    labelling = [other for other in earlier if config[other].kind != "pretrain"]  # networks that label images
+    if stage.kind == "denoise" and denoise.needs_momentum_encoder(stage) and stage.init not in labelling:
+        refuse(f"{name}.init", stage.init, "an earlier stage, whose features the prototypes are means of")
+    if stage.kind == "pretrain":
+        check_pretraining(config, name)
+    whole = stage.init in labelling and not takes_backbone(config, name)
+    if whole and has_extra_norm(config, stage.init) and not has_extra_norm(config, name):
+        refuse(f"{name}.extra_norm", stage.extra_norm, f"True, as stage {stage.init!r}, which it starts from, has it")
+    for key in ("teacher", "labels_from"):
+        if key in stage:
+            choose(f"{name}.{key}", stage[key], labelling)
+    if stage.init in ("imagenet", "self_supervised"):
+        check_weights(config, name, stage.init)
+
+
+def check_pretraining(config: ml_collections.ConfigDict, name: str) -> None:
+    """Checks what a stage of pretraining alone has, and what it cannot do."""
+    stage = config[name]
+    for key in ("batch_size", "projection_channels", "hidden_channels"):
+        if stage[key] is not None and stage[key] < 1:
+            refuse(f"{name}.{key}", stage[key], "at least 1")
+    if config.handover == "best":
+        refuse("handover", "best", f"'last', as stage {name!r} has no scores to choose by")
+
+
+def has_extra_norm(config: ml_collections.ConfigDict, name: str, taken: Mapping[str, bool] | None = None) -> bool:
+    """Whether a stage's network has the extra normalisation: as it says, otherwise as the stage it starts from.
+
+    Args:
+      config: the whole configuration.
+      name: the stage.
+      taken: the answer for stages whose network was taken from a file, as far as it is known.
+    """
+    stage = config[name]
+    if stage.kind == "pretrain":
+        return False
+    if stage.weights is not None:
+        return (taken or {}).get(name, False)
+    inherited = stage.init in config.stages and has_extra_norm(config, stage.init, taken)
+    return stage.get("extra_norm", inherited)
+
+
+def check_weights(config: ml_collections.ConfigDict, name: str, init: str) -> None:
+    path = config.model[f"{init}_weights"]
+    if path is None:
+        refuse(
+            f"model.{init}_weights",
+            path,
+            f"a file with the backbone's weights, which stage {name!r} starts from; without such weights set "
+            f"--config.{name}.init=random or the name of an earlier stage",
+        )
+    check_file(f"model.{init}_weights", path)
+
+
+def check_file(setting: str, path: str) -> None:
+    """Refuses a file of weights that is not there; that of a TensorFlow checkpoint is named without its ending."""
+    if not any(epath.Path(name).exists() for name in (path, f"{path}.index")):
+        refuse(setting, path, "a file that exists")

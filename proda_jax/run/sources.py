@@ -1,0 +1,93 @@
+"""Opens what the configuration names: data sets, and the writer of curves and panels."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+import ml_collections
+from absl import logging
+from etils import epath
+
+from proda_jax.data.label_spaces import FOLDER, label_map, label_space
+from proda_jax.data.source import ExampleSource
+from proda_jax.run.train import Writer
+from proda_jax.system import hosts
+from proda_jax.system.progress import phase
+
+
+class Sources:
+    """The data sets of an experiment by role, opened when first asked for."""
+
+    def __init__(self, config: ml_collections.ConfigDict, workdir: epath.PathLike, given: dict | None = None):
+        """Opens nothing yet.
+
+        Args:
+          config: the whole configuration.
+          workdir: prepared data sets go to its `data` folder unless data.data_dir says otherwise.
+          given: sources by role that are not to be opened from disk (tests, data in memory).
+        """
+        self._config = config
+        self._data_dir = config.data.data_dir or str(epath.Path(workdir) / "data")
+        self._opened: dict[str, ExampleSource] = dict(given or {})
+
+    def open(self, role: str) -> ExampleSource:
+        """The 'source', 'target' or 'validation' data set, prepared on first use.
+
+        Raises:
+          ValueError: the raw data are missing or not laid out as expected.
+        """
+        if role not in self._opened:
+            with phase(f"opening the {role} images with TensorFlow"):
+                self._opened[role] = self._open(role)
+        return self._opened[role]
+
+    def _open(self, role: str) -> ExampleSource:
+        # data preparation brings TensorFlow with it, which the core does without
+        from data_prep.prepare import prepare_role
+        from proda_jax.data.pipeline import TfdsSource
+
+        data = self._config.data
+        wanted = data[role]
+        if hosts.is_first():
+            prepare_role(data, role, self._data_dir)
+        hosts.wait(f"{role} data are prepared")
+        if not hosts.is_first():  # there is something to do if each host has a disk of its own
+            prepare_role(data, role, self._data_dir)
+        space = label_space(data.label_space, data.classes, data.colors)
+        source = TfdsSource(
+            wanted.name if wanted.name != FOLDER else f"{FOLDER}/{wanted.split}",
+            wanted.split,
+            data_dir=self._data_dir,
+            image_size=tuple(wanted.image_size),
+            label_map=label_map(wanted.name, space, wanted.label_values),
+            threads=data.threads,
+        )
+        if data.loader == "memory":
+            return source.to_memory(labels=source.labelled and (role != "target" or self._needs_target_labels()))
+        return source
+
+    def _needs_target_labels(self) -> bool:
+        """Whether a stage is an oracle: nothing else reads labels of target training images."""
+        return any(self._config[name].get("target_labels", False) for name in self._config.stages)
+
+    @contextlib.contextmanager
+    def writer(self, folder: epath.Path) -> Iterator[Writer]:
+        """Writes for TensorBoard into a stage's folder, if `summaries` is set."""
+        if not (self._config.summaries and hosts.is_first()):
+            yield NoWriter()
+            return
+        with phase("loading TensorBoard's writer"):
+            from clu import metric_writers
+
+        logging.info("metrics for TensorBoard in %s", folder)
+        with contextlib.closing(metric_writers.SummaryWriter(str(folder / "summaries"))) as writer:
+            yield writer
+
+
+class NoWriter:
+    """Takes what a writer of clu's takes, and writes nothing."""
+
+    def write_scalars(self, step: int, scalars: Mapping) -> None:
+        """Nothing."""
+
+    def write_images(self, step: int, images: Mapping) -> None:
+        """Nothing."""

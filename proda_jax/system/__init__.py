@@ -1,0 +1,1 @@
+"""What any program needs: files, hosts, devices, checkpoints, progress, signals, errors."""

@@ -1,0 +1,112 @@
+"""The configurations: each loads and is possible, says what it promises, and the two large ones run through."""
+
+import importlib
+import pathlib
+
+import ml_collections
+import pytest
+
+from configs import base, camvid, gta5, gta5_released, synthia
+from proda_jax.run import settings
+
+ROOT = pathlib.Path(__file__).parents[2]
+FULL_SIZE = ("gta5", "synthia", "gta5_released")
+STAGES = ("warmup", "stage1", "stage2", "stage3")
+
+
+def leaves(config: ml_collections.ConfigDict) -> dict:
+    """{'section.name': value} of every setting."""
+    flat = {}
+    for key, value in config.items(preserve_field_references=False):
+        if isinstance(value, ml_collections.ConfigDict):
+            flat |= {f"{key}.{name}": leaf for name, leaf in leaves(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def with_weights(config: ml_collections.ConfigDict, path: pathlib.Path) -> ml_collections.ConfigDict:
+    config.model.imagenet_weights = config.model.self_supervised_weights = str(path)
+    return config
+
+
+@pytest.mark.parametrize("name", [*FULL_SIZE, "custom"])
+def test_a_missing_weight_file_is_refused_and_named_before_anything_is_computed(name):
+    with pytest.raises(ValueError, match="config.model.imagenet_weights = None: expected a file with"):
+        settings.check(importlib.import_module(f"configs.{name}").get_config())
+
+
+@pytest.mark.parametrize("config", [gta5, synthia, gta5_released])
+def test_full_recipes_run_long_stages_in_the_papers_order(config):
+    c = config.get_config()
+    assert c.stages == STAGES
+    assert all(c[name].steps >= 30_000 for name in c.stages)
+    assert [c[name].kind for name in c.stages] == ["warmup", "denoise", "distill", "distill"]
+    assert (c.warmup.init, c.stage1.init, c.stage2.init) == ("imagenet", "warmup", "self_supervised")
+    assert (c.stage2.teacher, c.stage3.teacher) == ("stage1", "stage2")
+    assert c.evaluate_every == 1000
+
+
+def test_synthia_differs_from_gta5_in_its_data_and_the_regulariser_alone():
+    ours, theirs = leaves(synthia.get_config()), leaves(gta5.get_config())
+    differing = {key for key in ours | theirs if ours.get(key) != theirs.get(key)}
+    assert differing == {
+        "task", "data.label_space", "data.source.name", "data.source.image_size", "stage1.regulariser_weight"
+    }  # fmt: skip
+    assert ours["stage1.regulariser_weight"] == 0.0
+
+
+def test_the_released_configuration_changes_only_the_rows_in_which_our_default_is_another():
+    ours, theirs = leaves(gta5_released.get_config()), leaves(gta5.get_config())
+    differing = {key: value for key, value in ours.items() if theirs[key] != value}
+    steps = {f"{stage}.backbone_steps": "released" for stage in ("warmup", "stage2", "stage3")}
+    assert differing == steps | {
+        "task": "gta5_released",
+        "handover": "best",
+        "model.batch_norm_epsilon": "clamped",
+        "warmup.backbone_rate": 1e-4,
+        "warmup.head_rate": 1e-3,
+        "warmup.batch_norm": "batch",
+        "stage1.prototype_init_passes": 4,
+        "stage2.distillation_form": "released",
+        "stage3.distillation_form": "released",
+        "stage3.init": "stage2",
+    }
+
+
+def test_camvid_large_is_larger_and_nothing_else_is_accepted():
+    small, large = camvid.get_config(), camvid.get_config("large")
+    settings.check(large)
+    assert large.views.crop_size[0] > small.views.crop_size[0] and large.model.width > small.model.width
+    with pytest.raises(ValueError, match="camvid.py:huge: expected"):
+        camvid.get_config("huge")
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_the_smallest_camvid_photograph_still_fills_a_crop(size):
+    c = camvid.get_config(size)
+    height, width = c.data.source.image_size
+    smallest = c.views.base_width * c.views.scale[0]
+    assert height * smallest / width >= c.views.crop_size[0] and smallest >= c.views.crop_size[1]
+
+
+@pytest.mark.parametrize("name", ["camvid", "studies.demo"])
+def test_self_training_and_stage_1_are_compared_on_equal_terms(name):
+    c = importlib.import_module(f"configs.{name}").get_config()
+    training = ("init", "steps", "backbone_rate", "head_rate", "schedule_steps", "jitter")
+    labels = ("labels_from", "label_scales", "label_flip", "soft_label_stride", "soft_label_interpolation")
+    for setting in training + labels:
+        assert c.self_training[setting] == c.stage1[setting], setting
+
+
+def test_no_setting_is_without_a_reader():
+    files = [*(ROOT / "proda_jax").rglob("*.py"), *(ROOT / "data_prep").glob("*.py")]
+    code = "\n".join(path.read_text() for path in files if path.name != "settings.py")
+    c = gta5.get_config()
+    c.source = base.supervised("random", 1)
+    indirect = {"brightness", "contrast", "saturation", "white_balance"}  # handed on as **stage.jitter
+    indirect |= {"imagenet_weights", "self_supervised_weights"}  # read as f"{init}_weights"
+    indirect |= {"source", "target", "validation"}  # roles of c.data
+    names = {key.split(".")[-1] for key in leaves(c)} - indirect
+    unread = [name for name in sorted(names) if not any(form in code for form in (f".{name}", f'"{name}"'))]
+    assert unread == []

@@ -1,0 +1,390 @@
+"""Studies: their configurations, what their tables say, and what is shared and resumed."""
+
+import csv
+import importlib
+import io
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from tiny import block_source, tiny_config, tiny_stage
+
+from configs import base, demo
+from configs.studies import common, table8
+from proda_jax.adaptation.stages import build
+from proda_jax.report import paper
+from proda_jax.run import settings
+from proda_jax.run.sources import Sources
+from proda_jax.study import page, plan, results, run
+from proda_jax.study.plan import Plan, Row
+from proda_jax.system.files import alone
+from proda_jax.system.interruption import Interruption, Stopped
+
+ROOT = pathlib.Path(__file__).parents[2]
+TABLES = [f"table{number}" for number in range(1, 11)]
+FIGURES = [f"figure{number}" for number in range(2, 6)]
+
+pytestmark = pytest.mark.usefixtures("compiled_programs")
+
+
+def config_of(name: str, form: str):
+    """A study's configuration, with files in place of weights."""
+    c = importlib.import_module(f"configs.studies.{name}").get_config(form)
+    c.model.imagenet_weights = c.model.self_supervised_weights = __file__
+    return c
+
+
+# The configurations
+
+
+def test_every_table_and_figure_has_its_study():
+    there = {path.stem for path in (ROOT / "configs" / "studies").glob("*.py")} - {"common", "demo"}
+    assert there == {*TABLES, *FIGURES, "camvid"}
+
+
+@pytest.mark.parametrize("form", ["gta5", "demo"])
+@pytest.mark.parametrize("name", [*TABLES, *FIGURES])
+def test_a_study_is_possible_in_both_forms_and_its_rows_name_its_stages(name, form):
+    c = config_of(name, form)
+    found = plan(c)
+    assert found.name == name and found.seeds == (0, 1, 2)
+    assert len({row.stage for row in found.rows}) == len({row.label for row in found.rows}) == len(found.rows)
+    assert {row.stage for row in found.rows} <= set(c.stages)
+    used = {row.stage for row in found.rows}
+    for stage in c.stages:
+        used |= {c[stage].get(key) for key in ("init", "teacher", "labels_from")}
+    assert set(c.stages) <= used  # nothing is run for nothing
+    assert any("tuned" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("direction", ["dusk", "reverse", "starts"])
+def test_camvid_learns_from_one_time_of_day_and_is_scored_on_the_other_on_images_it_never_sees(direction):
+    c = config_of("camvid", direction)
+    plan(c)
+    times = [c.data[role].split.split("_")[0] for role in ("source", "target", "validation")]
+    assert times == (["dusk", "day", "day"] if direction == "reverse" else ["day", "dusk", "dusk"])
+    assert len({c.data[role].split for role in ("source", "target", "validation")}) == 3
+
+
+@pytest.mark.parametrize("name", [*TABLES, *FIGURES, "camvid"])
+def test_another_form_is_refused_with_those_there_are(name):
+    with pytest.raises(ValueError, match=rf"configs/studies/{name}.py:huge: expected"):
+        config_of(name, "huge")
+
+
+def test_rows_of_stage_1_differ_in_what_is_studied_alone():
+    """Which setting that is, by study; everything else is equal, the random draws too."""
+    studied = {
+        "table4": {"label_threshold"}, "table5": {"prototype_momentum"}, "table6": {"prototype_init"},
+        "table7": {"views"}, "table8": {"temperature"}, "table9": {"ce_weight", "rce_weight"},
+        "table10": {"consistency_weight", "regulariser_weight"},
+    }  # fmt: skip
+    for name, settings_studied in studied.items():
+        for form in ("gta5", "demo"):
+            c = config_of(name, form)
+            draws = set()
+            for stage in (row[1] for row in c.study.rows):
+                differing = {key for key, value in c[stage].items() if value != c.stage1[key]}
+                assert differing - {"random_as"} <= settings_studied, (name, form, stage)
+                draws.add(c[stage].random_as or stage)
+            assert draws == {"stage1"}, (name, form)
+
+
+def test_the_papers_own_settings_are_the_recipe_at_full_size():
+    """The row of each sensitivity table that the paper calls its default has 53.7 and is stage 1 itself."""
+    for name in ("table4", "table5", "table6", "table7", "table8", "table9", "table10"):
+        found = plan(config_of(name, "gta5"))
+        assert [row.paper for row in found.rows if row.stage == "stage1"] == [53.7], name
+
+
+def test_numbers_that_stand_in_several_places_agree():
+    """Studies, and the rows that reports of runs set beside theirs."""
+    theirs = {"table1": paper.GTA5, "table2": paper.SYNTHIA, "table3": paper.GTA5}
+    compared = 0
+    for name, rows in theirs.items():
+        c = config_of(name, "gta5")
+        kinds = {stage: c[stage].kind for stage in c.stages}
+        for row in plan(c).rows:
+            key = paper.row_of(json.loads(c[row.stage].to_json()), kinds)
+            if row.paper is not None:
+                assert rows[key].miou == row.paper, (name, row)
+                compared += 1
+    assert compared == 18
+
+
+def test_rows_without_a_number_in_the_running_text_have_none():
+    found = {row.label: row.paper for row in plan(config_of("table3", "gta5")).rows}
+    unsettled = {"stage 2 from supervised weights", "stage 3 from stage 2", "stage 3 from supervised weights"}
+    assert {label for label, number in found.items() if number is None} == unsettled
+    assert all(row.paper is None for name in FIGURES for row in plan(config_of(name, "gta5")).rows)
+
+
+@pytest.mark.parametrize("form", ["gta5", "demo"])
+def test_studies_of_one_workdir_mean_the_same_by_a_stages_name(form):
+    """Table 2 has other data, and a workdir of its own."""
+    sections: dict[str, dict] = {}
+    for name in [*TABLES, *FIGURES]:
+        if name != "table2":
+            c = config_of(name, form)
+            for stage in c.stages:
+                known = sections.setdefault(stage, c[stage].to_dict())
+                assert known == c[stage].to_dict(), (name, stage)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"rows": (("a", "stage9", None),)}, "config.study.rows = 'stage9': expected one of .*did you mean 'stage1'"),
+        ({"gain_over": "warmup"}, "config.study.gain_over = 'warmup'"),
+        ({"show": ("curve",)}, "config.study.show = 'curve': .*did you mean 'curves'"),
+        ({"seeds": (0, 0)}, r"config.study.seeds = \(0, 0\): expected different whole numbers"),
+    ],
+)
+def test_a_study_that_cannot_work_is_refused(change, message):
+    c = config_of("table8", "demo")
+    c.study.update(change)
+    with pytest.raises(ValueError, match=message):
+        plan(c)
+
+
+def test_a_configuration_without_a_study_is_refused():
+    with pytest.raises(ValueError, match="--mode=study needs a configuration with a section 'study'"):
+        plan(demo.get_config())
+
+
+# What the table says, against NumPy
+
+SCORES = {"one": [30.0, 31.5, 33.0], "two": [32.5, 33.0, 37.0], "three": [29.0, 30.0]}
+
+
+@pytest.fixture
+def written(tmp_path) -> tuple[Plan, pathlib.Path]:
+    """A study whose stages are complete with the scores above; the third row lacks its last seed."""
+    rows = tuple(Row(f"row {name}", name, number) for name, number in (("one", 40.0), ("two", 41.0), ("three", 42.0)))
+    for name, values in SCORES.items():
+        for seed, value in enumerate(values):
+            last = {"step": 5, "miou": value, "iou": {"road": value + 1, "sky": None}}
+            folder = tmp_path / f"seed{seed}" / name
+            folder.mkdir(parents=True)
+            (folder / "result.json").write_text(json.dumps({"name": name, "steps": 5, "best": last, "last": last}))
+            (folder / "history.jsonl").write_text(json.dumps(last | {"seconds": 1.0}) + "\n")
+    return Plan("made_up", "Made up", "Table 0", rows, (0, 1, 2), {"": demo.get_config()}, ("A note.",)), tmp_path
+
+
+def test_means_spreads_and_gains_are_those_of_numpy(written):
+    found, workdir = written
+    rows = {row["row"]: row for row in csv.DictReader(io.StringIO(results.csv_table(found, results.collect(*written))))}
+    base_values = np.array(SCORES["one"])
+    for name, values in SCORES.items():
+        row, gains = rows[f"row {name}"], np.array(values) - base_values[: len(values)]
+        assert float(row["miou_mean"]) == pytest.approx(np.mean(values))
+        assert float(row["miou_spread"]) == pytest.approx(np.std(values, ddof=1))
+        assert float(row["gain_mean"]) == pytest.approx(np.mean(gains), abs=1e-9)
+        assert float(row["gain_spread"]) == pytest.approx(np.std(gains, ddof=1), abs=1e-9)
+    assert (rows["row two"]["paper"], float(rows["row two"]["paper_gain"])) == ("41.0", pytest.approx(1.0))
+    assert rows["row three"]["miou_seed2"] == ""
+
+
+def test_text_latex_and_json_show_the_same_beside_the_paper(written):
+    found, workdir = written
+    results.write(found, workdir)
+    folder = workdir / "made_up"
+    line = next(line for line in (folder / "study.txt").read_text().splitlines() if line.startswith("row two"))
+    assert line.split()[2:] == ["32.5", "33.0", "37.0", "34.2", "±", "2.5", "+2.7", "±", "1.3", "41.0", "+1.0"]
+    assert "row three & 29.0 & 30.0 & -- & 29.5 $\\pm$ 0.7 (2 of 3)" in (folder / "study.tex").read_text()
+    held = json.loads((folder / "study.json").read_text())
+    assert held["complete"] is False and held["notes"] == ["A note."]
+    assert held["rows"][1]["mean"] == pytest.approx(np.mean(SCORES["two"]))
+
+
+@pytest.mark.parametrize("name", ["table9", "table10"])
+@pytest.mark.parametrize("form", ["gta5", "demo"])
+def test_two_settings_stand_against_each_other_as_in_the_paper(name, form, tmp_path):
+    """Every pair in its place, beside the paper's number; of one there is a score."""
+    numbers = importlib.import_module(f"configs.studies.{name}")
+    seconds = numbers.BETAS if name == "table9" else numbers.GAMMAS_2
+    found = plan(config_of(name, form), (5,))
+    row = found.rows[1]
+    (tmp_path / "seed5" / row.stage).mkdir(parents=True)
+    last = {"step": 5, "miou": 12.34, "iou": {}}
+    (tmp_path / "seed5" / row.stage / "result.json").write_text(json.dumps({"name": row.stage, "last": last}))
+    titles, rows = results.grid(found, results.collect(found, tmp_path))
+    assert [title.split()[1] for title in titles[1:]] == [f"{second:g}" for second in seconds]
+    for (first, theirs), cells in zip(numbers.PAPER.items(), rows, strict=True):
+        assert cells[0].split()[1] == f"{first:g}"
+        assert [cell.split("(")[-1] for cell in cells[1:]] == [f"{number})" for number in theirs]
+    assert rows[0][2].startswith("12.3 (") and sum("12.3" in cell for cells in rows for cell in cells) == 1
+    printed = results.text_table(found, results.collect(found, tmp_path)).splitlines()
+    assert " ".join(rows[-1]).split() in [line.split() for line in printed]
+
+
+def test_agreement_counts_pairs_in_the_papers_order(written):
+    """Our order is three < one < two, the paper's one < two < three."""
+    assert results.agreement(results.collect(*written)) == (1, 3)
+
+
+def test_the_page_has_the_table_and_says_what_is_missing(written):
+    found, workdir = written
+    text = page.write_page(found, workdir).read_text()
+    assert "34.2 ± 2.5" in text and "row three: 2 of 3 seeds." in text and "Table 0" in text
+    rows = list(csv.DictReader((workdir / "made_up" / "report" / "data" / "study.csv").open()))
+    assert [float(row["miou"]) for row in rows if row["row"] == "row two"] == SCORES["two"]
+
+
+# Running
+
+
+def tiny_study():
+    """Two rows that share a stage; programs that compile quickly."""
+    c = tiny_config()
+    c.snapshots.images = 0
+    c.source = tiny_stage(base.supervised("random", 2))
+    c.more = tiny_stage(base.supervised("source", 2))
+    c.again = common.variant(c.more, "more")
+    rows = [("more", "more", None), ("again", "again", 50.0)]
+    return common.study(c, "tiny", "Tiny", rows, paper="", gain_over="more", show=("curves",))
+
+
+def given(config, workdir) -> Sources:
+    data = {"source": block_source(4, 0), "target": block_source(4, 1, labelled=False)}
+    return Sources(config, workdir, data | {"validation": block_source(2, 2)})
+
+
+class After(Interruption):
+    """Asks to stop after a number of stages."""
+
+    def __init__(self, stages: int):
+        super().__init__()
+        self.left = stages
+
+    def __exit__(self, *_) -> None:
+        self.left -= 1
+        self.wished = self.left <= 0
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """A workdir of two seeds that was interrupted once, with what stood there then."""
+    workdir, found = tmp_path_factory.mktemp("study"), plan(tiny_study(), (0, 1))
+    options = {"sources": given, "devices_used": 1}
+    with pytest.raises(Stopped):
+        run(found, workdir, interruption=After(2), **options)
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("result.json")}
+    table = (workdir / "tiny" / "study.txt").read_text()
+    run(found, workdir, **options)
+    return workdir, found, before, table
+
+
+def test_an_interrupted_study_goes_on_and_runs_nothing_twice(interrupted):
+    workdir, found, before, table = interrupted
+    assert sorted(path.parent.name for path in before) == ["more", "source"]
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert "(1 of 2)" in table  # what there was by then
+    done = {f"{path.parents[1].name}/{path.parent.name}" for path in workdir.rglob("result.json")}
+    assert done == {f"seed{seed}/{stage}" for seed in (0, 1) for stage in ("source", "more", "again")}
+    assert json.loads((workdir / "tiny" / "study.json").read_text())["complete"]
+
+
+def test_rows_are_the_scores_of_their_stages_and_seeds_differ(interrupted):
+    workdir, found, _, _ = interrupted
+    held = json.loads((workdir / "tiny" / "study.json").read_text())["rows"]
+    for row in held:
+        for seed in (0, 1):
+            last = json.loads((workdir / f"seed{seed}" / row["stage"] / "result.json").read_text())["last"]
+            assert row["seeds"][str(seed)]["miou"] == last["miou"]
+    for seed in (0, 1):
+        noted = json.loads((workdir / f"seed{seed}" / "config.json").read_text())
+        assert noted["seed"] == seed and noted["data"]["data_dir"] == str(workdir / "data")
+
+
+def test_a_study_that_shares_the_workdir_reuses_stages_and_refuses_other_settings(interrupted):
+    workdir, found, _, _ = interrupted
+    before = (workdir / "seed0" / "source" / "result.json").stat().st_mtime_ns
+    c = tiny_study()
+    c.study.rows, c.study.name = (("source", "source", None),), "other"
+    c.study.gain_over, c.stages = "source", ("source",)
+    run(plan(c, (0,)), workdir, sources=given, devices_used=1)
+    assert (workdir / "seed0" / "source" / "result.json").stat().st_mtime_ns == before
+    c.source.backbone_rate = 0.5
+    with pytest.raises(ValueError, match="config.source.backbone_rate was 0.01 and is 0.5 now"):
+        run(plan(c, (0,)), workdir, sources=given, devices_used=1)
+
+
+def test_a_stage_that_another_process_is_at_is_left_to_it(tmp_path, monkeypatch):
+    """The other process holds the first stage of seed 0; seed 1 is run meanwhile, and then it is waited for."""
+    c, finished = tiny_study(), []
+    c.study.rows, c.study.gain_over, c.stages = (("source", "source", None),), "source", ("source",)
+    found = plan(c, (0, 1))
+    lock = tmp_path / "seed0" / "source" / "lock"
+
+    def pause(_: float) -> None:
+        finished.extend(sorted(str(p.parent.relative_to(tmp_path)) for p in tmp_path.rglob("result.json")))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("proda_jax.study.runner.sleep", pause)
+    with alone(lock, "busy", wait=False), pytest.raises(KeyboardInterrupt):
+        run(found, tmp_path, sources=given, devices_used=1)
+    assert finished == ["seed1/source"]
+
+
+def test_a_row_that_cannot_be_trained_is_named_and_the_others_are_run(tmp_path):
+    c = tiny_study()
+    c.max_skipped, c.more.backbone_rate = 1, 1e38
+    with c.unlocked():
+        c.after = common.variant(c.again, init="more")
+    with c.study.unlocked():
+        c.study.rows = (("more", "more", None), ("after", "after", None), ("again", "again", None))
+    c.stages = ("source", "more", "after", "again")
+    found = plan(c, (0,))
+    failed = run(found, tmp_path, sources=given, devices_used=1)
+    assert list(failed) == ["seed0, more"] and "were not finite" in failed["seed0, more"]
+    held = json.loads((tmp_path / "tiny" / "study.json").read_text())
+    assert [len(row["seeds"]) for row in held["rows"]] == [0, 0, 1] and not held["complete"]
+
+
+def test_variants_draw_what_their_model_draws(interrupted):
+    """With the same settings they are the same in every step, as views, order and dropout are; another seed is not."""
+    workdir = interrupted[0]
+
+    def losses(folder: str) -> list[float]:
+        return [json.loads(line)["source_ce"] for line in (workdir / folder / "metrics.jsonl").read_text().splitlines()]
+
+    assert losses("seed0/more") == losses("seed0/again")
+    assert losses("seed0/more") != losses("seed1/more")
+    assert build.order_seed(0, "more") != build.order_seed(0, "again")  # what it would draw by its own name
+
+
+# The command
+
+
+def study(*flags: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "main.py", "--mode=study", "--config=configs/demo.py", *flags]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+
+
+def test_the_command_prints_the_table_of_what_is_complete_and_says_where_its_files_are(tmp_path):
+    for name, miou in (("source", 20.0), ("warmup", 30.0)):
+        last = {"step": 150, "miou": miou, "iou": {"road": miou}}
+        (tmp_path / "seed7" / name).mkdir(parents=True)
+        (tmp_path / "seed7" / name / "result.json").write_text(json.dumps({"name": name, "best": last, "last": last}))
+    ran = study(f"--workdir={tmp_path}", "--sweep=warmup.steps=150", "--seeds=7",
+                "--config.stages=('source', 'warmup')")  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert re.search(r"^warmup.steps=150 +30.0 +30.0", ran.stdout, re.MULTILINE)
+    for name in ("study.json", "study.csv", "study.tex", "report/index.html"):
+        assert (tmp_path / "sweep_warmup.steps" / name).exists()
+
+
+def test_the_command_refuses_what_it_cannot_do(tmp_path):
+    assert "--mode=study needs a configuration with a section 'study'" in study(f"--workdir={tmp_path}").stderr
+    assert "expected whole numbers, such as 0,1,2" in study(f"--workdir={tmp_path}", "--seeds=a").stderr
+    assert "--workdir is needed" in study().stderr
+
+
+def test_a_studys_stages_can_be_trained_as_one_run_too():
+    settings.check(table8.get_config("demo"))
