@@ -27,8 +27,8 @@ from ml_collections import config_flags
 
 from benchmarks import hlo
 from benchmarks.programs import WHOLE_IMAGES, Programs
-from proda_jax.run import settings
 from proda_jax.system import devices
+from proda_jax.system.refusals import choose
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration.")
 _DEVICE = flags.DEFINE_string("device", "v5e:2x2", "TPU slice or GPU (h100, h200) to compile for.")
@@ -78,7 +78,7 @@ def topology(name: str) -> topologies.TopologyDescription:
 def main(_: list[str]) -> None:
     config, device = _CONFIG.value, _DEVICE.value
     for name in _PROGRAMS.value or ():
-        settings.choose("programs", name, (*config.stages, *WHOLE_IMAGES))
+        choose("programs", name, (*config.stages, *WHOLE_IMAGES))
     is_gpu, chips = device in _GPUS, topology(device).devices
     mesh = Mesh(np.array(chips), (devices.AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
     print(f"{device}: {len(chips)} chips, batch {config.batch_size}, {config.model.dtype}", flush=True)

@@ -29,14 +29,15 @@ from ml_collections import config_flags
 from PIL import Image
 
 from benchmarks.programs import Programs
-from configs import base
-from data_prep.demo_streets import render
+from proda_jax.configs import base
 from proda_jax.data.label_spaces import label_space
 from proda_jax.data.pseudo_labels import PseudoLabels, with_pseudo_labels
-from proda_jax.run import settings, train
+from proda_jax.data_prep.demo_streets import render
+from proda_jax.run import train
 from proda_jax.run.experiment import LABELS
 from proda_jax.run.sources import Sources
 from proda_jax.system import devices
+from proda_jax.system.refusals import choose
 
 NOISE = 2.0  # grey levels, which give frames a camera's file size
 
@@ -101,7 +102,7 @@ def seconds(step, state, teacher, given: Iterator[dict]) -> tuple[float, object]
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     config, mesh = _CONFIG.value, devices.make_mesh()
-    settings.choose("stage", _STAGE.value, tuple(config.stages))
+    choose("stage", _STAGE.value, tuple(config.stages))
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         config = with_frames(config, folder)

@@ -24,13 +24,13 @@ import tensorflow as tf
 from absl import app, flags, logging
 from PIL import Image
 
-from data_prep.demo_streets import render
-from data_prep.examples import Checks, encode_png
-from data_prep.prepare import prepare
 from proda_jax.data import decode
 from proda_jax.data.label_spaces import label_map, label_space
 from proda_jax.data.pipeline import TfdsSource
 from proda_jax.data.pseudo_labels import PseudoLabels
+from proda_jax.data_prep.demo_streets import render
+from proda_jax.data_prep.examples import Checks, encode_png
+from proda_jax.data_prep.prepare import prepare
 
 SIZES = {"GTA5": (1052, 1914), "Cityscapes": (1024, 2048)}  # height, width in pixels
 NOISE = 2.0  # grey levels; gives frames a camera's file size, see the table's column

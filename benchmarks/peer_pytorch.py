@@ -32,11 +32,11 @@ from ml_collections import config_flags
 from benchmarks.flops import PEAKS, Minimum
 from benchmarks.programs import Programs
 from benchmarks.torch_network import Block, Network
-from configs import base
 from proda_jax.adaptation import prototypes, views
 from proda_jax.adaptation.resizing import align_corners_weights
 from proda_jax.adaptation.stages import build, denoise
 from proda_jax.adaptation.stages import step as steps
+from proda_jax.configs import base
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.resnet import output_size
 from proda_jax.models.weights.torch_names import to_torch

@@ -20,8 +20,8 @@ from ml_collections import config_flags
 from benchmarks import hlo
 from benchmarks.flops import PEAKS, Minimum
 from benchmarks.programs import PROGRAM, TRACED_CALLS, WHOLE_IMAGES, Program, Programs
-from proda_jax.run import settings
 from proda_jax.system import devices
+from proda_jax.system.refusals import choose
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/demo.py", "Configuration.")
 _PROGRAMS = flags.DEFINE_list("programs", None, "Stages, evaluation, prediction; default: a stage of each kind, both.")
@@ -38,7 +38,7 @@ def chosen(config) -> list[str]:
     """The programs that are asked for, or one stage of each kind, evaluation and prediction."""
     if _PROGRAMS.value:
         for name in _PROGRAMS.value:
-            settings.choose("programs", name, (*config.stages, *WHOLE_IMAGES))
+            choose("programs", name, (*config.stages, *WHOLE_IMAGES))
         return _PROGRAMS.value
     kinds = {config[name].kind: name for name in reversed(config.stages)}
     return [name for name in config.stages if name in kinds.values()] + list(WHOLE_IMAGES)

@@ -10,7 +10,7 @@ none, leave it out:
 
 import ml_collections
 
-from configs import base, demo
+from proda_jax.configs import base, demo
 
 
 def get_config(size: str = "small") -> ml_collections.ConfigDict:

@@ -10,7 +10,7 @@ it the data sets of this one.
 
 import ml_collections
 
-from configs import base
+from proda_jax.configs import base
 
 # ---------------------------------------------------------------------------------------------------------------------
 CLASSES = {  # what to tell apart, and its colour (red, green, blue) in pictures

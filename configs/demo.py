@@ -6,7 +6,7 @@ this small network and its few hundred steps says so.
 
 import ml_collections
 
-from configs import base
+from proda_jax.configs import base
 
 
 def get_config() -> ml_collections.ConfigDict:

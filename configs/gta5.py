@@ -20,7 +20,7 @@ The settings are those of `configs/base.py`; this file says which stages run, wh
 
 import ml_collections
 
-from configs import base
+from proda_jax.configs import base
 
 STEPS = 62_000  # of each stage: about 83 epochs of 2975 images in batches of 4 (released; Section 5.1: 80 epochs)
 

@@ -13,7 +13,7 @@ Mended even here, because it is wrong beyond reason:
 
 import ml_collections
 
-from configs import gta5
+from proda_jax.configs import gta5
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -7,7 +7,7 @@
 
 import ml_collections
 
-from configs import base, gta5
+from proda_jax.configs import base, gta5
 
 
 def get_config() -> ml_collections.ConfigDict:

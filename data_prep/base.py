@@ -6,9 +6,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from data_prep import shards
-from data_prep.examples import Checks, Example, Record, checked, read_files
-from data_prep.summary import Summary
+from proda_jax.data_prep import shards
+from proda_jax.data_prep.examples import Checks, Example, Record, checked, read_files
+from proda_jax.data_prep.summary import Summary
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")  # in lower or upper case
 LABEL_SUFFIXES = (".png",)

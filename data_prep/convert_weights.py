@@ -10,15 +10,15 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed; a busy acc
 from absl import app, flags, logging
 from etils import epath
 
+from proda_jax.models import weights
 from proda_jax.models.resnet import RESNET101
-from proda_jax.models.weights import files as weights
-from proda_jax.models.weights import torch_files as weight_files
+from proda_jax.models.weights import torch_files
 from proda_jax.models.weights.foreign import INPUTS
 
 WRITERS = {
     ".npz": weights.save,
-    ".safetensors": weight_files.write_safetensors,
-    ".pkl": weight_files.write_released,
+    ".safetensors": torch_files.write_safetensors,
+    ".pkl": torch_files.write_released,
 }
 
 _INPUT = flags.DEFINE_string("input", None, "File of weights, or the folder of a stage of a run; see docs/weights.md.")

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from data_prep.base import SegmentationBuilder
-from data_prep.demo_streets import render
-from data_prep.examples import Record, encode_png
+from proda_jax.data_prep.base import SegmentationBuilder
+from proda_jax.data_prep.demo_streets import render
+from proda_jax.data_prep.examples import Record, encode_png
 
 _COUNTS = {"source_train": 600, "source_val": 60, "target_train": 600, "target_val": 100}
 _SEEDS = {"train": 0, "val": 1_000_000}  # far apart, so that splits may grow without sharing a scene

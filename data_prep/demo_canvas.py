@@ -6,8 +6,8 @@ import itertools
 import numpy as np
 from PIL import Image, ImageDraw
 
-from data_prep import demo_looks as looks_lib
 from proda_jax.data.label_spaces import LABEL_SPACES
+from proda_jax.data_prep import demo_looks as looks_lib
 
 TRAIN_IDS = {name: i for i, name in enumerate(LABEL_SPACES["cityscapes19"].classes)}
 _GROUND, _SIDE, _FRONT = range(3)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from data_prep.demo_canvas import Canvas
-from data_prep.demo_looks import FOLIAGE, PLAIN
+from proda_jax.data_prep.demo_canvas import Canvas
+from proda_jax.data_prep.demo_looks import FOLIAGE, PLAIN
 
 
 def _shadow(canvas: Canvas, label: str, x: float, z: float, width: float, length: float) -> None:

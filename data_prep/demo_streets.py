@@ -9,9 +9,21 @@ import dataclasses
 
 import numpy as np
 
-from data_prep import demo_objects as objects
-from data_prep.demo_canvas import Camera, Canvas
-from data_prep.demo_looks import ASPHALT, FACADE, FOLIAGE, GRASS, MASONRY, SKY, SLABS, SLATS, Looks, expose, photograph
+from proda_jax.data_prep import demo_objects as objects
+from proda_jax.data_prep.demo_canvas import Camera, Canvas
+from proda_jax.data_prep.demo_looks import (
+    ASPHALT,
+    FACADE,
+    FOLIAGE,
+    GRASS,
+    MASONRY,
+    SKY,
+    SLABS,
+    SLATS,
+    Looks,
+    expose,
+    photograph,
+)
 
 DOMAINS = ("source", "target")
 _NEAR, _HORIZON = 1.0, 60.0  # metres; the street is drawn between these distances

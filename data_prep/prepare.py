@@ -20,23 +20,23 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from data_prep import contact_sheet
-from data_prep.base import SegmentationBuilder
-from data_prep.examples import Checks
-from data_prep.summary import Summary
 from proda_jax.data import decode
+from proda_jax.data.checks import NONE, ROLES, check_data
 from proda_jax.data.label_spaces import FOLDER, label_map, label_space, own_space
-from proda_jax.run import settings
+from proda_jax.data_prep import contact_sheet
+from proda_jax.data_prep.base import SegmentationBuilder
+from proda_jax.data_prep.examples import Checks
+from proda_jax.data_prep.summary import Summary
 from proda_jax.system.files import alone, check_writable
 from proda_jax.system.refusals import without_traceback
 
 BUILDERS = {
-    "demo": ("data_prep.demo", "Demo"),
-    "camvid": ("data_prep.camvid", "CamVid"),
-    "gta5": ("data_prep.gta5", "Gta5"),
-    "synthia": ("data_prep.synthia", "Synthia"),
-    "cityscapes": ("data_prep.cityscapes", "Cityscapes"),
-    "folder": ("data_prep.folder", "Folder"),
+    "demo": ("proda_jax.data_prep.demo", "Demo"),
+    "camvid": ("proda_jax.data_prep.camvid", "CamVid"),
+    "gta5": ("proda_jax.data_prep.gta5", "Gta5"),
+    "synthia": ("proda_jax.data_prep.synthia", "Synthia"),
+    "cityscapes": ("proda_jax.data_prep.cityscapes", "Cityscapes"),
+    "folder": ("proda_jax.data_prep.folder", "Folder"),
 }
 
 
@@ -153,9 +153,9 @@ def main(arguments: list[str]) -> None:
         folder = prepare(given.dataset, data_dir=given.data_dir, checks=checks, raw_dir=given.raw_dir)
         prepared = {folder: checks.label_map}
     else:
-        settings.check_data(given.config)
+        check_data(given.config)
         data = given.config.data
-        roles = [role for role in settings.ROLES if data[role].name != settings.NONE]
+        roles = [role for role in ROLES if data[role].name != NONE]
         prepared = {prepare_role(data, role, given.data_dir): checks_of(data, role).label_map for role in roles}
     for folder, meaning in prepared.items():
         print(Summary.load(folder).text(meaning))

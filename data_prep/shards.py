@@ -12,8 +12,8 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
-from data_prep.examples import Counts, Example, Record, file_states
 from proda_jax.data.decode import cores
+from proda_jax.data_prep.examples import Counts, Example, Record, file_states
 from proda_jax.system.files import MAKE_ROOM, is_remote, unfinished_name, write_atomically
 from proda_jax.system.progress import progress
 

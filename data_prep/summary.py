@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from data_prep.examples import Counts, without_meaning
 from proda_jax.data.label_spaces import IGNORE, LabelMap
+from proda_jax.data_prep.examples import Counts, without_meaning
 from proda_jax.system.files import write_atomically
 
 NAME = "summary.json"

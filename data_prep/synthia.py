@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from data_prep.base import SegmentationBuilder
-from data_prep.examples import Record
+from proda_jax.data_prep.base import SegmentationBuilder
+from proda_jax.data_prep.examples import Record
 
 
 class Synthia(SegmentationBuilder, skip_registration=True):

@@ -12,8 +12,8 @@ core.
 
 import ml_collections
 
-from configs import base, camvid, demo
-from configs.studies import common
+from proda_jax.configs import base, camvid, demo
+from proda_jax.configs.studies import common
 
 STEPS = {  # three quarters of configs/camvid.py's
     "source": 750, "source_jitter": 750, "warmup": 225, "self_training": 300,

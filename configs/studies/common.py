@@ -12,7 +12,7 @@ from typing import Any
 
 import ml_collections
 
-from configs import base, demo, gta5
+from proda_jax.configs import base, demo, gta5
 
 SEEDS = (0, 1, 2)
 DEMO_STEPS = 300  # of stage 1, which starts again at the first rate: after 150, rows are below where they began

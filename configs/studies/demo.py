@@ -6,7 +6,7 @@ Self-training and stage 1 start from the same warm-up, with the same rate, sched
 
 import ml_collections
 
-from configs import base, demo
+from proda_jax.configs import base, demo
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -5,7 +5,7 @@ The figure shows those after 1,000, 10,000 and 40,000 steps and has no numbers.
 
 import ml_collections
 
-from configs.studies import common
+from proda_jax.configs.studies import common
 
 ROWS = (("warm-up", "warmup", None), ("stage 1", "stage1", None))
 

@@ -7,7 +7,7 @@ as stage 1: its labels change after each of them, those of stage 1 at every step
 
 import ml_collections
 
-from configs.studies import common
+from proda_jax.configs.studies import common
 
 
 def get_config(form: str = "gta5") -> ml_collections.ConfigDict:

@@ -9,7 +9,7 @@ better than the network's own prediction; hard labels are slightly (about 0.2) b
 
 import ml_collections
 
-from configs.studies import common
+from proda_jax.configs.studies import common
 
 # how a row is called: label_source, weighting, hard_labels of stage 1
 SCHEMES = {

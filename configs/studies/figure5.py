@@ -5,7 +5,7 @@ The figure has no numbers. The page maps the networks of the first seed.
 
 import ml_collections
 
-from configs.studies import common
+from proda_jax.configs.studies import common
 
 
 def get_config(form: str = "gta5") -> ml_collections.ConfigDict:

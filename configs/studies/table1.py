@@ -8,7 +8,7 @@ by class stands beside ours where the paper gives it: source, warm-up (Table 11)
 
 import ml_collections
 
-from configs.studies import common
+from proda_jax.configs.studies import common
 
 ROWS = (
     ("source only", "source", 36.6),

@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from configs.studies import common
+from proda_jax.configs.studies import common
 
 GAMMAS_2 = (0.02, 0.1, 0.2)
 PAPER = {  # gamma_1: mIoU for each gamma_2

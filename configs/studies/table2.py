@@ -8,8 +8,8 @@ has no numbers. The demo form scores rendered streets over the same classes.
 
 import ml_collections
 
-from configs import synthia
-from configs.studies import common
+from proda_jax.configs import synthia
+from proda_jax.configs.studies import common
 
 
 def get_config(form: str = "gta5") -> ml_collections.ConfigDict:

@@ -11,7 +11,7 @@ there is none here; nor is there one for other starts of stage 3.
 
 import ml_collections
 
-from configs.studies import common
+from proda_jax.configs.studies import common
 
 
 def get_config(form: str = "gta5") -> ml_collections.ConfigDict:

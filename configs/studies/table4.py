@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from configs.studies import common
+from proda_jax.configs.studies import common
 
 PAPER = {0.0: 53.7, 0.2: 53.8, 0.4: 53.7, 0.6: 53.7, 0.8: 53.8, 0.9: 53.7, 0.95: 53.3}
 

@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from configs.studies import common
+from proda_jax.configs.studies import common
 
 PAPER = {0.99: 53.5, 0.999: 53.6, 0.9999: 53.7, 0.99999: 52.3}
 

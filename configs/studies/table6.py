@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from configs.studies import common
+from proda_jax.configs.studies import common
 
 PAPER = {"source": 53.6, "target": 53.7}
 

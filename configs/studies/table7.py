@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from configs.studies import common
+from proda_jax.configs.studies import common
 
 # how a row is called: the stage's own settings of views, the paper's mIoU
 PAPER = {

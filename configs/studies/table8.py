@@ -5,7 +5,7 @@
 
 import ml_collections
 
-from configs.studies import common
+from proda_jax.configs.studies import common
 
 PAPER = {0.1: 48.8, 0.5: 52.1, 1.0: 53.7, 2.0: 51.9, 3.0: 47.5, 5.0: 44.9, 10.0: 40.9}
 

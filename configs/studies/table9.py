@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from configs.studies import common
+from proda_jax.configs.studies import common
 
 BETAS = (0.1, 0.5, 1.0, 5.0)
 PAPER = {  # alpha: mIoU for each beta

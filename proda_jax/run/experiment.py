@@ -16,12 +16,13 @@ from proda_jax.adaptation import prototypes
 from proda_jax.adaptation.stages import build, denoise, prepare
 from proda_jax.adaptation.stages.step import Setup
 from proda_jax.adaptation.state import TrainState
+from proda_jax.data.checks import NONE
 from proda_jax.data.label_spaces import label_space, reported_subsets
 from proda_jax.data.pseudo_labels import PseudoLabels, with_pseudo_labels
 from proda_jax.data.source import ExampleSource
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.report import score_tables as tables
-from proda_jax.run import evaluate, provenance, settings, train
+from proda_jax.run import evaluate, provenance, train
 from proda_jax.run.card import Card
 from proda_jax.run.networks import Networks
 from proda_jax.run.records import History
@@ -162,7 +163,7 @@ class Experiment:
         if not wanted.images:
             return None
         if self.looked is None:
-            labelled = self.config.data.validation.name != settings.NONE
+            labelled = self.config.data.validation.name != NONE
             source = self.sources.open("validation" if labelled else "target")
             self.looked = Looked(source, wanted, self.evaluation_batch, labels=labelled)
             if hosts.is_first():
@@ -182,7 +183,7 @@ class Experiment:
           model: the network.
           title: what is evaluated, for the progress bar.
         """
-        if self.config.data.validation.name == settings.NONE:
+        if self.config.data.validation.name == NONE:
             return None
         validation, confusion = self.sources.open("validation"), evaluate.confusion_step(model, self.mesh)
         new = iter([True])  # the first time, the program is compiled
@@ -355,7 +356,7 @@ class Experiment:
           ValueError: there are no labelled validation images, or no network.
         """
         data = self.config.data.validation
-        if data.name == settings.NONE or not self.sources.open("validation").labelled:
+        if data.name == NONE or not self.sources.open("validation").labelled:
             raise ValueError("there are no labelled validation images (config.data.validation) to evaluate on")
         model, variables, origin = self.networks.choose(stage, which)
         confusion = self.scorer(model, origin.get("stage", "network"))(variables)
@@ -369,7 +370,7 @@ class Experiment:
         missing = [name for name in self.config.stages if not self.workdir.result(name)]
         trained = [name for name in missing if self.config[name].weights is None]
         purposes = {"source": "which every stage learns from"} if trained else {}
-        if self.config.data.validation.name != settings.NONE:
+        if self.config.data.validation.name != NONE:
             purposes["validation"] = "which give the scores: set config.data.validation.name=none to do without"
         if oracles:
             purposes["target"] = f"which stage {oracles[0]!r} learns from: leave it out of config.stages"

@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 
 from proda_jax.adaptation.stages import build
 from proda_jax.data.label_spaces import LabelSpace
+from proda_jax.models import weights
 from proda_jax.models.deeplab import DeepLab
-from proda_jax.models.weights import files as weights
 from proda_jax.models.weights.torch_names import from_torch
 from proda_jax.run import settings
 from proda_jax.run.workdir import Workdir

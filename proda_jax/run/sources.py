@@ -42,8 +42,8 @@ class Sources:
 
     def _open(self, role: str) -> ExampleSource:
         # data preparation brings TensorFlow with it, which the core does without
-        from data_prep.prepare import prepare_role
         from proda_jax.data.pipeline import TfdsSource
+        from proda_jax.data_prep.prepare import prepare_role
 
         data = self._config.data
         wanted = data[role]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import ml_collections
 
 from proda_jax.run import settings
+from proda_jax.system.refusals import choose, refuse
 
 INPUTS = ("init", "labels_from", "teacher")  # settings of a stage that name the stages it needs
 SHOWN = ("classes", "curves", "label_quality", "pictures", "features")
@@ -106,11 +107,11 @@ def plan(config: ml_collections.ConfigDict, seeds: Sequence[int] | None = None) 
     s = config.study
     stages = [stage for _, stage, _ in s.rows]
     for stage in stages:
-        settings.choose("study.rows", stage, config.stages)
-    settings.choose("study.gain_over", s.gain_over, stages)
+        choose("study.rows", stage, config.stages)
+    choose("study.gain_over", s.gain_over, stages)
     rows = tuple(Row(*row, over=stages.index(s.gain_over)) for row in s.rows)
     for shown in s.show:
-        settings.choose("study.show", shown, SHOWN)
+        choose("study.show", shown, SHOWN)
     seeds = chosen_seeds(s.seeds if seeds is None else seeds)
     grid = {stage: (row, column) for stage, row, column in s.get("grid", ())}
     return check(Plan(s.name, s.title, s.paper, rows, seeds, {"": config}, tuple(s.notes), tuple(s.show), grid))
@@ -126,5 +127,5 @@ def check(found: Plan) -> Plan:
 def chosen_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
     """Seeds, if each is one and named once."""
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        settings.refuse("study.seeds", tuple(seeds), "different whole numbers from 0, such as (0, 1, 2)")
+        refuse("study.seeds", tuple(seeds), "different whole numbers from 0, such as (0, 1, 2)")
     return tuple(seeds)

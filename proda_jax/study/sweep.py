@@ -10,6 +10,7 @@ import ml_collections
 
 from proda_jax.run import settings
 from proda_jax.study.plan import INPUTS, Plan, Row, check, chosen_seeds, inputs_of
+from proda_jax.system.refusals import choose, refuse
 
 ALONE = ("seed", "stages", "task", "init_from", "study")  # of which there is one in a study
 
@@ -70,10 +71,10 @@ def parse(config: ml_collections.ConfigDict, text: str) -> Sweep:
     path = tuple(rest) if stages else (first, *rest)
     sections = [config[stage] for stage in stages] or [config]
     if not path:
-        settings.refuse(f"{name} (in --sweep)", first, f"one setting of it: {', '.join(config[stages[0]])}")
+        refuse(f"{name} (in --sweep)", first, f"one setting of it: {', '.join(config[stages[0]])}")
     present = [_setting(section, path, ".".join((first, *path) if stages else path), config) for section in sections]
     if not stages and first in ALONE:
-        settings.refuse("sweep", name, "another setting; seeds are given as --seeds=0,1,2")
+        refuse("sweep", name, "another setting; seeds are given as --seeds=0,1,2")
     values: dict[str, Any] = {}
     for item in split(written):
         values[item] = _like(present[0], item, name)
@@ -102,12 +103,12 @@ def _setting(section: Any, path: Sequence[str], name: str, config: ml_collection
         section = {"views": dict(config.views) | dict(section.get("views", {}))}
     for i, key in enumerate(path):
         known = [*section, *_kinds(config)] if section is config else section
-        settings.choose(f"{name} (in --sweep)", key, dict.fromkeys(known))
+        choose(f"{name} (in --sweep)", key, dict.fromkeys(known))
         section = section[key]
         if not isinstance(section, ml_collections.ConfigDict | dict) and i < len(path) - 1:
-            settings.refuse(f"{name} (in --sweep)", ".".join(path), f"a setting: {key} has none of its own")
+            refuse(f"{name} (in --sweep)", ".".join(path), f"a setting: {key} has none of its own")
     if isinstance(section, ml_collections.ConfigDict | dict):
-        settings.refuse(f"{name} (in --sweep)", ".".join(path), f"one setting of it: {', '.join(section)}")
+        refuse(f"{name} (in --sweep)", ".".join(path), f"one setting of it: {', '.join(section)}")
     return section
 
 
@@ -127,7 +128,7 @@ def _like(present: Any, text: str, name: str) -> Any:
     if isinstance(present, str) and not isinstance(value, str):
         value = text
     if present is not None and type(value) is not type(present):
-        settings.refuse(f"{name} (in --sweep)", value, f"values like {present!r}")
+        refuse(f"{name} (in --sweep)", value, f"values like {present!r}")
     return value
 
 
@@ -180,13 +181,13 @@ def _put(section: ml_collections.ConfigDict, sweep: Sweep, value: Any) -> None:
         with section.unlocked():  # of views a stage holds those alone that are its own
             section[sweep.path[-1]] = value
     except TypeError as error:  # of what has no value yet
-        settings.refuse(f"{sweep.name} (in --sweep)", value, f"values of another type ({error})")
+        refuse(f"{sweep.name} (in --sweep)", value, f"values of another type ({error})")
 
 
 def _refuse_twins(sweep: Sweep, text: str, twin: bool) -> None:
     """Refuses a value whose name is that of another, such as (0.5,1) beside (0,5,1)."""
     if twin:
-        settings.refuse(f"{sweep.name} (in --sweep)", text, "values that can be told apart by letters and digits")
+        refuse(f"{sweep.name} (in --sweep)", text, "values that can be told apart by letters and digits")
 
 
 def _present(config: ml_collections.ConfigDict, stage: str, path: Sequence[str]) -> Any:

@@ -1,13 +1,29 @@
-"""How a command ends when it refuses what it was given."""
+"""Refusals of what cannot work, and how a command ends with one."""
 
+import difflib
 import os
 import pathlib
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 _OURS = pathlib.Path(__file__).parents[2]  # of this program's packages
+
+
+def refuse(setting: str, value: object, expected: str) -> NoReturn:
+    """Refuses a setting, such as 'data.label_space'; says what was expected."""
+    raise ValueError(f"config.{setting} = {value!r}: expected {expected}")
+
+
+def choose(setting: str, value: str, choices: Iterable[str]) -> None:
+    """Refuses what is not among the choices, and suggests the nearest of them."""
+    choices = list(choices)
+    if value in choices:
+        return
+    nearest = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    refuse(setting, value, f"one of {', '.join(choices) or 'nothing'}{hint}")
 
 
 def without_traceback(command: Callable) -> Callable:

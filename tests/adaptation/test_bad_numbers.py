@@ -7,9 +7,9 @@ import pytest
 from survival import At, checkpoint_of, config_of, run
 from tiny import tiny_stage
 
-from configs import base
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.state import TrainState
+from proda_jax.configs import base
 
 pytestmark = pytest.mark.usefixtures("compiled_programs")
 

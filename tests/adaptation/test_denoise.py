@@ -10,11 +10,11 @@ import pytest
 from tiny import CLASSES, CROP, IMAGE, blocks, tiny_config, tiny_model, tiny_stage, tiny_variables
 from view_examples import identity_strong_view, identity_weak_view
 
-from configs import base
 from proda_jax.adaptation import views
 from proda_jax.adaptation.prototypes import Prototypes
 from proda_jax.adaptation.stages import build, denoise
 from proda_jax.adaptation.stages import step as steps
+from proda_jax.configs import base
 from proda_jax.data.label_spaces import IGNORE
 
 CHANNELS = 32

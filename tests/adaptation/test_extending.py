@@ -8,8 +8,8 @@ import ml_collections
 import numpy as np
 from tiny import block_source, tiny_config, tiny_stage
 
-from configs import base
 from proda_jax.adaptation.stages import build
+from proda_jax.configs import base
 from proda_jax.run import settings
 from proda_jax.run.experiment import Experiment
 from proda_jax.run.records import Metrics

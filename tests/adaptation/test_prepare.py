@@ -7,8 +7,8 @@ import pytest
 import torch
 from tiny import CLASSES, block_source, blocks, tiny_config, tiny_model, tiny_stage, tiny_variables
 
-from configs import base
 from proda_jax.adaptation.stages import prepare
+from proda_jax.configs import base
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.system import devices
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from tiny import IMAGE, block_source, blocks, tiny_config, tiny_model, tiny_stage
 
-from configs import base
 from proda_jax.adaptation import losses
 from proda_jax.adaptation.stages import build, pretrain
+from proda_jax.configs import base
 from proda_jax.data.memory import MemorySource
 from proda_jax.inference.loading import load
 from proda_jax.run import settings

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from tiny import CLASSES, blocks, tiny_config, tiny_model, tiny_stage, tiny_variables
 
-from configs import base
 from proda_jax.adaptation.prototypes import Prototypes
 from proda_jax.adaptation.stages import build, denoise
 from proda_jax.adaptation.stages import step as steps
+from proda_jax.configs import base
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.weights.torch_names import INPUT_CONVENTION, to_torch
 from proda_jax.system import devices

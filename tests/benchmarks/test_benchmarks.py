@@ -11,7 +11,7 @@ from tiny import tiny_config, tiny_stage
 
 from benchmarks import flops, hlo, kernels
 from benchmarks.programs import Programs
-from configs import base
+from proda_jax.configs import base
 from proda_jax.models.convolution import Conv
 from proda_jax.system import devices
 

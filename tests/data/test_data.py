@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.prepare import prepare
 from proda_jax.data.label_spaces import IGNORE, label_map, label_space
 from proda_jax.data.memory import MemorySource
 from proda_jax.data.pipeline import TfdsSource
 from proda_jax.data.source import example_order, ordered_records, training_records
+from proda_jax.data_prep.prepare import prepare
 
 SIZE = (64, 128)
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from data_prep.demo_streets import render
 from proda_jax.data.label_spaces import LABEL_SPACES
+from proda_jax.data_prep.demo_streets import render
 
 CLASSES = LABEL_SPACES["cityscapes19"].classes
 

@@ -6,12 +6,12 @@ import pytest
 from PIL import Image
 from test_preparation import noise
 
-from configs import base
-from data_prep import contact_sheet
-from data_prep.prepare import prepare_role
-from data_prep.summary import Summary
+from proda_jax.configs import base
 from proda_jax.data.label_spaces import CUSTOM, IGNORE, label_map, label_space
 from proda_jax.data.pipeline import TfdsSource
+from proda_jax.data_prep import contact_sheet
+from proda_jax.data_prep.prepare import prepare_role
+from proda_jax.data_prep.summary import Summary
 
 CLASSES = {"ground": (90, 80, 70), "sky": (1, 2, 3)}
 

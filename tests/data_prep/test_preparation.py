@@ -18,12 +18,12 @@ from raw_files import (
     stored,
 )
 
-from data_prep import contact_sheet, shards
-from data_prep.examples import Checks, Record, checked, index_png
-from data_prep.prepare import prepare
-from data_prep.summary import Summary, class_pixels
 from proda_jax.data import decode
 from proda_jax.data.label_spaces import label_space
+from proda_jax.data_prep import contact_sheet, shards
+from proda_jax.data_prep.examples import Checks, Record, checked, index_png
+from proda_jax.data_prep.prepare import prepare
+from proda_jax.data_prep.summary import Summary, class_pixels
 
 
 @pytest.fixture

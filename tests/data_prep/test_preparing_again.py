@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 from raw_files import CITYSCAPES, ROOT, SIZE, noise, png, prepare_gta5, stored
 
-from data_prep import contact_sheet, shards
-from data_prep.examples import Checks, Record, checked, encode_png
-from data_prep.prepare import prepare
-from data_prep.summary import Summary
 from proda_jax.data import decode
 from proda_jax.data.label_spaces import CUSTOM, label_map, label_space
 from proda_jax.data.pipeline import TfdsSource
+from proda_jax.data_prep import contact_sheet, shards
+from proda_jax.data_prep.examples import Checks, Record, checked, encode_png
+from proda_jax.data_prep.prepare import prepare
+from proda_jax.data_prep.summary import Summary
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_an_interrupted_preparation_goes_on_with_what_is_missing(gta5, monkeypat
     monkeypatch.setattr(shards, "SHARD_SIZE", 2)
     monkeypatch.setattr(shards, "cores", lambda: 1)
     shutil.copytree(gta5 / "raw", gta5 / "whole" / "raw")
-    from data_prep.gta5 import Gta5
+    from proda_jax.data_prep.gta5 import Gta5
 
     made, example = [], Gta5.example
 
@@ -94,7 +94,7 @@ def test_files_that_changed_since_an_interruption_are_read_again(gta5, monkeypat
 
 
 def test_shards_that_are_gone_are_made_again(gta5, monkeypatch):
-    from data_prep.base import SegmentationBuilder
+    from proda_jax.data_prep.base import SegmentationBuilder
 
     take_over = SegmentationBuilder._take_over
 
@@ -125,7 +125,7 @@ def test_a_disk_that_fills_up_is_named_and_preparing_goes_on_when_there_is_room(
 
 def test_two_preparations_at_once_wait_for_each_other(gta5):
     code = (
-        "import sys; from data_prep.prepare import prepare;"
+        "import sys; from proda_jax.data_prep.prepare import prepare;"
         "prepare('gta5', data_dir=sys.argv[1], raw_dir=sys.argv[2])"
     )
     command = [sys.executable, "-c", code, str(gta5 / "data"), str(gta5 / "raw")]

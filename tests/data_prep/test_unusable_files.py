@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from raw_files import CITYSCAPES, SIZE, labels_of_each_kind, noise, png, prepare_gta5
 
-from data_prep.examples import Checks, Record, checked
-from data_prep.prepare import prepare
-from data_prep.summary import Summary
+from proda_jax.data_prep.examples import Checks, Record, checked
+from proda_jax.data_prep.prepare import prepare
+from proda_jax.data_prep.summary import Summary
 
 
 @pytest.fixture

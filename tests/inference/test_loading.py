@@ -16,7 +16,7 @@ from tiny import IMAGE, tiny_config, tiny_model
 
 from proda_jax import load
 from proda_jax.data.label_spaces import label_space
-from proda_jax.models.weights import files as weights
+from proda_jax.models import weights
 from proda_jax.models.weights.torch_names import to_torch
 from proda_jax.run.card import Card
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from tiny import CLASSES, CROP, tiny_config, tiny_model, tiny_variables
 
-from configs import base
 from proda_jax.adaptation.stages import build
+from proda_jax.configs import base
 from proda_jax.models.convolution import Conv, add_bias
 from proda_jax.models.deeplab import DeepLabHead, channel_dropout
 from proda_jax.models.discriminator import Discriminator

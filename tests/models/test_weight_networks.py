@@ -14,10 +14,10 @@ import weight_fixtures as fixtures
 from golden_network import assert_close, to_nchw, to_nhwc
 from weight_fixtures import CLASSES, IMAGE, assert_equal, logits, save_torch, shapes_of, small_model
 
-from data_prep.convert_weights import convert
+from proda_jax.data_prep.convert_weights import convert
+from proda_jax.models import weights
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.models.resnet import RESNET101
-from proda_jax.models.weights import files as weights
 from proda_jax.models.weights.torch_names import from_torch, to_torch
 
 # Plain DeepLabv2

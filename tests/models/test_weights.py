@@ -15,11 +15,11 @@ import weight_fixtures as fixtures
 from golden_network import assert_close
 from weight_fixtures import CLASSES, IMAGE, SMALL, assert_equal, logits, save_torch, shapes_of, small_model
 
-from data_prep.convert_weights import convert
 from proda_jax.adaptation.prototypes import Prototypes
 from proda_jax.adaptation.state import TrainState
-from proda_jax.models.weights import files as weights
-from proda_jax.models.weights import torch_files as weight_files
+from proda_jax.data_prep.convert_weights import convert
+from proda_jax.models import weights
+from proda_jax.models.weights import torch_files
 from proda_jax.models.weights.layout import read_off
 from proda_jax.models.weights.torch_names import from_torch, to_torch
 from proda_jax.system.checkpoints import Checkpoints
@@ -165,7 +165,7 @@ def test_a_round_trip_is_bit_exact(suffix, facts, tmp_path):
 def test_another_input_convention_survives_our_formats(tmp_path):
     before = small_weights()
     before.arrays |= {"input.mean": np.float32([0.4, 0.5, 0.6]), "input.std": np.float32([0.1, 0.2, 0.3])}
-    for name, write in (("a.npz", weights.save), ("a.safetensors", weight_files.write_safetensors)):
+    for name, write in (("a.npz", weights.save), ("a.safetensors", torch_files.write_safetensors)):
         write(before, tmp_path / name)
         assert_equal(weights.load(tmp_path / name), before)
         with pytest.raises(ValueError, match="says itself how its images are fed"):
@@ -177,7 +177,7 @@ def test_safetensors_files_are_read_by_others(tmp_path):
 
     before = small_weights()
     before.arrays["conv1.weight"] = before.arrays["conv1.weight"][:, ::-1]  # not in one piece in memory
-    weight_files.write_safetensors(before, tmp_path / "a.safetensors")
+    torch_files.write_safetensors(before, tmp_path / "a.safetensors")
     theirs = safetensors.torch.load_file(tmp_path / "a.safetensors")
     for name, array in before.arrays.items():
         np.testing.assert_array_equal(theirs[name].numpy(), array, err_msg=name)
@@ -188,7 +188,7 @@ def test_an_exported_checkpoint_loads_strictly_where_the_authors_network_has_the
     source = fixtures.network(seed=1, extra_norm=extra_norm)
     exported = weights.load(save_torch(source.state_dict(), tmp_path / "source.pth"))
     exported.step, exported.best_miou = 7, 0.5
-    weight_files.write_released(exported, tmp_path / "ours.pkl")
+    torch_files.write_released(exported, tmp_path / "ours.pkl")
     payload = torch.load(tmp_path / "ours.pkl", weights_only=True)
     theirs = fixtures.network(seed=2, extra_norm=extra_norm)
     assert payload["ResNet101"]["model_state"].keys() == theirs.state_dict().keys()
@@ -212,7 +212,7 @@ def test_what_the_authors_code_cannot_use_is_not_written_for_it(tmp_path):
         (incomplete, "missing: layer5.head.1.weight"),
     ):
         with pytest.raises(ValueError, match=message):
-            weight_files.write_released(refused, tmp_path / "refused.pkl")
+            torch_files.write_released(refused, tmp_path / "refused.pkl")
     assert not list(tmp_path.iterdir())
 
 

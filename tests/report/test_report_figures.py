@@ -5,7 +5,7 @@ import json
 import numpy as np
 from fake_workdir import fake_config, fake_workdir
 
-from configs import base
+from proda_jax.configs import base
 from proda_jax.report import charts, label_quality, matrices, page, pictures
 from proda_jax.report.run import read
 

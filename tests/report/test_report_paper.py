@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from fake_workdir import fake_workdir, gta5_like
 
-from configs import base, gta5, gta5_released, synthia
+from proda_jax.configs import base, gta5, gta5_released, synthia
 from proda_jax.report import paper, tables
 from proda_jax.report.content import Folder
 from proda_jax.report.run import flat, read

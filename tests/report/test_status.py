@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 
-from configs import demo
+from proda_jax.configs import demo
 from proda_jax.report import score_tables as tables
 from proda_jax.report import status
 from proda_jax.report.inspection import inspect

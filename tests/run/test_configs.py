@@ -6,7 +6,7 @@ import pathlib
 import ml_collections
 import pytest
 
-from configs import base, camvid, gta5, gta5_released, synthia
+from proda_jax.configs import base, camvid, gta5, gta5_released, synthia
 from proda_jax.run import settings
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -33,7 +33,7 @@ def with_weights(config: ml_collections.ConfigDict, path: pathlib.Path) -> ml_co
 @pytest.mark.parametrize("name", [*FULL_SIZE, "custom"])
 def test_a_missing_weight_file_is_refused_and_named_before_anything_is_computed(name):
     with pytest.raises(ValueError, match="config.model.imagenet_weights = None: expected a file with"):
-        settings.check(importlib.import_module(f"configs.{name}").get_config())
+        settings.check(importlib.import_module(f"proda_jax.configs.{name}").get_config())
 
 
 @pytest.mark.parametrize("config", [gta5, synthia, gta5_released])
@@ -92,7 +92,7 @@ def test_the_smallest_camvid_photograph_still_fills_a_crop(size):
 
 @pytest.mark.parametrize("name", ["camvid", "studies.demo"])
 def test_self_training_and_stage_1_are_compared_on_equal_terms(name):
-    c = importlib.import_module(f"configs.{name}").get_config()
+    c = importlib.import_module(f"proda_jax.configs.{name}").get_config()
     training = ("init", "steps", "backbone_rate", "head_rate", "schedule_steps", "jitter")
     labels = ("labels_from", "label_scales", "label_flip", "soft_label_stride", "soft_label_interpolation")
     for setting in training + labels:

@@ -6,7 +6,7 @@ import pytest
 from survival import At, assert_close, config_of, interrupt, networks_of
 from tiny import tiny_stage
 
-from configs import base
+from proda_jax.configs import base
 from proda_jax.run.experiment import Experiment
 
 pytestmark = pytest.mark.usefixtures("compiled_programs")

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from quick import QUICK
 
-from configs import gta5
-from data_prep.summary import Summary
 from proda_jax.adaptation.stages import build
+from proda_jax.configs import gta5
 from proda_jax.data.label_spaces import label_space
+from proda_jax.data_prep.summary import Summary
 from proda_jax.models.weights.files import load
 from proda_jax.models.weights.torch_names import to_torch
 
@@ -127,7 +127,7 @@ def test_the_full_recipe_runs_from_raw_archives_through_every_stage(config, clas
 
 def test_two_folders_of_ones_own_are_enough(cache, tmp_path):
     """Labels in colour, an unlabelled target; trained without images to score on, and scored on some afterwards."""
-    from configs import custom
+    from proda_jax.configs import custom
 
     colors = np.array([*custom.CLASSES.values(), (0, 0, 0)], np.uint8)
     for i, (name, image, label) in enumerate(fixtures.write_gta5(tmp_path / "drawn", 8)):

@@ -17,10 +17,10 @@ import pytest
 from quick import QUICK
 from tiny import block_source, tiny_config, tiny_model, tiny_stage, tiny_variables
 
-from configs import base, camvid, demo, gta5
-from data_prep import prepare
 from proda_jax.adaptation.state import TrainState
+from proda_jax.configs import base, camvid, demo, gta5
 from proda_jax.data.label_spaces import label_space, reported_subsets
+from proda_jax.data_prep import prepare
 from proda_jax.report import score_tables as tables
 from proda_jax.run import evaluate, experiment, provenance
 from proda_jax.run.sources import Sources

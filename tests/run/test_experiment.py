@@ -12,9 +12,9 @@ import pytest
 from survival import checkpoint_of, given
 from tiny import CLASSES, block_source, tiny_config, tiny_model, tiny_stage
 
-from configs import base
 from proda_jax.adaptation.stages import build
 from proda_jax.adaptation.state import TrainState
+from proda_jax.configs import base
 from proda_jax.data.label_spaces import LABEL_SPACES
 from proda_jax.data.memory import MemorySource
 from proda_jax.models.deeplab import DeepLab

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from configs import base
+from proda_jax.configs import base
 from proda_jax.run import settings
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -20,7 +20,7 @@ CONFIGS = sorted(
 
 
 def demo():
-    return importlib.import_module("configs.demo").get_config()
+    return importlib.import_module("proda_jax.configs.demo").get_config()
 
 
 @pytest.mark.parametrize("name", CONFIGS)

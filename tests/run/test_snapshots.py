@@ -9,9 +9,9 @@ import pytest
 from etils import epath
 from tiny import CLASSES, IMAGE, block_source, tiny_config, tiny_model, tiny_stage, tiny_variables
 
-from configs import base
 from proda_jax.adaptation import prototypes
 from proda_jax.adaptation.stages import build, prepare
+from proda_jax.configs import base
 from proda_jax.data import metrics
 from proda_jax.data.label_spaces import IGNORE, label_space
 from proda_jax.run import snapshots

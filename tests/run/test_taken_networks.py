@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from tiny import CLASSES, block_source, tiny_config, tiny_stage
 
-from configs import base
-from proda_jax.models.weights.files import Weights, load, save
+from proda_jax.configs import base
+from proda_jax.data.checks import NONE
+from proda_jax.models.weights.contents import Weights
+from proda_jax.models.weights.files import load, save
 from proda_jax.models.weights.torch_names import to_torch
 from proda_jax.report import score_tables as tables
 from proda_jax.run import evaluate, experiment, settings, train
@@ -153,7 +155,7 @@ def test_a_network_that_was_taken_is_not_taken_again(tmp_path):
 
 def test_a_network_that_was_taken_is_read_back_from_its_stage(tmp_path):
     config = config_of("stage1")
-    config.data.validation.name = settings.NONE
+    config.data.validation.name = NONE
     config.stage1.weights, variables = network_file(tmp_path / "network.npz", config)
     run_in(tmp_path / "run", config, given() | {"validation": None}).run()
     found = load(tmp_path / "run" / "stage1")
@@ -218,7 +220,7 @@ def test_without_a_file_the_last_complete_stage_is_scored(tmp_path):
 
 def test_stages_run_without_validation_images_and_say_that_there_are_no_scores(tmp_path):
     config = config_of("warmup", "stage1", "stage2")
-    config.data.validation.name = settings.NONE
+    config.data.validation.name = NONE
     settings.check(config)
     results = run_in(tmp_path / "run", config, given() | {"validation": None}).run()
     assert [stage["last"] for stage in results["stages"]] == [{"step": 2}] * 3
@@ -230,7 +232,7 @@ def test_stages_run_without_validation_images_and_say_that_there_are_no_scores(t
 
 def test_an_interrupted_stage_without_scores_goes_on(tmp_path, monkeypatch):
     config = config_of("warmup")
-    config.data.validation.name, config.evaluate_every = settings.NONE, 1
+    config.data.validation.name, config.evaluate_every = NONE, 1
     whole = run_in(tmp_path / "whole", config)
     whole.run()
     add = train.History.add
@@ -252,7 +254,7 @@ def test_an_interrupted_stage_without_scores_goes_on(tmp_path, monkeypatch):
 
 def test_the_best_network_cannot_be_handed_on_where_nothing_is_scored():
     config = config_of()
-    config.data.validation.name, config.handover = settings.NONE, "best"
+    config.data.validation.name, config.handover = NONE, "best"
     with pytest.raises(ValueError, match=r"config.handover = 'best': expected 'last'"):
         settings.check(config)
     config.handover = "last"

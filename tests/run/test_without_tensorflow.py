@@ -18,7 +18,7 @@ def test_training_in_memory_needs_no_tensorflow(compiled_programs, tmp_path):
         for name in ("tensorflow", "tensorflow_datasets", "clu"):
             sys.modules[name] = None
         import jax
-        from configs import base
+        from proda_jax.configs import base
         from proda_jax.run import settings
         from proda_jax.run.experiment import Experiment
         from proda_jax.run.sources import Sources

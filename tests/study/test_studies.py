@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from tiny import block_source, tiny_config, tiny_stage
 
-from configs import base, demo
-from configs.studies import common, table8
 from proda_jax.adaptation.stages import build
+from proda_jax.configs import base, demo
+from proda_jax.configs.studies import common, table8
 from proda_jax.report import paper
 from proda_jax.run import settings
 from proda_jax.run.sources import Sources
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("compiled_programs")
 
 def config_of(name: str, form: str):
     """A study's configuration, with files in place of weights."""
-    c = importlib.import_module(f"configs.studies.{name}").get_config(form)
+    c = importlib.import_module(f"proda_jax.configs.studies.{name}").get_config(form)
     c.model.imagenet_weights = c.model.self_supervised_weights = __file__
     return c
 
@@ -206,7 +206,7 @@ def test_text_latex_and_json_show_the_same_beside_the_paper(written):
 @pytest.mark.parametrize("form", ["gta5", "demo"])
 def test_two_settings_stand_against_each_other_as_in_the_paper(name, form, tmp_path):
     """Every pair in its place, beside the paper's number; of one there is a score."""
-    numbers = importlib.import_module(f"configs.studies.{name}")
+    numbers = importlib.import_module(f"proda_jax.configs.studies.{name}")
     seconds = numbers.BETAS if name == "table9" else numbers.GAMMAS_2
     found = plan(config_of(name, form), (5,))
     row = found.rows[1]

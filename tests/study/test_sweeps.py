@@ -2,8 +2,8 @@
 
 import pytest
 
-from configs import demo
 from proda_jax.adaptation.stages import build
+from proda_jax.configs import demo
 from proda_jax.study import sweep, swept
 
 

@@ -6,9 +6,9 @@ import pathlib
 import ml_collections
 import numpy as np
 
-from configs import base, demo
-from data_prep.demo_streets import render
+from proda_jax.configs import base, demo
 from proda_jax.data.label_spaces import IGNORE, LabelSpace, label_space
+from proda_jax.data_prep.demo_streets import render
 from proda_jax.run import evaluate
 from proda_jax.system.files import npz
 
@@ -160,7 +160,7 @@ def write(path: pathlib.Path, contents: str | bytes) -> None:
 
 def gta5_like(seed: int = 0) -> ml_collections.ConfigDict:
     """A configuration that the paper has a column for, with few steps and without its warm-up's predecessor."""
-    from configs import gta5
+    from proda_jax.configs import gta5
 
     c = gta5.get_config()
     c.seed, c.evaluate_every, c.log_every = seed, 20, 10

@@ -11,7 +11,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from data_prep.demo_streets import render
+from proda_jax.data_prep.demo_streets import render
 
 Truth = list[tuple[str, np.ndarray, np.ndarray]]
 

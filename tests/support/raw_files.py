@@ -6,9 +6,9 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from data_prep.examples import Checks
-from data_prep.prepare import prepare
 from proda_jax.data.label_spaces import label_map, label_space
+from proda_jax.data_prep.examples import Checks
+from proda_jax.data_prep.prepare import prepare
 
 ROOT = pathlib.Path(__file__).parents[2]
 SIZE = (64, 128)

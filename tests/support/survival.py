@@ -9,7 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from tiny import block_source, tiny_config, tiny_stage
 
-from configs import base
+from proda_jax.configs import base
 from proda_jax.models.weights.files import load
 from proda_jax.run.experiment import Experiment
 from proda_jax.run.sources import NoWriter, Sources

@@ -6,8 +6,8 @@ import jax
 import ml_collections
 import numpy as np
 
-from configs import base
 from proda_jax.adaptation.stages import build
+from proda_jax.configs import base
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.data.memory import MemorySource
 from proda_jax.models.deeplab import DeepLab

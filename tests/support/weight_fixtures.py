@@ -14,7 +14,7 @@ from torch import nn
 
 from benchmarks.torch_network import Network
 from proda_jax.models.deeplab import DeepLab
-from proda_jax.models.weights.files import Weights
+from proda_jax.models.weights.contents import Weights
 from proda_jax.models.weights.torch_names import from_torch
 
 SCALAR = np.float64(0).__reduce__()[0]  # the function that rebuilds NumPy's scalars

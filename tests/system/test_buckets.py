@@ -6,11 +6,12 @@ import pytest
 from etils import epath
 from etils.epath import backend
 
-from data_prep.prepare import prepare
 from proda_jax.data.label_spaces import label_map, label_space
 from proda_jax.data.pipeline import TfdsSource
 from proda_jax.data.pseudo_labels import PseudoLabels
-from proda_jax.models.weights.files import Weights, load, save
+from proda_jax.data_prep.prepare import prepare
+from proda_jax.models.weights.contents import Weights
+from proda_jax.models.weights.files import load, save
 from proda_jax.system import files
 
 SIZE = (32, 64)

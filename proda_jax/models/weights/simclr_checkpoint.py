@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from etils import epath
 
-from proda_jax.models.weights.files import Contents
+from proda_jax.models.weights.contents import Contents
 from proda_jax.models.weights.layout import Layout
 
 CONV = re.compile(r"base_model/conv2d(?:_(\d+))?/kernel")

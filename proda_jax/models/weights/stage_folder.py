@@ -8,7 +8,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from proda_jax.models.weights.files import Contents
+from proda_jax.models.weights.contents import Contents
 from proda_jax.models.weights.torch_names import to_torch
 from proda_jax.system.checkpoints import Checkpoints
 

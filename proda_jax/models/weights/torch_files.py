@@ -15,7 +15,7 @@ from etils import epath
 
 from proda_jax.models.weights import simclr_checkpoint, stage_folder
 from proda_jax.models.weights.account import account
-from proda_jax.models.weights.files import FACTS, Contents, Weights, file_bytes, own_arrays
+from proda_jax.models.weights.contents import FACTS, Contents, Weights, file_bytes, own_arrays
 from proda_jax.models.weights.torch_names import INPUT_CONVENTION
 from proda_jax.system.files import write_atomically
 

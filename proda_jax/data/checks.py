@@ -1,0 +1,76 @@
+"""Refuses impossible settings of the section `data`: classes, and the data set of each role."""
+
+import re
+
+import ml_collections
+
+from proda_jax.data.label_spaces import (
+    CUSTOM,
+    FOLDER,
+    IGNORE,
+    IGNORED,
+    LABEL_SPACES,
+    LabelSpace,
+    all_datasets,
+    datasets_in,
+    label_map,
+    label_space,
+)
+from proda_jax.system.refusals import choose, refuse
+
+ROLES = ("source", "target", "validation")
+NONE = "none"  # in place of a data set that there is not
+
+
+def check_data(config: ml_collections.ConfigDict) -> None:
+    """Checks the `data` section alone, which is all that preparing data needs."""
+    data = config.data
+    choose("data.loader", data.loader, ("tfds", "memory"))
+    check_label_space(data)
+    if not 0 < data.store_scale <= 1:
+        refuse("data.store_scale", data.store_scale, "a share above 0, up to 1")
+    if data.threads < 0:
+        refuse("data.threads", data.threads, "0 (one for each core) or more")
+    space = label_space(data.label_space, data.classes, data.colors)
+    for role in ROLES:
+        check_role(data, role, space)
+    own = {}  # prepared copies are told apart by their names
+    for role in ROLES:
+        if data[role].name == FOLDER:
+            files = (data[role].images, data[role].labels)
+            if own.setdefault(data[role].split, files) != files:
+                refuse(f"data.{role}.split", data[role].split, "another name for each folder of your own")
+
+
+def check_label_space(data: ml_collections.ConfigDict) -> None:
+    """Checks the classes and their colours."""
+    choose("data.label_space", data.label_space, (*LABEL_SPACES, CUSTOM))
+    if data.label_space == CUSTOM and not 1 <= len(set(data.classes)) == len(data.classes) < IGNORE:
+        refuse("data.classes", tuple(data.classes), f"1 to {IGNORE - 1} different names of classes")
+    if IGNORED in data.classes:
+        refuse("data.classes", tuple(data.classes), f"no class called {IGNORED!r}, which is said of values without one")
+    if data.label_space != CUSTOM and data.classes:
+        refuse("data.label_space", data.label_space, f"{CUSTOM!r}, as data.classes names classes")
+    if data.colors and len(data.colors) != len(data.classes):
+        refuse("data.colors", tuple(data.colors), f"a colour for each of the {len(data.classes)} classes, or none")
+
+
+def check_role(data: ml_collections.ConfigDict, role: str, space: LabelSpace) -> None:
+    """Checks the data set of one role."""
+    wanted = data[role]
+    if wanted.name == NONE and role == "validation":
+        return
+    # with values of its own for each class, any data set fits into any label space
+    known = all_datasets() if wanted.label_values else datasets_in(space.name)
+    choose(f"data.{role}.name", wanted.name, known)
+    if wanted.name == FOLDER:
+        if not wanted.images:
+            refuse(f"data.{role}.images", wanted.images, "a folder of images")
+        if not re.fullmatch(r"[A-Za-z]\w*", wanted.split) or wanted.split == "all":  # which TFDS keeps for itself
+            refuse(f"data.{role}.split", wanted.split, "a name of letters, digits and underscores, other than 'all'")
+        if not wanted.labels and role != "target":
+            refuse(f"data.{role}.labels", wanted.labels, "a folder of labels, one for each image")
+    try:
+        label_map(wanted.name, space, wanted.label_values)
+    except ValueError as error:
+        refuse(f"data.{role}.label_values", tuple(wanted.label_values), str(error))
