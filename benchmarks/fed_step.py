@@ -29,12 +29,12 @@ from ml_collections import config_flags
 from PIL import Image
 
 from benchmarks.programs import Programs
+from proda_jax.adaptation.stages import kinds
 from proda_jax.configs import base
 from proda_jax.data.label_spaces import label_space
 from proda_jax.data.pseudo_labels import PseudoLabels, with_pseudo_labels
 from proda_jax.data_prep.demo_streets import render
 from proda_jax.run import train
-from proda_jax.run.experiment import LABELS
 from proda_jax.run.sources import Sources
 from proda_jax.system import devices
 from proda_jax.system.refusals import choose
@@ -80,8 +80,9 @@ def batches(config: ml_collections.ConfigDict, folder: pathlib.Path, example: di
     sources, stage = Sources(config, folder), config[_STAGE.value]
     source = sources.open("source").training_batches(config.batch_size, seed=0, labels=True)
     data = sources.open("target")
-    target = data.training_batches(config.batch_size, seed=1, labels=stage.get("target_labels", False))
-    if kind := LABELS.get(stage.kind):
+    target = data.training_batches(config.batch_size, seed=1, labels=kinds.of(stage).target(stage) == "labels")
+    if needed := kinds.of(stage).pseudo_labels:
+        kind = needed.name
         store = PseudoLabels(folder / "labels", {"kind": kind})
         for name in data.names:
             store.write(name, np.asarray(example["target"][kind][0]))

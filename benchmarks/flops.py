@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from benchmarks.programs import WHOLE_IMAGES, Programs
-from proda_jax.adaptation.stages import denoise
+from proda_jax.adaptation.stages import kinds
 from proda_jax.models.convolution import Conv
 
 # dense bfloat16 TFLOP/s of one device, from the makers' data sheets
@@ -64,7 +64,7 @@ class Minimum:
         found = convolutions(lambda: model.apply(zeros(shapes), image, train=False))
         if not scores:
             found = {path: macs for path, macs in found.items() if path[-1] != "classifier"}
-        return 2 * sum(found.values()), 2 * found[("backbone", "conv1")]
+        return 2 * sum(found.values()), 2 * found[("backbone", model.backbone.first_convolution)]
 
     def trained(self, *, scores: bool = True) -> int:
         """FLOPs of a pass on one crop, forward and backward."""
@@ -95,7 +95,7 @@ class Minimum:
         total = 2 * self.trained()
         if stage.consistency_weight:
             total += self.trained(scores=False)
-        if denoise.needs_momentum_encoder(stage):
+        if kinds.of(stage).momentum_encoder(stage):
             seen = self.config.data.target.image_size if stage.ema_view == "image" else self.config.views.crop_size
             total += self.forward(tuple(seen))[0]
         return total

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 from absl import app, flags
 from ml_collections import config_flags
 
+from proda_jax.adaptation.stages import build
 from proda_jax.models import convolution, moments, normalisation
-from proda_jax.models.resnet import EXPANSION, output_size
+from proda_jax.models.backbones.resnet import EXPANSION, output_size
 from proda_jax.system import devices
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/demo.py", "Configuration: its network and crops.")
@@ -102,7 +103,8 @@ def with_kernel_gradient(way: Callable, dilation: int) -> Callable:
 def choices(config) -> dict[str, Ways]:
     """What there is to choose, by layer."""
     grid = (config.batch_size, *output_size(tuple(config.views.crop_size)))
-    inner = config.model.width * 4  # channels within a block of the third group, which has most of the blocks
+    # channels within a block of the third group, which has most of the blocks
+    inner = build.backbone_of(config.model).width * 4
     outer, features = EXPANSION * inner, 2 * EXPANSION * inner
     found: dict[str, Ways] = {}
     for ins, outs in ((outer, inner), (inner, outer)):

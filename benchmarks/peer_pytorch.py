@@ -38,7 +38,6 @@ from proda_jax.adaptation.stages import build, denoise
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.configs import base
 from proda_jax.data.label_spaces import IGNORE
-from proda_jax.models.resnet import output_size
 from proda_jax.models.weights.torch_names import to_torch
 from proda_jax.system import devices
 
@@ -114,11 +113,11 @@ class Peer:
 
     def __init__(self, task: Task, *, tuned: bool = False):
         setup, state, inputs = task.setup, task.state, task.inputs
-        self.stage, self.setup, self.tuned = setup.stage, setup, tuned
+        self.stage, self.setup, self.tuned, self.backbone = setup.stage, setup, tuned, setup.model.backbone
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         model = task.config.model
         make = functools.partial(
-            Network, tuple(model.depths), model.width, setup.model.classes, head_channels=model.head_channels,
+            Network, self.backbone.depths, self.backbone.width, setup.model.classes, head_channels=model.head_channels,
             feature_channels=model.feature_channels, dilations=tuple(model.dilations),
         )  # fmt: skip
         arrays = to_torch({"params": state.params, "batch_stats": state.batch_stats})
@@ -175,7 +174,7 @@ class Peer:
         stride = self.setup.views.target_stride
         self.crops = np.concatenate([view.scaled_size // stride, view.offset // stride, view.flip[:, None]], 1).tolist()
         whole = self.setup.on_target_grid(inputs.target_full.shape[1:3])
-        small = output_size(inputs.target_full.shape[1:3])
+        small = self.backbone.output_size(inputs.target_full.shape[1:3])
         self.brought_down = [torch.tensor(align_corners_weights(a, b), device=self.device)
                              for a, b in zip(small, whole, strict=True)]  # fmt: skip
         return moved

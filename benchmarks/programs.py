@@ -12,10 +12,9 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from proda_jax.adaptation import prototypes
-from proda_jax.adaptation.stages import build, denoise, step
+from proda_jax.adaptation.stages import build, kinds, prepare, step
 from proda_jax.data.label_spaces import label_space
 from proda_jax.models.deeplab import DeepLab
-from proda_jax.models.resnet import OUTPUT_STRIDE, output_size
 from proda_jax.run import evaluate, settings
 from proda_jax.system import devices
 
@@ -84,12 +83,17 @@ class Programs:
         example = jnp.zeros((1, *self.config.views.crop_size, 3))
         return model.clone(axis_name=None).init(key, example, train=False)
 
+    @functools.cached_property
+    def shapes(self) -> Any:
+        """Shapes of the network's variables."""
+        return jax.eval_shape(functools.partial(self.variables, self.model()), jax.random.key(0))
+
     def setup(self, name: str) -> step.Setup:
         """What the steps of a stage need."""
         stage, teacher = self.config[name], None
         model = self.model(extra_norm=settings.has_extra_norm(self.config, name))
-        if "teacher" in stage:
-            teacher = self.model(extra_norm=settings.has_extra_norm(self.config, stage.teacher))
+        if role := kinds.of(stage).teacher:
+            teacher = self.model(extra_norm=settings.has_extra_norm(self.config, stage[role]))
         return build.setup(self.config, name, model=model, teacher=teacher, steps_per_epoch=1000)
 
     def step(self, name: str) -> Program:
@@ -98,9 +102,9 @@ class Programs:
 
         def state(key: jax.Array) -> Any:
             start = None
-            if stage.kind == "denoise" and denoise.needs_momentum_encoder(stage):
-                model = setup.model
-                channels = model.feature_channels if model.head == "released" else 32 * model.width
+            if kinds.of(stage).momentum_encoder(stage):
+                variables = jax.eval_shape(functools.partial(self.variables, setup.model), key)
+                channels = prepare.feature_channels(setup.model.clone(axis_name=None), variables)
                 start = prototypes.empty(len(self.space), channels)
             return build.create_state(setup, key, self.variables(setup.model, key), start)
 
@@ -118,14 +122,15 @@ class Programs:
         source = self.labelled((count, *data.source.image_size), key)
         target = self.labelled((count, *data.target.image_size), key)
         label = target.pop("label")
-        if stage.kind == "denoise":
-            per_cell = OUTPUT_STRIDE // stage.soft_label_stride
-            grid = ((n - 1) * per_cell + 1 for n in output_size(tuple(data.target.image_size)))
-            logits = jax.random.normal(key, (count, *grid, len(self.space)))
-            target["soft_label"] = jax.nn.softmax(logits).astype(jnp.float16)
-        elif stage.kind == "distill":
-            target["hard_label"] = label
-        elif stage.kind == "supervised" and stage.target_labels:
+        kind = kinds.of(stage)
+        if kind.pseudo_labels:
+            name, recipe = kind.pseudo_labels.name, prepare.RECIPES[kind.pseudo_labels.name](stage)
+            make = functools.partial(recipe.make, self.model().clone(axis_name=None), **recipe.options)
+            made = jax.eval_shape(make, self.shapes, target["image"])
+            logits = jax.random.normal(key, made.shape)
+            soft = jnp.issubdtype(made.dtype, jnp.floating)
+            target[name] = jax.nn.softmax(logits).astype(made.dtype) if soft else label
+        elif kind.target(stage) == "labels":
             target["label"] = label
         return {"source": source, "target": target, "slot": jnp.arange(count, dtype=jnp.int32)}
 

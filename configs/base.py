@@ -43,8 +43,9 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.lock()  # a setting that does not exist is refused where it is written
 
     c.model = ml_collections.ConfigDict()
-    c.model.depths = (3, 4, 23, 3)  # bottleneck blocks of the four groups: ResNet-101
-    c.model.width = 64  # channels of the stem
+    c.model.backbone = "resnet101"  # or 'resnet50'; a row of proda_jax/models/backbones
+    c.model.depths = ()  # blocks of each of its groups; (): its own, others make small networks
+    c.model.width = 0  # channels of its stem; 0: its own
     c.model.head = "released"  # 'released': branches, squeeze and excitation; 'deeplab': sum of dilated convolutions
     c.model.dilations = (6, 12, 18, 24)  # of the head's 3x3 convolutions; (6, 12) as in AdaptSegNet's code
     c.model.head_channels = 256  # of each branch of the released head
@@ -126,15 +127,22 @@ def stage(kind: str, init: str, steps: int) -> ml_collections.ConfigDict:
     s.random_as = placeholder(str)  # name under which order, views, dropout and initial weights are drawn, so that
     #                                 stages that are compared draw the same; default: the stage's own
     s.views = ml_collections.ConfigDict()  # settings of the section 'views' that are others in this stage
-    s.schedule = "poly"  # 'poly' (released) or 'per_epoch': times `schedule_factor` after each epoch (Section 5.1)
-    s.schedule_steps = 90_000  # where 'poly' reaches zero, steps (released)
+    s.schedule = "poly"  # 'poly' (released); 'per_epoch': times `schedule_factor` after each epoch (Section 5.1);
+    #                       'linear' to zero (DAFormer); 'constant'
+    s.schedule_steps = 90_000  # where 'poly' and 'linear' reach zero, steps (released)
     s.schedule_power = 0.9
     s.schedule_factor = 0.9
-    s.backbone_rate = 2.5e-4  # learning rates of SGD
+    s.schedule_warmup = 0  # steps over which rates rise linearly to what the schedule says
+    s.schedule_warmup_start = 1e-6  # share of it that they rise from (DAFormer)
+    s.optimizer = "sgd"  # 'sgd' (released), 'adamw'
+    s.adam_betas = (0.9, 0.999)  # of AdamW's running means
+    s.backbone_rate = 2.5e-4  # learning rates
     s.head_rate = 2.5e-3  # of all after the backbone; ten times its rate (released)
-    s.momentum = 0.9
-    s.weight_decay = 2e-4  # on every parameter, norms and biases too (released)
-    s.backbone_steps = "once"  # 'released': most backbone parameters are stepped three times an iteration
+    s.layer_decay = 1.0  # from each of the backbone's blocks to the one below, its rate falls by this factor
+    s.momentum = 0.9  # of SGD
+    s.weight_decay = 2e-4
+    s.decay_vectors = True  # scales and biases, norms' among them, decay too (released)
+    s.backbone_steps = "once"  # of SGD; 'released': most backbone parameters are stepped three times an iteration
     s.batch_norm = "batch"  # 'frozen': running statistics, fixed scale and bias
     s.reduction = "mean"  # of losses over pixels: 'mean' (released) or 'sum' (Eq 1, 7, 10)
     s.jitter = ml_collections.ConfigDict()  # photometric jitter of labelled images, factors within 1 +- x; released: 0
@@ -187,6 +195,7 @@ def denoise(init: str, steps: int, *, labels_from: str | None = None) -> ml_coll
     s.soft_label_interpolation = "probabilities"  # how p_{t,0} goes from there to the losses' grid (released), or
     #                                               'logits', which keeps what is small: as the network itself is scored
     s.hard_labels = True  # False: soft cross entropy with the weighted labels, times ce_weight + rce_weight (Figure 4)
+    s.label_selector = "threshold"  # which rectified labels are learnt from; 'none' is left out
     s.label_threshold = 0.0  # least confidence of a rectified label (Table 4)
     s.temperature = 1.0  # tau of Eq 4 and 8 (Table 8), in units of feature distance
     s.ce_weight = 0.1  # alpha of Eq 7 (Table 9)
@@ -229,6 +238,7 @@ def distill(teacher: str, init: str, steps: int) -> ml_collections.ConfigDict:
     s.backbone_rate, s.head_rate = 6e-4, 6e-3  # before and after the extra normalisation (Section 5.1)
     s.init_takes = placeholder(str)  # 'backbone': of the stage it starts from, below a fresh head; default: all of it
     s.extra_norm = True  # batch normalisation after the backbone, for self-supervised weights (Section 5.1)
+    s.label_selector = "above_threshold"  # which of the teacher's labels are learnt from; 'none' is left out
     s.label_threshold = 0.95  # confidence up to which a pixel has no hard label (Section 5.1)
     s.label_scales = (1.0,)  # sizes of the image whose predictions are averaged for the hard labels (released: one)
     s.label_flip = True  # whether the mirrored image's are among them (released)

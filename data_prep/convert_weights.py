@@ -11,7 +11,7 @@ from absl import app, flags, logging
 from etils import epath
 
 from proda_jax.models import weights
-from proda_jax.models.resnet import RESNET101
+from proda_jax.models.backbones import BACKBONES, DEFAULT
 from proda_jax.models.weights import torch_files
 from proda_jax.models.weights.foreign import INPUTS
 
@@ -26,7 +26,9 @@ _OUTPUT = flags.DEFINE_string("output", None, f"File to write, by its ending: {'
 _IMAGES = flags.DEFINE_enum(
     "images", None, INPUTS, "How the network wants its images, where the file does not say and the guess is wrong."
 )
-_DEPTHS = flags.DEFINE_list("depths", [str(d) for d in RESNET101], "Bottleneck blocks of the backbone's groups.")
+_DEPTHS = flags.DEFINE_list(
+    "depths", [str(depth) for depth in BACKBONES[DEFAULT].depths], "Blocks of the backbone's groups."
+)
 _WIDTH = flags.DEFINE_integer("width", 64, "Channels of the backbone's stem.")
 _CLASSES = flags.DEFINE_integer("classes", None, "Number of classes, to check that the file has as many.")
 _ALLOW_MISSING = flags.DEFINE_list("allow_missing", [], "Names or patterns of arrays that may be missing.")
@@ -67,7 +69,7 @@ def convert(
 def describe(read: weights.Weights) -> str:
     """Weights in a line."""
     layout = read.layout
-    parts = [f"backbone with {layout.depths} blocks"]
+    parts = [f"backbone with {layout.backbone.depths} blocks"]
     parts += ["extra normalisation"] if layout.extra_norm else []
     head = f"{layout.head} head for {layout.classes or 'unknown'} classes"
     parts.append(head if read.has_head else "no head")

@@ -169,8 +169,7 @@ def class_balance(
 
     Args:
       logits: [batch, ..., classes]; every pixel counts.
-      kind: 'mrkld', -log p over pixels and classes (Equation 10), or 'mrent', sum of p log p over pixels (negative
-        entropy, the alternative in the released code).
+      kind: one of `REGULARISERS`.
       total: see `share_of_mean`.
       reduction: 'mean' over pixels (and classes, with 'mrkld') as released, 'sum' over them as in the paper.
 
@@ -182,12 +181,24 @@ def class_balance(
     """
     log_p = _log_softmax(logits)
     everywhere = jnp.ones(logits.shape[:-1], bool)
-    if kind == "mrkld":
-        over_classes = jnp.mean if reduction == "mean" else jnp.sum
-        return share_of_mean(over_classes(-log_p, axis=-1), everywhere, total, reduction)
-    if kind == "mrent":
-        return share_of_mean(jnp.sum(jnp.exp(log_p) * log_p, axis=-1), everywhere, total, reduction)
-    raise ValueError(f"class balance: expected kind 'mrkld' or 'mrent', got {kind!r}")
+    if kind not in REGULARISERS:
+        raise ValueError(f"class balance: expected one of {', '.join(REGULARISERS)}, got {kind!r}")
+    return share_of_mean(REGULARISERS[kind](log_p, reduction), everywhere, total, reduction)
+
+
+def mrkld(log_p: jax.Array, reduction: str) -> jax.Array:
+    """-log p over classes (Equation 10): divergence of a flat prediction from that of each pixel."""
+    return (jnp.mean if reduction == "mean" else jnp.sum)(-log_p, axis=-1)
+
+
+def mrent(log_p: jax.Array, reduction: str) -> jax.Array:
+    """Negative entropy of each pixel's prediction, the alternative in the released code."""
+    del reduction  # over classes it is a sum by definition
+    return jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+
+
+# Regularisers that `regulariser` chooses: log p [..., classes], reduction -> value of each pixel [...]
+REGULARISERS = {"mrkld": mrkld, "mrent": mrent}
 
 
 def assignment_consistency(

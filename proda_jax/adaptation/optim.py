@@ -1,13 +1,21 @@
-"""Learning rate schedules, and stochastic gradient descent with a rate for each group of parameters."""
+"""Optimizers and learning rates: what a stage's settings choose, made of optax."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import optax
 
+from proda_jax.models.backbones import Backbone
+from proda_jax.models.normalisation import is_batch_norm
+
 FROZEN = "frozen"  # the group whose parameters do not move, by decay neither
+HEAD = "head"  # the group of all after the backbone
+
+
+# Learning rates
 
 
 def poly(rate: float, steps: int, power: float = 0.9) -> optax.Schedule:
@@ -20,52 +28,92 @@ def per_epoch(rate: float, factor: float, steps_per_epoch: int) -> optax.Schedul
     return lambda step: rate * factor ** jnp.asarray(step // steps_per_epoch, jnp.float32)
 
 
+def warmed_up(schedule: optax.Schedule, steps: int, start: float) -> optax.Schedule:
+    """The schedule times a factor that rises linearly from `start` to 1 over the first steps (as in DAFormer)."""
+    factor = optax.linear_schedule(start, 1.0, steps)
+    return lambda step: schedule(step) * factor(step)
+
+
+SCHEDULES: dict[str, Callable[[ml_collections.ConfigDict, float, int], optax.Schedule]] = {
+    "poly": lambda stage, rate, epoch: poly(rate, stage.schedule_steps, stage.schedule_power),
+    "linear": lambda stage, rate, epoch: optax.linear_schedule(rate, 0.0, stage.schedule_steps),
+    "per_epoch": lambda stage, rate, epoch: per_epoch(rate, stage.schedule_factor, epoch),
+    "constant": lambda stage, rate, epoch: optax.constant_schedule(rate),
+}
+
+
+def schedule(stage: ml_collections.ConfigDict, rate: float, steps_per_epoch: int) -> optax.Schedule:
+    """A learning rate's course over a stage: one of `SCHEDULES`, warmed up if the stage says so."""
+    found = SCHEDULES[stage.schedule](stage, rate, steps_per_epoch)
+    if not stage.schedule_warmup:
+        return found
+    return warmed_up(found, stage.schedule_warmup, stage.schedule_warmup_start)
+
+
+# Optimizers
+
+
+def network_optimizer(
+    stage: ml_collections.ConfigDict, backbone: Backbone, steps_per_epoch: int
+) -> optax.GradientTransformation:
+    """The optimizer of a stage's network; frozen batch normalisation does not move at all.
+
+    Args:
+      stage: its settings.
+      backbone: whose parameters have the stage's `backbone_rate`, lower layers less of it with `layer_decay`; all
+        others have its `head_rate`.
+      steps_per_epoch: of rates that change with epochs.
+    """
+    decays = stage.layer_decay != 1.0
+
+    def group_of(path: tuple[str, ...]) -> str:
+        if stage.batch_norm == "frozen" and is_batch_norm(path[-2]):
+            return FROZEN
+        if path[0] != "backbone":
+            return HEAD
+        return f"layer{backbone.layer(path[1:])}" if decays else backbone.group(path[1:])
+
+    top, times = backbone.layers - 1, dict(backbone.groups) if stage.backbone_steps == "released" else {}
+    if decays:
+        rates = {f"layer{i}": stage.backbone_rate * stage.layer_decay ** (top - i) for i in range(backbone.layers)}
+    else:
+        rates = dict.fromkeys(backbone.groups, stage.backbone_rate)
+    make = OPTIMIZERS[stage.optimizer]
+    transforms = {
+        group: make(stage, schedule(stage, rate, steps_per_epoch), times.get(group, 1))
+        for group, rate in (rates | {HEAD: stage.head_rate}).items()
+    }
+    return partitioned(transforms, group_of)
+
+
+def discriminator_optimizer(stage: ml_collections.ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
+    """Adam with AdaptSegNet's moments, decayed like the network's rate (released code)."""
+    return optax.adam(schedule(stage, stage.discriminator_rate, steps_per_epoch), b1=0.9, b2=0.99)
+
+
 def sgd(
-    rates: Mapping[str, optax.Schedule],
-    group_of: Callable[[tuple[str, ...]], str],
+    rate: optax.Schedule,
     *,
     momentum: float = 0.9,
     weight_decay: float = 2e-4,
-    repeats: Mapping[str, int] | None = None,
+    decayed: Callable[[Any], Any] | None = None,
+    times: int = 1,
 ) -> optax.GradientTransformation:
     """PyTorch's SGD: decay is added to the gradient, momentum is not dampened, the rate multiplies the momentum.
 
     Args:
-      rates: a schedule for each group.
-      group_of: group of the parameter at a path such as ('layer1_0', 'conv1', 'kernel'); 'frozen' stays as it is.
+      rate: the learning rate's course.
       momentum: of the running sum of gradients.
-      weight_decay: on every parameter of every group, norms and biases too (released code).
-      repeats: how often a step updates the parameters of a group with the same gradient, decay and momentum applied
-        each time; 1 where not given. The released optimizer steps most of the backbone three times.
+      weight_decay: of the parameters that decay.
+      decayed: parameters -> which of them decay, as booleans; None: all, norms and biases too (released code).
+      times: how often a step updates the parameters with the same gradient, decay and momentum applied each time. The
+        released optimizer steps most of the backbone three times.
 
     Returns:
       An optimizer whose `update` needs `params`.
-
-    Raises:
-      ValueError: at `init`, where `group_of` names a group that `rates` does not have.
     """
-    repeats = dict(repeats or {})
-    if unknown := set(repeats) - set(rates):
-        raise ValueError(f"sgd: repeats are given for {sorted(unknown)}, but rates only for {sorted(rates)}")
-    transforms = {
-        group: _stepped(rate, momentum, weight_decay, repeats.get(group, 1)) for group, rate in rates.items()
-    }
-    transforms[FROZEN] = optax.set_to_zero()
-
-    def label(path: tuple[Any, ...], _: jax.Array) -> str:
-        names = tuple(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
-        group = group_of(names)
-        if group not in transforms:
-            raise ValueError(f"sgd: {'/'.join(names)} is in group {group!r}; known groups are {sorted(transforms)}")
-        return group
-
-    return optax.partition(transforms, lambda params: jax.tree.map_with_path(label, params))
-
-
-def _stepped(rate: optax.Schedule, momentum: float, weight_decay: float, times: int) -> optax.GradientTransformation:
-    """SGD that takes `times` steps along the same gradient at the same rate."""
     inner = optax.chain(
-        optax.add_decayed_weights(weight_decay),
+        optax.add_decayed_weights(weight_decay, decayed),
         optax.trace(decay=momentum),
         optax.scale_by_learning_rate(lambda count: rate(count // times)),
     )
@@ -78,3 +126,51 @@ def _stepped(rate: optax.Schedule, momentum: float, weight_decay: float, times: 
         return moved, state
 
     return inner if times == 1 else optax.GradientTransformation(inner.init, update)
+
+
+def no_vectors(params: Any) -> Any:
+    """Which parameters decay where scales and biases, which are vectors, do not."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def _sgd(stage: ml_collections.ConfigDict, rate: optax.Schedule, times: int) -> optax.GradientTransformation:
+    decayed = None if stage.decay_vectors else no_vectors
+    return sgd(rate, momentum=stage.momentum, weight_decay=stage.weight_decay, decayed=decayed, times=times)
+
+
+def _adamw(stage: ml_collections.ConfigDict, rate: optax.Schedule, times: int) -> optax.GradientTransformation:
+    del times  # a peculiarity of the released SGD
+    decayed = None if stage.decay_vectors else no_vectors
+    b1, b2 = stage.adam_betas
+    return optax.adamw(rate, b1=b1, b2=b2, weight_decay=stage.weight_decay, mask=decayed)
+
+
+OPTIMIZERS: dict[str, Callable[[ml_collections.ConfigDict, optax.Schedule, int], optax.GradientTransformation]] = {
+    "sgd": _sgd,
+    "adamw": _adamw,
+}
+
+
+def partitioned(
+    transforms: Mapping[str, optax.GradientTransformation], group_of: Callable[[tuple[str, ...]], str]
+) -> optax.GradientTransformation:
+    """An optimizer for each group of parameters.
+
+    Args:
+      transforms: by group.
+      group_of: group of the parameter at a path such as ('backbone', 'layer1_0', 'conv1', 'kernel'); 'frozen' stays as
+        it is.
+
+    Raises:
+      ValueError: at `init`, where `group_of` names a group that `transforms` does not have.
+    """
+    transforms = {**transforms, FROZEN: optax.set_to_zero()}
+
+    def label(path: tuple[Any, ...], _: jax.Array) -> str:
+        names = tuple(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+        group = group_of(names)
+        if group not in transforms:
+            raise ValueError(f"{'/'.join(names)} is in group {group!r}; known groups are {sorted(transforms)}")
+        return group
+
+    return optax.partition(transforms, lambda params: jax.tree.map_with_path(label, params))

@@ -1,9 +1,12 @@
 """Class prototypes: distances to them, the labels they rectify, and how they start and move (Equations 3 to 6, 8)."""
 
+from collections.abc import Callable
+
 import flax.struct
 import jax
 import jax.numpy as jnp
 
+from proda_jax.adaptation import selectors
 from proda_jax.adaptation.resizing import transposed_resize_align_corners
 from proda_jax.data.label_spaces import IGNORE
 
@@ -82,23 +85,26 @@ def log_assignment_weights(distances: jax.Array, temperature: float = 1.0, seen:
     return jax.nn.log_softmax(_assignment_logits(distances, temperature, seen), axis=-1)
 
 
-def rectify(soft: jax.Array, weights: jax.Array, threshold: float = 0.0) -> tuple[jax.Array, jax.Array]:
+def rectify(
+    soft: jax.Array, weights: jax.Array, threshold: float = 0.0, selector: Callable = selectors.threshold
+) -> tuple[jax.Array, jax.Array]:
     """Pseudo labels that follow the fixed soft prediction and the prototypes together (Equation 3).
 
     Args:
       soft: p_{t,0}, the warm-up network's probabilities, [..., classes].
       weights: omega_t of Equation 4, [..., classes].
       threshold: least confidence that makes a label; 0 keeps every pixel (released code).
+      selector: one of `selectors`, given confidence and threshold.
 
     Returns:
-      labels int32 [...], IGNORE where the confidence is below the threshold or every product is zero (of soft labels
+      labels int32 [...], IGNORE where the selector drops it or every product is zero (of soft labels
       kept as float16), and confidence float32 [...], the product's largest value after normalising it over classes.
     """
     products = weights.astype(jnp.float32) * soft.astype(jnp.float32)
     total = jnp.sum(products, axis=-1)
     confidence = jnp.max(products, axis=-1) / jnp.where(total > 0, total, 1.0)
     labels = jnp.argmax(products, axis=-1).astype(jnp.int32)
-    return jnp.where((confidence < threshold) | (total == 0), IGNORE, labels), confidence
+    return jnp.where(selector(confidence, threshold) & (total > 0), labels, IGNORE), confidence
 
 
 def class_means(

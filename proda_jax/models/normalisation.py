@@ -1,5 +1,6 @@
 """Batch normalisation over all devices, with the convolution before it and the shortcut and rectifier that follow."""
 
+import re
 from functools import partial
 
 import flax.linen as nn
@@ -12,6 +13,11 @@ from proda_jax.models.moments import at_least_float32, batch_moments, channel_su
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.9  # share of the old running statistic that stays; PyTorch calls its complement, 0.1, momentum
 WIDENING = 4  # outputs an input from which on a 1x1 convolution's moments are computed ahead of it
+
+
+def is_batch_norm(module: str) -> bool:
+    """Whether a module of this name is batch normalisation, by the convention that all our networks keep."""
+    return re.search(r"(^|_)bn\d*$|^extra_norm$", module) is not None
 
 
 class BatchNorm(nn.Module):

@@ -30,7 +30,7 @@ class Line:
 def label_quality(run: Run, folder: Folder) -> Section:
     """Accuracy and mIoU of the pseudo labels over training, beside conventional self-training."""
     title, of_paper = "Pseudo-label quality", "Figure 3 of the paper"
-    stages = [stage for stage in run.stages if stage.kind == "denoise"]
+    stages = [stage for stage in run.stages if stage.needs and stage.needs.rectifies]
     found = {stage.name: quality for stage in stages if (quality := quality_of(stage))}
     if not found:
         reason = "nothing about it was recorded" if stages else "no stage that learns from such labels has begun"
@@ -42,7 +42,7 @@ def label_quality(run: Run, folder: Folder) -> Section:
         for labels, scores in kinds.items()
     ]
     data = {"CSV": folder.table("label_quality", ("stage", "step", "labels", *_SCORES), rows)}
-    rectified = [stage for stage in stages if stage.role == "adaptation" and stage.name in found]
+    rectified = [stage for stage in stages if stage.rectifies and stage.name in found]
     trained = [stage for stage in stages if stage.role == "self-training" and stage.name in found]
     lines = [_line("rectified", ORANGE, "-", found[stage.name], "learnt_from") for stage in rectified[-1:]]
     lines += [_line("network", PURPLE, ":", found[stage.name], "network") for stage in rectified[-1:]]

@@ -60,7 +60,7 @@ def pairwise_distances(vectors: np.ndarray) -> np.ndarray:
 def prototypes(run: Run, folder: Folder) -> Section:
     """Distances between the classes' prototypes, and how far each has moved over training."""
     title = "Prototypes"
-    stages = [s for s in run.stages if s.kind == "denoise" and s.role == "adaptation"]
+    stages = [stage for stage in run.stages if stage.rectifies]
     for stage in reversed(stages):
         series = stage.series("prototypes", "seen")
         if series and run.space and len(series[-1][1]) == len(run.space):

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from proda_jax.adaptation.stages import kinds
 from proda_jax.data.label_spaces import LABEL_SPACES
 
 EPOCH = 2975  # Cityscapes' training images, the target of both tasks (Section 5.1)
@@ -71,128 +72,25 @@ def task(settings: Mapping[str, Any]) -> tuple[str, dict[str, Row]] | None:
     return TASKS.get((settings.get("data.source.name"), settings.get("data.label_space")))
 
 
-def row_of(stage: Mapping[str, Any], kinds: Mapping[str, str]) -> str | None:
-    """Which of the paper's networks a stage is, by its settings.
-
-    Args:
-      stage: settings of the stage, {'setting': value}.
-      kinds: kind of each stage of the run, by name.
-
-    Returns:
-      Its row, as in `GTA5`; None where the paper has no such network, or gives no number for it.
-    """
-    kind = stage.get("kind")
-    if kind == "supervised":
-        return None if stage.get("target_labels") else "source"
-    if kind == "warmup":
-        return "warm-up"
-    if kind == "denoise":
-        return _denoise_row(stage)
-    if kind == "distill":
-        return _distill_row(stage, kinds)
-    return None
-
-
-def _denoise_row(stage: Mapping[str, Any]) -> str | None:
-    if stage.get("label_source") == "moving" or stage.get("weighting") == "network":
-        return None  # Figure 4 shows these as curves, without numbers
-    structure, symmetric = stage.get("consistency_weight", 0) > 0, stage.get("rce_weight", 0) > 0
-    if stage.get("weighting") == "none":
-        if structure:
-            return "structure learning alone"
-        return "self-training, symmetric loss" if symmetric else "self-training"
-    return "stage 1" if structure else "denoising alone"
-
-
-def _distill_row(stage: Mapping[str, Any], kinds: Mapping[str, str]) -> str | None:
-    init, third = stage.get("init"), kinds.get(stage.get("teacher", "")) == "distill"
-    if third:
-        return "stage 3" if init == "self_supervised" else None
-    if init == "self_supervised":
-        return "stage 2" if stage.get("distillation_weight") else "stage 2, not distilled"
-    return "stage 2 from stage 1" if init == stage.get("teacher") else None
-
-
-NONE_NAMED = "Section 5.1 names none"
-_JITTER = {f"jitter.{name}": (0.0, NONE_NAMED) for name in ("brightness", "contrast", "saturation", "white_balance")}
-
-# {setting: (the paper's value, where it stands)}, for all stages and for each kind of stage
+# {setting: (the paper's value, where it stands)}, for all stages
 EVERYWHERE = {
-    "model.depths": ([3, 4, 23, 3], "ResNet-101, Section 5.1"),
-    "model.width": (64, "ResNet-101, Section 5.1"),
+    "model.backbone": ("resnet101", "Section 5.1"),
     "model.head": ("deeplab", "DeepLabv2, Section 5.1"),
     "views.scale": ([1.0, 1.0], "random crop alone, Appendix A"),
     "views.randaugment": (True, "Section 5.1, Table 7"),
 }
-STAGES: dict[str, dict[str, tuple[Any, str]]] = {
-    "supervised": dict(_JITTER),
-    "warmup": dict(_JITTER),
-    "denoise": {
-        "backbone_rate": (1e-4, "Section 5.1"),
-        "head_rate": (1e-4, "Section 5.1"),
-        "schedule": ("per_epoch", "Section 5.1"),
-        "schedule_factor": (0.9, "Section 5.1"),
-        "reduction": ("sum", "Equations 1, 7, 10"),
-        "weighting": ("prototypes", "Equation 4"),
-        "label_source": ("fixed", "Equation 3"),
-        "hard_labels": (True, "Equation 3"),
-        "label_threshold": (0.0, "Equation 3, Table 4"),
-        "temperature": (1.0, "Equation 4, Table 8"),
-        "ce_weight": (0.1, "Equation 7, Table 9"),
-        "rce_weight": (1.0, "Equation 7, Table 9"),
-        "consistency_weight": (10.0, "Equation 11, Table 10"),
-        "regulariser_weight": (0.1, "Equation 11, Table 10"),
-        "regulariser": ("mrkld", "Equation 10"),
-        "ema_view": ("crop", "Equation 8"),
-        "prototype_momentum": (0.9999, "Equation 6, Table 5"),
-        "prototype_update": ("batch", "Equation 6"),
-        "prototype_init": ("target", "Equation 5, Table 6"),
-        "prototype_init_by": ("pixels", "Equation 5"),
-        **_JITTER,
-    },
-    "distill": {
-        "init": ("self_supervised", "Section 4.3"),
-        "backbone_rate": (6e-4, "Section 5.1"),
-        "head_rate": (6e-3, "Section 5.1"),
-        "extra_norm": (True, "Section 5.1"),
-        "label_threshold": (0.95, "Section 5.1"),
-        "target_view": ("weak", "Equation 12"),
-        "ce_weight": (1.0, "Equation 12"),
-        "rce_weight": (0.0, "Equation 12"),
-        "distillation_weight": (1.0, "Equation 12"),
-        "distillation_form": ("equation12", "Equation 12"),
-        **_JITTER,
-    },
-}
-# conventional self-training learns from fixed labels by plain cross entropy (Equation 1)
-_SELF_TRAINING = {
-    "weighting": ("none", "Equation 2"),
-    "ce_weight": (1.0, "Equation 1"),
-    "rce_weight": (0.0, "Equation 1"),
-    "consistency_weight": (0.0, "Equation 1"),
-    "regulariser_weight": (0.0, "Equation 1"),
-}
-_NOT_OF_SELF_TRAINING = ("label_threshold", "temperature", "prototype_momentum", "prototype_update", "prototype_init",
-                         "prototype_init_by", "ema_view", "regulariser")  # fmt: skip
-
-
-def stage_settings(stage: Mapping[str, Any], source: str | None) -> dict[str, tuple[Any, str]]:
-    """The paper's settings for a stage like this one.
+def row_of(stage: Mapping[str, Any], kinds_of: Mapping[str, str]) -> str | None:
+    """Which of the paper's networks a stage is, by its settings.
 
     Args:
-      stage: its settings.
-      source: name of the source data set.
+      stage: settings of the stage, {'setting': value}.
+      kinds_of: kind of each stage of the run, by name.
 
     Returns:
-      {setting: (value, where the paper says so)}.
+      Its row, as in `GTA5`; None where the paper has no such network, or gives no number for it.
     """
-    found = dict(STAGES.get(stage.get("kind", ""), {}))
-    if stage.get("kind") == "denoise":
-        if stage.get("weighting") == "none" and not stage.get("consistency_weight"):
-            found = {key: value for key, value in found.items() if key not in _NOT_OF_SELF_TRAINING} | _SELF_TRAINING
-        elif source == "synthia":
-            found["regulariser_weight"] = (0.0, "Appendix A")
-    return found
+    kind = kinds.KINDS.get(stage.get("kind"))
+    return kind.paper_row(stage, kinds_of) if kind else None
 
 
 def differences(
@@ -209,6 +107,9 @@ def differences(
       and those that are not known here, are not among them.
     """
     expected = [(name, settings.get(name), *entry) for name, entry in EVERYWHERE.items()]
+    for name, size in (("model.depths", [3, 4, 23, 3]), ("model.width", 64)):
+        if settings.get(name):  # others than the backbone's own
+            expected.append((name, settings[name], size, "ResNet-101, Section 5.1"))
     cutout = settings.get("views.cutout_fraction")
     if cutout == 0:
         expected.append(("views.cutout_fraction", cutout, "more than 0", "Section 5.1, Table 7"))
@@ -217,7 +118,8 @@ def differences(
         width = settings.get("views.base_width")
         expected.append(("views.base_width", width, size[1], "random crop alone, Appendix A"))
     for name, stage in stages.items():
-        of_paper = stage_settings(stage, settings.get("data.source.name"))
+        kind = kinds.KINDS.get(stage.get("kind"))
+        of_paper = kind.paper_settings(stage, settings.get("data.source.name")) if kind else {}
         expected += [(f"{name}.{key}", stage.get(key), *entry) for key, entry in of_paper.items()]
         expected += _epochs(name, stage, settings)
     return [row for row in expected if row[1] is not None and not _same(row[1], row[2])]

@@ -76,7 +76,7 @@ def _newest_prediction(stage: Stage, run: Run) -> tuple[int, np.ndarray] | None:
 def pseudo_labels(run: Run, folder: Folder) -> Section:
     """The labels that stage 1 learns from, getting cleaner, and the weights that do it (Figure 2)."""
     title, of_paper = "Pseudo labels over training", "Figure 2 of the paper"
-    stages = [s for s in run.stages if s.kind == "denoise" and s.role == "adaptation"]
+    stages = [stage for stage in run.stages if stage.rectifies]
     recorded = [(stage, series) for stage in stages if (series := _label_series(stage, run))]
     if not recorded:
         reason = "no snapshot holds them" if stages else "no stage that rectifies labels has begun"

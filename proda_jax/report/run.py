@@ -8,15 +8,10 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from proda_jax.adaptation.stages import kinds
 from proda_jax.data.label_spaces import LABEL_SPACES, LabelSpace, label_space
 from proda_jax.report import reading
 from proda_jax.report.score_tables import best_of
-
-# kinds of the stages that our configurations name, for workdirs that do not say which kind a stage is
-_USUAL_KINDS = {
-    "source": "supervised", "source_jitter": "supervised", "oracle": "supervised", "warmup": "warmup",
-    "self_training": "denoise", "stage1": "denoise", "stage2": "distill", "stage3": "distill",
-}  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -45,15 +40,23 @@ class Stage:
 
     @property
     def kind(self) -> str | None:
-        return self.settings.get("kind") or _USUAL_KINDS.get(self.name)
+        """Its kind, by its settings or else by its name; None where neither tells."""
+        return self.settings.get("kind") or kinds.USUAL.get(self.name, {}).get("kind")
+
+    @property
+    def needs(self) -> kinds.Kind | None:
+        """What its kind says of it; None where nobody knows its kind."""
+        return kinds.KINDS.get(self.kind)
 
     @property
     def role(self) -> str:
-        """'source', 'oracle', 'self-training' or 'adaptation'."""
-        if self.kind == "supervised":
-            return "oracle" if self.settings.get("target_labels", self.name == "oracle") else "source"
-        without = self.settings.get("weighting") == "none" or not self.settings and self.name == "self_training"
-        return "self-training" if self.kind == "denoise" and without else "adaptation"
+        """See `kinds.Kind`."""
+        return self.needs.role(self.settings or kinds.USUAL.get(self.name, {})) if self.needs else "adaptation"
+
+    @property
+    def rectifies(self) -> bool:
+        """Whether it corrects pseudo labels as training goes on, as stage 1 does and self-training does not."""
+        return self.needs is not None and self.needs.rectifies and self.role == "adaptation"
 
     @property
     def last(self) -> dict:

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 from etils import epath
 
+from proda_jax.adaptation.stages import kinds
 from proda_jax.report.inspection import Inspection, Stage, experiments, inspect, tables
 from proda_jax.report.score_tables import best_of, duration
 
 WIDTH = 80  # columns
 _BESIDES = ("step", "seconds", "images_per_second", "gradient_norm", "skipped")  # of a logged step, what is no loss
-_LABELS = {"denoise": ("labels_from", "soft pseudo labels"), "distill": ("teacher", "hard pseudo labels")}
 
 
 def text(workdir: epath.PathLike) -> str:
@@ -153,9 +153,11 @@ def following(found: Inspection, current: Stage | None) -> str:
 
 def preparation(stage: Stage) -> str:
     """What is made for a stage before its first step."""
-    role, kind = _LABELS.get(stage.settings.get("kind"), (None, None))
-    made = f", from {kind} of {stage.settings[role]}" if role in stage.settings else ""
-    return f"{stage.name}{made}"
+    kind = kinds.KINDS.get(stage.settings.get("kind"))
+    labels = kind.pseudo_labels if kind else None
+    if labels is None or labels.made_by not in stage.settings:
+        return stage.name
+    return f"{stage.name}, from {labels.title} of {stage.settings[labels.made_by]}"
 
 
 def damage(found: Inspection) -> str:

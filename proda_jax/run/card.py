@@ -10,7 +10,8 @@ import numpy as np
 
 from proda_jax.adaptation.stages import build
 from proda_jax.data.label_spaces import LabelSpace, label_space
-from proda_jax.models.deeplab import PROJECTION, DeepLab
+from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.heads import HEADS
 
 _FILES = ("imagenet_weights", "self_supervised_weights")  # where training started says nothing about the network
 
@@ -87,7 +88,7 @@ class Card:
         Raises:
           ValueError: it labels nothing.
         """
-        if self.model["head"] == PROJECTION:
+        if not HEADS[self.model["head"]].segments:
             raise ValueError(f"stage {self.stage!r} is pretraining, whose network labels nothing: name another --stage")
         model = ml_collections.ConfigDict(dict(self.model))
         return build.network(model, len(self.classes), extra_norm=self.extra_norm, axis_name=None)

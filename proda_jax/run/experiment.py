@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from proda_jax.adaptation import prototypes
-from proda_jax.adaptation.stages import build, denoise, prepare
+from proda_jax.adaptation.stages import build, kinds, prepare
 from proda_jax.adaptation.stages.step import Setup
 from proda_jax.adaptation.state import TrainState
 from proda_jax.data.checks import NONE
@@ -34,8 +34,6 @@ from proda_jax.system.checkpoints import Checkpoints
 from proda_jax.system.files import alone, is_readable, npz, read_npz, write_atomically
 from proda_jax.system.interruption import Interruption, Stopped
 from proda_jax.system.progress import phase, say
-
-LABELS = {"denoise": "soft_label", "distill": "hard_label"}  # what a batch calls the pseudo labels of a kind of stage
 
 
 class Experiment:
@@ -75,7 +73,8 @@ class Experiment:
         target = self.sources.open("target")
         steps_per_epoch = max(len(target) // build.batch_size(config, name), 1)
         model = self.networks.model(name)
-        teacher_name = stage.get("teacher")
+        kind = kinds.of(stage)
+        teacher_name = stage[kind.teacher] if kind.teacher else None
         setup = build.setup(
             config,
             name,
@@ -84,7 +83,7 @@ class Experiment:
             steps_per_epoch=steps_per_epoch,
         )
         self.labels(name)  # before training begins, which an interruption lets finish its step
-        start = self.initial_prototypes(name) if stage.kind == "denoise" else None
+        start = self.initial_prototypes(name) if kind.momentum_encoder(stage) else None
         with phase(f"{name}: setting up its network"):
             variables = self.networks.initial(name, model)
             key = build.stage_key(config.seed, build.random_name(config, name))
@@ -134,10 +133,11 @@ class Experiment:
         A stage that rectifies labels has a snapshot of its `start`, too, from which they get better. None where nothing
         is noted, as there are no images or, in pretraining, no labels to be had from the network.
         """
-        if self.config[name].kind == "pretrain":
+        kind = kinds.of(self.config[name])
+        if not kind.segments:
             return None
         score, snapshots = self.scorer(model, name), self.snapshots(name, model)
-        if snapshots and self.config[name].kind == "denoise":
+        if snapshots and kind.rectifies:
             if not hosts.as_the_first_sees(hosts.is_first() and is_readable(snapshots.path(0))):
                 with phase(f"{name}: looking at what it starts from"):
                     snapshots.take(start)
@@ -165,14 +165,17 @@ class Experiment:
         if self.looked is None:
             labelled = self.config.data.validation.name != NONE
             source = self.sources.open("validation" if labelled else "target")
-            self.looked = Looked(source, wanted, self.evaluation_batch, labels=labelled)
+            self.looked = Looked(
+                source, wanted, self.evaluation_batch, build.backbone_of(self.config.model), labels=labelled
+            )
             if hosts.is_first():
                 self.looked.write(self.workdir.path / "samples.npz")
         make, teacher = None, None
-        if stage.kind == "denoise":
-            options = prepare.soft_options(stage)
-            make = functools.partial(prepare.soft_labels, self.networks.model(stage.labels_from), **options)
-            make, teacher = devices.map_step(make, self.mesh, "rb", "b"), self.networks.variables(stage.labels_from)
+        kind = kinds.of(stage)
+        if kind.rectifies:
+            maker, recipe = stage[kind.pseudo_labels.made_by], prepare.RECIPES[kind.pseudo_labels.name](stage)
+            make = functools.partial(recipe.make, self.networks.model(maker), **recipe.options)
+            make, teacher = devices.map_step(make, self.mesh, "rb", "b"), self.networks.variables(maker)
         folder = self.workdir.folder(name)
         return Snapshots(self.looked, folder, model, self.mesh, stage, self.space, make, teacher)
 
@@ -222,33 +225,24 @@ class Experiment:
         size = build.batch_size(config, name)
         source = self.sources.open("source").training_batches(size, seed=order, labels=True, **arguments)
         target = None
-        if stage.kind != "supervised" or stage.target_labels:
+        kind = kinds.of(stage)
+        if wanted := kind.target(stage):
             data = self.sources.open("target")
-            labelled = stage.kind == "supervised"
-            target = data.training_batches(size, seed=order + 1, labels=labelled, **arguments)
-            if stage.kind in LABELS:
-                target = with_pseudo_labels(target, self.labels(name), data.names, LABELS[stage.kind])
+            target = data.training_batches(size, seed=order + 1, labels=wanted == "labels", **arguments)
+            if kind.pseudo_labels:
+                target = with_pseudo_labels(target, self.labels(name), data.names, kind.pseudo_labels.name)
         return train.merge_batches(source, target, index * size // count)
 
     # What prepares a stage
 
     def labels(self, name: str) -> PseudoLabels | None:
         """The pseudo labels that stage `name` learns from, made if they are not there; None if it needs none."""
-        make = {"denoise": self.soft_labels, "distill": self.hard_labels}.get(self.config[name].kind)
-        return make(name) if make else None
-
-    def soft_labels(self, name: str) -> PseudoLabels:
-        """p_{t,0} for stage `name`, made if they are not there."""
         stage = self.config[name]
-        kind = f"soft_labels_{stage.soft_label_stride}" + prepare.label_tag(**prepare.averaging(stage))
-        return self.pseudo_labels(stage.labels_from, kind, prepare.soft_labels, **prepare.soft_options(stage))
-
-    def hard_labels(self, name: str) -> PseudoLabels:
-        """Hard pseudo labels for stage `name`, made if they are not there."""
-        stage = self.config[name]
-        options = prepare.averaging(stage)
-        kind = f"hard_labels_{stage.label_threshold:g}" + prepare.label_tag(**options)
-        return self.pseudo_labels(stage.teacher, kind, prepare.hard_labels, threshold=stage.label_threshold, **options)
+        needed = kinds.of(stage).pseudo_labels
+        if needed is None:
+            return None
+        recipe = prepare.RECIPES[needed.name](stage)
+        return self.pseudo_labels(stage[needed.made_by], recipe.folder, recipe.make, **recipe.options)
 
     def pseudo_labels(self, teacher: str, kind: str, make: Callable, **options: Any) -> PseudoLabels:
         """The filled store of pseudo labels of that kind, made by `make`(model of `teacher`, ..., **options)."""
@@ -274,11 +268,9 @@ class Experiment:
                 store, mapped, self.networks.variables(teacher), target, self.evaluation_batch, self.mesh, title
             )
 
-    def initial_prototypes(self, name: str) -> prototypes.Prototypes | None:
-        """The prototypes that stage `name` starts from (Equation 5); None if it uses none."""
+    def initial_prototypes(self, name: str) -> prototypes.Prototypes:
+        """The prototypes that stage `name` starts from (Equation 5)."""
         stage = self.config[name]
-        if not denoise.needs_momentum_encoder(stage):
-            return None
         path = self.workdir.folder(name) / "initial_prototypes.npz"
         if not hosts.as_the_first_sees(hosts.is_first() and is_readable(path)):
             teacher = stage.init  # whose features they are compared with, as the momentum encoder starts there
@@ -366,7 +358,8 @@ class Experiment:
 
     def check_labels(self) -> None:
         """Refuses data sets without the labels that the stages and the evaluation need."""
-        oracles = [name for name in self.config.stages if self.config[name].get("target_labels", False)]
+        sections = {name: self.config[name] for name in self.config.stages}
+        oracles = [name for name, stage in sections.items() if kinds.of(stage).target(stage) == "labels"]
         missing = [name for name in self.config.stages if not self.workdir.result(name)]
         trained = [name for name in missing if self.config[name].weights is None]
         purposes = {"source": "which every stage learns from"} if trained else {}

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
 
-from proda_jax.adaptation.stages import build
+from proda_jax.adaptation.stages import build, kinds
 from proda_jax.data.label_spaces import LabelSpace
 from proda_jax.models import weights
 from proda_jax.models.deeplab import DeepLab
@@ -33,8 +33,7 @@ class Networks:
         results = self._workdir.results(self._config.stages)
         taken = {result["name"]: result["extra_norm"] for result in results if "extra_norm" in result}
         network = self.network(extra_norm=settings.has_extra_norm(self._config, name, taken))
-        stage = self._config[name]
-        return build.projecting(network, stage) if stage.kind == "pretrain" else network
+        return build.stage_network(network, self._config[name])
 
     def network(self, *, extra_norm: bool) -> DeepLab:
         """The configuration's network, with or without the extra normalisation."""
@@ -94,7 +93,7 @@ class Networks:
 
     def labels(self, stage: str) -> bool:
         """Whether a stage's network labels images."""
-        return self._config[stage].kind != "pretrain"
+        return kinds.of(self._config[stage]).segments
 
     def initialise(self, model: DeepLab, key: jax.Array) -> Any:
         """Freshly initialised variables of a network."""
@@ -157,12 +156,11 @@ class Networks:
         with phase(f"reading {path}"):
             found = weights.load(path)
         model = self.network(extra_norm=found.extra_norm)
-        held = {"head": found.head, "depths": found.depths, "width": found.width}
-        for setting, value in held.items():
-            if value != getattr(model, setting):
-                raise ValueError(
-                    f"{path} holds a network of {setting} {value}, config.model.{setting} is {getattr(model, setting)}"
-                )
+        held = {"head": (found.head, model.head), "backbone": (found.backbone.family, model.backbone.family)}
+        held |= {size: (getattr(found.backbone, size), getattr(model.backbone, size)) for size in ("depths", "width")}
+        for setting, (there, here) in held.items():
+            if there != here:
+                raise ValueError(f"{path} holds a network of {setting} {there}, config.model.{setting} is {here}")
         if found.classes != model.classes:
             raise ValueError(
                 f"{path} scores {found.classes} classes, label space {self._space.name} has {model.classes}"

@@ -9,6 +9,7 @@ import jax
 import ml_collections
 from etils import epath
 
+from proda_jax.adaptation.stages import build, kinds
 from proda_jax.system import hosts
 from proda_jax.system.files import read_json, write_atomically, write_if_new
 
@@ -16,6 +17,11 @@ NAME, ENVIRONMENT = "settings.json", "environment.json"  # of a stage
 CONFIGURATION = "config.json"  # of a workdir
 # settings that decide what every stage ends in
 _EVERYWHERE = ("seed", "batch_size", "micro_batches", "handover", "model", "views")
+# what versions did that had no such setting, by its name within a section
+_BEFORE = {
+    "optimizer": "sgd", "adam_betas": [0.9, 0.999], "layer_decay": 1.0, "decay_vectors": True, "schedule_warmup": 0,
+    "schedule_warmup_start": 1e-6, "backbone": "resnet",
+}  # fmt: skip
 _OF_DATA = ("name", "split", "image_size", "label_values")  # of a data set; where its files lie may change
 
 
@@ -31,7 +37,10 @@ def decisive(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
     found |= {f"data.{role}.{key}": config.data[role][key] for role in roles for key in _OF_DATA}
     if config.handover == "best":
         found["evaluate_every"] = config.evaluate_every
-    return json.loads(json.dumps(dict(_flat(found))))
+    backbone = build.backbone_of(config.model)
+    sizes = {"backbone": backbone.family, "depths": backbone.depths, "width": backbone.width}
+    flat = dict(_flat(found)) | {f"model.{name}": value for name, value in sizes.items()}
+    return json.loads(json.dumps(flat))
 
 
 def _flat(tree: Any, prefix: str = ""):
@@ -73,6 +82,13 @@ def _with_tuples(value: Any) -> Any:
     return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
+def _before(now: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Those of the decisive settings that older versions did not have, with what these did."""
+    known = _BEFORE | {"label_selector": "above_threshold" if kinds.KINDS[kind].teacher else "threshold"}
+    found = {key: key.rpartition(".")[2] for key in now}
+    return {key: known[name] for key, name in found.items() if name in known}
+
+
 def note_environment(folder: epath.Path) -> None:
     """Notes what a stage runs on: versions of the libraries that decide numbers, and the devices."""
     libraries = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -95,7 +111,8 @@ def check(folder: epath.Path, config: ml_collections.ConfigDict, name: str) -> N
         if checkpoints.exists() and any(path.name.isdigit() for path in checkpoints.iterdir()):
             raise ValueError(f"{note} is missing, so nobody knows what the checkpoints beside it belong to: {remedy}")
         return
-    there, now = read_json(note, remedy), decisive(config, name)
+    now = decisive(config, name)
+    there = _before(now, config[name].kind) | read_json(note, remedy)
     differing = [f"config.{key} was {there.get(key)!r} and is {now.get(key)!r} now" for key in sorted(there | now)
                  if there.get(key) != now.get(key)]  # fmt: skip
     if differing:

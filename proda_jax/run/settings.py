@@ -7,10 +7,15 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from proda_jax.adaptation.stages import denoise
-from proda_jax.adaptation.stages.build import TRAIN_STEPS, takes_backbone, views_of
+from proda_jax.adaptation import optim
+from proda_jax.adaptation.losses import REGULARISERS
+from proda_jax.adaptation.selectors import SELECTORS
+from proda_jax.adaptation.stages import kinds
+from proda_jax.adaptation.stages.build import backbone_of, takes_backbone, views_of
+from proda_jax.adaptation.stages.kinds import KINDS
 from proda_jax.data.checks import NONE, ROLES, check_data, check_label_space
-from proda_jax.models.deeplab import GROUP_NORM_GROUPS, HEADS
+from proda_jax.models.backbones import BACKBONES, Backbone
+from proda_jax.models.heads import HEADS
 from proda_jax.system.files import cache_folder
 from proda_jax.system.refusals import choose, refuse
 
@@ -26,7 +31,9 @@ LARGEST = float(np.finfo(np.float32).max)  # number that the network computes wi
 WEIGHTS = ("random", "imagenet", "self_supervised")
 CHOICES = {
     "batch_norm": ("batch", "frozen"),
-    "schedule": ("poly", "per_epoch"),
+    "schedule": tuple(optim.SCHEDULES),
+    "optimizer": tuple(optim.OPTIMIZERS),
+    "label_selector": tuple(SELECTORS),
     "backbone_steps": ("once", "released"),
     "reduction": ("mean", "sum"),
     "gan": ("ls", "vanilla"),
@@ -34,7 +41,7 @@ CHOICES = {
     "label_source": ("fixed", "moving"),
     "soft_label_interpolation": ("probabilities", "logits"),
     "consistency_over_classes": ("mean", "sum"),
-    "regulariser": ("mrkld", "mrent"),
+    "regulariser": tuple(REGULARISERS),
     "ema_view": ("image", "crop"),
     "ema_crop": ("released", "exact"),
     "ema_mode": ("train", "eval"),
@@ -48,12 +55,12 @@ CHOICES = {
 POSITIVE = (
     "schedule_steps", "schedule_factor", "temperature", "backbone_rate", "head_rate", "discriminator_rate",
     "contrast_temperature", "prototype_min_pixels", "prototype_init_min_pixels", "prototype_init_limit",
-    "prototype_init_passes", "steps",
+    "prototype_init_passes", "steps", "layer_decay",
 )  # fmt: skip
-SHARES = ("momentum", "grey", "ema_momentum", "prototype_momentum", "label_threshold")
+SHARES = ("momentum", "schedule_warmup_start", "grey", "ema_momentum", "prototype_momentum", "label_threshold")
 NOT_NEGATIVE = (
     "weight_decay", "adversarial_weight", "ce_weight", "rce_weight", "consistency_weight", "regulariser_weight",
-    "distillation_weight", "schedule_power",
+    "distillation_weight", "schedule_power", "schedule_warmup",
 )  # fmt: skip
 
 
@@ -139,19 +146,16 @@ def check_network(config: ml_collections.ConfigDict) -> None:
 
 
 def check_model(model: ml_collections.ConfigDict) -> None:
-    choose("model.head", model.head, HEADS)
+    choose("model.backbone", model.backbone, BACKBONES)
+    choose("model.head", model.head, (name for name, head in HEADS.items() if head.segments))
     choose("model.initialisation", model.initialisation, ("released", "he"))
     choose("model.batch_norm_epsilon", model.batch_norm_epsilon, ("added", "clamped"))
     choose("model.dtype", model.dtype, ("float32", "bfloat16"))
-    if not 2 <= len(model.depths) <= 4 or min(model.depths) < 1:
-        refuse("model.depths", tuple(model.depths), "two to four groups of blocks, each of at least one")
-    if model.width < 1:
-        refuse("model.width", model.width, "at least 1")
+    for part in (backbone_of(model), HEADS[model.head]):
+        if refused := part.check_sizes() if isinstance(part, Backbone) else part.check_sizes(model):
+            refuse(f"model.{refused[0]}", model[refused[0]], refused[1])
     if not model.dilations or min(model.dilations) < 1:
         refuse("model.dilations", tuple(model.dilations), "whole numbers from 1, such as (6, 12, 18, 24)")
-    for name in ("head_channels", "feature_channels"):
-        if model.head == "released" and (model[name] < GROUP_NORM_GROUPS or model[name] % GROUP_NORM_GROUPS):
-            refuse(f"model.{name}", model[name], f"a multiple of {GROUP_NORM_GROUPS}, the groups of its normalisation")
     if not 0 <= model.dropout < 1:
         refuse("model.dropout", model.dropout, "a share below 1")
     if len(model.input_mean) != 3:
@@ -184,7 +188,8 @@ def check_views(config: ml_collections.ConfigDict, views: ml_collections.ConfigD
 def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str, ...]) -> None:
     """Checks one stage's section; `earlier` are the stages that run before it."""
     stage = config[name]
-    choose(f"{name}.kind", stage.kind, TRAIN_STEPS)
+    choose(f"{name}.kind", stage.kind, KINDS)
+    kind = kinds.of(stage)
     if stage.weights is not None:
         check_file(f"{name}.weights", stage.weights)
         return
@@ -218,19 +223,30 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
     choose(f"{name}.init", stage.init, (*WEIGHTS, *earlier))
     if stage.get("init_takes") is not None:
         choose(f"{name}.init_takes", stage.init_takes, ("backbone",))
-    labelling = [other for other in earlier if config[other].kind != "pretrain"]  # networks that label images
-    if stage.kind == "denoise" and denoise.needs_momentum_encoder(stage) and stage.init not in labelling:
+    labelling = [other for other in earlier if kinds.of(config[other]).segments]  # networks that label images
+    if kind.momentum_encoder(stage) and stage.init not in labelling:
         refuse(f"{name}.init", stage.init, "an earlier stage, whose features the prototypes are means of")
-    if stage.kind == "pretrain":
+    if not kind.segments:
         check_pretraining(config, name)
+    check_optimizer(stage, name)
     whole = stage.init in labelling and not takes_backbone(config, name)
     if whole and has_extra_norm(config, stage.init) and not has_extra_norm(config, name):
         refuse(f"{name}.extra_norm", stage.extra_norm, f"True, as stage {stage.init!r}, which it starts from, has it")
-    for key in ("teacher", "labels_from"):
-        if key in stage:
+    for key in (kind.teacher, kind.pseudo_labels and kind.pseudo_labels.made_by):
+        if key:
             choose(f"{name}.{key}", stage[key], labelling)
     if stage.init in ("imagenet", "self_supervised"):
         check_weights(config, name, stage.init)
+
+
+def check_optimizer(stage: ml_collections.ConfigDict, name: str) -> None:
+    """Refuses settings of one optimizer that another would leave alone."""
+    if not (len(stage.adam_betas) == 2 and all(0 <= beta < 1 for beta in stage.adam_betas)):
+        refuse(f"{name}.adam_betas", tuple(stage.adam_betas), "two shares below 1, such as (0.9, 0.999)")
+    if stage.backbone_steps == "released" and (stage.optimizer != "sgd" or stage.layer_decay != 1.0):
+        refuse(f"{name}.backbone_steps", "released", "'once', except with optimizer 'sgd' and layer_decay 1")
+    if stage.layer_decay > 1.0:
+        refuse(f"{name}.layer_decay", stage.layer_decay, "at most 1, at which all layers have the same rate")
 
 
 def check_pretraining(config: ml_collections.ConfigDict, name: str) -> None:
@@ -252,7 +268,7 @@ def has_extra_norm(config: ml_collections.ConfigDict, name: str, taken: Mapping[
       taken: the answer for stages whose network was taken from a file, as far as it is known.
     """
     stage = config[name]
-    if stage.kind == "pretrain":
+    if not kinds.of(stage).segments:
         return False
     if stage.weights is not None:
         return (taken or {}).get(name, False)

@@ -15,16 +15,16 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from proda_jax.adaptation import prototypes
+from proda_jax.adaptation import prototypes, selectors
 from proda_jax.adaptation.resizing import resize_align_corners
-from proda_jax.adaptation.stages import denoise
+from proda_jax.adaptation.stages import kinds
 from proda_jax.adaptation.stages.step import probabilities
 from proda_jax.adaptation.state import TrainState
 from proda_jax.data import metrics
 from proda_jax.data.label_spaces import IGNORE, LabelSpace
 from proda_jax.data.source import Batch, ExampleSource
+from proda_jax.models.backbones import Backbone
 from proda_jax.models.deeplab import DeepLab
-from proda_jax.models.resnet import output_size
 from proda_jax.run import evaluate
 from proda_jax.system import devices, hosts
 from proda_jax.system.files import NotWritten, npz, write_atomically, write_if_new
@@ -41,25 +41,29 @@ class Looked:
     Attributes:
       images: all of them, in memory; labelled unless they are target images of a run without validation images.
       samples: places of the samples among them.
+      grid: height and width of the network's features of one of them.
     """
 
-    def __init__(self, source: ExampleSource, settings: ml_collections.ConfigDict, batch_size: int, *, labels: bool):
+    def __init__(self, source: ExampleSource, settings: ml_collections.ConfigDict, batch_size: int,
+                 backbone: Backbone, *, labels: bool):  # fmt: skip
         """Reads the images.
 
         Args:
           source: labelled validation images; target training images, whose labels stay unread, where there are none.
           settings: the configuration's `snapshots`.
           batch_size: images in one step, over all devices.
+          backbone: whose features are kept.
           labels: whether their labels may be read.
         """
         chosen = spread(len(source), max(settings.held_out, settings.images))
         self.images = source.to_memory(labels=labels, records=chosen)
         self.samples = spread(len(chosen), settings.images)
         self.batch_size = batch_size
+        self.grid = backbone.output_size(self.images.image_size)
         self.points = np.full((len(chosen), 0), -1, np.int32)
         if self.images.labelled:
-            grid = output_size(self.images.image_size)
-            self.points = feature_points(at_corners(self.images.labels, grid), settings.features)
+            truth = at_corners(self.images.labels, self.grid)
+            self.points = feature_points(truth, settings.features)
 
     def batches(self) -> Iterator[Batch]:
         """This host's shares of all images, in order."""
@@ -186,8 +190,7 @@ class Snapshots:
             )
             rows.append(np.asarray(found))
         found, points = np.concatenate(rows)[: len(self._looked.points)], self._looked.points
-        grid = output_size(self._looked.images.image_size)
-        truth = at_corners(self._looked.images.labels, grid).reshape(len(points), -1)
+        truth = at_corners(self._looked.images.labels, self._looked.grid).reshape(len(points), -1)
         of_image, kept = np.arange(len(points))[:, None], points >= 0
         return {
             "features": found[kept],
@@ -240,7 +243,7 @@ def judge(
 
     Args:
       model: the network.
-      stage: settings of a stage of kind 'denoise'.
+      stage: settings of a stage that rectifies pseudo labels.
       networks: variables of the trained 'network', of the 'guide' that weighs labels, and the 'prototypes' or None.
       batch: 'image' uint8 [batch, height, width, 3], 'soft_label' p_{t,0} [batch, h, w, classes], 'record', and 'label'
         uint8 [batch, height, width] where there are any.
@@ -253,14 +256,17 @@ def judge(
     """
     images, soft = batch["image"].astype(jnp.float32) / 255.0, batch["soft_label"].astype(jnp.float32)
     size = soft.shape[1:3]
+    kind = kinds.of(stage)
     own = jnp.argmax(resize_align_corners(model.apply(networks["network"], images, train=False).logits, size), -1)
     distances, guess, current = None, None, networks["prototypes"]
-    if denoise.needs_momentum_encoder(stage):
+    if kind.momentum_encoder(stage):
         guide = model.apply(networks["guide"], images, train=False)
         distances = prototypes.distances(resize_align_corners(guide.features, size), current.vectors)
         guess = probabilities(resize_align_corners(guide.logits, size))
-    kept, weights = denoise.weigh(stage, soft, distances, guess, current)
-    learnt_from, _ = prototypes.rectify(kept, weights, stage.label_threshold)
+    kept, weights = kind.module.weigh(stage, soft, distances, guess, current)
+    learnt_from, _ = prototypes.rectify(
+        kept, weights, stage.label_threshold, selectors.SELECTORS[stage.label_selector]
+    )
     fixed = jnp.argmax(soft, axis=-1)
     maps = {
         "fixed": fixed.astype(jnp.uint8),

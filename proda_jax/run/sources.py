@@ -7,6 +7,7 @@ import ml_collections
 from absl import logging
 from etils import epath
 
+from proda_jax.adaptation.stages import kinds
 from proda_jax.data.label_spaces import FOLDER, label_map, label_space
 from proda_jax.data.source import ExampleSource
 from proda_jax.run.train import Writer
@@ -67,7 +68,7 @@ class Sources:
 
     def _needs_target_labels(self) -> bool:
         """Whether a stage is an oracle: nothing else reads labels of target training images."""
-        return any(self._config[name].get("target_labels", False) for name in self._config.stages)
+        return any(kinds.of(stage).target(stage) == "labels" for stage in map(self._config.get, self._config.stages))
 
     @contextlib.contextmanager
     def writer(self, folder: epath.Path) -> Iterator[Writer]:

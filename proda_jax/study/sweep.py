@@ -8,6 +8,7 @@ from typing import Any
 
 import ml_collections
 
+from proda_jax.adaptation.stages import kinds
 from proda_jax.run import settings
 from proda_jax.study.plan import INPUTS, Plan, Row, check, chosen_seeds, inputs_of
 from proda_jax.system.refusals import choose, refuse
@@ -155,7 +156,7 @@ def _of_stages(config: ml_collections.ConfigDict, sweep: Sweep) -> tuple[dict, t
 
 def _scored(config: ml_collections.ConfigDict, stages: Sequence[str]) -> list[str]:
     """Those of the stages whose network labels images, so that there is a score to show."""
-    return [name for name in stages if config[name].kind != "pretrain"]
+    return [name for name in stages if kinds.of(config[name]).segments]
 
 
 def _copy(

@@ -1,4 +1,6 @@
-"""Schedules against their formulas, SGD against torch.optim.SGD."""
+"""Schedules against their formulas, optimizers against those of torch.optim."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,8 @@ import pytest
 import torch
 
 from proda_jax.adaptation import optim
+from proda_jax.configs import base
+from proda_jax.models.backbones import backbone
 
 RNG = np.random.default_rng(0)
 SHAPES = {"stem": (3, 4), "block": (5,), "head": (2, 3)}
@@ -56,14 +60,16 @@ def test_schedules_can_be_traced():
 
 def test_each_group_moves_as_under_pytorch_at_its_own_rate_and_number_of_steps():
     rates = {"stem": lambda i: 0.01 * 0.8**i, "block": lambda i: 0.01 * 0.8**i, "head": lambda i: 0.1 * 0.9**i}
-    optimizer = optim.sgd(rates, lambda path: path[0], weight_decay=0.05, repeats={"stem": 4, "block": 3})
+    times = {"stem": 4, "block": 3, "head": 1}
+    each = {name: optim.sgd(rate, weight_decay=0.05, times=times[name]) for name, rate in rates.items()}
+    optimizer = optim.partitioned(each, lambda path: path[0])
     params = run(optimizer)
-    for name, times in {"stem": 4, "block": 3, "head": 1}.items():
-        np.testing.assert_allclose(params[name], run_torch(name, rates[name], times), rtol=1e-5, atol=1e-6)
+    for name in times:
+        np.testing.assert_allclose(params[name], run_torch(name, rates[name], times[name]), rtol=1e-5, atol=1e-6)
 
 
 def test_momentum_and_decay_are_settings():
-    optimizer = optim.sgd({"all": lambda i: 0.05}, lambda path: "all", momentum=0.0, weight_decay=0.0)
+    optimizer = optim.sgd(lambda i: 0.05, momentum=0.0, weight_decay=0.0)
     params = run(optimizer)
     for name in SHAPES:
         expected = run_torch(name, lambda i: 0.05, 1, momentum=0.0, weight_decay=0.0)
@@ -71,7 +77,8 @@ def test_momentum_and_decay_are_settings():
 
 
 def test_frozen_parameters_do_not_move_and_keep_no_momentum():
-    optimizer = optim.sgd({"all": lambda i: 0.1}, lambda path: "frozen" if path[0] == "stem" else "all")
+    rest = {"all": optim.sgd(lambda i: 0.1)}
+    optimizer = optim.partitioned(rest, lambda path: "frozen" if path[0] == "stem" else "all")
     params = run(optimizer)
     np.testing.assert_array_equal(params["stem"], PARAMS["stem"])
     assert np.all(params["head"] != PARAMS["head"])
@@ -81,17 +88,89 @@ def test_frozen_parameters_do_not_move_and_keep_no_momentum():
 
 def test_group_is_asked_for_by_the_names_along_the_path():
     paths = []
-    optimizer = optim.sgd({"all": lambda i: 0.1}, lambda path: paths.append(path) or "all")
+    optimizer = optim.partitioned({"all": optim.sgd(lambda i: 0.1)}, lambda path: paths.append(path) or "all")
     optimizer.init({"layer1": {"conv": {"kernel": np.zeros(2)}}, "head": [np.zeros(2)]})
     assert {("layer1", "conv", "kernel"), ("head", "0")} == set(paths)
 
 
 def test_parameter_of_an_unknown_group_is_named():
-    optimizer = optim.sgd({"head": lambda i: 0.1}, lambda path: "tail")
+    optimizer = optim.partitioned({"head": optim.sgd(lambda i: 0.1)}, lambda path: "tail")
     with pytest.raises(ValueError, match=r"layer1/kernel is in group 'tail'.*head"):
         optimizer.init({"layer1": {"kernel": np.zeros(2)}})
 
 
-def test_repeats_of_a_group_without_a_rate_are_an_error():
-    with pytest.raises(ValueError, match="backbone"):
-        optim.sgd({"head": lambda i: 0.1}, lambda path: "head", repeats={"backbone": 3})
+def stage_settings(**settings):
+    stage = base.supervised("random", 10)
+    stage.update(schedule="constant", backbone_rate=0.01, head_rate=0.1, momentum=0.0, weight_decay=0.05, **settings)
+    return stage
+
+
+TREE = {  # a backbone of two groups of blocks, and a head
+    "backbone": {
+        "conv1": {"kernel": RNG.standard_normal((3, 2))},
+        "layer1_0": {"conv1": {"kernel": RNG.standard_normal((2, 2))}, "bn1": {"scale": RNG.standard_normal(2)}},
+        "layer1_1": {"conv1": {"kernel": RNG.standard_normal((2, 2))}},
+        "layer2_0": {"downsample_conv": {"kernel": RNG.standard_normal((2, 2))}},
+    },
+    "head": {"classifier": {"kernel": RNG.standard_normal((2, 3)), "bias": RNG.standard_normal(3)}},
+}
+BACKBONE = backbone("resnet50", depths=(2, 1), width=8)
+
+
+def at(tree, path):
+    return functools.reduce(lambda branch, key: branch[key], path, tree)
+
+
+def moved(stage, gradients, steps=1):
+    """Parameters of `TREE` after steps with the same gradients."""
+    params = jax.tree.map(jnp.float32, TREE)
+    optimizer = optim.network_optimizer(stage, BACKBONE, steps_per_epoch=1)
+    state = optimizer.init(params)
+    for _ in range(steps):
+        updates, state = optimizer.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def test_adamw_is_pytorchs_at_both_rates():
+    gradients = jax.tree.map(lambda leaf: jnp.float32(np.cos(leaf)), TREE)
+    params = moved(stage_settings(optimizer="adamw", adam_betas=(0.8, 0.95)), gradients, steps=5)
+    for rate, where in ((0.01, ("backbone", "layer1_0", "bn1", "scale")), (0.1, ("head", "classifier", "kernel"))):
+        leaf, gradient, found = (at(tree, where) for tree in (TREE, gradients, params))
+        parameter = torch.tensor(np.float32(leaf), requires_grad=True)
+        optimizer = torch.optim.AdamW([parameter], lr=rate, betas=(0.8, 0.95), weight_decay=0.05)
+        parameter.grad = torch.tensor(np.array(gradient))
+        for _ in range(5):
+            optimizer.step()
+        np.testing.assert_allclose(found, parameter.detach().numpy(), rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_norms_and_biases_do_not_decay_where_the_stage_says_so(name):
+    nothing = jax.tree.map(jnp.zeros_like, jax.tree.map(jnp.float32, TREE))
+    for decay_vectors in (True, False):
+        params = moved(stage_settings(optimizer=name, decay_vectors=decay_vectors), nothing)
+        assert (params["backbone"]["conv1"]["kernel"] != np.float32(TREE["backbone"]["conv1"]["kernel"])).all()
+        for vector in (("backbone", "layer1_0", "bn1", "scale"), ("head", "classifier", "bias")):
+            here, there = at(params, vector), at(TREE, vector)
+            assert (np.asarray(here) != np.float32(there)).all() == decay_vectors
+
+
+def test_lower_layers_learn_at_less_of_the_rate():
+    gradients = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), TREE)
+    stage = stage_settings(layer_decay=0.5)
+    stage.weight_decay = 0.0
+    before, after = jax.tree.map(np.float32, TREE), moved(stage, gradients)
+    steps = jax.tree.map(lambda a, b: float(np.mean(b - a)), after, before)
+    expected = {"conv1": 0.01 / 8, "layer1_0": 0.01 / 4, "layer1_1": 0.01 / 2, "layer2_0": 0.01}
+    for name, rate in expected.items():
+        np.testing.assert_allclose(jax.tree.leaves(steps["backbone"][name]), rate, rtol=1e-3)
+    np.testing.assert_allclose(jax.tree.leaves(steps["head"]), 0.1, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("step", "share"), [(0, 0.1), (5, 0.1 + 0.9 * 0.5), (10, 1.0), (60, 1.0)])
+def test_rates_warm_up_and_fall_linearly(step, share):
+    stage = stage_settings()
+    stage.update(schedule="linear", schedule_steps=100, schedule_warmup=10, schedule_warmup_start=0.1)
+    rate = optim.schedule(stage, 0.2, steps_per_epoch=1)(step)
+    np.testing.assert_allclose(rate, 0.2 * (1 - step / 100) * share, rtol=1e-5)

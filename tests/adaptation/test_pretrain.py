@@ -89,7 +89,7 @@ def moved_on(count: int) -> tuple:
     with jax.enable_x64(True):
         c = tiny_config()
         c.model.dtype, c.stages, c.pretrained = "float64", ("pretrained",), pretraining()
-        model = build.projecting(tiny_model(c, devices.AXIS), c.pretrained)
+        model = build.stage_network(tiny_model(c, devices.AXIS), c.pretrained)
         setup = build.setup(c, "pretrained", model=model, teacher=None, steps_per_epoch=10)
         mesh = devices.make_mesh(count)
         step = devices.map_step(functools.partial(pretrain.train_step, setup=setup), mesh, "rbr", "rr")
@@ -112,7 +112,7 @@ def test_two_devices_pretrain_like_one():
 def test_the_two_views_of_an_image_differ_and_neither_depends_on_the_others_in_the_batch():
     c = tiny_config()
     c.stages, c.pretrained = ("pretrained",), pretraining()
-    model = build.projecting(tiny_model(c), c.pretrained)
+    model = build.stage_network(tiny_model(c), c.pretrained)
     setup = build.setup(c, "pretrained", model=model, teacher=None, steps_per_epoch=10)
     variables = model.init(jax.random.key(1), jnp.zeros((1, 32, 64, 3)), train=False)
     state = build.create_state(setup, build.stage_key(0, "pretrained"), variables)

@@ -10,7 +10,7 @@ import pytest
 from tiny import CLASSES, blocks, tiny_config, tiny_model, tiny_stage, tiny_variables
 
 from proda_jax.adaptation.prototypes import Prototypes
-from proda_jax.adaptation.stages import build, denoise
+from proda_jax.adaptation.stages import build, denoise, kinds
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.configs import base
 from proda_jax.data.label_spaces import IGNORE
@@ -85,7 +85,7 @@ def stage_in(kind: str, count: int, **settings):
     """(mapped step, first state, teacher, mesh) of a kind of stage on `count` devices."""
     mesh = devices.make_mesh(count)
     setup = setup_of(config_of(kind, **settings), devices.AXIS)
-    step = build.TRAIN_STEPS[setup.stage.kind]
+    step = kinds.of(setup.stage).module.train_step
     mapped = devices.map_step(lambda s, b, t: step(s, b, t, setup=setup), mesh, "rbr", "rr")
     create = jax.jit(functools.partial(build.create_state, setup), out_shardings=devices.replicated(mesh))
     start = PROTOTYPES if kind == "denoise" else None

@@ -20,11 +20,11 @@ ROOMS = {
     "data": ("system",),
     "models": ("system",),
     "adaptation": ("system", "data", "models"),
-    "report": ("system", "data"),
+    "report": ("system", "data", "adaptation"),
     "data_prep": ("system", "data", "models"),
     "run": ("system", "data", "models", "adaptation", "report", "data_prep"),
     "inference": ("system", "data", "models", "adaptation", "run"),
-    "study": ("system", "report", "run"),
+    "study": ("system", "adaptation", "report", "run"),
     "benchmarks": ("configs", "system", "data", "models", "adaptation", "report", "data_prep", "run"),
 }
 OUTSIDE = ("configs", "data_prep", "benchmarks")  # folders of their own; the rest lie in proda_jax/

@@ -11,13 +11,14 @@ import pytest
 import torch
 from tiny import CLASSES, CROP, tiny_config, tiny_model, tiny_variables
 
-from proda_jax.adaptation.stages import build
+from proda_jax.adaptation import optim
 from proda_jax.configs import base
+from proda_jax.models.backbones.resnet import max_pool, output_size
 from proda_jax.models.convolution import Conv, add_bias
-from proda_jax.models.deeplab import DeepLabHead, channel_dropout
 from proda_jax.models.discriminator import Discriminator
+from proda_jax.models.heads.deeplab import DeepLabHead
+from proda_jax.models.heads.released import channel_dropout
 from proda_jax.models.normalisation import BatchNorm
-from proda_jax.models.resnet import max_pool, output_size
 from proda_jax.models.weights.torch_names import from_torch, to_torch
 
 RNG = np.random.default_rng(0)
@@ -332,7 +333,7 @@ def test_every_parameter_moves_at_the_rate_and_as_often_as_its_group_does(backbo
     stage = base.supervised("random", 10)
     stage.backbone_rate, stage.head_rate, stage.schedule, stage.schedule_factor = 0.01, 0.1, "per_epoch", 1.0
     stage.backbone_steps, stage.batch_norm = backbone_steps, batch_norm
-    optimizer = build.network_optimizer(stage, steps_per_epoch=1)
+    optimizer = optim.network_optimizer(stage, tiny_model(tiny_config()).backbone, steps_per_epoch=1)
     params = tiny_variables(tiny_model(tiny_config(), extra_norm=True), 0)["params"]
     gradients = [jax.tree.map(lambda p: RNG.standard_normal(p.shape).astype(np.float32), params) for _ in range(2)]
 

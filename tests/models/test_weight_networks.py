@@ -16,11 +16,13 @@ from weight_fixtures import CLASSES, IMAGE, assert_equal, logits, save_torch, sh
 
 from proda_jax.data_prep.convert_weights import convert
 from proda_jax.models import weights
+from proda_jax.models.backbones import BACKBONES
 from proda_jax.models.deeplab import DeepLab
-from proda_jax.models.resnet import RESNET101
 from proda_jax.models.weights.torch_names import from_torch, to_torch
 
 # Plain DeepLabv2
+
+RESNET101 = BACKBONES["resnet101"].depths
 
 
 @pytest.mark.parametrize("prefix", ["", "Scale.", "module."])

@@ -52,7 +52,7 @@ def test_an_imagenet_backbone_arrives_bit_by_bit_whichever_way_pytorch_wrote_it(
     counters = [name for name in state if name.endswith("num_batches_tracked")]
     assert sorted(account.left_over) == sorted(["fc.bias", "fc.weight", *counters])
     assert account.missing == account.wrong_shape == ()
-    assert (read.depths, read.width, read.head, read.classes) == ((1, 1, 1, 1), 8, None, None)
+    assert (read.backbone.depths, read.backbone.width, read.head, read.classes) == ((1, 1, 1, 1), 8, None, None)
     assert not read.has_head and not read.extra_norm
 
 
@@ -117,7 +117,7 @@ def test_files_that_are_not_weights_are_refused_in_one_sentence(tmp_path):
     for name, payload, message in (
         ("a.pth", [1, 2], "expected a state dict, found a list"),
         ("b.pth", {"model": {"conv1.weight": torch.ones(1)}}, "expected a state dict, alone.*found entries model"),
-        ("c.pth", {"weight": torch.ones(1)}, "expected arrays of a ResNet.*found weight"),
+        ("c.pth", {"weight": torch.ones(1)}, "expected arrays of a backbone.*found weight"),
         ("d.pkl", {"ResNet101": {"weights": {}}}, "expected the network's state dict under 'ResNet101'"),
     ):
         with pytest.raises(ValueError, match=f"{name}.*{message}"):
@@ -287,7 +287,7 @@ def test_a_missing_classifier_is_reported_and_no_error(tmp_path):
 
 def test_a_file_for_another_network_is_refused_with_what_it_looks_like(tmp_path):
     path = save_torch(fixtures.network(depths=(2, 1, 1, 1)).state_dict(), tmp_path / "a.pth")
-    assert weights.load(path).depths == (2, 1, 1, 1)
+    assert weights.load(path).backbone.depths == (2, 1, 1, 1)
     with pytest.raises(ValueError, match=r"missing: layer1.2.*looks like depths \(2, 1, 1, 1\) and width 8"):
         weights.load(path, depths=(3, 1, 1, 1))
     with pytest.raises(ValueError, match=r"layer5.head.1.weight has shape \(5, 32, 1, 1\), expected \(19, 32, 1, 1\)"):

@@ -52,7 +52,7 @@ REFUSED = [
     ("data.source.name", "gta", "did you mean 'gta5'"),
     ("data.target.name", "camvid", "one of cityscapes, gta5"),  # whose labels are of other classes
     ("model.depths", (1, 1, 1, 1, 1), "two to four groups"),
-    ("model.width", 0, "at least 1"),
+    ("model.width", -1, "at least 1"),
     ("model.dilations", (), "whole numbers from 1"),
     ("model.head_channels", 40, "a multiple of 32"),
     ("model.feature_channels", 0, "a multiple of 32"),

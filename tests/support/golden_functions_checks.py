@@ -167,7 +167,8 @@ def test_quarter_size_maps_are_the_released_ones():
 
 def test_ten_steps_of_sgd_end_where_the_released_optimizer_ends():
     rates = {"backbone": optim.poly(6e-4, 10), "head": optim.poly(6e-3, 10)}
-    optimizer = optim.sgd(rates, lambda path: "backbone" if path == ("p1",) else "head")
+    each = {group: optim.sgd(rate) for group, rate in rates.items()}
+    optimizer = optim.partitioned(each, lambda path: "backbone" if path == ("p1",) else "head")
     shapes = {"p1": (5, 4), "p2": (3,)}
     params = {key: jnp.asarray(golden_inputs.normal(key, shape)) for key, shape in shapes.items()}
     state = optimizer.init(params)

@@ -7,9 +7,9 @@ from golden_inputs import load, normal, uniform
 from golden_network import assert_close, golden_variables, network_variables, to_nchw, to_nhwc
 
 from proda_jax.adaptation.losses import gan_loss
+from proda_jax.models.backbones.resnet import output_size
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.models.discriminator import Discriminator
-from proda_jax.models.resnet import output_size
 from proda_jax.models.weights.torch_names import to_torch
 
 NETWORK = load("network")

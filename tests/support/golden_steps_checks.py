@@ -20,13 +20,14 @@ from ml_collections import ConfigDict
 from view_examples import identity_strong_view
 
 from proda_jax.adaptation import views
+from proda_jax.adaptation.optim import discriminator_optimizer, network_optimizer
 from proda_jax.adaptation.prototypes import Prototypes
 from proda_jax.adaptation.resizing import resize_align_corners
 from proda_jax.adaptation.stages import denoise, distill, warmup
 from proda_jax.adaptation.stages import step as steps
-from proda_jax.adaptation.stages.build import discriminator_optimizer, network_optimizer
 from proda_jax.adaptation.state import DiscriminatorState, TrainState, copy
 from proda_jax.data.label_spaces import IGNORE
+from proda_jax.models.backbones import backbone
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.models.discriminator import Discriminator
 from proda_jax.models.weights.torch_names import to_torch
@@ -39,7 +40,8 @@ WEIGHT_DECAY = 2e-4
 
 
 def small_network(dtype: str, **settings) -> DeepLab:
-    return DeepLab(classes=CLASSES, depths=(1, 1, 1, 1), dropout=0.0, dtype=jnp.dtype(dtype), **settings)
+    small = backbone("resnet101", (1, 1, 1, 1))
+    return DeepLab(classes=CLASSES, backbone=small, dropout=0.0, dtype=jnp.dtype(dtype), **settings)
 
 
 @functools.cache
@@ -54,12 +56,13 @@ def variables(dtype: str, *, extra_norm: bool = False, salt: int = 0) -> dict:
 def stage_config(**settings) -> ConfigDict:
     schedule = {"schedule": "poly", "schedule_steps": 10**9, "schedule_power": 0.9, "backbone_steps": "once"}
     sgd = {"momentum": 0.9, "weight_decay": WEIGHT_DECAY, "batch_norm": "batch", "reduction": "mean"}
-    return ConfigDict(schedule | sgd | settings)
+    others = {"optimizer": "sgd", "schedule_warmup": 0, "decay_vectors": True, "layer_decay": 1.0}
+    return ConfigDict(schedule | sgd | others | settings)
 
 
 def make_setup(model: DeepLab, config: ConfigDict, **kwargs) -> steps.Setup:
     """The step under test gets the optimizer that its stage builds."""
-    optimizer = network_optimizer(config, steps_per_epoch=1)
+    optimizer = network_optimizer(config, model.backbone, steps_per_epoch=1)
     return steps.Setup(model, optimizer, config, ConfigDict({"crop_size": CROP, "target_stride": 4}), **kwargs)
 
 

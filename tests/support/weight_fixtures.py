@@ -13,6 +13,7 @@ from golden_network import to_nchw
 from torch import nn
 
 from benchmarks.torch_network import Network
+from proda_jax.models.backbones import backbone
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.models.weights.contents import Weights
 from proda_jax.models.weights.torch_names import from_torch
@@ -99,8 +100,8 @@ def write_simclr(prefix: str, backbone: Mapping[str, np.ndarray], depths, **othe
 
 
 def small_model(**settings) -> DeepLab:
-    settings = {"head_channels": 32, "feature_channels": 32, "classes": CLASSES} | SMALL | settings
-    return DeepLab(**settings)
+    sizes = {"head_channels": 32, "feature_channels": 32, "classes": CLASSES} | SMALL | settings
+    return DeepLab(backbone=backbone("resnet101", sizes.pop("depths"), sizes.pop("width")), **sizes)
 
 
 def shapes_of(model: DeepLab) -> dict:

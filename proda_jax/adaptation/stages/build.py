@@ -8,36 +8,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
-import optax
 
 from proda_jax.adaptation import optim, prototypes
-from proda_jax.adaptation.stages import denoise, distill, pretrain, supervised, warmup
+from proda_jax.adaptation.stages import kinds
 from proda_jax.adaptation.stages import step as steps
+from proda_jax.adaptation.stages.kinds import KINDS
 from proda_jax.adaptation.stages.step import Setup
 from proda_jax.adaptation.state import DiscriminatorState, TrainState, copy
-from proda_jax.models.deeplab import PROJECTION, DeepLab
+from proda_jax.models.backbones import DEFAULT, Backbone, backbone
+from proda_jax.models.deeplab import DeepLab
 from proda_jax.models.discriminator import Discriminator
-
-TRAIN_STEPS = {
-    "pretrain": pretrain.train_step,
-    "supervised": supervised.train_step,
-    "warmup": warmup.train_step,
-    "denoise": denoise.train_step,
-    "distill": distill.train_step,
-}
 
 # Where a stage's networks, labels and draws are from: its step is the same from wherever they are.
 ORIGINS = ("init", "init_takes", "weights", "teacher", "labels_from", "random_as")
-
-# How often the released optimizer steps a backbone parameter in one iteration: its generator yields most of them
-# three times, a block's projection once more than the block, the stem once.
-RELEASED_REPEATS = {"backbone": 3, "projection": 4, "stem": 1}
 
 
 @functools.cache  # so that it is the same function, see `devices.map_step`
 def train_step(kind: str) -> Callable:
     """The train step of a kind of stage: (state, batch, teacher, *, setup) -> (state, metrics)."""
-    return steps.unless_not_finite(TRAIN_STEPS[kind])
+    return steps.unless_not_finite(KINDS[kind].module.train_step)
 
 
 def network(model: ml_collections.ConfigDict, classes: int, *, extra_norm: bool, axis_name: str | None) -> DeepLab:
@@ -51,8 +40,7 @@ def network(model: ml_collections.ConfigDict, classes: int, *, extra_norm: bool,
     """
     return DeepLab(
         classes=classes,
-        depths=tuple(model.depths),
-        width=model.width,
+        backbone=backbone_of(model),
         extra_norm=extra_norm,
         head=model.head,
         dilations=tuple(model.dilations),
@@ -69,49 +57,15 @@ def network(model: ml_collections.ConfigDict, classes: int, *, extra_norm: bool,
     )
 
 
-def projecting(network: DeepLab, stage: ml_collections.ConfigDict) -> DeepLab:
-    """The network of a stage of pretraining: the same backbone below another head."""
-    sizes = {"classes": stage.projection_channels, "head_channels": stage.hidden_channels}
-    return network.clone(head=PROJECTION, extra_norm=False, **sizes)
+def backbone_of(model: ml_collections.ConfigDict) -> Backbone:
+    """The backbone of the configuration's `model` section, which older ones do not name."""
+    return backbone(model.get("backbone", DEFAULT), model.depths or (), model.width or 0)
 
 
-def parameter_group(path: tuple[str, ...]) -> str:
-    """Group of a network parameter: 'stem', 'projection' or 'backbone' of the backbone, or 'head'."""
-    if path[0] != "backbone":
-        return "head"
-    if path[1] in ("conv1", "bn1"):
-        return "stem"
-    return "projection" if path[2].startswith("downsample") else "backbone"
-
-
-def schedule(stage: ml_collections.ConfigDict, rate: float, steps_per_epoch: int) -> optax.Schedule:
-    """A learning rate's course: 'poly' (released code), or 'per_epoch' (Section 5.1: times 0.9 each epoch)."""
-    if stage.schedule == "per_epoch":
-        return optim.per_epoch(rate, stage.schedule_factor, steps_per_epoch)
-    return optim.poly(rate, stage.schedule_steps, stage.schedule_power)
-
-
-def network_optimizer(stage: ml_collections.ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
-    """SGD with the stage's rates for backbone and head; frozen batch normalisation does not move at all."""
-    rates = {group: schedule(stage, stage.backbone_rate, steps_per_epoch) for group in RELEASED_REPEATS}
-    rates["head"] = schedule(stage, stage.head_rate, steps_per_epoch)
-
-    def group_of(path: tuple[str, ...]) -> str:
-        frozen = stage.batch_norm == "frozen" and path[-2].endswith(("bn1", "bn2", "bn3", "_bn", "extra_norm"))
-        return optim.FROZEN if frozen else parameter_group(path)
-
-    return optim.sgd(
-        rates,
-        group_of,
-        momentum=stage.momentum,
-        weight_decay=stage.weight_decay,
-        repeats=RELEASED_REPEATS if stage.backbone_steps == "released" else None,
-    )
-
-
-def discriminator_optimizer(stage: ml_collections.ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Adam with AdaptSegNet's moments, decayed like the network's rate (released code)."""
-    return optax.adam(schedule(stage, stage.discriminator_rate, steps_per_epoch), b1=0.9, b2=0.99)
+def stage_network(network: DeepLab, stage: ml_collections.ConfigDict) -> DeepLab:
+    """The network of a stage: the configuration's, with another head where the kind of stage says so."""
+    kind = kinds.of(stage)
+    return network if kind.head is None else network.clone(extra_norm=False, **kind.head(stage))
 
 
 def stage_key(seed: int, name: str) -> jax.Array:
@@ -132,8 +86,8 @@ def batch_size(config: ml_collections.ConfigDict, name: str) -> int:
 def takes_backbone(config: ml_collections.ConfigDict, name: str) -> bool:
     """Whether a stage that starts from an earlier one takes its backbone alone."""
     stage = config[name]
-    kinds = {stage.kind, config[stage.init].kind}
-    return "pretrain" in kinds or ("init_takes" in stage and stage.init_takes == "backbone")
+    heads = {kinds.of(stage).head, kinds.of(config[stage.init]).head}
+    return len(heads) > 1 or ("init_takes" in stage and stage.init_takes == "backbone")
 
 
 def random_name(config: ml_collections.ConfigDict, name: str) -> str:
@@ -176,17 +130,17 @@ def _setup(
     teacher: DeepLab | None, micro_batches: int, steps_per_epoch: int,
 ) -> Setup:  # fmt: skip
     """The same one for the same settings: optimizers are functions, which are equal to themselves alone."""
-    adversarial = stage.kind == "warmup"
+    adversarial = kinds.of(stage).discriminator
     return Setup(
         model=model,
-        optimizer=network_optimizer(stage, steps_per_epoch),
+        optimizer=optim.network_optimizer(stage, model.backbone, steps_per_epoch),
         stage=stage,
         views=views,
         axis_name=model.axis_name,
         micro_batches=micro_batches,
         teacher=teacher,
         discriminator=Discriminator(tuple(stage.discriminator_channels), model.dtype) if adversarial else None,
-        discriminator_optimizer=discriminator_optimizer(stage, steps_per_epoch) if adversarial else None,
+        discriminator_optimizer=optim.discriminator_optimizer(stage, steps_per_epoch) if adversarial else None,
     )
 
 

@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from proda_jax.adaptation import losses, prototypes, views
+from proda_jax.adaptation import losses, prototypes, selectors, views
 from proda_jax.adaptation.resizing import resize_align_corners
 from proda_jax.adaptation.stages import step as steps
+from proda_jax.adaptation.stages.kinds import uses_momentum_encoder
 from proda_jax.adaptation.state import TrainState, average
 from proda_jax.data.label_spaces import IGNORE
-from proda_jax.models.deeplab import Output
+from proda_jax.models.heads import Output
 
 SMALLEST_FLOAT16 = 2.0**-24  # which soft labels are stored in
 
@@ -161,7 +162,7 @@ def soft_label_view(setup: steps.Setup, target: steps.Batch, view: views.WeakVie
 def update(state: TrainState, inputs: Inputs, *, setup: steps.Setup):
     """The step on views that are drawn already (total loss, Equation 11)."""
     c, guidance = setup.stage, None
-    if needs_momentum_encoder(c):
+    if uses_momentum_encoder(c):
         guidance = steps.each_micro_batch(setup, lambda part: guide(state, part, setup), inputs)
     targets = learning_targets(state, inputs, guidance, setup)
     totals = count_totals(inputs, targets, setup)
@@ -191,11 +192,6 @@ def update(state: TrainState, inputs: Inputs, *, setup: steps.Setup):
             ema_params=average(state.ema_params, new_state.params, c.ema_momentum),
         )
     return new_state, metrics
-
-
-def needs_momentum_encoder(stage) -> bool:
-    """Whether a stage with these settings uses the momentum encoder and prototypes at all."""
-    return stage.weighting != "none" or stage.label_source != "fixed" or stage.consistency_weight > 0
 
 
 def guide(state: TrainState, inputs: Inputs, setup: steps.Setup) -> Guidance:
@@ -271,7 +267,9 @@ def pseudo_labels(
     labels themselves where these are soft; see `weigh`."""
     given = (None, None) if guidance is None else (guidance.distances, guidance.probabilities)
     soft, weights = weigh(setup.stage, inputs.soft_label, *given, state.prototypes)
-    labels, _ = prototypes.rectify(soft, weights, setup.stage.label_threshold)
+    labels, _ = prototypes.rectify(
+        soft, weights, setup.stage.label_threshold, selectors.SELECTORS[setup.stage.label_selector]
+    )
     products = soft * weights
     products = products / jnp.maximum(products.sum(-1, keepdims=True), 1e-20)
     return jax.lax.stop_gradient((jnp.where(inputs.inside, labels, IGNORE), products))

@@ -1,5 +1,6 @@
 """What stages 1 to 3 start from: soft pseudo labels, prototypes, hard pseudo labels. All in evaluation mode."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,14 +10,13 @@ import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
 
-from proda_jax.adaptation import prototypes
+from proda_jax.adaptation import prototypes, selectors
 from proda_jax.adaptation.averaging import averaged_probabilities
 from proda_jax.adaptation.resizing import resize_nearest
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.data.pseudo_labels import PseudoLabels
 from proda_jax.data.source import ExampleSource, ordered_records
 from proda_jax.models.deeplab import DeepLab
-from proda_jax.models.resnet import OUTPUT_STRIDE, output_size
 from proda_jax.system import devices, hosts
 from proda_jax.system.interruption import Stopped
 from proda_jax.system.progress import progress
@@ -27,7 +27,7 @@ def soft_labels(
     variables: Any,
     images: jax.Array,
     *,
-    stride: int = OUTPUT_STRIDE,
+    stride: int = 8,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
 ) -> jax.Array:
@@ -36,15 +36,22 @@ def soft_labels(
     Args:
       model, variables: the network.
       images: uint8 [batch, height, width, 3].
-      stride: pixels between two labels, 8 or a divisor; the released code keeps what the network's output grid has.
+      stride: pixels between two labels, the network's output stride or a divisor; the released code keeps what is on
+        the network's output grid.
       scales, flip: see `averaged_probabilities`; the released code does neither.
 
     Returns:
       Probabilities float16 [batch, h, w, classes] whose corners are the images' corners; the network's output grid is
-      every (8 / stride)-th point of them.
+      every (output stride / stride)-th point of them.
     """
-    size = tuple((n - 1) * OUTPUT_STRIDE // stride + 1 for n in output_size(images.shape[1:3]))
+    size = soft_label_size(model, images.shape[1:3], stride)
     return averaged_probabilities(model, variables, images, size, scales=scales, flip=flip).astype(jnp.float16)
+
+
+def soft_label_size(model: DeepLab, image_size: tuple[int, int], stride: int) -> tuple[int, int]:
+    """Height and width of the soft labels of images of this size, see `soft_labels`."""
+    grid = model.backbone.output_size(image_size)
+    return tuple((n - 1) * model.backbone.output_stride // stride + 1 for n in grid)
 
 
 def hard_labels(
@@ -53,6 +60,7 @@ def hard_labels(
     images: jax.Array,
     threshold: float,
     *,
+    selector: Callable = selectors.above_threshold,
     scales: Sequence[float] = (1.0,),
     flip: bool = True,
 ) -> jax.Array:
@@ -61,14 +69,14 @@ def hard_labels(
     Args:
       model, variables: the network.
       images: uint8 [batch, height, width, 3].
-      threshold: pixels up to this confidence are ignored.
+      threshold: confidence by which the selector, one of `selectors`, says which pixels are ignored.
       scales, flip: see `averaged_probabilities`; the released code averages the image and its mirror image.
 
     Returns:
       uint8 [batch, height, width].
     """
     mean = averaged_probabilities(model, variables, images, images.shape[1:3], scales=scales, flip=flip)
-    return jnp.where(mean.max(-1) > threshold, jnp.argmax(mean, axis=-1), IGNORE).astype(jnp.uint8)
+    return jnp.where(selector(mean.max(-1), threshold), jnp.argmax(mean, axis=-1), IGNORE).astype(jnp.uint8)
 
 
 def fill_store(
@@ -175,12 +183,41 @@ def averaging(stage: ml_collections.ConfigDict) -> dict[str, Any]:
     return {"scales": tuple(stage.label_scales), "flip": stage.label_flip}
 
 
-def soft_options(stage: ml_collections.ConfigDict) -> dict[str, Any]:
-    """How p_{t,0} is made for a stage."""
-    return {"stride": stage.soft_label_stride, **averaging(stage)}
-
-
 def label_tag(*, scales: Sequence[float], flip: bool) -> str:
     """What the name of a folder of pseudo labels says of how predictions were averaged."""
     at = "" if tuple(scales) == (1.0,) else "_at_" + "_".join(f"{scale:g}" for scale in scales)
     return at + ("_flipped" if flip else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How the pseudo labels of a stage are made.
+
+    Attributes:
+      folder: name of the folder that keeps them, which says how they were made.
+      make: (model, variables, images, **options) -> labels.
+      options: of `make`.
+    """
+
+    folder: str
+    make: Callable
+    options: dict[str, Any]
+
+
+def soft_recipe(stage: ml_collections.ConfigDict) -> Recipe:
+    """p_{t,0} for a stage with these settings."""
+    averaged = averaging(stage)
+    options = {"stride": stage.soft_label_stride, **averaged}
+    return Recipe(f"soft_labels_{stage.soft_label_stride}" + label_tag(**averaged), soft_labels, options)
+
+
+def hard_recipe(stage: ml_collections.ConfigDict) -> Recipe:
+    """Hard pseudo labels for a stage with these settings."""
+    averaged = averaging(stage)
+    selected = "" if stage.label_selector == "above_threshold" else f"_{stage.label_selector}"
+    make = functools.partial(hard_labels, selector=selectors.SELECTORS[stage.label_selector])
+    folder = f"hard_labels_{stage.label_threshold:g}{selected}" + label_tag(**averaged)
+    return Recipe(folder, make, {"threshold": stage.label_threshold, **averaged})
+
+
+RECIPES = {"soft_label": soft_recipe, "hard_label": hard_recipe}  # by the name that a kind of stage gives its labels

@@ -13,7 +13,7 @@ from proda_jax.adaptation import losses, views
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.state import TrainState
 from proda_jax.adaptation.views import colour
-from proda_jax.models.deeplab import Output
+from proda_jax.models.heads import Output
 
 
 def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: steps.Setup):

@@ -19,8 +19,9 @@ import optax
 from proda_jax.adaptation import losses, views
 from proda_jax.adaptation.state import TrainState
 from proda_jax.adaptation.views import colour
-from proda_jax.models.deeplab import DeepLab, Output
+from proda_jax.models.deeplab import DeepLab
 from proda_jax.models.discriminator import Discriminator
+from proda_jax.models.heads import Output
 
 # Every use of randomness within a step folds its own number into the example's key.
 SOURCE_VIEW, SOURCE_COLOUR, TARGET_VIEW, STRONG_VIEW, SOURCE_PASS, WEAK_PASS, STRONG_PASS, TEACHER_PASS = range(8)

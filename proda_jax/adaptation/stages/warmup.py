@@ -12,7 +12,7 @@ from proda_jax.adaptation.resizing import resize_align_corners
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.state import TrainState
 from proda_jax.data.label_spaces import IGNORE
-from proda_jax.models.deeplab import Output
+from proda_jax.models.heads import Output
 
 SOURCE, TARGET = 0.0, 1.0  # what the discriminator calls the domains
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from proda_jax.models.weights.layout import Shape
+from proda_jax.models.shapes import Shape
 
 FEW = 4  # names with a common beginning that are still listed one by one
 COUNTERS = ".num_batches_tracked"  # PyTorch's batch normalisations count their batches; nothing here uses that

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
+from proda_jax.models.backbones import Backbone
 from proda_jax.models.weights.layout import Layout, read_off
 
 FACTS = ("step", "best_miou")
@@ -34,14 +35,9 @@ class Weights:
         return read_off({name: array.shape for name, array in self.arrays.items()})
 
     @property
-    def depths(self) -> tuple[int, ...]:
-        """Bottleneck blocks of each group of the backbone."""
-        return self.layout.depths
-
-    @property
-    def width(self) -> int:
-        """Channels of the stem."""
-        return self.layout.width
+    def backbone(self) -> Backbone:
+        """The backbone that they are of."""
+        return self.layout.backbone
 
     @property
     def extra_norm(self) -> bool:

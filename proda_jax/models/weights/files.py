@@ -15,6 +15,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from proda_jax.models import backbones
 from proda_jax.models.weights.account import Account, account
 from proda_jax.models.weights.contents import FACTS, Contents, Weights, file_bytes, from_own_arrays, own_arrays
 from proda_jax.models.weights.foreign import matrix, released_names, with_input_convention
@@ -69,17 +70,19 @@ def read(
     contents = read_contents(path, which)
     arrays, left_over, notes = released_names(contents.arrays, path)
     found = read_off({name: array.shape for name, array in arrays.items()})
-    if not found.depths:
+    if found.backbone is None:
         some = ", ".join(list(contents.arrays)[:5]) or "none"
+        names = " or ".join(next(iter(row.shapes()))[0] for row in backbones.families())
         raise ValueError(
-            f"{path}: expected arrays of a ResNet under PyTorch's names, such as layer1.0.conv1.weight; found {some}"
+            f"{path}: expected arrays of a backbone under PyTorch's names, such as {names}; found {some}"
         )
-    given = {"depths": depths, "width": width, "classes": classes}
-    layout = dataclasses.replace(found, **{name: value for name, value in given.items() if value is not None})
-    if layout.depths != found.depths or layout.width != found.width:
-        notes.append(f"the file looks like depths {found.depths} and width {found.width}")
+    sizes = {"depths": depths, "width": width}
+    wanted = dataclasses.replace(found.backbone, **{name: size for name, size in sizes.items() if size is not None})
+    layout = dataclasses.replace(found, backbone=wanted, classes=found.classes if classes is None else classes)
+    if wanted != found.backbone:
+        notes.append(f"the file looks like depths {found.backbone.depths} and width {found.backbone.width}")
     plain = layout.head == "deeplab" or any("Scale." in name for name in contents.arrays)
-    arrays, note = with_input_convention(arrays, images, plain, path)
+    arrays, note = with_input_convention(arrays, images, plain, f"{layout.backbone.first_convolution}.weight", path)
     expected = layout.shapes() | dict.fromkeys(INPUT_CONVENTION, (3,))
     if contents.prototypes is not None:
         arrays["prototypes"] = contents.prototypes

@@ -34,12 +34,12 @@ def released_names(arrays: Mapping[str, np.ndarray], path: PathLike | str) -> tu
 
 
 def with_input_convention(
-    arrays: Mapping[str, np.ndarray], images: str | None, plain: bool, path: PathLike | str
+    arrays: Mapping[str, np.ndarray], images: str | None, plain: bool, first: str, path: PathLike | str
 ) -> tuple[dict[str, np.ndarray], str]:
     """Arrays with 'input.mean' and 'input.std', and a note on where they come from.
 
     Images of plain DeepLabv2 networks are BGR in 0 .. 255 minus a mean. The same numbers reach the first convolution
-    from RGB in [0, 1] when its input channels change places and the image is multiplied by 255.
+    from RGB in [0, 1] when the input channels of `first`, its kernel, change places and the image is multiplied by 255.
     """
     if any(name in arrays for name in INPUT_CONVENTION):
         if images:
@@ -51,11 +51,12 @@ def with_input_convention(
         mean_and_std = {name: np.full(3, value, np.float32) for name, value in INPUT_CONVENTION.items()}
         return dict(arrays) | mean_and_std, "images are fed as RGB in [0, 1]"
     changed = dict(arrays)
-    if "conv1.weight" in changed and changed["conv1.weight"].ndim == 4:
-        changed["conv1.weight"] = changed["conv1.weight"][:, ::-1]
+    if first in changed and changed[first].ndim == 4:
+        changed[first] = changed[first][:, ::-1]
     changed["input.mean"] = (np.array(BGR_MEAN[::-1]) / 255.0).astype(np.float32)
     changed["input.std"] = np.full(3, 1.0 / 255.0, np.float32)
-    return changed, "images are fed as BGR minus mean: conv1 was turned to RGB, input.mean and input.std do the rest"
+    name = first.removesuffix(".weight")
+    return changed, f"images are fed as BGR minus mean: {name} was turned to RGB, input.mean and input.std do the rest"
 
 
 def matrix(array: np.ndarray) -> np.ndarray:

@@ -4,13 +4,13 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 
-from proda_jax.models.deeplab import SQUEEZE_RATIO
-from proda_jax.models.resnet import EXPANSION, RESNET101
+from proda_jax.models import backbones
+from proda_jax.models.backbones import Backbone
+from proda_jax.models.heads.released import SQUEEZE_RATIO
+from proda_jax.models.shapes import Shape, affine, batch_norm, conv
 
-Shape = tuple[int | None, ...]  # None: any size
 PLAIN_BRANCH = re.compile(r"layer5\.conv2d_list\.(\d+)\.(weight|bias)")
 RELEASED_BRANCH = re.compile(r"layer5\.conv2d_list\.(\d+)\.[01]\.(weight|bias)")
-BLOCK = re.compile(r"layer([1-4])\.(\d+)\.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Layout:
     """What decides the names and shapes of a network's arrays.
 
     Attributes:
-      depths: bottleneck blocks of each group; `width`: channels of the stem.
+      backbone: None where no array is of any.
       extra_norm: one more batch normalisation follows the backbone.
       head: 'released', 'deeplab', or None where there is only a backbone.
       dilated_branches: 3x3 branches of the head; the released head has one of 1x1 besides.
@@ -26,8 +26,7 @@ class Layout:
       head_channels, feature_channels: of the released head.
     """
 
-    depths: tuple[int, ...] = RESNET101
-    width: int = 64
+    backbone: Backbone | None = None
     extra_norm: bool = False
     head: str | None = None
     dilated_branches: int = 0
@@ -35,20 +34,16 @@ class Layout:
     head_channels: int | None = 256
     feature_channels: int | None = 256
 
-    @property
-    def backbone_channels(self) -> int:
-        return EXPANSION * self.width * 2 ** (len(self.depths) - 1)
-
     def shapes(self) -> dict[str, Shape]:
         """The shape of every array, in PyTorch's layouts, by its name."""
-        shapes = dict(self._backbone())
+        shapes = dict(self.backbone.shapes())
         if self.extra_norm:
-            shapes |= batch_norm("bn_pretrain", self.backbone_channels)
+            shapes |= batch_norm("bn_pretrain", self.backbone.channels)
         if self.head == "released":
             shapes |= dict(self._released_head())
         elif self.head == "deeplab":
             for i in range(self.dilated_branches):
-                shapes |= conv(f"layer5.conv2d_list.{i}", self.classes, self.backbone_channels, 3)
+                shapes |= conv(f"layer5.conv2d_list.{i}", self.classes, self.backbone.channels, 3)
         return shapes
 
     def classifier(self) -> set[str]:
@@ -57,27 +52,10 @@ class Layout:
             return {"layer5.head.1.weight"}
         return {name for name in self.shapes() if PLAIN_BRANCH.fullmatch(name)}
 
-    def _backbone(self) -> Iterator[tuple[str, Shape]]:
-        yield "conv1.weight", (self.width, 3, 7, 7)
-        yield from batch_norm("bn1", self.width).items()
-        inputs = self.width
-        for stage, depth in enumerate(self.depths):
-            inner = self.width * 2**stage
-            for block in range(depth):
-                name = f"layer{stage + 1}.{block}"
-                if block == 0:
-                    yield f"{name}.downsample.0.weight", (EXPANSION * inner, inputs, 1, 1)
-                    yield from batch_norm(f"{name}.downsample.1", EXPANSION * inner).items()
-                sizes = ((inner, inputs, 1), (inner, inner, 3), (EXPANSION * inner, inner, 1))
-                for i, (out, into, kernel) in enumerate(sizes, start=1):
-                    yield f"{name}.conv{i}.weight", (out, into, kernel, kernel)
-                    yield from batch_norm(f"{name}.bn{i}", out).items()
-                inputs = EXPANSION * inner
-
     def _released_head(self) -> Iterator[tuple[str, Shape]]:
         for i in range(self.dilated_branches + 1):
             name = f"layer5.conv2d_list.{i}"
-            yield from conv(f"{name}.0", self.head_channels, self.backbone_channels, 3 if i else 1).items()
+            yield from conv(f"{name}.0", self.head_channels, self.backbone.channels, 3 if i else 1).items()
             yield from affine(f"{name}.1", self.head_channels).items()
         joined = self.head_channels and self.head_channels * (self.dilated_branches + 1)
         squeezed = joined and joined // SQUEEZE_RATIO
@@ -87,18 +65,6 @@ class Layout:
         yield from conv("layer5.bottleneck.1", self.feature_channels, joined, 3).items()
         yield from affine("layer5.bottleneck.2", self.feature_channels).items()
         yield "layer5.head.1.weight", (self.classes, self.feature_channels, 1, 1)
-
-
-def conv(name: str, out: int | None, into: int | None, kernel: int) -> dict[str, Shape]:
-    return {f"{name}.weight": (out, into, kernel, kernel), f"{name}.bias": (out,)}
-
-
-def affine(name: str, channels: int | None) -> dict[str, Shape]:
-    return {f"{name}.weight": (channels,), f"{name}.bias": (channels,)}
-
-
-def batch_norm(name: str, channels: int | None) -> dict[str, Shape]:
-    return affine(name, channels) | {f"{name}.running_mean": (channels,), f"{name}.running_var": (channels,)}
 
 
 def read_off(shapes: Mapping[str, tuple[int, ...]]) -> Layout:
@@ -112,15 +78,10 @@ def read_off(shapes: Mapping[str, tuple[int, ...]]) -> Layout:
         """Output channels of the first of these arrays that is there."""
         return next((shapes[name][0] for name in names if shapes.get(name)), None)
 
-    depths: dict[int, int] = {}
-    for match in filter(None, map(BLOCK.match, shapes)):
-        group, block = int(match[1]), int(match[2])
-        depths[group] = max(depths.get(group, 0), block + 1)
     plain = {int(match[1]) for match in map(PLAIN_BRANCH.fullmatch, shapes) if match}
     released = {int(match[1]) for match in map(RELEASED_BRANCH.fullmatch, shapes) if match}
     layout = Layout(
-        depths=tuple(depths.get(group, 1) for group in range(1, max(depths, default=0) + 1)),
-        width=channels("conv1.weight", "bn1.weight") or Layout.width,
+        backbone=backbones.read_off(shapes),
         extra_norm=any(name.startswith("bn_pretrain.") for name in shapes),
     )
     if released or any(name.startswith(("layer5.bottleneck.", "layer5.head.")) for name in shapes):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from etils import epath
 
+from proda_jax.models.backbones import backbone
 from proda_jax.models.weights.contents import Contents
 from proda_jax.models.weights.layout import Layout
 
@@ -47,7 +48,7 @@ def read(checkpoint: str) -> Contents:
     shapes = reader.get_variable_to_shape_map()
     layout = find_layout(shapes, checkpoint)
     arrays, used = {}, set()
-    for number, (conv, norm) in enumerate(creation_order(layout.depths)):
+    for number, (conv, norm) in enumerate(creation_order(layout.backbone.depths)):
         suffix = f"_{number}" if number else ""
         kernel = f"base_model/conv2d{suffix}/kernel"
         arrays[f"{conv}.weight"] = reader.get_tensor(kernel).transpose(3, 2, 0, 1)
@@ -89,11 +90,12 @@ def find_layout(shapes: Mapping[str, list[int]], checkpoint: str) -> Layout:
             f"them, numbered without gaps; found {len(convs)} and {len(norms)}; missing: {', '.join(gaps[:4]) or 'all'}"
         )
     spatial = Counter(shapes[names[n]][3] for n in sorted(convs) if n and tuple(shapes[names[n]][:2]) == (3, 3))
-    layout = Layout(depths=tuple(spatial[channels] for channels in sorted(spatial)), width=shapes[names[0]][3])
-    order, expected = list(creation_order(layout.depths)), layout.shapes()
+    depths = tuple(spatial[channels] for channels in sorted(spatial))
+    layout = Layout(backbone("resnet101", depths, shapes[names[0]][3]))
+    order, expected = list(creation_order(depths)), layout.shapes()
     if len(order) != count:
         raise ValueError(
-            f"{checkpoint}: expected {len(order)} convolutions for groups of {layout.depths} blocks, found {count}; "
+            f"{checkpoint}: expected {len(order)} convolutions for groups of {depths} blocks, found {count}; "
             "networks with selective kernels (sk1) cannot be read"
         )
     for number, (conv, _) in enumerate(order):

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 import flax
 import numpy as np
 
+from proda_jax.models import backbones
+
 NORM_LEAVES = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 CONV_LEAVES = {"kernel": "weight", "bias": "bias"}
 RELEASED_HEAD = {
@@ -16,7 +18,6 @@ RELEASED_HEAD = {
     "classifier": "layer5.head.1",
 }
 LINEAR = ("squeeze", "excite")  # 1x1 convolutions here, fully connected layers with matrices [out, in] there
-DOWNSAMPLE = {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}
 # Ours alone: what is subtracted from RGB in [0, 1] and what divides it, where a state dict does not say.
 INPUT_CONVENTION = {"input.mean": 0.0, "input.std": 1.0}
 
@@ -36,8 +37,7 @@ def torch_name(path: tuple[str, ...], *, plain_head: bool = False) -> str:
         return f"input.{leaf}"
     leaves = NORM_LEAVES if leaf in ("scale", "mean", "var") or is_norm(modules[-1]) else CONV_LEAVES
     if modules[0] == "backbone":
-        stage = [re.sub(r"layer(\d)_(\d+)", r"layer\1.\2", modules[1])]
-        module = ".".join(stage + [DOWNSAMPLE.get(name, name) for name in modules[2:]])
+        module = backbones.file_name(tuple(modules[1:]))
     elif modules[0] == "extra_norm":
         module = "bn_pretrain"
     elif modules[0] == "head":

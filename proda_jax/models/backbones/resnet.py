@@ -1,20 +1,28 @@
 """ResNet with bottleneck blocks at output stride 8, as DeepLabv2 uses it (arXiv:1606.00915, arXiv:1512.03385)."""
 
+import dataclasses
 import itertools
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from proda_jax.models.backbones.backbone import Backbone, Path
 from proda_jax.models.convolution import Conv
 from proda_jax.models.normalisation import BatchNorm
+from proda_jax.models.shapes import Shape, batch_norm
 
 EXPANSION = 4  # output channels of a bottleneck over its inner channels
 OUTPUT_STRIDE = 8
 STAGE_STRIDES = (1, 2, 1, 1)
 STAGE_DILATIONS = (1, 1, 2, 4)  # what the last two stages lose in stride they gain in dilation
-RESNET101 = (3, 4, 23, 3)
+# How often the released optimizer steps a parameter in one iteration: its generator yields most of them three times, a
+# block's projection once more than the block, the stem once.
+RELEASED_STEPS = {"backbone": 3, "projection": 4, "stem": 1}
+DOWNSAMPLE = {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}  # names here and in files
+BLOCK = re.compile(r"layer([1-4])\.(\d+)\.")
 
 
 class Bottleneck(nn.Module):
@@ -123,3 +131,72 @@ def output_size(image_size: tuple[int, int]) -> tuple[int, int]:
     return shrink(image_size[0]), shrink(image_size[1])
 
 
+@dataclasses.dataclass(frozen=True)
+class ResNetBackbone(Backbone):
+    """ResNet as a row of the table of backbones: bottleneck blocks of each of up to four groups, channels of the stem.
+
+    In files it has the names of torchvision, which the released code keeps.
+    """
+
+    family = "resnet"
+    output_stride = OUTPUT_STRIDE
+    first_convolution = "conv1"
+    groups = RELEASED_STEPS
+
+    def module(self, conv: Callable, norm: Callable, *, recompute: bool, name: str) -> ResNet:
+        return ResNet(self.depths, self.width, conv, norm, recompute, name=name)
+
+    @property
+    def channels(self) -> int:
+        return EXPANSION * self.width * 2 ** (len(self.depths) - 1)
+
+    def output_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        return output_size(image_size)
+
+    def group(self, path: Path) -> str:
+        if path[0] in ("conv1", "bn1"):
+            return "stem"
+        return "projection" if path[1].startswith("downsample") else "backbone"
+
+    def layer(self, path: Path) -> int:
+        block = re.fullmatch(r"layer(\d)_(\d+)", path[0])
+        return 1 + sum(self.depths[: int(block[1]) - 1]) + int(block[2]) if block else 0
+
+    def check_sizes(self) -> tuple[str, str] | None:
+        if not 2 <= len(self.depths) <= 4 or min(self.depths) < 1:
+            return "depths", "two to four groups of blocks, each of at least one"
+        return ("width", "at least 1") if self.width < 1 else None
+
+    def file_name(self, modules: Path) -> str | None:
+        first, *rest = modules
+        if first in ("conv1", "bn1"):
+            return first
+        block = re.fullmatch(r"layer(\d)_(\d+)", first)
+        return block and ".".join([f"layer{block[1]}.{block[2]}", *(DOWNSAMPLE.get(name, name) for name in rest)])
+
+    def shapes(self) -> Iterator[tuple[str, Shape]]:
+        yield "conv1.weight", (self.width, 3, 7, 7)
+        yield from batch_norm("bn1", self.width).items()
+        inputs = self.width
+        for stage, depth in enumerate(self.depths):
+            inner = self.width * 2**stage
+            for block in range(depth):
+                name = f"layer{stage + 1}.{block}"
+                if block == 0:
+                    yield f"{name}.downsample.0.weight", (EXPANSION * inner, inputs, 1, 1)
+                    yield from batch_norm(f"{name}.downsample.1", EXPANSION * inner).items()
+                sizes = ((inner, inputs, 1), (inner, inner, 3), (EXPANSION * inner, inner, 1))
+                for i, (out, into, kernel) in enumerate(sizes, start=1):
+                    yield f"{name}.conv{i}.weight", (out, into, kernel, kernel)
+                    yield from batch_norm(f"{name}.bn{i}", out).items()
+                inputs = EXPANSION * inner
+
+    def read_off(self, shapes: Mapping[str, tuple[int, ...]]) -> "ResNetBackbone | None":
+        depths: dict[int, int] = {}
+        for match in filter(None, map(BLOCK.match, shapes)):
+            group, block = int(match[1]), int(match[2])
+            depths[group] = max(depths.get(group, 0), block + 1)
+        if not depths:
+            return None
+        stem = next((shapes[name][0] for name in ("conv1.weight", "bn1.weight") if shapes.get(name)), self.width)
+        return ResNetBackbone(tuple(depths.get(group, 1) for group in range(1, max(depths) + 1)), stem)

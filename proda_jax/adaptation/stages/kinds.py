@@ -1,0 +1,139 @@
+"""The kinds of stages, and what each needs besides its network. A new kind is a row here, and a file with its step.
+
+Who runs a stage, checks its settings or reports on it asks here, and knows no kind by name. JAX is not imported for it:
+how a run is doing is said without.
+"""
+
+import importlib
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from proda_jax.adaptation.stages import in_paper
+
+Settings = Mapping[str, Any]  # of a stage, {'setting': value}; of older workdirs some, or all, may be missing
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """Labels of the target images that a network makes before a stage begins.
+
+    Attributes:
+      name: what a batch calls them, and `prepare.RECIPES`, which makes them.
+      title: what people call them.
+      made_by: setting with the name of the stage whose network makes them.
+    """
+
+    name: str
+    title: str
+    made_by: str
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a kind of stage needs, and what it gives. Functions take the stage's settings.
+
+    Attributes:
+      file: module beside this one, with its `train_step`.
+      target: what it reads of the target: 'images', 'labels' (and images) or None.
+      pseudo_labels: that it learns from, if any. Where the module has `weigh` and `needs_momentum_encoder`, as stage 1,
+        snapshots look at what becomes of them.
+      teacher: setting with the name of the stage whose frozen network the step is given, if any.
+      discriminator: whether it trains one.
+      momentum_encoder: whether it has an average of its parameters, and prototypes.
+      head: that takes the place of the configuration's, by settings of the network; none by default.
+      role: in reports: 'source', 'oracle', 'self-training', 'adaptation', or 'pretraining', whose network labels
+        nothing.
+      paper_row: which of the paper's networks it is, by the kinds of the run's stages, too, or None.
+      paper_settings: those that the paper names for it, given the name of the source data set.
+    """
+
+    file: str
+    target: Callable[[Settings], str | None] = lambda stage: "images"
+    pseudo_labels: PseudoLabels | None = None
+    teacher: str | None = None
+    discriminator: bool = False
+    momentum_encoder: Callable[[Settings], bool] = lambda stage: False
+    head: Callable[[Settings], dict[str, Any]] | None = None
+    role: Callable[[Settings], str] = lambda stage: "adaptation"
+    paper_row: Callable[[Settings, in_paper.Kinds], str | None] = lambda stage, kinds: None
+    paper_settings: Callable[[Settings, str | None], in_paper.Named] = lambda stage, source: {}
+
+    @property
+    def module(self) -> types.ModuleType:
+        """The module with its step, imported when it is first asked for."""
+        return importlib.import_module(f"{__package__}.{self.file}")
+
+    @property
+    def segments(self) -> bool:
+        """Whether its network labels images."""
+        return self.head is None
+
+    @property
+    def rectifies(self) -> bool:
+        """Whether it weighs pseudo labels as training goes on, so that what becomes of them is worth looking at."""
+        return self.pseudo_labels is not None and self.pseudo_labels.name == "soft_label"
+
+
+def uses_momentum_encoder(stage: Settings) -> bool:
+    """Whether stage 1 with these settings uses the momentum encoder and prototypes at all."""
+    moving = stage.get("weighting", "prototypes") != "none" or stage.get("label_source", "fixed") != "fixed"
+    return moving or stage.get("consistency_weight", 1.0) > 0
+
+
+KINDS: dict[str, Kind] = {
+    "pretrain": Kind(
+        "pretrain",
+        head=lambda stage: {
+            "head": "projection", "classes": stage["projection_channels"], "head_channels": stage["hidden_channels"],
+        },
+        role=lambda stage: "pretraining",
+    ),
+    "supervised": Kind(
+        "supervised",
+        target=lambda stage: "labels" if stage.get("target_labels", False) else None,
+        role=lambda stage: "oracle" if stage.get("target_labels", False) else "source",
+        paper_row=lambda stage, kinds: None if stage.get("target_labels", False) else "source",
+        paper_settings=lambda stage, source: in_paper.JITTER,
+    ),
+    "warmup": Kind(
+        "warmup",
+        discriminator=True,
+        paper_row=lambda stage, kinds: "warm-up",
+        paper_settings=lambda stage, source: in_paper.JITTER,
+    ),
+    "denoise": Kind(
+        "denoise",
+        pseudo_labels=PseudoLabels("soft_label", "soft pseudo labels", made_by="labels_from"),
+        momentum_encoder=uses_momentum_encoder,
+        role=lambda stage: "self-training" if stage.get("weighting") == "none" else "adaptation",
+        paper_row=in_paper.denoise_row,
+        paper_settings=in_paper.denoise_settings,
+    ),
+    "distill": Kind(
+        "distill",
+        pseudo_labels=PseudoLabels("hard_label", "hard pseudo labels", made_by="teacher"),
+        teacher="teacher",
+        paper_row=in_paper.distill_row,
+        paper_settings=lambda stage, source: in_paper.DISTILL,
+    ),
+}  # fmt: skip
+
+
+def of(stage: Settings) -> Kind:
+    """What the kind of a stage with these settings needs."""
+    return KINDS[stage["kind"]]
+
+
+# settings that stages of the names in our configurations have, for workdirs that do not say
+USUAL: dict[str, Settings] = {
+    "source": {"kind": "supervised"},
+    "source_jitter": {"kind": "supervised"},
+    "oracle": {"kind": "supervised", "target_labels": True},
+    "warmup": {"kind": "warmup"},
+    "self_training": {"kind": "denoise", "weighting": "none"},
+    "stage1": {"kind": "denoise"},
+    "stage2": {"kind": "distill"},
+    "stage3": {"kind": "distill"},
+}

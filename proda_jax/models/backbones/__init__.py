@@ -1,0 +1,44 @@
+"""Backbones: one file a family, and a row of the table for each that `model.backbone` chooses."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from proda_jax.models.backbones.backbone import Backbone, Path
+from proda_jax.models.backbones.resnet import ResNetBackbone
+
+BACKBONES: dict[str, Backbone] = {
+    "resnet50": ResNetBackbone(depths=(3, 4, 6, 3), width=64),
+    "resnet101": ResNetBackbone(depths=(3, 4, 23, 3), width=64),
+}
+DEFAULT = "resnet101"
+
+
+def backbone(name: str, depths: Sequence[int] = (), width: int = 0) -> Backbone:
+    """The backbone of that name, a row of `BACKBONES`; with other `depths` and `width` where they are given."""
+    row = BACKBONES[name]
+    return dataclasses.replace(row, depths=tuple(depths) or row.depths, width=width or row.width)
+
+
+def families() -> list[Backbone]:
+    """A row of each family."""
+    return list({row.family: row for row in BACKBONES.values()}.values())
+
+
+def file_name(modules: Path) -> str:
+    """Name in files of weights of a module of any backbone, see `Backbone.file_name`.
+
+    Raises:
+      KeyError: no backbone has such a module.
+    """
+    found = next(filter(None, (row.file_name(modules) for row in families())), None)
+    if found is None:
+        raise KeyError("/".join(modules))
+    return found
+
+
+def read_off(shapes: Mapping[str, tuple[int, ...]]) -> Backbone | None:
+    """The backbone that arrays of these names and shapes seem to be of, see `Backbone.read_off`."""
+    return next(filter(None, (row.read_off(shapes) for row in families())), None)
+
+
+__all__ = ["BACKBONES", "DEFAULT", "Backbone", "backbone", "families", "file_name", "read_off"]
