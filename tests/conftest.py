@@ -5,10 +5,10 @@ import shutil
 import subprocess
 
 import pytest
-from quick import LEVEL
+from quick import FLAGS
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-for flag in ("--xla_force_host_platform_device_count=4", LEVEL):
+for flag in ("--xla_force_host_platform_device_count=4", *FLAGS):
     if flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 
@@ -16,24 +16,14 @@ for flag in ("--xla_force_host_platform_device_count=4", LEVEL):
 pytest.register_assert_rewrite("golden_functions_checks", "golden_network_checks", "golden_steps_checks")
 
 
-@pytest.fixture(scope="module")
-def compiled_programs(tmp_path_factory):
-    """For tests that repeat the same stages: each program is compiled once, whichever process and module wants it."""
-    import jax
-
-    folder = tmp_path_factory.getbasetemp()
-    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    jax.config.update(names[0], before[names[0]] or str(folder / "compiled"))
-    jax.config.update(names[1], 0.5)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
+def pytest_configure(config):
+    """Each program is compiled once, whichever test, process or command wants it, and not again the next time."""
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("compiled")))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 @pytest.fixture(scope="module")
-def whole(compiled_programs, tmp_path_factory):
+def whole(tmp_path_factory):
     """A small run that nothing happened to: its workdir and results."""
     import survival
 

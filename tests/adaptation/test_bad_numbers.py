@@ -11,8 +11,6 @@ from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.state import TrainState
 from proda_jax.configs import base
 
-pytestmark = pytest.mark.usefixtures("compiled_programs")
-
 
 @pytest.mark.parametrize("bad", ["loss", "gradient_norm", "batch_stats"])
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(bad):

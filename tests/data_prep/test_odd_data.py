@@ -8,8 +8,6 @@ from proda_jax.data.memory import MemorySource
 from proda_jax.models.weights.files import load
 from proda_jax.run.sources import Sources
 
-pytestmark = pytest.mark.usefixtures("compiled_programs")
-
 
 @pytest.mark.parametrize(
     ("records", "size", "crop"),

@@ -22,8 +22,6 @@ from proda_jax.run.card import Card
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-pytestmark = pytest.mark.usefixtures("compiled_programs")
-
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):

@@ -23,7 +23,6 @@ from proda_jax.inference import windows
 from proda_jax.inference.predict import Files, grouped, predict
 
 ROOT = pathlib.Path(__file__).parents[2]
-pytestmark = pytest.mark.usefixtures("compiled_programs")
 
 
 @pytest.fixture(scope="module")

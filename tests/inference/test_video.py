@@ -12,8 +12,6 @@ from proda_jax import load
 from proda_jax.inference.predict import predict
 from proda_jax.inference.video import Reader, Writer
 
-pytestmark = pytest.mark.usefixtures("compiled_programs")
-
 
 def write_video(path: pathlib.Path, times: list[int], codec: str = "libx264", rate: int = 10) -> None:
     """Frames of moving blocks, shown at these times, thousandths of a second."""

@@ -9,8 +9,6 @@ import orbax.checkpoint as ocp
 import pytest
 from survival import At, assert_same_end, checkpoint_of, checkpoints_in, config_of, interrupt, largest, run, truncate
 
-pytestmark = pytest.mark.usefixtures("compiled_programs")
-
 
 DAMAGE = {
     "largest file cut": lambda folder: truncate(largest(folder)),

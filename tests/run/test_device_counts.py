@@ -9,11 +9,9 @@ from tiny import tiny_stage
 from proda_jax.configs import base
 from proda_jax.run.experiment import Experiment
 
-pytestmark = pytest.mark.usefixtures("compiled_programs")
-
 
 @pytest.fixture(scope="module")
-def written_on_two(compiled_programs, tmp_path_factory):
+def written_on_two(tmp_path_factory):
     """A run that was interrupted on two devices, and the networks that it would have ended in on as many."""
     folder = tmp_path_factory.mktemp("two")
     config = config_of(stages=("source",), batch_size=4)

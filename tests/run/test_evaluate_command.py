@@ -35,8 +35,6 @@ TABLE1 = (
 )
 TABLE2 = "road sidewalk building wall* fence* pole* light sign vege. sky person rider car bus motor bike mIoU mIoU*"
 
-pytestmark = pytest.mark.usefixtures("compiled_programs")
-
 
 def scores_in(space: str, seed: int = 0) -> tuple[dict, np.ndarray]:
     """An evaluation of made-up confusions, and the IoU of each class, percent."""

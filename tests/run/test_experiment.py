@@ -29,8 +29,6 @@ from proda_jax.system.checkpoints import Checkpoints, card_in
 STEPS = 3
 STAGES = ("source", "warmup", "self_training", "stage1", "stage2")
 
-pytestmark = pytest.mark.usefixtures("compiled_programs")
-
 
 def config_of(*stages: str):
     c = tiny_config()

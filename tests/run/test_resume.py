@@ -3,8 +3,6 @@
 import pytest
 from survival import At, assert_same_end, checkpoints_in, config_of, interrupt, run
 
-pytestmark = pytest.mark.usefixtures("compiled_programs")
-
 
 @pytest.mark.parametrize(
     ("stage", "step"), [("source", 3), pytest.param("stage1", 2, marks=pytest.mark.slow), ("stage1", 4)]

@@ -18,8 +18,6 @@ from proda_jax.run.sources import Sources
 
 PLACES = ("warmup", "stage1", "stage2", "stage3")
 
-pytestmark = pytest.mark.usefixtures("compiled_programs")
-
 
 def config_of(*stages: str):
     c = tiny_config()

@@ -11,7 +11,7 @@ import jax
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def test_training_in_memory_needs_no_tensorflow(compiled_programs, tmp_path):
+def test_training_in_memory_needs_no_tensorflow(tmp_path):
     """In a process in which TensorFlow, TFDS and clu cannot be imported."""
     script = f"""
         import sys
@@ -33,7 +33,7 @@ def test_training_in_memory_needs_no_tensorflow(compiled_programs, tmp_path):
         sources = Sources(config, {str(tmp_path)!r}, given=given)
         print(Experiment(config, {str(tmp_path)!r}, sources, devices_used=1).run()["stages"][0]["last"]["step"])
         """
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])}
     command = [sys.executable, "-c", textwrap.dedent(script)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr

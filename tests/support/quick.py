@@ -2,8 +2,9 @@
 
 from importlib import metadata
 
-LEVEL = "--xla_backend_optimization_level=0"
-QUICK = LEVEL  # for commands that tests start
+FLAGS = ["--xla_backend_optimization_level=0"]
+AS_USERS = {}  # compiler options that take the others back
 if metadata.version("jaxlib").startswith("0.10."):  # a flag that XLA does not know ends the process
-    # half the time to compile; not within tests, as it rounds unlike what users get
-    QUICK += " --xla_cpu_use_fusion_emitters=false"
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # a third of the time
+    AS_USERS["xla_cpu_use_fusion_emitters"] = True
+QUICK = " ".join(FLAGS)

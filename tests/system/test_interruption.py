@@ -16,8 +16,6 @@ from proda_jax.system.interruption import EXIT_CODE, Interruption, Stopped
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-pytestmark = pytest.mark.usefixtures("compiled_programs")
-
 
 @pytest.fixture
 def interruption():

@@ -18,7 +18,7 @@ from proda_jax.system import progress
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = """
 import time
-from proda_jax import progress
+from proda_jax.system import progress
 progress.SOON = 0.05
 with progress.progress("stage1", 40, "steps", done=10) as bar:
     with bar.during("compiling"):

@@ -95,29 +95,28 @@ def pool_padding(x: jax.Array) -> list[tuple[int, int]]:
     return [(1, 1 + (size + 1) % 2) for size in x.shape[1:3]]
 
 
-def _max_pool_gradient(kept, dy):
-    x, largest = kept
+def _max_pool_gradient(x, dy):
     padding, zero = pool_padding(x), jnp.zeros((), dy.dtype)
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=-jnp.inf)
     spans = [2 * size - 1 for size in dy.shape[1:3]]  # rows and columns from a tap's first to its last
-    is_left, dx = jnp.ones(dy.shape, bool), jnp.zeros_like(padded)
-    for tap in itertools.product(range(3), repeat=2):
+    taps = list(itertools.product(range(3), repeat=2))
+    largest, first_largest = jnp.full(dy.shape, -jnp.inf, x.dtype), jnp.full(dy.shape, -1, jnp.int8)
+    for number, tap in enumerate(taps):
         values = padded[:, *(slice(first, first + span, 2) for first, span in zip(tap, spans, strict=True))]
-        is_here = is_left & (values == largest)
-        is_left &= ~is_here
+        # not whether it equals what the forward pass found: XLA may compute x anew for either, and round it otherwise
+        is_larger = values > largest
+        largest = jnp.where(is_larger, values, largest)
+        first_largest = jnp.where(is_larger, jnp.int8(number), first_largest)
+    dx = jnp.zeros_like(padded)
+    for number, tap in enumerate(taps):
         beside = [(first, size - first - span, 1)
                   for first, size, span in zip(tap, padded.shape[1:3], spans, strict=True)]  # fmt: skip
-        dx += jax.lax.pad(jnp.where(is_here, dy, zero), zero, ((0, 0, 0), *beside, (0, 0, 0)))
+        dx += jax.lax.pad(jnp.where(first_largest == number, dy, zero), zero, ((0, 0, 0), *beside, (0, 0, 0)))
     within = [slice(before, before + size) for (before, _), size in zip(padding, x.shape[1:3], strict=True)]
     return (dx[:, *within],)
 
 
-def _max_pool(x):
-    largest = max_pool(x)
-    return largest, (x, largest)
-
-
-max_pool.defvjp(_max_pool, _max_pool_gradient)
+max_pool.defvjp(lambda x: (max_pool(x), x), _max_pool_gradient)
 
 
 def output_size(image_size: tuple[int, int]) -> tuple[int, int]:
