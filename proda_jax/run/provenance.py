@@ -2,6 +2,7 @@
 
 import json
 import platform
+from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
@@ -31,13 +32,14 @@ def decisive(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
     found |= {f"data.{role}.{key}": config.data[role][key] for role in roles for key in _OF_DATA}
     if config.handover == "best":
         found["evaluate_every"] = config.evaluate_every
-    return json.loads(json.dumps(dict(_flat(found))))
+    return json.loads(json.dumps(dict(flat(found))))
 
 
-def _flat(tree: Any, prefix: str = ""):
+def flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """('section.setting', value) of all settings."""
     for key, value in tree.items():
         if isinstance(value, ml_collections.ConfigDict):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

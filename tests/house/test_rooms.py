@@ -23,7 +23,7 @@ ROOMS = {
     "report": ("system", "data"),
     "data_prep": ("system", "data", "models"),
     "run": ("system", "data", "models", "adaptation", "report", "data_prep"),
-    "inference": ("system", "data", "models", "adaptation", "run"),
+    "inference": ("configs", "system", "data", "models", "adaptation", "run"),
     "study": ("system", "report", "run"),
     "benchmarks": ("configs", "system", "data", "models", "adaptation", "report", "data_prep", "run"),
 }
