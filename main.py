@@ -27,9 +27,9 @@ _MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "evaluate", "status", "predict", "export", "report", "study"],
     "train: run the stages. status: say what a workdir holds and how its run is doing, and change nothing. evaluate: "
     "score a network on the validation images. predict: label images and videos with it. export: write it for "
-    "TensorFlow or StableHLO. The network is one of the workdir, or that in config.init_from. report: write the page "
-    "about a workdir, or with --compare about several. study: run the rows of one of the paper's "
-    "tables over several seeds, or with --sweep the values of a setting.",
+    "TensorFlow or StableHLO, or for sharing. The network is one of the workdir, or that in config.init_from. report: "
+    "write the page about a workdir, or with --compare about several. study: run the rows of one of the paper's tables "
+    "over several seeds, or with --sweep the values of a setting.",
 )  # fmt: skip
 _OUTPUT = flags.DEFINE_string("output", None, "predict, export: folder for the results.")
 _STAGE = flags.DEFINE_string(
@@ -53,7 +53,13 @@ _WINDOW = flags.DEFINE_integer(
     "images of more than four million pixels.",
 )  # fmt: skip
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "predict: images that a device predicts at once.")
-_FORMAT = flags.DEFINE_enum("format", "savedmodel", ["savedmodel", "stablehlo"], "export: what is written.")
+_FORMAT = flags.DEFINE_enum(
+    "format", "savedmodel", ["savedmodel", "stablehlo", "pretrained"], "export: what is written. pretrained: weights "
+    "and a model card, which predict, export and Python's load take in place of a workdir.",
+)  # fmt: skip
+_LICENSE = flags.DEFINE_string(
+    "license", None, "export, with --format=pretrained: of the weights that training started from, such as apache-2.0."
+)
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Several hosts, which JAX finds by itself: Cloud TPU pods, SLURM, Open MPI, Kubernetes."
 )
@@ -262,12 +268,23 @@ def choose_network() -> ml_collections.ConfigDict | None:
         raise app.UsageError(f"--mode={_MODE.value} needs --output, a folder for the results")
     if _MODE.value == "predict" and _INPUT.value is None:
         raise app.UsageError("--mode=predict needs --input: an image, a video, a folder of them, or a pattern")
+    check_format()
     config = read_config() if _CONFIG.value is not None else None
     in_file = config is not None and config.init_from is not None
     if in_file == bool(_WORKDIR.value):
         raise app.UsageError(f"--mode={_MODE.value} needs a network: either --workdir of a run, or --config and a file "
                              "of weights as --config.init_from")  # fmt: skip
     return config
+
+
+def check_format() -> None:
+    """Refuses flags that the format of an export does not know."""
+    pretrained = _MODE.value == "export" and _FORMAT.value == "pretrained"
+    if _LICENSE.value is not None and not pretrained:
+        raise app.UsageError("--license goes into a model card: --mode=export --format=pretrained")
+    if pretrained and (_RESIZE.present or _SCALES.present or _FLIP.present):
+        raise app.UsageError("--resize, --scales and --flip are chosen where a network is used, which "
+                             "--format=pretrained leaves open")  # fmt: skip
 
 
 def use_network(config: ml_collections.ConfigDict | None) -> None:
@@ -285,6 +302,9 @@ def use_network(config: ml_collections.ConfigDict | None) -> None:
     print(f"network: {segmenter.origin}")
     if _MODE.value == "predict":
         predict.predict(segmenter, _INPUT.value, _OUTPUT.value, _WRITE.value)
+    elif _FORMAT.value == "pretrained":
+        segmenter.save_pretrained(_OUTPUT.value, license=_LICENSE.value)
+        print(f"pretrained network: {_OUTPUT.value}, with its model card, README.md")
     else:
         export.export(segmenter, _OUTPUT.value, _FORMAT.value)
 

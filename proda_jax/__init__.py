@@ -2,7 +2,7 @@
 
     from proda_jax import load
 
-    model = load("runs/gta5")  # a workdir, a stage's folder or a checkpoint
+    model = load("runs/gta5")  # a workdir, a stage's folder, a checkpoint or a pretrained network
     labels = model("photo.jpg")  # train ids, uint8 [height, width]
 """
 

@@ -13,11 +13,17 @@ from jax.sharding import Mesh
 from proda_jax.data.label_spaces import label_space
 from proda_jax.inference.segmenter import Segmenter
 from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.weights import pretrained_folder
 from proda_jax.run import settings
 from proda_jax.run.card import Card
 from proda_jax.run.networks import Networks
 from proda_jax.run.workdir import Workdir
 from proda_jax.system import checkpoints, devices
+
+EXPECTED = (
+    "the workdir of a run, a stage's folder or a checkpoint, or a pretrained network (a folder with "
+    f"{pretrained_folder.WEIGHTS} and {pretrained_folder.CARD})"
+)
 
 
 def load(
@@ -37,7 +43,8 @@ def load(
 
     Args:
       path: a run's workdir, of which the last complete stage is taken; the folder of a stage; its 'checkpoints' folder;
-        or the folder of one checkpoint. None: the file of weights in `config.init_from`.
+        the folder of one checkpoint; or one that `Segmenter.save_pretrained` wrote. None: the file of weights in
+        `config.init_from`.
       stage: another stage of the workdir.
       checkpoint: 'last' (default) or 'best' of the stage.
       config: configuration that a network without a card was trained with: one in a file of weights, or in a checkpoint
@@ -51,7 +58,12 @@ def load(
     mesh = devices.make_mesh(devices_used)
     if config is not None:
         settings.check_network(config)
-    if path is not None:
+    if path is not None and pretrained_folder.is_pretrained(path):
+        if stage or checkpoint:
+            raise ValueError(f"{path} is one network already: leave out the stage, and which checkpoint")
+        card, model, variables = _pretrained(path, mesh)
+        origin = str(path)
+    elif path is not None:
         folder = find(path, stage, checkpoint)
         card = card_of(folder, config)
         model = card.network()
@@ -76,8 +88,7 @@ def find(path: epath.PathLike, stage: str | None = None, which: str | None = Non
     """
     path = epath.Path(path)
     if not path.is_dir():
-        raise ValueError(f"{path}: expected the workdir of a run, a stage's folder or a checkpoint; there is no such "
-                         "folder")  # fmt: skip
+        raise ValueError(f"{path}: expected {EXPECTED}; there is no such folder")
     if (path / "network").is_dir():
         if stage or which:
             raise ValueError(f"{path} is one checkpoint already: leave out the stage, and which checkpoint")
@@ -116,6 +127,15 @@ def card_of(folder: epath.Path, config: ml_collections.ConfigDict | None) -> Car
     return Card.of(config, folder.parent.parent.name, extra_norm=checkpoints.has_extra_norm(folder))
 
 
+def _pretrained(folder: epath.PathLike, mesh: Mesh) -> tuple[Card, DeepLab, Any]:
+    """The network in a folder that `Segmenter.save_pretrained` wrote."""
+    held, arrays = pretrained_folder.read(folder)
+    card, variables = Card.from_json(held, folder), pretrained_folder.as_variables(arrays)
+    model = card.network()
+    checkpoints.check_shapes(variables, _abstract_variables(model, mesh), str(folder))
+    return card, model, jax.device_put(variables, devices.replicated(mesh))
+
+
 def _in_file(config: ml_collections.ConfigDict, mesh: Mesh) -> tuple[Card, DeepLab, Any]:
     """The network in `config.init_from`."""
     settings.check_file("init_from", config.init_from)
@@ -152,7 +172,7 @@ def _last_complete(workdir: epath.Path) -> str:
     """
     there, results = _stages(workdir), workdir / "results.json"
     if not there:
-        raise ValueError(f"{workdir}: expected the workdir of a run, a stage's folder or a checkpoint; it holds none")
+        raise ValueError(f"{workdir}: expected {EXPECTED}; it holds none")
     try:
         complete = [entry["name"] for entry in json.loads(results.read_text())["stages"]] if results.exists() else []
     except (ValueError, KeyError, TypeError):

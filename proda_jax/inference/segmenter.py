@@ -9,13 +9,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 from PIL import Image
 
 from proda_jax.adaptation.averaging import logits_of_views, mean_probabilities
 from proda_jax.adaptation.resizing import HIGHEST, align_corners_weights
-from proda_jax.inference import images, windows
+from proda_jax.inference import images, model_card, windows
+from proda_jax.inference.facts import facts
 from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.weights import pretrained_folder
 from proda_jax.run.card import Card
 from proda_jax.system import devices
 
@@ -146,6 +149,27 @@ class Segmenter:
         image = as_array(image)
         colors = self.colorize(self(image) if labels is None else labels)
         return np.asarray(Image.blend(Image.fromarray(image), Image.fromarray(colors), opacity))
+
+    def save_pretrained(self, folder: epath.PathLike, *, license: str | None = None) -> None:
+        """Writes the network for others: weights, `card.json`, and a page, as Hugging Face's hub shows it.
+
+        `loading.load` opens it, and gives the same logits to the bit. Sizes, windows and averaging are no part of it.
+        Scores and settings are those that its run noted, where it still lies in its workdir.
+
+        Args:
+          folder: new, empty, or one that was written like this, which is replaced; may be in a bucket.
+          license: of the weights that training started from, such as 'apache-2.0'; None: what the folder says that the
+            network was loaded from, otherwise 'not stated'.
+
+        Raises:
+          ValueError: the folder holds something else.
+          NotWritten: with the system's reason; nothing is left of it, and what was there before is as it was.
+        """
+        about = facts(self.origin, self.card)
+        if license is not None:
+            about = about | {"license": license}
+        page = model_card.page(self.card, about, self._variables)
+        pretrained_folder.write(folder, self._variables, self.card.as_json() | {"about": about}, page)
 
     def predict(self, batch: Sequence[Any], seen: Sequence[np.ndarray] | None = None) -> list[Prediction]:
         """Labels and confidence of several images, which have one size once they are `resized`.

@@ -2,6 +2,7 @@
 
 import json
 import platform
+from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
@@ -39,14 +40,15 @@ def decisive(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
         found["evaluate_every"] = config.evaluate_every
     backbone = build.backbone_of(config.model)
     sizes = {"backbone": backbone.family, "depths": backbone.depths, "width": backbone.width}
-    flat = dict(_flat(found)) | {f"model.{name}": value for name, value in sizes.items()}
-    return json.loads(json.dumps(flat))
+    settings = dict(flat(found)) | {f"model.{name}": value for name, value in sizes.items()}
+    return json.loads(json.dumps(settings))
 
 
-def _flat(tree: Any, prefix: str = ""):
+def flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """('section.setting', value) of all settings."""
     for key, value in tree.items():
         if isinstance(value, ml_collections.ConfigDict):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

@@ -203,18 +203,26 @@ def network_in(checkpoint: epath.PathLike, variables: Any) -> Any:
     Raises:
       ValueError: it cannot be read, or is another network.
     """
-    held = _shapes(_described(checkpoint).item_metadata.network.tree)
-    wanted = _shapes(variables)
-    if differing := sorted(name for name in held | wanted if held.get(name) != wanted.get(name)):
-        some = (f"{name} is {held.get(name, 'missing')}, not {wanted.get(name, 'there')}" for name in differing[:3])
-        raise ValueError(f"checkpoint {checkpoint} holds another network than its card or the configuration says, in "
-                         f"{len(differing)} of {len(held | wanted)} arrays: {'; '.join(some)}")  # fmt: skip
+    check_shapes(_described(checkpoint).item_metadata.network.tree, variables, f"checkpoint {checkpoint}")
     items = ocp.args.Composite(network=ocp.args.StandardRestore(abstract(variables)))
     try:
         with _reader() as reader:
             return reader.restore(epath.Path(checkpoint).absolute(), args=items).network
     except Exception as error:  # what a damaged file leads to depends on where it is damaged
         raise ValueError(f"checkpoint {checkpoint} cannot be read ({in_short(error)}): use another one") from error
+
+
+def check_shapes(there: Any, wanted: Any, where: str) -> None:
+    """Refuses variables of other names or shapes than are wanted.
+
+    Raises:
+      ValueError: with some that differ; `where` says what holds them.
+    """
+    held, wanted = _shapes(there), _shapes(wanted)
+    if differing := sorted(name for name in held | wanted if held.get(name) != wanted.get(name)):
+        some = (f"{name} is {held.get(name, 'missing')}, not {wanted.get(name, 'there')}" for name in differing[:3])
+        raise ValueError(f"{where} holds another network than its card or the configuration says, in "
+                         f"{len(differing)} of {len(held | wanted)} arrays: {'; '.join(some)}")  # fmt: skip
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -8,7 +8,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 import numpy as np
@@ -37,14 +37,30 @@ def write_atomically(path: epath.PathLike, contents: str | bytes) -> None:
       NotWritten: with the system's reason.
     """
     path = epath.Path(path)
-    unfinished = unfinished_name(path)
+    write_together(path.parent, {path.name: contents})
+
+
+def write_together(folder: epath.PathLike, files: Mapping[str, str | bytes]) -> None:
+    """Writes files of one folder of which none appears before all are written, in place of older ones of their names.
+
+    They appear in order: where the last is there for the first time, the others are.
+
+    Raises:
+      NotWritten: with the system's reason.
+    """
+    folder = epath.Path(folder)
+    unfinished = {folder / name: unfinished_name(folder / name) for name in files}
+    path = folder
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(contents.encode() if isinstance(contents, str) else contents)
-        unfinished.replace(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, contents in zip(unfinished, files.values(), strict=True):
+            unfinished[path].write_bytes(contents.encode() if isinstance(contents, str) else contents)
+        for path, beside in unfinished.items():
+            beside.replace(path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
+        for beside in unfinished.values():
+            with contextlib.suppress(OSError):
+                beside.unlink()
         raise NotWritten(path, error) from error
 
 

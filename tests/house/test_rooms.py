@@ -23,7 +23,7 @@ ROOMS = {
     "report": ("system", "data", "adaptation"),
     "data_prep": ("system", "data", "models"),
     "run": ("system", "data", "models", "adaptation", "report", "data_prep"),
-    "inference": ("system", "data", "models", "adaptation", "run"),
+    "inference": ("configs", "system", "data", "models", "adaptation", "run"),
     "study": ("system", "adaptation", "report", "run"),
     "benchmarks": ("configs", "system", "data", "models", "adaptation", "report", "data_prep", "run"),
 }

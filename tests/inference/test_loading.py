@@ -90,7 +90,7 @@ def unscored(workdir: pathlib.Path) -> None:
     ("change", "place", "options", "message"),
     [
         (None, "absent", {}, "there is no such folder"),
-        (None, "data", {}, "expected the workdir of a run, a stage's folder or a checkpoint; it holds none"),
+        (None, "data", {}, "expected the workdir of a run, a stage's folder or a checkpoint, or.*; it holds none"),
         (None, "", {"stage": "stage9"}, "expected checkpoints of a stage.*with checkpoints: source, stage1, stage2"),
         (None, "source/checkpoints/2", {"checkpoint": "best"}, "one checkpoint already"),
         (None, "source/checkpoints", {"stage": "source"}, "checkpoints of one stage: leave out the stage"),

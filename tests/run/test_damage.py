@@ -9,7 +9,6 @@ import orbax.checkpoint as ocp
 import pytest
 from survival import At, assert_same_end, checkpoint_of, checkpoints_in, config_of, interrupt, largest, run, truncate
 
-
 DAMAGE = {
     "largest file cut": lambda folder: truncate(largest(folder)),
     "largest file gone": lambda folder: largest(folder).unlink(),

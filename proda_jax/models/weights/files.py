@@ -12,15 +12,17 @@ import zlib
 from collections.abc import Sequence
 
 import numpy as np
+import safetensors.numpy
 from absl import logging
 from etils import epath
 
 from proda_jax.models import backbones
+from proda_jax.models.weights import pretrained_folder
 from proda_jax.models.weights.account import Account, account
 from proda_jax.models.weights.contents import FACTS, Contents, Weights, file_bytes, from_own_arrays, own_arrays
 from proda_jax.models.weights.foreign import matrix, released_names, with_input_convention
 from proda_jax.models.weights.layout import read_off
-from proda_jax.models.weights.torch_names import INPUT_CONVENTION
+from proda_jax.models.weights.torch_names import INPUT_CONVENTION, to_torch
 from proda_jax.system.files import npz, write_atomically
 
 
@@ -55,7 +57,8 @@ def read(
 
     Args:
       path: .npz or .safetensors; a PyTorch file of torchvision's, the released, SimCLRv2's or plain DeepLabv2's
-        names; a TensorFlow checkpoint of SimCLRv2; the folder of a stage. May be in a bucket.
+        names; a TensorFlow checkpoint of SimCLRv2; the folder of a stage, or one that `save_pretrained` wrote. May be
+        in a bucket.
       depths, width, classes: what the network should have; by default what the arrays' names and shapes say.
       images: how the network wants its images, 'rgb01' or 'bgr_mean', where the file itself does not say; by default
         'bgr_mean' for plain DeepLabv2 networks and 'rgb01' for all others.
@@ -107,6 +110,8 @@ def read_contents(path: epath.PathLike, which: str = "last") -> Contents:
         return read_npz(file)
     if file.suffix == ".safetensors":
         return read_safetensors(file)
+    if pretrained_folder.is_pretrained(file):
+        return Contents(to_torch(pretrained_folder.as_variables(pretrained_folder.read(file)[1])))
     from proda_jax.models.weights import torch_files  # a program that brings its own .npz needs none of what that reads
 
     return torch_files.read(path, which)
@@ -122,10 +127,6 @@ def read_npz(path: epath.Path) -> Contents:
 
 
 def read_safetensors(path: epath.Path) -> Contents:
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise ValueError(f"{path}: reading it needs safetensors: pip install safetensors") from error
     data = file_bytes(path)
     try:
         arrays = safetensors.numpy.load(data)

@@ -1,7 +1,7 @@
 """Weights in other programs' files: PyTorch's, SimCLRv2's TensorFlow checkpoints, and the folder of a stage.
 
 Nothing in a file is executed: PyTorch's are read by its restricted unpickler, which builds tensors, containers and
-numbers. PyTorch, TensorFlow and safetensors are imported only for the files that need them.
+numbers. PyTorch and TensorFlow are imported only for the files that need them.
 """
 
 import io
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 from etils import epath
 
 from proda_jax.models.weights import simclr_checkpoint, stage_folder
@@ -184,10 +185,6 @@ def write_released(weights: Weights, path: epath.PathLike) -> None:
 
 def write_safetensors(weights: Weights, path: epath.PathLike) -> None:
     """Writes a safetensors file; step and score are in its metadata, as is how the network wants its images."""
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise ValueError(f"{path}: writing it needs safetensors: pip install safetensors") from error
     metadata = {
         "layout": "names of the released ProDA code, shapes of PyTorch",
         "input": "(RGB in [0, 1] - input.mean) / input.std",
