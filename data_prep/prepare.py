@@ -20,6 +20,7 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
+from proda_jax.configs import finding
 from proda_jax.data import decode
 from proda_jax.data.checks import NONE, ROLES, check_data
 from proda_jax.data.label_spaces import FOLDER, label_map, label_space, own_space
@@ -27,8 +28,8 @@ from proda_jax.data_prep import contact_sheet
 from proda_jax.data_prep.base import SegmentationBuilder
 from proda_jax.data_prep.examples import Checks
 from proda_jax.data_prep.summary import Summary
+from proda_jax.system import command
 from proda_jax.system.files import alone, check_writable
-from proda_jax.system.refusals import without_traceback
 
 BUILDERS = {
     "demo": ("proda_jax.data_prep.demo", "Demo"),
@@ -135,6 +136,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("strict", False, "With --dataset: refuse label values without meaning, instead of ignoring them.")
     flags.DEFINE_float("store_scale", 1.0, "With --dataset: share of width and height at which images are stored.")
     config_flags.DEFINE_config_file("config", None, "Configuration whose data sets are prepared, all of them.")
+    finding.accept_names("config")
     flags.DEFINE_string("data_dir", None, "Folder for prepared data sets.")
     flags.mark_flags_as_required(["data_dir"])
 
@@ -161,6 +163,11 @@ def main(arguments: list[str]) -> None:
         print(Summary.load(folder).text(meaning))
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """The command, from its flags to its exit status."""
     define_flags()
-    app.run(without_traceback(main))
+    command.run(main, __name__)
+
+
+if __name__ == "__main__":
+    run()

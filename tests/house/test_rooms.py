@@ -21,11 +21,12 @@ ROOMS = {
     "models": ("system",),
     "adaptation": ("system", "data", "models"),
     "report": ("system", "data"),
-    "data_prep": ("system", "data", "models"),
+    "data_prep": ("configs", "system", "data", "models"),
     "run": ("system", "data", "models", "adaptation", "report", "data_prep"),
     "inference": ("system", "data", "models", "adaptation", "run"),
     "study": ("system", "report", "run"),
     "benchmarks": ("configs", "system", "data", "models", "adaptation", "report", "data_prep", "run"),
+    "cli": ("configs", "system", "report", "run", "inference", "study"),
 }
 OUTSIDE = ("configs", "data_prep", "benchmarks")  # folders of their own; the rest lie in proda_jax/
 
