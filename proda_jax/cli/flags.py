@@ -6,12 +6,12 @@ import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
-from proda_jax.configs import finding
+from proda_jax.system import configurations
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration, such as configs/gta5.py; of a shipped one, the name will do: gta5."
 )
-finding.accept_names(CONFIG.name)
+configurations.accept_names(CONFIG.name)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run makes; may be in a bucket.")
 MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "evaluate", "status", "predict", "export", "report", "study"],

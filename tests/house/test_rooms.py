@@ -16,17 +16,17 @@ ROOT = pathlib.Path(__file__).parents[2]
 # Room: the rooms that it may import from. From the ground floor up: no room may name one that stands after it.
 ROOMS = {
     "configs": (),
-    "system": (),
+    "system": ("configs",),
     "data": ("system",),
     "models": ("system",),
     "adaptation": ("system", "data", "models"),
     "report": ("system", "data"),
-    "data_prep": ("configs", "system", "data", "models"),
+    "data_prep": ("system", "data", "models"),
     "run": ("system", "data", "models", "adaptation", "report", "data_prep"),
     "inference": ("system", "data", "models", "adaptation", "run"),
     "study": ("system", "report", "run"),
     "benchmarks": ("configs", "system", "data", "models", "adaptation", "report", "data_prep", "run"),
-    "cli": ("configs", "system", "report", "run", "inference", "study"),
+    "cli": ("system", "report", "run", "inference", "study"),
 }
 OUTSIDE = ("configs", "data_prep", "benchmarks")  # folders of their own; the rest lie in proda_jax/
 

@@ -8,8 +8,10 @@ from typing import Any
 
 from absl import flags
 
-_FOLDER = pathlib.Path(__file__).parent
-_NOT_RUN = ("base", "finding")  # settings that others change, and this file
+from proda_jax import configs
+
+_FOLDER = pathlib.Path(configs.__file__).parent
+_NOT_RUN = "base"  # the settings that others change
 
 
 def accept_names(flag: str) -> None:
@@ -51,11 +53,11 @@ def names() -> list[str]:
     """Names of the configurations that come with the program, such as 'demo' and 'studies/table8'."""
     found = (path.relative_to(_FOLDER).with_suffix("").as_posix()
              for path in _FOLDER.rglob("*.py") if "def get_config(" in path.read_text(encoding="utf8"))  # fmt: skip
-    return sorted((name for name in found if name not in _NOT_RUN), key=lambda name: (name.count("/"), name))
+    return sorted((name for name in found if name != _NOT_RUN), key=lambda name: (name.count("/"), name))
 
 
 def _keep_old_imports() -> None:
     """Lets a file of one's own say `from configs import base`, as before configurations were part of the package."""
     there = importlib.util.find_spec("configs")
     if there is None or there.origin is None:  # a folder of that name without __init__.py is not meant
-        sys.modules["configs"] = importlib.import_module(__package__)
+        sys.modules["configs"] = configs
