@@ -1,6 +1,25 @@
 """The report of a run and the comparison of several, made from what lies in their workdirs."""
 
-from proda_jax.report.compare import write_comparison
-from proda_jax.report.page import write
+from collections.abc import Sequence
 
-__all__ = ["write", "write_comparison"]
+from etils import epath
+
+from proda_jax.system.extras import need
+
+_LIBRARIES = ("jinja2", "matplotlib")  # imported late: scores and tables, which others import from here, need neither
+
+
+def write(workdir: epath.PathLike) -> epath.Path:
+    """Writes the page about a run; see `page.write`."""
+    need("a report", "report", *_LIBRARIES)
+    from proda_jax.report import page
+
+    return page.write(workdir)
+
+
+def write_comparison(workdirs: Sequence[epath.PathLike], output: epath.PathLike | None = None) -> epath.Path:
+    """Writes the page about several runs; see `compare.write_comparison`."""
+    need("a report", "report", *_LIBRARIES)
+    from proda_jax.report import compare
+
+    return compare.write_comparison(workdirs, output)

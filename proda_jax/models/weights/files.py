@@ -119,10 +119,8 @@ def read_npz(path: epath.Path) -> Contents:
 
 
 def read_safetensors(path: epath.Path) -> Contents:
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise ValueError(f"{path}: reading it needs safetensors: pip install safetensors") from error
+    import safetensors.numpy
+
     data = file_bytes(path)
     try:
         arrays = safetensors.numpy.load(data)

@@ -17,6 +17,7 @@ from proda_jax.models.weights import simclr_checkpoint, stage_folder
 from proda_jax.models.weights.account import account
 from proda_jax.models.weights.contents import FACTS, Contents, Weights, file_bytes, own_arrays
 from proda_jax.models.weights.torch_names import INPUT_CONVENTION
+from proda_jax.system.extras import need
 from proda_jax.system.files import write_atomically
 
 NETWORK = "ResNet101"  # class of the released network, under which its files hold it
@@ -63,10 +64,9 @@ def load_torch_file(path: epath.Path) -> Any:
 
 
 def import_torch(path: epath.PathLike) -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise ValueError(f"{path}: this format needs PyTorch, and nothing else does: pip install torch") from error
+    need(f"{path}: this format, and nothing else,", "torch", "torch")
+    import torch
+
     return torch
 
 
@@ -184,10 +184,8 @@ def write_released(weights: Weights, path: epath.PathLike) -> None:
 
 def write_safetensors(weights: Weights, path: epath.PathLike) -> None:
     """Writes a safetensors file; step and score are in its metadata, as is how the network wants its images."""
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise ValueError(f"{path}: writing it needs safetensors: pip install safetensors") from error
+    import safetensors.numpy
+
     metadata = {
         "layout": "names of the released ProDA code, shapes of PyTorch",
         "input": "(RGB in [0, 1] - input.mean) / input.std",
