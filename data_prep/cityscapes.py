@@ -1,18 +1,18 @@
-"""TFDS builder of Cityscapes (Cordts et al., 2016), with raw label ids."""
+"""Cityscapes (Cordts et al., 2016), with raw label ids."""
 
 from collections.abc import Sequence
 
-from proda_jax.data_prep.base import LABEL_SUFFIXES, SegmentationBuilder
+from proda_jax.data_prep.base import LABEL_SUFFIXES, DataSet
 from proda_jax.data_prep.examples import Record
 
 _IMAGE, _LABEL = "_leftImg8bit", "_gtFine_labelIds"
 
 
-class Cityscapes(SegmentationBuilder, skip_registration=True):
+class Cityscapes(DataSet):
     """The splits 'train', which may come without labels, 'val', and 'test', whose labels are withheld."""
 
     name = "cityscapes"
-    LAYOUT = (
+    layout = (
         f"leftImg8bit/{{train,val,test}}/<city>/*{_IMAGE}.png and gtFine/{{train,val}}/<city>/*{_LABEL}.png "
         "(gtFine/train and leftImg8bit/test are not needed)"
     )

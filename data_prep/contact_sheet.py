@@ -5,14 +5,14 @@ import hashlib
 import io
 
 import numpy as np
-import tensorflow_datasets as tfds
 from etils import epath
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
-from proda_jax.data import decode
+from proda_jax.data.decoders import decoder
 from proda_jax.data.label_spaces import IGNORE, LabelMap
-from proda_jax.system.files import local_copy, write_atomically
+from proda_jax.data.prepared import Prepared
+from proda_jax.system.files import write_atomically
 
 NAME = "contact_sheet.png"
 COLUMNS = 6
@@ -29,15 +29,15 @@ def spread(count: int) -> list[int]:
     return sorted({int(i) for i in np.linspace(0, count - 1, min(COLUMNS, count)).round()})
 
 
-def refresh(builder: tfds.core.DatasetBuilder, label_map: LabelMap) -> epath.Path:
+def refresh(folder: epath.Path, label_map: LabelMap) -> epath.Path:
     """Draws the contact sheet of a prepared data set, unless it is there with this meaning of labels; its path."""
-    path = epath.Path(builder.data_dir) / NAME
+    path = folder / NAME
     meaning = digest(label_map)
     if is_current(path, meaning):
         return path
-    splits, held = {}, tfds.builder_from_directory(str(local_copy(builder.data_dir)))
-    for split in held.info.splits:
-        records = held.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    splits, held = {}, Prepared(folder)
+    for split in held.splits:
+        records = held.records(split)
         splits[split] = [records[i] for i in spread(len(records))]
     note = PngInfo()
     note.add_text(_MEANING, meaning)
@@ -92,13 +92,14 @@ def _row(examples: list[dict], label_map: LabelMap) -> Image.Image:
 
 def _cell(example: dict, label_map: LabelMap) -> Image.Image:
     """One example: its image, the overlay if it has a label, and its name."""
-    image = Image.fromarray(decode.image(example["image"]).numpy())
+    image = Image.fromarray(np.asarray(decoder().image(example["image"])))
     width = _CELL_WIDTH - _GAP
     size = (width, max(round(image.height * width / image.width), 1))
     small = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
     pictures = [small]
     if example["label"]:
-        pictures.append(_overlay(np.asarray(small), decode.label(example["label"], label_map).numpy(), label_map))
+        label = np.asarray(decoder().label(example["label"], label_map))
+        pictures.append(_overlay(np.asarray(small), label, label_map))
     cell = Image.new("RGB", (_CELL_WIDTH, len(pictures) * size[1] + _LINE), _BACKGROUND)
     for i, picture in enumerate(pictures):
         cell.paste(picture, (0, i * size[1]))

@@ -14,26 +14,13 @@ from proda_jax.models import weights
 from proda_jax.models.backbones import BACKBONES, DEFAULT
 from proda_jax.models.weights import torch_files
 from proda_jax.models.weights.foreign import INPUTS
+from proda_jax.system import command
 
 WRITERS = {
     ".npz": weights.save,
     ".safetensors": torch_files.write_safetensors,
     ".pkl": torch_files.write_released,
 }
-
-_INPUT = flags.DEFINE_string("input", None, "File of weights, or the folder of a stage of a run; see docs/weights.md.")
-_OUTPUT = flags.DEFINE_string("output", None, f"File to write, by its ending: {', '.join(WRITERS)}.")
-_IMAGES = flags.DEFINE_enum(
-    "images", None, INPUTS, "How the network wants its images, where the file does not say and the guess is wrong."
-)
-_DEPTHS = flags.DEFINE_list(
-    "depths", [str(depth) for depth in BACKBONES[DEFAULT].depths], "Blocks of the backbone's groups."
-)
-_WIDTH = flags.DEFINE_integer("width", 64, "Channels of the backbone's stem.")
-_CLASSES = flags.DEFINE_integer("classes", None, "Number of classes, to check that the file has as many.")
-_ALLOW_MISSING = flags.DEFINE_list("allow_missing", [], "Names or patterns of arrays that may be missing.")
-_WHICH = flags.DEFINE_enum("which", "last", ["last", "best"], "Checkpoint to take from the folder of a stage.")
-_VERBOSE = flags.DEFINE_bool("verbose", False, "List every array by its name.")
 
 
 def convert(
@@ -79,27 +66,50 @@ def describe(read: weights.Weights) -> str:
     return ", ".join(parts)
 
 
+def define_flags() -> None:
+    """Flags of the command; not on import, since the other commands have some of the same names."""
+    flags.DEFINE_string("input", None, "File of weights, or the folder of a stage of a run; see docs/weights.md.")
+    flags.DEFINE_string("output", None, f"File to write, by its ending: {', '.join(WRITERS)}.")
+    flags.DEFINE_enum(
+        "images", None, INPUTS, "How the network wants its images, where the file does not say and the guess is wrong."
+    )
+    depths = [str(depth) for depth in BACKBONES[DEFAULT].depths]
+    flags.DEFINE_list("depths", depths, "Blocks of the backbone's groups.")
+    flags.DEFINE_integer("width", 64, "Channels of the backbone's stem.")
+    flags.DEFINE_integer("classes", None, "Number of classes, to check that the file has as many.")
+    flags.DEFINE_list("allow_missing", [], "Names or patterns of arrays that may be missing.")
+    flags.DEFINE_enum("which", "last", ["last", "best"], "Checkpoint to take from the folder of a stage.")
+    flags.DEFINE_bool("verbose", False, "List every array by its name.")
+    flags.mark_flags_as_required(["input", "output"])
+
+
 def main(arguments: list[str]) -> None:
     """Runs `convert` with the flags."""
     logging.set_verbosity(logging.ERROR)
     if len(arguments) > 1:
         raise app.UsageError(f"{arguments[1:]} is not understood: flags are written --flag=value, with an equals sign")
+    given = flags.FLAGS
     try:
         convert(
-            _INPUT.value,
-            _OUTPUT.value,
-            allow_missing=_ALLOW_MISSING.value,
-            verbose=_VERBOSE.value,
-            depths=tuple(int(depth) for depth in _DEPTHS.value),
-            width=_WIDTH.value,
-            classes=_CLASSES.value,
-            images=_IMAGES.value,
-            which=_WHICH.value,
+            given.input,
+            given.output,
+            allow_missing=given.allow_missing,
+            verbose=given.verbose,
+            depths=tuple(int(depth) for depth in given.depths),
+            width=given.width,
+            classes=given.classes,
+            images=given.images,
+            which=given.which,
         )
     except ValueError as error:
         sys.exit(f"Nothing was written. {error}")
 
 
+def run() -> None:
+    """The command, from its flags to its exit status."""
+    define_flags()
+    command.run(main, __name__)
+
+
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["input", "output"])
-    app.run(main)
+    run()

@@ -1,8 +1,8 @@
-"""TFDS builder of the demo: rendered streets, so nothing is downloaded."""
+"""The demo: rendered streets, so nothing is downloaded."""
 
 from collections.abc import Sequence
 
-from proda_jax.data_prep.base import SegmentationBuilder
+from proda_jax.data_prep.base import DataSet
 from proda_jax.data_prep.demo_streets import render
 from proda_jax.data_prep.examples import Record, encode_png
 
@@ -10,7 +10,7 @@ _COUNTS = {"source_train": 600, "source_val": 60, "target_train": 600, "target_v
 _SEEDS = {"train": 0, "val": 1_000_000}  # far apart, so that splits may grow without sharing a scene
 
 
-class Demo(SegmentationBuilder, skip_registration=True):
+class Demo(DataSet):
     """Small streets in two domains, 96 x 192; target_train has labels too, for the supervised upper bound."""
 
     name = "demo"

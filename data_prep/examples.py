@@ -13,7 +13,8 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from proda_jax.data import decode
+from proda_jax.data import decode_pillow
+from proda_jax.data.decoders import decoder
 from proda_jax.data.label_spaces import LabelMap
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -137,12 +138,10 @@ def file_states(record: Record) -> list:
 @contextlib.contextmanager
 def naming(file: Any) -> Iterator[None]:
     """Turns whatever goes wrong with a file into a ValueError that names it."""
-    import tensorflow as tf
-
     try:
         yield
-    # Pillow, zlib and our own reading of PNG chunks fail in many ways on damaged files
-    except (tf.errors.OpError, ValueError, OSError, SyntaxError, IndexError, struct.error, zlib.error) as error:
+    # decoders, zlib and our own reading of PNG chunks fail in many ways on damaged files
+    except (ValueError, OSError, SyntaxError, IndexError, struct.error, zlib.error, *decoder().errors()) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{file} cannot be used: {reason}") from error
 
@@ -162,7 +161,7 @@ def checked(record: Record, image: bytes, label: bytes, checks: Checks) -> Examp
     meaning = checks.label_map
     with naming(record.image):
         check_complete(image)
-        pixels = decode.image(image).numpy()
+        pixels = np.asarray(decoder().image(image))
     height, width = pixels.shape[:2]
     counts = Counts(images=1, sizes=Counter([f"{width} x {height}"]), rotated=int(_is_rotated(image)))
     counts.files = file_states(record)
@@ -170,7 +169,7 @@ def checked(record: Record, image: bytes, label: bytes, checks: Checks) -> Examp
         with naming(record.label):
             check_complete(label)
             label = label if meaning.in_color else index_png(label)
-            raw = decode.raw_label(label, in_color=meaning.in_color).numpy()
+            raw = np.asarray(decoder().raw_label(label, in_color=meaning.in_color))
             _count_label(raw, checks, counts)
         if counts.rotated and raw.shape == (width, height) != (height, width):
             raise ValueError(f"{record.label} cannot be used: it is upright, and {record.image} lies on its side, as "
@@ -178,7 +177,7 @@ def checked(record: Record, image: bytes, label: bytes, checks: Checks) -> Examp
         counts.other_label_sizes = int(raw.shape != (height, width))
     if checks.store_scale != 1.0:
         size = (max(round(height * checks.store_scale), 1), max(round(width * checks.store_scale), 1))
-        image = encode_png(decode.resized(pixels, size, "bilinear").numpy())
+        image = encode_png(np.asarray(decoder().resized(pixels, size, "bilinear")))
         label = label and encode_png(_smaller_label(label, size, in_color=meaning.in_color))
     counts.bytes = len(image) + len(label)
     return Example(image, label, record.name, counts)
@@ -214,12 +213,9 @@ def without_meaning(values: Counter, label_map: LabelMap) -> Counter:
 
 def _smaller_label(png: bytes, size: tuple[int, int], *, in_color: bool) -> np.ndarray:
     """Pixels of a stored label at another size: [height, width, 3] colours, or [height, width] values."""
-    import tensorflow as tf
-
     if in_color:
-        return tf.image.resize(tf.io.decode_png(png, channels=3), size, "nearest").numpy()
-    raw = decode.raw_label(png, in_color=False)[..., None]
-    smaller = tf.image.resize(raw, size, "nearest").numpy()[..., 0]
+        return decode_pillow.resized(decode_pillow.image(png), size, "nearest")
+    smaller = decode_pillow.resized(decode_pillow.raw_label(png, in_color=False), size, "nearest")
     return smaller.astype(np.uint8 if smaller.max() < 256 else np.uint16)
 
 

@@ -1,12 +1,11 @@
-"""TFDS builder of a user's own files: images, and labels where there are any."""
+"""A user's own files: images, and labels where there are any."""
 
 import dataclasses
 from collections.abc import Sequence
 
-import tensorflow_datasets as tfds
 from etils import epath
 
-from proda_jax.data_prep.base import IMAGE_SUFFIXES, LABEL_SUFFIXES, LayoutError, SegmentationBuilder, resolved
+from proda_jax.data_prep.base import IMAGE_SUFFIXES, LABEL_SUFFIXES, DataSet, LayoutError, resolved
 from proda_jax.data_prep.examples import Record
 
 _OTHER_SUFFIXES = (".tif", ".tiff", ".bmp", ".gif", ".webp")
@@ -74,24 +73,25 @@ def _walk(folder: epath.Path, below: str):
             yield from _walk(path, f"{below}{path.name}/")
 
 
-class Folder(SegmentationBuilder, skip_registration=True):
+class Folder(DataSet):
     """One split, of the name that the configuration gives it."""
 
     name = "folder"
 
     def __init__(self, *, split: str, images: str, labels: str | None = None, **kwargs):
-        """Makes the builder.
+        """Reads nothing yet.
 
         Args:
           split: name of the data set and its one split.
           images: folder of images, or a folder and a file name with '*'.
           labels: the same for label PNGs, or None.
-          **kwargs: of `SegmentationBuilder`.
+          **kwargs: of `DataSet`.
         """
         self._split = split
         self._images = Pattern.parse(images, IMAGE_SUFFIXES)
         self._labels = Pattern.parse(labels, LABEL_SUFFIXES) if labels else None
-        super().__init__(config=tfds.core.BuilderConfig(name=split), **kwargs)
+        self.config = split
+        super().__init__(**kwargs)
 
     @property
     def origin(self) -> dict:

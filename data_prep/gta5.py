@@ -1,16 +1,16 @@
-"""TFDS builder of GTA5 (Richter et al., 2016): game images with palette labels of Cityscapes' label ids."""
+"""GTA5 (Richter et al., 2016): game images with palette labels of Cityscapes' label ids."""
 
 from collections.abc import Sequence
 
-from proda_jax.data_prep.base import SegmentationBuilder
+from proda_jax.data_prep.base import DataSet
 from proda_jax.data_prep.examples import Record
 
 
-class Gta5(SegmentationBuilder, skip_registration=True):
+class Gta5(DataSet):
     """All images as one split, 'train'."""
 
     name = "gta5"
-    LAYOUT = "images/*.png and labels/*.png of the same names"
+    layout = "images/*.png and labels/*.png of the same names"
 
     def splits(self) -> dict[str, Sequence[Record]]:
         """Records of 'train'."""

@@ -10,7 +10,6 @@ import contextlib
 import importlib
 import io
 import os
-from collections.abc import Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets with a page of notes
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -20,17 +19,19 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from proda_jax.data import decode
 from proda_jax.data.checks import NONE, ROLES, check_data
+from proda_jax.data.decoders import has_tensorflow
 from proda_jax.data.label_spaces import FOLDER, label_map, label_space, own_space
+from proda_jax.data.prepared import Prepared
 from proda_jax.data_prep import contact_sheet
-from proda_jax.data_prep.base import SegmentationBuilder
+from proda_jax.data_prep.base import DataSet
 from proda_jax.data_prep.examples import Checks
 from proda_jax.data_prep.summary import Summary
+from proda_jax.system import command, configurations
+from proda_jax.system.extras import need
 from proda_jax.system.files import alone, check_writable
-from proda_jax.system.refusals import without_traceback
 
-BUILDERS = {
+DATA_SETS = {
     "demo": ("proda_jax.data_prep.demo", "Demo"),
     "camvid": ("proda_jax.data_prep.camvid", "CamVid"),
     "gta5": ("proda_jax.data_prep.gta5", "Gta5"),
@@ -44,7 +45,7 @@ def prepare(dataset: str, *, data_dir: str, checks: Checks | None = None, **file
     """Prepares a data set, unless that was done before.
 
     Args:
-      dataset: one of `BUILDERS`.
+      dataset: one of `DATA_SETS`.
       data_dir: folder for prepared data sets; may be in a bucket.
       checks: what is demanded of the files, and how they are stored; by default, in the data set's own label space.
       **files: raw_dir, the folder with the data set's unpacked archives; or split, images and labels of 'folder'.
@@ -56,26 +57,22 @@ def prepare(dataset: str, *, data_dir: str, checks: Checks | None = None, **file
       ValueError: there is no such data set, the raw files are not laid out as expected or cannot be used, or the data
         set was prepared there from other files or otherwise.
     """
-    if dataset not in BUILDERS:
-        raise ValueError(f"data set {dataset!r} does not exist; choose one of {', '.join(BUILDERS)}")
+    if dataset not in DATA_SETS:
+        raise ValueError(f"data set {dataset!r} does not exist; choose one of {', '.join(DATA_SETS)}")
     if checks is None:
         checks = Checks(label_map(dataset, own_space(dataset)))
-    module, name = BUILDERS[dataset]
-    builder_class = getattr(importlib.import_module(module), name)
-    decode.hide_accelerators()
+    module, name = DATA_SETS[dataset]
+    data_set = getattr(importlib.import_module(module), name)(checks=checks, **files)
+    folder = data_set.folder(epath.Path(data_dir).expanduser())
     lock = epath.Path(data_dir).expanduser() / f"{dataset}.lock"
     with alone(lock, f"another process prepares {dataset}: waiting", wait=True):
-        with quiet_tfds():
-            builder = builder_class(data_dir=data_dir, file_format="array_record", checks=checks, **files)
-            done = builder.is_prepared()
-        folder = epath.Path(builder.data_dir)
+        done = folder.exists()
         if done:
-            check_origin(builder)
+            check_origin(folder, data_set)
         else:
             check_writable(epath.Path(data_dir).expanduser(), "data_dir")
-            with quiet_tfds():
-                builder.download_and_prepare()
-        sheet = contact_sheet.refresh(builder, checks.label_map)
+            write(data_set, data_dir)
+        sheet = contact_sheet.refresh(folder, checks.label_map)
         if not done:
             print(f"prepared {dataset} in {folder}; have a look at {sheet}")
     unmapped = Summary.load(folder).unmapped(checks.label_map)
@@ -85,28 +82,34 @@ def prepare(dataset: str, *, data_dir: str, checks: Checks | None = None, **file
     return folder
 
 
-@contextlib.contextmanager
-def quiet_tfds() -> Iterator[None]:
-    """Without TFDS's announcement of a download, which there is not, and its warning of a folder not yet prepared."""
+def write(data_set: DataSet, data_dir: str) -> None:
+    """Writes a data set with TFDS.
+
+    Without TFDS's announcement of a download, which there is not, and its warning of a folder not yet prepared.
+    """
+    need(f"preparing {data_set.name}", "train", "tensorflow_datasets", "importlib_resources")
+    has_tensorflow()  # now: TFDS would import it without leaving the accelerators to JAX
+    from proda_jax.data_prep.writing import Builder
+
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            yield
+            Builder(data_set, data_dir).download_and_prepare()
     finally:
         logging.set_verbosity(verbosity)
 
 
-def check_origin(builder: SegmentationBuilder) -> None:
-    """Refuses a prepared copy that was made from other files, or otherwise, than this builder would."""
-    found, wanted = builder.info.metadata.get("origin", {}), builder.origin
+def check_origin(folder: epath.Path, data_set: DataSet) -> None:
+    """Refuses a prepared copy that was made from other files, or otherwise, than it would be now."""
+    found, wanted = Prepared(folder).metadata.get("origin", {}), data_set.origin
     if wanted["raw_dir"] is None:  # the prepared copy is all there is
         wanted = wanted | {"raw_dir": found.get("raw_dir")}
     differing = [key for key in wanted if found.get(key) != wanted[key]]
     if differing:
         key = differing[0]
-        raise ValueError(f"{builder.data_dir} was prepared with {key} = {found.get(key)}, not {wanted[key]}: name "
-                         "another data_dir, or delete that folder")  # fmt: skip
+        raise ValueError(f"{folder} was prepared with {key} = {found.get(key)}, not {wanted[key]}: name another "
+                         "data_dir, or delete that folder")  # fmt: skip
 
 
 def checks_of(data: ml_collections.ConfigDict, role: str) -> Checks:
@@ -129,12 +132,13 @@ def prepare_role(data: ml_collections.ConfigDict, role: str, data_dir: str) -> e
 
 def define_flags() -> None:
     """Flags of the command; not on import, since main.py has some of the same names."""
-    names = [name for name in BUILDERS if name != FOLDER]
+    names = [name for name in DATA_SETS if name != FOLDER]
     flags.DEFINE_enum("dataset", None, names, "Data set to prepare.")
     flags.DEFINE_string("raw_dir", None, "With --dataset: folder with its unpacked archives; not needed for demo.")
     flags.DEFINE_bool("strict", False, "With --dataset: refuse label values without meaning, instead of ignoring them.")
     flags.DEFINE_float("store_scale", 1.0, "With --dataset: share of width and height at which images are stored.")
     config_flags.DEFINE_config_file("config", None, "Configuration whose data sets are prepared, all of them.")
+    configurations.accept_names("config")
     flags.DEFINE_string("data_dir", None, "Folder for prepared data sets.")
     flags.mark_flags_as_required(["data_dir"])
 
@@ -161,6 +165,11 @@ def main(arguments: list[str]) -> None:
         print(Summary.load(folder).text(meaning))
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """The command, from its flags to its exit status."""
     define_flags()
-    app.run(without_traceback(main))
+    command.run(main, __name__)
+
+
+if __name__ == "__main__":
+    run()

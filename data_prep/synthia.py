@@ -1,16 +1,16 @@
-"""TFDS builder of SYNTHIA-RAND-CITYSCAPES (Ros et al., 2016): the class is the first channel of a 16-bit label PNG."""
+"""SYNTHIA-RAND-CITYSCAPES (Ros et al., 2016): the class is the first channel of a 16-bit label PNG."""
 
 from collections.abc import Sequence
 
-from proda_jax.data_prep.base import SegmentationBuilder
+from proda_jax.data_prep.base import DataSet
 from proda_jax.data_prep.examples import Record
 
 
-class Synthia(SegmentationBuilder, skip_registration=True):
+class Synthia(DataSet):
     """All images as one split, 'train'."""
 
     name = "synthia"
-    LAYOUT = "RGB/*.png and GT/LABELS/*.png of the same names"
+    layout = "RGB/*.png and GT/LABELS/*.png of the same names"
 
     def splits(self) -> dict[str, Sequence[Record]]:
         """Records of 'train'."""

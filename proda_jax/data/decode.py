@@ -20,6 +20,13 @@ def hide_accelerators() -> None:
     tf.config.set_visible_devices([], "GPU")
 
 
+def errors() -> tuple[type[Exception], ...]:
+    """What damaged files lead to, besides ValueError."""
+    import tensorflow as tf
+
+    return (tf.errors.OpError,)
+
+
 def image(encoded):
     """Pixels of a PNG (8 or 16 bits, grey, palette, with alpha) or JPEG file, uint8 [height, width, 3]."""
     import tensorflow as tf

@@ -1,15 +1,22 @@
-"""Data sets on disk: prepared with TFDS, decoded by tf.data. TensorFlow is imported only when a source is opened."""
+"""Data sets on disk: prepared with TFDS, decoded by tf.data, or where TensorFlow cannot be imported, by threads."""
 
+import functools
+import itertools
+import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 
 import numpy as np
 from etils import epath
 
-from proda_jax.data import decode
+from proda_jax.data import decode, decode_pillow
+from proda_jax.data.decoders import has_tensorflow
 from proda_jax.data.label_spaces import LabelMap
 from proda_jax.data.memory import MemorySource
+from proda_jax.data.prepared import INDEX, Prepared
 from proda_jax.data.source import Batch, ordered_records, training_records
-from proda_jax.system.files import local_copy
 from proda_jax.system.progress import progress
 
 
@@ -46,23 +53,18 @@ class TfdsSource:
           FileNotFoundError: the data set has not been prepared.
           ValueError: it has no such split.
         """
-        import tensorflow_datasets as tfds
-
-        decode.hide_accelerators()
         self._map = label_map
         self._threads = threads or decode.cores()
         self._folder = _prepared_directory(dataset, data_dir)
-        builder = tfds.builder_from_directory(str(local_copy(self._folder)))
-        if split not in builder.info.splits:
-            known = ", ".join(builder.info.splits)
+        prepared = Prepared(self._folder)
+        if split not in prepared.splits:
+            known = ", ".join(prepared.splits)
             raise ValueError(f"data set {dataset!r} has no split {split!r}; choose one of {known}")
-        metadata = builder.info.metadata
-        self.names = tuple(metadata["names"][split])
-        self.labelled = bool(metadata["labelled"][split])
+        self.names = tuple(prepared.metadata["names"][split])
+        self.labelled = bool(prepared.metadata["labelled"][split])
         self.image_size = (int(image_size[0]), int(image_size[1]))
         self._title = f"{dataset}/{split}"
-        raw = {"image": tfds.decode.SkipDecoding()}
-        self._records = builder.as_data_source(split, decoders=raw)
+        self._records = prepared.records(split)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -95,9 +97,25 @@ class TfdsSource:
     def _batches(self, records: Iterable[np.ndarray], batch_size: int, labels: bool) -> Iterator[Batch]:
         if labels and not self.labelled:
             raise ValueError(f"labels of {self._title} were asked for, but it was prepared without any")
-        return self._decoded_batches(records, batch_size, labels)
+        by = self._decoded_by_tensorflow if has_tensorflow() else self._decoded_by_threads
+        return by(records, batch_size, labels)
 
-    def _decoded_batches(self, records: Iterable[np.ndarray], batch_size: int, labels: bool) -> Iterator[Batch]:
+    def _decoded_by_threads(self, records: Iterable[np.ndarray], batch_size: int, labels: bool) -> Iterator[Batch]:
+        encoded, running = self._encoded(records, labels), deque()
+        ahead = 2 * batch_size + self._threads  # examples
+        with ThreadPoolExecutor(self._threads) as pool:
+            try:
+                while True:
+                    for example in itertools.islice(encoded, batch_size + ahead - len(running)):
+                        running.append(pool.submit(self._decode, decode_pillow, example))
+                    if not running:
+                        return
+                    batch = [running.popleft().result() for _ in range(min(batch_size, len(running)))]
+                    yield {key: np.stack([example[key] for example in batch]) for key in batch[0]}
+            finally:  # whoever asked may want no more
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _decoded_by_tensorflow(self, records: Iterable[np.ndarray], batch_size: int, labels: bool) -> Iterator[Batch]:
         import tensorflow as tf
 
         signature = {"image": tf.TensorSpec((), tf.string), "record": tf.TensorSpec((), tf.int32)}
@@ -117,7 +135,8 @@ class TfdsSource:
         options.threading.private_threadpool_size = self._threads
         options.deterministic = True
         options.autotune.enabled = False  # nothing is left to tune, and its thread can hold up the end for a minute
-        decoded = encoded.map(self._decode, num_parallel_calls=self._threads, deterministic=True)
+        decode_one = functools.partial(self._decode, decode)
+        decoded = encoded.map(decode_one, num_parallel_calls=self._threads, deterministic=True)
         try:
             yield from decoded.batch(batch_size).prefetch(2).with_options(options).as_numpy_iterator()
         except tf.errors.OpError:  # in which TensorFlow wraps what was raised while it read
@@ -132,7 +151,7 @@ class TfdsSource:
             name = stored["name"].decode()
             if name != self.names[held]:
                 raise ValueError(f"{self._title}: record {held} is {name}, not {self.names[held]}: prepare it again")
-            example = {"image": stored["image"], "record": record}
+            example = {"image": stored["image"], "record": np.int32(record)}
             yield example | {"label": stored["label"]} if labels else example
 
     def _read(self, record: int) -> dict:
@@ -144,24 +163,22 @@ class TfdsSource:
                 "command again, which prepares it anew"
             ) from error
 
-    def _decode(self, example: dict) -> dict:
-        image = decode.resized(decode.image(example["image"]), self.image_size, "bilinear")
+    def _decode(self, using: ModuleType, example: dict) -> dict:
+        image = using.resized(using.image(example["image"]), self.image_size, "bilinear")
         decoded = {"image": image, "record": example["record"]}
         if "label" in example:
-            label = decode.label(example["label"], self._map)
-            decoded["label"] = decode.resized(label[..., None], self.image_size, "nearest")[..., 0]
+            label = using.label(example["label"], self._map)
+            decoded["label"] = using.resized(label[..., None], self.image_size, "nearest")[..., 0]
         return decoded
 
 
 def _prepared_directory(dataset: str, data_dir: str) -> epath.Path:
     """Folder of the newest prepared version of a data set."""
-    import tensorflow_datasets as tfds
-
     parent = epath.Path(data_dir).expanduser() / dataset
     versions = []
     if parent.exists():
-        versions = [path for path in parent.iterdir() if (path / "dataset_info.json").exists()]
+        versions = [path for path in parent.iterdir() if (path / INDEX).exists()]
     if not versions:
-        raise FileNotFoundError(f"data set {dataset!r} is not prepared: no dataset_info.json under {parent}; run "
+        raise FileNotFoundError(f"data set {dataset!r} is not prepared: no {INDEX} under {parent}; run "
                                 f"python -m data_prep.prepare --dataset={dataset} --data_dir={data_dir}")  # fmt: skip
-    return max(versions, key=lambda path: tfds.core.Version(path.name))
+    return max(versions, key=lambda path: [int(part) for part in re.findall(r"\d+", path.name)])

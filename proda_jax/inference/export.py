@@ -12,6 +12,7 @@ from etils import epath
 from proda_jax.adaptation.averaging import averaged_probabilities
 from proda_jax.inference.segmenter import Segmenter
 from proda_jax.models.deeplab import DeepLab
+from proda_jax.system.extras import need
 from proda_jax.system.files import check_writable, write_atomically
 from proda_jax.system.progress import phase
 
@@ -45,12 +46,14 @@ def export(segmenter: Segmenter, output: epath.PathLike, kind: str) -> None:
       kind: 'savedmodel' or 'stablehlo'.
 
     Raises:
-      ValueError: the images' size is open, or the folder cannot be written to.
+      ValueError: the images' size is open, TensorFlow is missing, or the folder cannot be written to.
     """
     size = segmenter.known_size
     if size is None:
         raise ValueError("--resize=0: an exported network takes images of one size; name its width, or leave it out")
     output = epath.Path(output)
+    if kind == "savedmodel":
+        need("a SavedModel", "train", "tensorflow")
     check_writable(output, "--output")
     model, variables = segmenter.network
     predict = functools.partial(labels, model, scales=segmenter.scales, flip=segmenter.flip)

@@ -8,6 +8,7 @@ import numpy as np
 from etils import epath
 
 from proda_jax.inference.images import Unreadable
+from proda_jax.system.extras import need
 from proda_jax.system.files import is_remote, unfinished_name
 
 # what every player shows; frames that refer to later ones (bf) would blur when each ends
@@ -31,6 +32,7 @@ class Reader:
         Raises:
           Unreadable: it is no video, or is not on this machine.
         """
+        need(f"{path}: a video", "video", "av")
         import av
 
         if is_remote(path):

@@ -1,16 +1,25 @@
 """What people look at: the page about a run, the one that sets several side by side, tables, how a run is doing."""
 
-from typing import Any
+from collections.abc import Sequence
+
+from etils import epath
+
+from proda_jax.system.extras import need
+
+_LIBRARIES = ("jinja2", "matplotlib")  # imported late: scores and tables, which others import from here, need neither
 
 
-def __getattr__(name: str) -> Any:
-    """`write` and `write_comparison`, imported when first asked for: status does without what they need."""
-    if name == "write":
-        from proda_jax.report.page import write
+def write(workdir: epath.PathLike) -> epath.Path:
+    """Writes the page about a run; see `page.write`."""
+    need("a report", "report", *_LIBRARIES)
+    from proda_jax.report import page
 
-        return write
-    if name == "write_comparison":
-        from proda_jax.report.compare import write_comparison
+    return page.write(workdir)
 
-        return write_comparison
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def write_comparison(workdirs: Sequence[epath.PathLike], output: epath.PathLike | None = None) -> epath.Path:
+    """Writes the page about several runs; see `compare.write_comparison`."""
+    need("a report", "report", *_LIBRARIES)
+    from proda_jax.report import compare
+
+    return compare.write_comparison(workdirs, output)

@@ -1,6 +1,7 @@
 """Opens what the configuration names: data sets, and the writer of curves and panels."""
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 
 import ml_collections
@@ -8,11 +9,12 @@ from absl import logging
 from etils import epath
 
 from proda_jax.adaptation.stages import kinds
+from proda_jax.data.decoders import has_tensorflow
 from proda_jax.data.label_spaces import FOLDER, label_map, label_space
 from proda_jax.data.source import ExampleSource
 from proda_jax.run.train import Writer
 from proda_jax.system import hosts
-from proda_jax.system.progress import phase
+from proda_jax.system.progress import phase, say
 
 
 class Sources:
@@ -29,6 +31,7 @@ class Sources:
         self._config = config
         self._data_dir = config.data.data_dir or str(epath.Path(workdir) / "data")
         self._opened: dict[str, ExampleSource] = dict(given or {})
+        self._said: set[str] = set()
 
     def open(self, role: str) -> ExampleSource:
         """The 'source', 'target' or 'validation' data set, prepared on first use.
@@ -37,12 +40,11 @@ class Sources:
           ValueError: the raw data are missing or not laid out as expected.
         """
         if role not in self._opened:
-            with phase(f"opening the {role} images with TensorFlow"):
+            with phase(f"opening the {role} images"):
                 self._opened[role] = self._open(role)
         return self._opened[role]
 
     def _open(self, role: str) -> ExampleSource:
-        # data preparation brings TensorFlow with it, which the core does without
         from proda_jax.data.pipeline import TfdsSource
         from proda_jax.data_prep.prepare import prepare_role
 
@@ -62,9 +64,22 @@ class Sources:
             label_map=label_map(wanted.name, space, wanted.label_values),
             threads=data.threads,
         )
-        if data.loader == "memory":
+        if data.loader == "memory" or not has_tensorflow() and self._is_held_instead(source):
             return source.to_memory(labels=source.labelled and (role != "target" or self._needs_target_labels()))
         return source
+
+    def _is_held_instead(self, source: ExampleSource) -> bool:
+        """Whether images that TensorFlow cannot read ahead are held in memory: all that fit into half of it."""
+        height, width = source.image_size
+        held = len(source) * height * width * 4 < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
+        how = "held in memory, as by data.loader=memory" if held else "read again and again, too many for the memory"
+        self._say_once(f"TensorFlow cannot be imported: images are decoded with Pillow and {how}")
+        return held
+
+    def _say_once(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            say(message)
 
     def _needs_target_labels(self) -> bool:
         """Whether a stage is an oracle: nothing else reads labels of target training images."""
@@ -76,9 +91,13 @@ class Sources:
         if not (self._config.summaries and hosts.is_first()):
             yield NoWriter()
             return
-        with phase("loading TensorBoard's writer"):
-            from clu import metric_writers
-
+        try:
+            with phase("loading TensorBoard's writer"):
+                from clu import metric_writers
+        except ImportError as error:
+            self._say_once(f"no curves for TensorBoard, which clu writes with TensorFlow: {error}")
+            yield NoWriter()
+            return
         logging.info("metrics for TensorBoard in %s", folder)
         with contextlib.closing(metric_writers.SummaryWriter(str(folder / "summaries"))) as writer:
             yield writer

@@ -94,16 +94,16 @@ def test_files_that_changed_since_an_interruption_are_read_again(gta5, monkeypat
 
 
 def test_shards_that_are_gone_are_made_again(gta5, monkeypatch):
-    from proda_jax.data_prep.base import SegmentationBuilder
+    from proda_jax.data_prep.writing import Builder
 
-    take_over = SegmentationBuilder._take_over
+    take_over = Builder._take_over
 
     def interrupted(self, split, written):
         take_over(self, split, written)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(SegmentationBuilder, "_take_over", interrupted)
+        patch.setattr(Builder, "_take_over", interrupted)
         with pytest.raises(KeyboardInterrupt):
             prepare_gta5(gta5)
     assert len(stored(prepare_gta5(gta5), "gta5", "train")) == 7

@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 # Room: the rooms that it may import from. From the ground floor up: no room may name one that stands after it.
 ROOMS = {
     "configs": (),
-    "system": (),
+    "system": ("configs",),
     "data": ("system",),
     "models": ("system",),
     "adaptation": ("system", "data", "models"),
@@ -26,6 +26,7 @@ ROOMS = {
     "inference": ("configs", "system", "data", "models", "adaptation", "run"),
     "study": ("system", "adaptation", "report", "run"),
     "benchmarks": ("configs", "system", "data", "models", "adaptation", "report", "data_prep", "run"),
+    "cli": ("system", "report", "run", "inference", "study"),
 }
 OUTSIDE = ("configs", "data_prep", "benchmarks")  # folders of their own; the rest lie in proda_jax/
 

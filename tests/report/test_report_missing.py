@@ -122,7 +122,8 @@ def test_folders_without_a_run_are_refused(tmp_path):
 
 def test_a_complete_run_ends_well_where_its_report_cannot_be_written(tmp_path):
     """Here because a package that it needs is not installed."""
-    script = "import sys; sys.modules['proda_jax.report'] = None\nimport main\nmain.write_last_report(sys.argv[1])"
+    script = "import sys; sys.modules['proda_jax.report'] = None\nfrom proda_jax.cli import modes\n"
+    script += "modes.write_last_report(sys.argv[1])"
     command = [sys.executable, "-c", script, str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
@@ -133,7 +134,7 @@ def test_a_complete_run_ends_well_where_its_report_cannot_be_written(tmp_path):
 def test_a_report_needs_no_device_no_tensorflow_and_no_configuration(spoiled):
     """In a process in which JAX finds no backend, and TensorFlow cannot be imported."""
     script = "import sys; sys.modules['tensorflow'] = None\nimport proda_jax.report\n"
-    script += "assert 'matplotlib' not in sys.modules\nimport main\nfrom absl import app\napp.run(main.main)"
+    script += "assert 'matplotlib' not in sys.modules\nfrom proda_jax.cli.main import run\nrun()"
     command = [sys.executable, "-c", script, "--mode=report", f"--workdir={spoiled}"]
     environment = os.environ | {"JAX_PLATFORMS": "none_such", "PYTHONPATH": str(ROOT)}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

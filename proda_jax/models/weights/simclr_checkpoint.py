@@ -9,6 +9,7 @@ from etils import epath
 from proda_jax.models.backbones import backbone
 from proda_jax.models.weights.contents import Contents
 from proda_jax.models.weights.layout import Layout
+from proda_jax.system.extras import need
 
 CONV = re.compile(r"base_model/conv2d(?:_(\d+))?/kernel")
 NORM = re.compile(r"base_model/batch_normalization(?:_(\d+))?/gamma")
@@ -37,10 +38,9 @@ def read(checkpoint: str) -> Contents:
     Raises:
       ValueError: the numbers have gaps, or some shape shows that they follow another order.
     """
-    try:
-        import tensorflow as tf
-    except ImportError as error:
-        raise ValueError(f"{checkpoint}: reading it needs TensorFlow: pip install tensorflow-cpu") from error
+    need(f"{checkpoint}: reading it", "train", "tensorflow")
+    import tensorflow as tf
+
     try:
         reader = tf.train.load_checkpoint(checkpoint)
     except (tf.errors.OpError, ValueError) as error:

@@ -18,6 +18,7 @@ from proda_jax.models.weights import simclr_checkpoint, stage_folder
 from proda_jax.models.weights.account import account
 from proda_jax.models.weights.contents import FACTS, Contents, Weights, file_bytes, own_arrays
 from proda_jax.models.weights.torch_names import INPUT_CONVENTION
+from proda_jax.system.extras import need
 from proda_jax.system.files import write_atomically
 
 NETWORK = "ResNet101"  # class of the released network, under which its files hold it
@@ -64,10 +65,9 @@ def load_torch_file(path: epath.Path) -> Any:
 
 
 def import_torch(path: epath.PathLike) -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise ValueError(f"{path}: this format needs PyTorch, and nothing else does: pip install torch") from error
+    need(f"{path}: this format, and nothing else,", "torch", "torch")
+    import torch
+
     return torch
 
 

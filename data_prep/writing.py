@@ -1,0 +1,78 @@
+"""Writes a data set with TFDS: encoded files stored as they are, in order, with their names."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from proda_jax.data_prep import shards
+from proda_jax.data_prep.base import DataSet
+from proda_jax.data_prep.examples import Example, Record
+from proda_jax.data_prep.summary import Summary
+
+UNFINISHED = ".unfinished"  # ends the name of the folder in which finished shards wait for the others
+
+
+class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """TFDS builder of any of the data sets.
+
+    A split is written in shards, side by side in threads, each of them whole or not at all; a preparation that was
+    interrupted goes on with the shards that are missing.
+    """
+
+    VERSION = tfds.core.Version("0.0.0")  # that of the data set takes its place
+
+    def __init__(self, data_set: DataSet, data_dir: str):
+        self._data_set = data_set
+        self.name, self.VERSION = data_set.name, tfds.core.Version(data_set.version)
+        config = tfds.core.BuilderConfig(name=data_set.config) if data_set.config else None
+        super().__init__(data_dir=data_dir, config=config, file_format="array_record")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "label": tfds.features.Tensor(shape=(), dtype=np.object_),  # PNG of raw values; Image would demand one
+            "name": tfds.features.Text(),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True,
+            metadata=tfds.core.MetadataDict(),
+        )  # fmt: skip
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Sequence[Record]]:
+        return self._data_set.checked_splits()
+
+    def _generate_examples(self, records: Sequence[Record]) -> Iterator[tuple[str, Example]]:
+        for record in records:
+            yield record.name, self._data_set.example(record).features
+
+    def _generate_splits(
+        self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig
+    ) -> Sequence[tfds.core.SplitInfo]:
+        """Writes all splits; in place of TFDS's way, which takes one example after another and starts over."""
+        splits, data_set = self._split_generators(dl_manager), self._data_set
+        labelled = {name: records[0].label is not None for name, records in splits.items()}
+        plan = {"origin": data_set.origin, "names": {s: [r.name for r in records] for s, records in splits.items()}}
+        folder = self.data_path.parent / f"{self.version}{UNFINISHED}"
+        for killed in self.data_path.parent.glob(f"{self.version}.incomplete*"):
+            if killed != self.data_path:
+                killed.rmtree()
+        written = shards.write(folder, plan, splits, data_set.example, self.info.features, self.info.name)
+        counts = {name: [shard.counts for shard in made] for name, made in written.items()}
+        Summary.of(self.info.name, counts, data_set.notes).save(self.data_path)
+        self.info.metadata.update(plan, labelled=labelled)
+        infos = [self._take_over(name, made) for name, made in written.items()]
+        folder.rmtree()
+        return infos
+
+    def _take_over(self, split: str, written: Sequence[shards.Shard]) -> tfds.core.SplitInfo:
+        """Moves a split's shards to where TFDS looks for them."""
+        template = self._get_filename_template(split_name=split)
+        for number, shard in enumerate(written):
+            shard.path.replace(template.sharded_filepath(shard_index=number, num_shards=len(written)))
+        return tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=[shard.counts.images for shard in written],
+            num_bytes=sum(shard.counts.bytes for shard in written),
+            filename_template=template,
+        )

@@ -1,0 +1,25 @@
+"""Which decoder reads image and label files: TensorFlow's where that can be imported, otherwise Pillow's.
+
+Both give the same pixels.
+"""
+
+import functools
+from types import ModuleType
+
+from proda_jax.data import decode, decode_pillow
+
+
+@functools.cache
+def has_tensorflow() -> bool:
+    """Whether TensorFlow can be imported, which takes seconds; there is none for the newest Python, as a rule."""
+    try:
+        import tensorflow  # noqa: F401
+    except ImportError:
+        return False
+    decode.hide_accelerators()
+    return True
+
+
+def decoder() -> ModuleType:
+    """`decode` or `decode_pillow`."""
+    return decode if has_tensorflow() else decode_pillow

@@ -1,0 +1,95 @@
+"""Reads prepared data sets, which TFDS writes, without TFDS: an index in JSON, and records in ArrayRecord files."""
+
+import functools
+import json
+from collections.abc import Iterator, Sequence
+
+from etils import epath
+
+from proda_jax.system.files import local_copy
+
+INDEX, METADATA = "dataset_info.json", "metadata.json"
+
+
+class Prepared:
+    """A prepared data set.
+
+    Attributes:
+      splits: number of records in each of the files of each split.
+    """
+
+    def __init__(self, folder: epath.PathLike):
+        """Reads the index; records are read from a local copy if the folder is in a bucket."""
+        self._folder = local_copy(folder)
+        index = json.loads((self._folder / INDEX).read_text())
+        self._name = index["name"]
+        self.splits = {split["name"]: [int(n) for n in split["shardLengths"]] for split in index["splits"]}
+
+    @functools.cached_property
+    def metadata(self) -> dict:
+        """{'origin': what it was made from, 'names': of each split's records, 'labelled': whether each split is}."""
+        return json.loads((self._folder / METADATA).read_text())
+
+    def records(self, split: str) -> "Records":
+        """The records of a split, encoded."""
+        lengths = self.splits[split]
+        files = (f"{self._name}-{split}.array_record-{i:05d}-of-{len(lengths):05d}" for i in range(len(lengths)))
+        return Records([f"{self._folder / file}[0:{n}]" for file, n in zip(files, lengths, strict=True)])
+
+
+class Records(Sequence):
+    """Records at random places, in bytes: {'image': PNG or JPEG, 'label': PNG or nothing, 'name': UTF-8}."""
+
+    def __init__(self, files: list[str]):
+        """Opens none yet; a file and the records of it that are wanted are written 'path[first:end]'."""
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+        self._encoded = ArrayRecordDataSource(files)
+
+    def __len__(self) -> int:
+        return len(self._encoded)
+
+    def __getitem__(self, number: int) -> dict[str, bytes]:
+        return parse_example(self._encoded[number])
+
+
+def parse_example(encoded: bytes) -> dict[str, bytes]:
+    """The features of a tf.train.Example, each a single string: in the protocol's wire format, messages in messages.
+
+    Raises:
+      ValueError: it is something else.
+    """
+    try:
+        [features] = _fields(memoryview(encoded))
+        found = {}
+        for entry in _fields(features):
+            name, feature = _fields(entry)
+            [strings] = _fields(feature)
+            [value] = _fields(strings)
+            found[bytes(name).decode()] = bytes(value)
+        return found
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"it is no example of a prepared data set ({error})") from None
+
+
+def _fields(message: memoryview) -> Iterator[memoryview]:
+    """The contents of each field of a message, all of which have a length before them."""
+    position = 0
+    while position < len(message):
+        kind, position = _number(message, position)
+        if kind & 7 != 2:
+            raise ValueError(f"a field of wire type {kind & 7}")
+        length, position = _number(message, position)
+        yield message[position : position + length]
+        position += length
+
+
+def _number(message: memoryview, position: int) -> tuple[int, int]:
+    """A number in groups of seven bits, the lowest first, and where it ends."""
+    value = shift = 0
+    while True:
+        byte = message[position]
+        value |= (byte & 127) << shift
+        position, shift = position + 1, shift + 7
+        if byte < 128:
+            return value, position
