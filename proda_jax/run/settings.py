@@ -31,9 +31,9 @@ LARGEST = float(np.finfo(np.float32).max)  # number that the network computes wi
 WEIGHTS = ("random", "imagenet", "self_supervised")
 CHOICES = {
     "batch_norm": ("batch", "frozen"),
-    "schedule": tuple(optim.SCHEDULES),
-    "optimizer": tuple(optim.OPTIMIZERS),
-    "label_selector": tuple(SELECTORS),
+    "schedule": optim.SCHEDULES,
+    "optimizer": optim.OPTIMIZERS,
+    "label_selector": SELECTORS,
     "backbone_steps": ("once", "released"),
     "reduction": ("mean", "sum"),
     "gan": ("ls", "vanilla"),
@@ -41,7 +41,7 @@ CHOICES = {
     "label_source": ("fixed", "moving"),
     "soft_label_interpolation": ("probabilities", "logits"),
     "consistency_over_classes": ("mean", "sum"),
-    "regulariser": tuple(REGULARISERS),
+    "regulariser": REGULARISERS,
     "ema_view": ("image", "crop"),
     "ema_crop": ("released", "exact"),
     "ema_mode": ("train", "eval"),
