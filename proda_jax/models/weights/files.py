@@ -85,7 +85,8 @@ def read(
     if wanted != found.backbone:
         notes.append(f"the file looks like depths {found.backbone.depths} and width {found.backbone.width}")
     plain = layout.head == "deeplab" or any("Scale." in name for name in contents.arrays)
-    arrays, note = with_input_convention(arrays, images, plain, f"{layout.backbone.first_convolution}.weight", path)
+    first = f"{layout.backbone.file_name((layout.backbone.first_convolution,))}.weight"
+    arrays, note = with_input_convention(arrays, images, plain, first, path)
     expected = layout.shapes() | dict.fromkeys(INPUT_CONVENTION, (3,))
     if contents.prototypes is not None:
         arrays["prototypes"] = contents.prototypes
