@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-import tarfile
 
 import numpy as np
 import older_run
@@ -24,10 +23,7 @@ pytestmark = pytest.mark.usefixtures("compiled_programs")
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
     """The folder with `workdir` and with what version 0.1.0 said of it and ended in."""
-    folder = tmp_path_factory.mktemp("older")
-    with tarfile.open(older_run.ARCHIVE) as archive:
-        archive.extractall(folder, filter="data")
-    return folder
+    return older_run.unpack(tmp_path_factory.mktemp("older")).parent
 
 
 @pytest.fixture(scope="module")

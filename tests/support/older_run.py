@@ -9,6 +9,7 @@ import hashlib
 import os
 import pathlib
 import platform
+import tarfile
 from importlib import metadata
 from types import ModuleType
 
@@ -18,6 +19,13 @@ ARCHIVE = pathlib.Path(__file__).with_name("workdir_0_1_0.tar.xz")  # the workdi
 SIZE, CLASSES = (32, 64), ("sand", "sea|side", 'the "sky"')
 STAGES = ("source", "stage1", "stage2")  # the first complete
 INTERRUPTED = ("stage1", 3)  # as this step was logged, after a checkpoint of the one before
+
+
+def unpack(folder: pathlib.Path) -> pathlib.Path:
+    """The workdir, in a folder of its own beside what came of it."""
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "workdir"
 
 
 def config_of(base: ModuleType):

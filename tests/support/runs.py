@@ -11,14 +11,17 @@ import numpy as np
 from tiny import blocks, tiny_config, tiny_model, tiny_variables
 
 from proda_jax.adaptation.state import TrainState
+from proda_jax.inference.segmenter import Segmenter
 from proda_jax.run import evaluate
 from proda_jax.run.card import Card
+from proda_jax.system import devices
 from proda_jax.system.checkpoints import Checkpoints
 
 IMAGES = blocks(3, 7)[0]
 STAGES = ("source", "stage1")  # complete; 'stage2' is not
 BEST, LAST = 2, 4  # steps
 SEEDS = {("source", BEST): 0, ("source", LAST): 1, ("stage1", BEST): 2, ("stage1", LAST): 3, ("stage2", LAST): 4}
+ODD_NAMES = ('a|b, "c"', "straße & 🛣", "<b>*sky*</b>\n`", "{x: - y}")
 
 
 def write_run(folder: pathlib.Path, *, cards: bool = True) -> pathlib.Path:
@@ -53,3 +56,13 @@ def labels_of(stage: str, step: int) -> np.ndarray:
 def picture(size: tuple[int, int], seed: int = 0) -> np.ndarray:
     """Noise, uint8 [*size, 3]."""
     return np.random.default_rng(seed).integers(0, 256, (*size, 3)).astype(np.uint8)
+
+
+def segmenter(extra_norm: bool = False, devices_used: int = 1, **settings) -> Segmenter:
+    """A small network of random variables, as float32 as those of training."""
+    config = tiny_config()
+    config.update_from_flattened_dict(settings)
+    card = Card.of(config, "stage2", extra_norm=extra_norm)
+    model, mesh = card.network(), devices.make_mesh(devices_used)
+    variables = tiny_variables(model.clone(dtype=np.dtype("float32")), 0)
+    return Segmenter(model, devices.replicate(variables, mesh), card, mesh)

@@ -1,11 +1,14 @@
 """Paths in a bucket: raw files, prepared data, pseudo labels and weights, in a bucket that is a local folder."""
 
 import fixtures
+import jax
 import numpy as np
 import pytest
 from etils import epath
 from etils.epath import backend
+from runs import segmenter
 
+import proda_jax
 from proda_jax.data.label_spaces import label_map, label_space
 from proda_jax.data.pipeline import TfdsSource
 from proda_jax.data.pseudo_labels import PseudoLabels
@@ -92,6 +95,19 @@ def test_pseudo_labels_lie_in_a_bucket(bucket):
             "aachen/000001"), label)  # fmt: skip
     assert store.missing(["aachen/000001", "b"]) == ["b"]
     assert (bucket / "run" / "soft_labels" / "aachen%2F000001.npz").exists()
+
+
+def test_a_pretrained_network_lies_in_a_bucket(bucket):
+    original = segmenter()
+    for _ in range(2):  # the second replaces the first
+        original.save_pretrained("gs://bucket/shared/network")
+    assert len(list((bucket / "shared" / "network").iterdir())) == 3
+    opened = proda_jax.load("gs://bucket/shared/network")
+    jax.tree.map(np.testing.assert_array_equal, opened.network[1], original.network[1])
+    (bucket / "shared" / "other").mkdir()
+    (bucket / "shared" / "other" / "notes").write_text("")
+    with pytest.raises(ValueError, match="gs://bucket/shared/other holds something else"):
+        original.save_pretrained("gs://bucket/shared/other")
 
 
 def test_weights_lie_in_a_bucket(bucket):
