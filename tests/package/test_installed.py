@@ -11,6 +11,7 @@ import environments
 import numpy as np
 import pytest
 from PIL import Image
+from quick import QUICK
 
 from proda_jax.inference.export import STABLEHLO
 
@@ -44,8 +45,17 @@ def install(wheel: pathlib.Path, folder: pathlib.Path, without=()) -> pathlib.Pa
     return python.parent
 
 
+@pytest.fixture(scope="module", autouse=True)
+def single_device(tmp_path_factory):
+    """For commands: one device, programs compiled quickly, and once for both environments."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", QUICK)
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        yield
+
+
 def run(*command, cwd=None, fails: bool = False) -> subprocess.CompletedProcess:
-    done = subprocess.run(list(map(str, command)), cwd=cwd, capture_output=True, text=True, timeout=1200)
+    done = subprocess.run(list(map(str, command)), cwd=cwd, capture_output=True, text=True, timeout=3000)
     assert (done.returncode != 0) == fails, done.stdout + done.stderr
     return done
 
