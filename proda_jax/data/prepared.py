@@ -50,6 +50,8 @@ class Records(Sequence):
         return len(self._encoded)
 
     def __getitem__(self, number: int) -> dict[str, bytes]:
+        if not 0 <= number < len(self):
+            raise IndexError(f"record {number} of {len(self)}")
         return parse_example(self._encoded[number])
 
 

@@ -52,6 +52,6 @@ def test_torch_is_the_one_that_the_tests_compare_with():
     assert lowest(EXTRAS["torch"]).items() <= pins("requirements-dev.txt").items()
 
 
-def test_all_extras_of_the_requirements_are_one(tmp_path):
+def test_all_extras_of_the_requirements_are_one():
     [everything] = map(Requirement, EXTRAS["all"])
     assert everything.name == PROJECT["name"] and everything.extras == {"train", "report", "video"}
