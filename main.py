@@ -64,6 +64,9 @@ _SWEEP = flags.DEFINE_string(
     "sweep", None, "study: a setting and its values, such as 'stage1.temperature=0.5,1,2', with any configuration."
 )
 _SEEDS = flags.DEFINE_list("seeds", None, "study: in place of the study's own, such as 0,1,2.")
+_VERIFY = flags.DEFINE_bool(
+    "verify", False, "status: compare everything with what it was when it was written, and not only what is quick."
+)
 _COMPARE = flags.DEFINE_list("compare", None, "With --mode=report: workdirs to set side by side.")
 
 
@@ -252,7 +255,7 @@ def show_status() -> None:
 
     if _WORKDIR.value is None:
         raise app.UsageError("--mode=status needs --workdir, the folder of a run")
-    print(status.text(_WORKDIR.value))
+    print(status.text(_WORKDIR.value, verify=_VERIFY.value))
 
 
 def choose_network() -> ml_collections.ConfigDict | None:
