@@ -60,6 +60,9 @@ SWEEP = flags.DEFINE_string(
     "sweep", None, "study: a setting and its values, such as 'stage1.temperature=0.5,1,2', with any configuration."
 )
 SEEDS = flags.DEFINE_list("seeds", None, "study: in place of the study's own, such as 0,1,2.")
+VERIFY = flags.DEFINE_bool(
+    "verify", False, "status: compare everything with what it was when it was written, and not only what is quick."
+)
 COMPARE = flags.DEFINE_list("compare", None, "With --mode=report: workdirs to set side by side.")
 
 

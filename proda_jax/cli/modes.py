@@ -124,7 +124,7 @@ def show_status() -> None:
 
     if flags.WORKDIR.value is None:
         raise app.UsageError("--mode=status needs --workdir, the folder of a run")
-    print(status.text(flags.WORKDIR.value))
+    print(status.text(flags.WORKDIR.value, verify=flags.VERIFY.value))
 
 
 def use_network(config: ml_collections.ConfigDict | None) -> None:

@@ -1,6 +1,5 @@
 """Finds a trained network where a run left it, and opens it for prediction: `load`."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from proda_jax.run.card import Card
 from proda_jax.run.networks import Networks
 from proda_jax.run.workdir import Workdir
 from proda_jax.system import checkpoints, devices
+from proda_jax.system.files import parse_json
 
 EXPECTED = (
     "the workdir of a run, a stage's folder or a checkpoint, or a pretrained network (a folder with "
@@ -174,7 +174,7 @@ def _last_complete(workdir: epath.Path) -> str:
     if not there:
         raise ValueError(f"{workdir}: expected {EXPECTED}; it holds none")
     try:
-        complete = [entry["name"] for entry in json.loads(results.read_text())["stages"]] if results.exists() else []
+        complete = [entry["name"] for entry in parse_json(results.read_text())["stages"]] if results.exists() else []
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{results} is damaged: name a stage with --stage, one of {', '.join(there)}") from None
     if not (complete := [name for name in complete if name in there]):

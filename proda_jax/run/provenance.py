@@ -12,7 +12,7 @@ from etils import epath
 
 from proda_jax.adaptation.stages import build, kinds
 from proda_jax.system import hosts
-from proda_jax.system.files import read_json, write_atomically, write_if_new
+from proda_jax.system.files import json_text, read_json, write_if_new, write_json
 
 NAME, ENVIRONMENT = "settings.json", "environment.json"  # of a stage
 CONFIGURATION = "config.json"  # of a workdir
@@ -56,13 +56,13 @@ def flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def remember(folder: epath.Path, config: ml_collections.ConfigDict, name: str) -> None:
     """Notes the settings of a stage that begins."""
     if hosts.is_first():
-        write_atomically(folder / NAME, json.dumps(decisive(config, name), indent=2))
+        write_json(folder / NAME, decisive(config, name))
 
 
 def note_configuration(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
     """Notes the whole configuration of a run, for reports and for predictions."""
     if hosts.is_first():
-        write_if_new(workdir / CONFIGURATION, json.dumps(config.to_dict(), indent=2).encode())
+        write_if_new(workdir / CONFIGURATION, json_text(config.to_dict()).encode())
 
 
 def read_configuration(workdir: epath.PathLike) -> ml_collections.ConfigDict:
@@ -98,7 +98,7 @@ def note_environment(folder: epath.Path) -> None:
     devices = {"device": jax.devices()[0].device_kind, "backend": jax.default_backend(), "devices": jax.device_count()}
     if hosts.is_first():
         found = {"versions": versions, **devices, "hosts": jax.process_count(), "system": platform.platform()}
-        write_atomically(folder / ENVIRONMENT, json.dumps(found, indent=2))
+        write_json(folder / ENVIRONMENT, found)
 
 
 def check(folder: epath.Path, config: ml_collections.ConfigDict, name: str) -> None:
