@@ -8,7 +8,7 @@ import dataclasses
 import os
 import stat
 import unicodedata
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from etils import epath
 
@@ -89,7 +89,12 @@ class Listing:
         return total
 
 
-def listing(folder: epath.PathLike, endings: Collection[str], closed: Collection[str] = ()) -> Listing:
+def listing(
+    folder: epath.PathLike,
+    endings: Collection[str],
+    closed: Collection[str] = (),
+    enter: Callable[[str], bool] = lambda below: True,
+) -> Listing:
     """The files of a folder and of all folders in it.
 
     Files and folders whose names say that they are nobody's images are passed over, see `reason_by_name`. Links are
@@ -100,14 +105,16 @@ def listing(folder: epath.PathLike, endings: Collection[str], closed: Collection
       folder: where to begin; may be in a bucket.
       endings: of the files that are wanted, in lower case, such as '.png'; files have them in upper case, too.
       closed: absolute paths of folders that are not searched, and not counted either.
+      enter: whether a folder within it is searched, by its place below, such as 'sub/deep'; nor are others counted.
 
     Raises:
       OSError: the folder itself cannot be listed.
     """
     found = Listing({}, {}, PassedOver())
-    entries = _in_bucket(epath.Path(folder), "", endings, found.passed_over) if is_remote(folder) else _on_disk(
-        os.fspath(folder), set(map(os.fspath, closed)), found.passed_over
-    )  # fmt: skip
+    if is_remote(folder):
+        entries = _in_bucket(epath.Path(folder), "", endings, enter, found.passed_over)
+    else:
+        entries = _on_disk(os.fspath(folder), set(map(os.fspath, closed)), enter, found.passed_over)
     for below, path in sorted(entries):
         name = unicodedata.normalize("NFC", below)
         if name in found.files or name in found.others:
@@ -140,7 +147,9 @@ def _is_utf8(name: str) -> bool:
     return True
 
 
-def _on_disk(folder: str, closed: set[str], passed_over: PassedOver) -> Iterator[tuple[str, str]]:
+def _on_disk(
+    folder: str, closed: set[str], enter: Callable[[str], bool], passed_over: PassedOver
+) -> Iterator[tuple[str, str]]:
     """(place below the folder, path) of every file; links to folders are looked at once all real folders were."""
     searched: set[str] = set()  # real paths
     waiting = collections.deque([(folder, "")])
@@ -170,7 +179,8 @@ def _on_disk(folder: str, closed: set[str], passed_over: PassedOver) -> Iterator
                 continue
             kind = _kind(entry)
             if kind == stat.S_IFDIR:
-                (linked if entry.is_symlink() else waiting).append((entry.path, f"{below}{entry.name}/"))
+                if enter(below + entry.name):
+                    (linked if entry.is_symlink() else waiting).append((entry.path, f"{below}{entry.name}/"))
             elif kind == stat.S_IFREG:
                 yield below + entry.name, entry.path
             else:
@@ -195,12 +205,12 @@ def _kind(entry: os.DirEntry) -> int | None:
 
 
 def _in_bucket(
-    folder: epath.Path, below: str, endings: Collection[str], passed_over: PassedOver
+    folder: epath.Path, below: str, endings: Collection[str], enter: Callable[[str], bool], passed_over: PassedOver
 ) -> Iterator[tuple[str, str]]:
     for path in folder.iterdir():
         if reason := reason_by_name(path.name):
             passed_over.add(reason, path)
         elif path.suffix.lower() in endings or not path.is_dir():  # asking takes long in a bucket
             yield below + path.name, os.fspath(path)
-        else:
-            yield from _in_bucket(path, f"{below}{path.name}/", endings, passed_over)
+        elif enter(below + path.name):
+            yield from _in_bucket(path, f"{below}{path.name}/", endings, enter, passed_over)

@@ -111,6 +111,14 @@ def test_two_unicode_forms_of_a_name_are_one_name(tmp_path):
     assert list(held.files) == [composed] and held.passed_over.counts == {folders.TWIN: 1}
 
 
+def test_folders_that_are_not_entered_are_not_counted(tmp_path):
+    write(tmp_path, "a.png", "day/b.png", "day/deep/c.png", "night/d.png", "night/.e.png")
+    asked = []
+    held = listing(tmp_path, ENDINGS, enter=lambda below: asked.append(below) or below.startswith("day"))
+    assert list(held.files) == ["a.png", "day/b.png", "day/deep/c.png"] and not held.passed_over
+    assert asked == ["day", "night", "day/deep"]
+
+
 def test_closed_folders_are_left_alone_and_those_that_nobody_may_list_are_counted(tmp_path, monkeypatch):
     write(tmp_path, "a.png", "out/b.png", "secret/c.png")
     real = os.scandir
