@@ -47,8 +47,18 @@ _SCALES = flags.DEFINE_list("scales", ["1"], "predict, export: relative sizes wh
 _FLIP = flags.DEFINE_bool("flip", False, "predict, export: average with the mirror image's prediction.")
 _INPUT = flags.DEFINE_string("input", None, "predict: image, video, folder of them, or a pattern like 'photos/*.png'.")
 _WRITE = flags.DEFINE_list(
-    "write", ["ids", "colors", "overlays"], "predict: what is written: ids, colors, overlays, confidence."
-)
+    "write", ["ids", "colors", "overlays"],
+    "predict: what is written: ids, label_ids, colors, overlays, confidence, entropy.",
+)  # fmt: skip
+_SKIP_EXISTING = flags.DEFINE_bool("skip_existing", False, "predict: leave out what the same network has done before.")
+_VALUE_RANGE = flags.DEFINE_list(
+    "value_range", None, "predict: values that are black and white in images of more than 8 bits, such as 0,4095; "
+    "default: those of training.",
+)  # fmt: skip
+_UNTAGGED_VIDEO = flags.DEFINE_enum(
+    "untagged_video", "auto", ["auto", "bt601", "bt709", "bt2020"],
+    "predict: what the colours of videos mean that do not say so; auto: bt709 in high definition, bt601 below.",
+)  # fmt: skip
 _WINDOW = flags.DEFINE_integer(
     "window", None, "predict: side, in pixels, of the windows that larger images are predicted in; default: 2048, for "
     "images of more than four million pixels.",
@@ -258,7 +268,10 @@ def show_status() -> None:
 
 def choose_network() -> ml_collections.ConfigDict | None:
     """Refuses flags that lack something; the configuration of the network to predict with or to export, if given."""
-    numbers(_SCALES.value)
+    numbers("scales", _SCALES.value)
+    value_range = numbers("value_range", _VALUE_RANGE.value)
+    if value_range is not None and (len(value_range) != 2 or not value_range[0] < value_range[1]):
+        raise app.UsageError(f"--value_range={','.join(_VALUE_RANGE.value)}: expected two numbers, such as 0,4095")
     if _OUTPUT.value is None:
         raise app.UsageError(f"--mode={_MODE.value} needs --output, a folder for the results")
     if _MODE.value == "predict" and _INPUT.value is None:
@@ -280,22 +293,26 @@ def use_network(config: ml_collections.ConfigDict | None) -> None:
     with phase("reading the network"):
         segmenter = loading.load(
             _WORKDIR.value, stage=_STAGE.value, checkpoint=_CHECKPOINT.value, config=config, resize=_RESIZE.value,
-            scales=numbers(_SCALES.value), flip=_FLIP.value, window=_WINDOW.value, batch_size=_BATCH_SIZE.value,
+            scales=numbers("scales", _SCALES.value), flip=_FLIP.value, window=_WINDOW.value,
+            batch_size=_BATCH_SIZE.value, value_range=numbers("value_range", _VALUE_RANGE.value),
             devices_used=None if _MODE.value == "predict" else 1,
         )  # fmt: skip
     print(f"network: {segmenter.origin}")
     if _MODE.value == "predict":
-        predict.predict(segmenter, _INPUT.value, _OUTPUT.value, _WRITE.value)
+        predict.predict(
+            segmenter, _INPUT.value, _OUTPUT.value, _WRITE.value,
+            skip_existing=_SKIP_EXISTING.value, untagged_video=_UNTAGGED_VIDEO.value,
+        )  # fmt: skip
     else:
         export.export(segmenter, _OUTPUT.value, _FORMAT.value)
 
 
-def numbers(texts: list[str]) -> list[float]:
-    """The numbers of a flag."""
+def numbers(flag: str, texts: list[str] | None) -> list[float] | None:
+    """The numbers of a flag, if it is given."""
     try:
-        return [float(text) for text in texts]
+        return None if texts is None else [float(text) for text in texts]
     except ValueError:
-        raise app.UsageError(f"--scales={','.join(texts)}: expected numbers, such as 0.75,1,1.25") from None
+        raise app.UsageError(f"--{flag}={','.join(texts)}: expected numbers, such as 0.75,1.25") from None
 
 
 def write_report(more: list[str]) -> None:

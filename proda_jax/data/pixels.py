@@ -29,6 +29,10 @@ class Unreadable(ValueError):
     """Why a file cannot be read; the message does not name it."""
 
 
+class NoImage(Unreadable):
+    """It is no image of a kind that is known."""
+
+
 def read(encoded: bytes, value_range: Range | None = None) -> np.ndarray:
     """The pixels of an image file.
 
@@ -54,7 +58,7 @@ def read(encoded: bytes, value_range: Range | None = None) -> np.ndarray:
     except MemoryError:
         raise Unreadable("there is not enough memory for it") from None
     except Exception as error:  # what a damaged file leads to depends on where it is damaged
-        raise Unreadable(getattr(error, "strerror", None) or str(error) or type(error).__name__) from error
+        raise Unreadable(_reason(error)) from error
 
 
 @contextlib.contextmanager
@@ -74,7 +78,9 @@ def opened(encoded: bytes) -> Iterator[Image.Image]:
         try:
             image = Image.open(io.BytesIO(encoded))
         except UnidentifiedImageError:
-            raise Unreadable("it is no image of a kind that Pillow knows" if encoded else "it is empty") from None
+            raise NoImage("it is no image of a kind that Pillow knows" if encoded else "it is empty") from None
+        except Exception as error:
+            raise Unreadable(_reason(error)) from error
         finally:
             Image.MAX_IMAGE_PIXELS = limit
     with image:
@@ -146,6 +152,10 @@ def check_range(value_range: Sequence[float], what: str) -> Range | None:
     if len(value_range) != 2 or not value_range[0] < value_range[1]:
         raise ValueError(f"{what} = {tuple(value_range)}: expected the values that are black and white, as in 0, 4095")
     return tuple(value_range)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _register_heif() -> None:

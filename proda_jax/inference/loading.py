@@ -32,6 +32,7 @@ def load(
     flip: bool = False,
     window: int | None = None,
     batch_size: int | None = 1,
+    value_range: Sequence[float] | None = None,
     devices_used: int | None = 1,
 ) -> Segmenter:
     """Opens a trained network.
@@ -43,7 +44,7 @@ def load(
       checkpoint: 'last' (default) or 'best' of the stage.
       config: configuration that a network without a card was trained with: one in a file of weights, or in a checkpoint
         of an older version.
-      resize, scales, flip, window, batch_size: see `Segmenter`.
+      resize, scales, flip, window, batch_size, value_range: see `Segmenter`.
       devices_used: number of devices over which batches are split; None: all of them.
 
     Raises:
@@ -66,7 +67,7 @@ def load(
         origin = config.init_from
     return Segmenter(
         model, variables, card, mesh, origin=origin,
-        resize=resize, scales=scales, flip=flip, window=window, batch_size=batch_size,
+        resize=resize, scales=scales, flip=flip, window=window, batch_size=batch_size, value_range=value_range,
     )  # fmt: skip
 
 
