@@ -110,7 +110,7 @@ class Reader:
             yield pixels, frame.pts
         missing = self.count - read
         # a guess from times is far off where these begin anew
-        lost = missing if self._stream.frames or 0.1 * self.count < missing < 0.5 * self.count else 0
+        lost = missing if self._stream.frames or 5 + 0.1 * self.count < missing < 0.5 * self.count else 0
         if damaged or lost > 0:
             places = f"in {damaged or 'some'} places"
             self._note(f"it is damaged {places}, and {read} of about {self.count} frames are there")

@@ -42,7 +42,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images [batch, height, width, 3] to features [batch, ~height / 8, ~width / 8, 32 * width].
+    """RGB images [batch, height, width, 3] to features [batch, ~height / 8, ~width / 8, 32 * width].
 
     With `recompute`, the backward pass keeps what goes into each block and computes what is inside once more.
     """

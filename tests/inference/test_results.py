@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import fnmatch
 import json
 import os
 import pathlib
@@ -79,6 +80,19 @@ def test_label_ids_are_written_for_servers(highest, model, photos, tmp_path):
         assert found.dtype == (np.uint8 if highest < 256 else np.uint16) and found.shape == (48, 96)
         np.testing.assert_array_equal(found, np.array(ids)[train_ids])
         assert len(np.unique(found)) > 1
+
+
+def test_results_have_the_names_that_the_servers_look_for(model, tmp_path):
+    """Cityscapes' evaluation script looks for <city>_<sequence>_<frame>*.png; ACDC's for the image's own name."""
+    names = ("leftImg8bit/test/berlin/berlin_000000_000019_leftImg8bit", "rgb_anon/fog/test/GOPR/GOPR_1_rgb_anon")
+    for name in names:
+        (tmp_path / "in" / name).parent.mkdir(parents=True)
+        Image.fromarray(picture((48, 96))).save(tmp_path / "in" / f"{name}.png")
+    predict(model, str(tmp_path / "in"), tmp_path / "out", ["label_ids", "ids"])
+    for kind in ("label_ids", "ids"):
+        found = [path.relative_to(tmp_path / "out" / kind) for path in (tmp_path / "out" / kind).rglob("*.png")]
+        assert sorted(map(str, found)) == [f"{name}.png" for name in names]
+        assert fnmatch.filter([path.name for path in found], "berlin_000000_000019*.png")
 
 
 def test_label_ids_of_a_card_that_lacks_them_are_those_of_the_label_space(model):

@@ -35,7 +35,7 @@ def soft_labels(
 
     Args:
       model, variables: the network.
-      images: uint8 [batch, height, width, 3].
+      images: uint8 [batch, height, width, 3], RGB.
       stride: pixels between two labels, 8 or a divisor; the released code keeps what the network's output grid has.
       scales, flip: see `averaged_probabilities`; the released code does neither.
 
@@ -60,7 +60,7 @@ def hard_labels(
 
     Args:
       model, variables: the network.
-      images: uint8 [batch, height, width, 3].
+      images: uint8 [batch, height, width, 3], RGB.
       threshold: pixels up to this confidence are ignored.
       scales, flip: see `averaged_probabilities`; the released code averages the image and its mirror image.
 
