@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from etils import epath
 
 from proda_jax.data_prep.examples import Checks, Example, Record, checked, read_files
+from proda_jax.system.files import is_remote
+from proda_jax.system.paths import expanded
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")  # in lower or upper case
 LABEL_SUFFIXES = (".png",)
@@ -140,4 +142,4 @@ class DataSet:
 
 def resolved(path: str) -> epath.Path:
     """An absolute path; one in a bucket is that already."""
-    return epath.Path(path) if "://" in path else epath.Path(path).expanduser().resolve()
+    return epath.Path(path) if is_remote(path) else epath.Path(expanded(path)).resolve()

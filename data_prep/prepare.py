@@ -27,7 +27,7 @@ from proda_jax.data_prep import contact_sheet
 from proda_jax.data_prep.base import DataSet
 from proda_jax.data_prep.examples import Checks
 from proda_jax.data_prep.summary import Summary
-from proda_jax.system import command, configurations
+from proda_jax.system import command, configurations, paths
 from proda_jax.system.extras import need
 from proda_jax.system.files import alone, check_writable
 
@@ -61,16 +61,17 @@ def prepare(dataset: str, *, data_dir: str, checks: Checks | None = None, **file
         raise ValueError(f"data set {dataset!r} does not exist; choose one of {', '.join(DATA_SETS)}")
     if checks is None:
         checks = Checks(label_map(dataset, own_space(dataset)))
+    data_dir = paths.expanded(data_dir)
     module, name = DATA_SETS[dataset]
     data_set = getattr(importlib.import_module(module), name)(checks=checks, **files)
-    folder = data_set.folder(epath.Path(data_dir).expanduser())
-    lock = epath.Path(data_dir).expanduser() / f"{dataset}.lock"
+    folder = data_set.folder(epath.Path(data_dir))
+    lock = epath.Path(data_dir) / f"{dataset}.lock"
     with alone(lock, f"another process prepares {dataset}: waiting", wait=True):
         done = folder.exists()
         if done:
             check_origin(folder, data_set)
         else:
-            check_writable(epath.Path(data_dir).expanduser(), "data_dir")
+            check_writable(data_dir, "data_dir")
             write(data_set, data_dir)
         sheet = contact_sheet.refresh(folder, checks.label_map)
         if not done:

@@ -141,6 +141,7 @@ _OWN_VALUES: dict[str, tuple[str, dict[int, str]]] = {  # data set: the label sp
 }
 _VALUES = 2**16  # labels have 8 or 16 bits
 FOLDER = "folder"  # a user's own files, which hold train ids unless the configuration says otherwise
+_TARGETS = {"cityscapes19": "cityscapes", "synthia16": "cityscapes", "camvid11": "camvid"}  # of most of its networks
 _ALSO_IN = {"cityscapes": "synthia16", "gta5": "synthia16", "demo": "synthia16"}  # without the missing classes
 
 
@@ -231,6 +232,30 @@ def _own_values(dataset: str, space: LabelSpace) -> dict[int, str]:
         raise ValueError(f"no label values of data set {dataset!r} are known in label space {space.name!r}; known "
                          f"there: {', '.join(datasets_in(space.name))}")  # fmt: skip
     return _OWN_VALUES[dataset][1]
+
+
+def own_ids(space: LabelSpace, datasets: Sequence[tuple[str, Values]] = ()) -> tuple[int, ...] | None:
+    """The value of each train id in label files: what a data set's own tools and servers read.
+
+    Args:
+      space: the label space.
+      datasets: data sets and their `values`, as of `label_map`; the first one that says what its values mean counts.
+        Where none does, values are train ids. Empty: they are not known, and the space's name has to do.
+
+    Returns:
+      A value for each train id, the first of those that mean its class; None: labels are colours, or it is not known.
+    """
+    if not datasets:
+        if space.name not in _TARGETS:
+            return None
+        datasets = [(_TARGETS[space.name], ())]
+    for name, values in datasets:
+        if values or name != FOLDER and name in datasets_in(space.name):
+            named = dict(values) if values else _own_values(name, space)
+            first = {cls: raw for raw, cls in reversed(named.items())}
+            ids = tuple(first.get(cls) for cls in space.classes)
+            return ids if all(isinstance(raw, int) for raw in ids) else None
+    return tuple(range(len(space)))
 
 
 def datasets_in(space: str) -> list[str]:

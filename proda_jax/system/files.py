@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and paths in buckets where a library reads local files only."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import io
@@ -16,8 +17,13 @@ from absl import logging
 from etils import epath
 
 from proda_jax.system import digests
+from proda_jax.system.paths import expanded
 
 MAKE_ROOM = "What was written before is kept: see to the disk, and give the same command again"
+
+
+# None: an error that epath found, such as a folder of that name
+NOT_THE_DISK = (None, errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ)
 
 
 class NotWritten(OSError):
@@ -29,7 +35,9 @@ class NotWritten(OSError):
 
     def __init__(self, path: epath.PathLike, error: OSError):
         self.reason = error.strerror or str(error)
-        super().__init__(f"{path} could not be written ({self.reason}). {MAKE_ROOM}")
+        remedy = "" if error.errno in NOT_THE_DISK else f". {MAKE_ROOM}"
+        super().__init__(f"{path} could not be written ({self.reason}){remedy}")
+        self.errno = error.errno
 
 
 def write_atomically(path: epath.PathLike, contents: str | bytes) -> None:
@@ -75,7 +83,10 @@ def write_if_new(path: epath.PathLike, contents: bytes) -> None:
 
 def unfinished_name(path: epath.Path) -> epath.Path:
     """Where a file is written before it takes its name; no other process or thread writes there."""
-    return path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    name, process = path.name, f".{os.getpid()}.{threading.get_ident()}.tmp"
+    if len(os.fsencode(name)) + len(process) > 255:  # bytes, which disks allow
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return path.with_name(name + process)
 
 
 def check_writable(folder: epath.PathLike, what: str) -> None:
@@ -262,7 +273,7 @@ def is_remote(path: epath.PathLike) -> bool:
 
 def cache_folder() -> epath.Path:
     """The user's cache folder of this program, on this machine."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    base = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     return epath.Path(base) / "proda_jax"
 
 
