@@ -29,7 +29,8 @@ from proda_jax.data.label_spaces import label_map, label_space
 from proda_jax.data.pipeline import TfdsSource
 from proda_jax.data.pseudo_labels import PseudoLabels
 from proda_jax.data_prep.demo_streets import render
-from proda_jax.data_prep.examples import Checks, encode_png
+from proda_jax.data_prep.examples import Checks
+from proda_jax.data_prep.png import encode_png
 from proda_jax.data_prep.prepare import prepare
 
 SIZES = {"GTA5": (1052, 1914), "Cityscapes": (1024, 2048)}  # height, width in pixels

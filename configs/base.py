@@ -35,6 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.classes = ()  # names of a custom label space's classes
     c.data.colors = ()  # their colours (red, green, blue) in pictures; () makes some up
     c.data.strict = False  # whether a label value that is neither mapped nor known to be ignored is an error
+    c.data.allow = ()  # what looks wrong with data and is meant to be so, such as ('absent_classes',); docs/data.md
     c.data.store_scale = 1.0  # prepared copies keep images at this share of their width and height; 1: as they came
     c.data.threads = 0  # that decode images; 0: one for each core
     c.data.source = dataset("gta5", "train", (1052, 1914))
@@ -88,12 +89,14 @@ def dataset(name: str, split: str, image_size: tuple[int, int]) -> ml_collection
     #                                  another role, or data.raw_dir
     d.images, d.labels = placeholder(str), placeholder(str)  # files of a 'folder' data set, see `folder`
     d.label_values = ()  # pairs (raw value or colour, class or 'ignored'); (): the data set's own
+    d.color_tolerance = 0  # a colour off by this in a channel still means what the nearest in label_values does
     return d.lock()
 
 
 def folder(
-    name: str, images: str | None, labels: str | None, image_size: tuple[int, int], label_values: dict | None = None
-) -> ml_collections.ConfigDict:
+    name: str, images: str | None, labels: str | None, image_size: tuple[int, int], label_values: dict | None = None,
+    color_tolerance: int = 0,
+) -> ml_collections.ConfigDict:  # fmt: skip
     """Your own files as a data set.
 
     Args:
@@ -104,11 +107,13 @@ def folder(
       image_size: (height, width) to which images and labels are resized.
       label_values: {raw value or colour (red, green, blue): class or 'ignored'}; several may share a class. None: the
         values are positions in the list of classes.
+      color_tolerance: how far a colour may be off in a channel, as compression leaves them.
     """
     d = dataset("folder" if images else "none", name, image_size)
     with d.unlocked():
         d.images, d.labels = images, labels
         d.label_values = tuple((label_values or {}).items())
+        d.color_tolerance = color_tolerance
     return d
 
 

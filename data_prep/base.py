@@ -6,8 +6,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from proda_jax.data_prep import shards
-from proda_jax.data_prep.examples import Checks, Example, Record, checked, read_files
+from proda_jax.data_prep import records, shards
+from proda_jax.data_prep.examples import Checks, Example, checked, read_files
+from proda_jax.data_prep.records import Record, states
 from proda_jax.data_prep.summary import Summary
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")  # in lower or upper case
@@ -52,7 +53,8 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
 
     def example(self, record: Record) -> Example:
         """The example of a record, checked."""
-        return checked(record, *self.read(record), self.checks)
+        files = states(record)  # before it is read, so that a change meanwhile is noticed
+        return checked(record, *self.read(record), self.checks, files)
 
     @property
     def origin(self) -> dict:
@@ -80,8 +82,8 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         splits = {name: records for name, records in self.splits().items() if records}
         if not splits:
             raise self.layout_error("no images")
-        for name, records in splits.items():
-            self._check(name, records)
+        for name, found in splits.items():
+            self._check(name, found)
         return splits
 
     def _generate_examples(self, records: Sequence[Record]) -> Iterator[tuple[str, Example]]:
@@ -100,7 +102,9 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
             if killed != self.data_path:
                 killed.rmtree()
         written = shards.write(folder, plan, splits, self.example, self.info.features, self.info.name)
-        counts = {name: [shard.counts for shard in made] for name, made in written.items()}
+        stored = {name: [one for shard in made for one in shard.examples] for name, made in written.items()}
+        records.save(self.data_path, stored)
+        counts = {name: [one.counts for one in found] for name, found in stored.items()}
         Summary.of(self.info.name, counts, self.notes).save(self.data_path)
         self.info.metadata.update(plan, labelled=labelled)
         infos = [self._take_over(name, made) for name, made in written.items()]
@@ -114,8 +118,8 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
             shard.path.replace(template.sharded_filepath(shard_index=number, num_shards=len(written)))
         return tfds.core.SplitInfo(
             name=split,
-            shard_lengths=[shard.counts.images for shard in written],
-            num_bytes=sum(shard.counts.bytes for shard in written),
+            shard_lengths=[len(shard.examples) for shard in written],
+            num_bytes=sum(one.counts.bytes for shard in written for one in shard.examples),
             filename_template=template,
         )
 

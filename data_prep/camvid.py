@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import tensorflow_datasets as tfds
 
 from proda_jax.data_prep.base import SegmentationBuilder
-from proda_jax.data_prep.examples import Record
+from proda_jax.data_prep.records import Record
 
 _DUSK = "0001TP"  # the one sequence filmed at dusk
 

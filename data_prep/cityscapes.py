@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from proda_jax.data_prep.base import LABEL_SUFFIXES, SegmentationBuilder
-from proda_jax.data_prep.examples import Record
+from proda_jax.data_prep.records import Record
 
 _IMAGE, _LABEL = "_leftImg8bit", "_gtFine_labelIds"
 

@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from proda_jax.data_prep.base import IMAGE_SUFFIXES, LABEL_SUFFIXES, LayoutError, SegmentationBuilder, resolved
-from proda_jax.data_prep.examples import Record
+from proda_jax.data_prep.records import Record
 
 _OTHER_SUFFIXES = (".tif", ".tiff", ".bmp", ".gif", ".webp")
 

@@ -21,12 +21,13 @@ from etils import epath
 from ml_collections import config_flags
 
 from proda_jax.data import decode
-from proda_jax.data.checks import NONE, ROLES, check_data
-from proda_jax.data.label_spaces import FOLDER, label_map, label_space, own_space
+from proda_jax.data.checks import NONE, ROLES, check_data, meaning_of
+from proda_jax.data.label_spaces import FOLDER, label_map, own_space
 from proda_jax.data_prep import contact_sheet
 from proda_jax.data_prep.base import SegmentationBuilder
 from proda_jax.data_prep.examples import Checks
 from proda_jax.data_prep.summary import Summary
+from proda_jax.data_prep.suspicions import suspicions
 from proda_jax.system.files import alone, check_writable
 from proda_jax.system.refusals import without_traceback
 
@@ -111,8 +112,7 @@ def check_origin(builder: SegmentationBuilder) -> None:
 
 def checks_of(data: ml_collections.ConfigDict, role: str) -> Checks:
     """What a configuration demands of the files of a role, and what their labels mean."""
-    space = label_space(data.label_space, data.classes, data.colors)
-    return Checks(label_map(data[role].name, space, data[role].label_values), data.strict, data.store_scale)
+    return Checks(meaning_of(data, role), data.strict, data.store_scale)
 
 
 def prepare_role(data: ml_collections.ConfigDict, role: str, data_dir: str) -> epath.Path:
@@ -125,6 +125,26 @@ def prepare_role(data: ml_collections.ConfigDict, role: str, data_dir: str) -> e
         found = same if role == "validation" else []  # which may be another split of either
         files = {"raw_dir": next(filter(None, [wanted.raw_dir, *found]), data.raw_dir)}
     return prepare(wanted.name, data_dir=data_dir, checks=checks, **files)
+
+
+def problems(data: ml_collections.ConfigDict, role: str, folder: epath.Path, *, labels: bool) -> list[str]:
+    """What is suspicious of the split that a role uses, and which setting mends it; see `suspicions`.
+
+    Args:
+      data: the section.
+      role: 'source', 'target' or 'validation'.
+      folder: of the prepared data set.
+      labels: whether the role's labels are used.
+    """
+    splits = Summary.load(folder).splits
+    if not labels or data[role].split not in splits:  # which is refused where it is opened
+        return []
+    return suspicions(splits[data[role].split], meaning_of(data, role), role, data.get("allow", ()))
+
+
+def refusal(role: str, found: list[str]) -> ValueError:
+    """The error for suspicious data of a role."""
+    return ValueError(f"the {role} images are not what the settings say: " + "; besides, ".join(found))
 
 
 def define_flags() -> None:
@@ -151,14 +171,19 @@ def main(arguments: list[str]) -> None:
     if given.config is None:
         checks = Checks(label_map(given.dataset, own_space(given.dataset)), given.strict, given.store_scale)
         folder = prepare(given.dataset, data_dir=given.data_dir, checks=checks, raw_dir=given.raw_dir)
-        prepared = {folder: checks.label_map}
+        prepared, found = {folder: checks.label_map}, {}
     else:
         check_data(given.config)
         data = given.config.data
         roles = [role for role in ROLES if data[role].name != NONE]
-        prepared = {prepare_role(data, role, given.data_dir): checks_of(data, role).label_map for role in roles}
+        folders = {role: prepare_role(data, role, given.data_dir) for role in roles}
+        prepared = {folder: meaning_of(data, role) for role, folder in folders.items()}
+        found = {role: problems(data, role, folder, labels=role != "target") for role, folder in folders.items()}
     for folder, meaning in prepared.items():
         print(Summary.load(folder).text(meaning))
+    for role, wrong in found.items():
+        if wrong:
+            raise refusal(role, wrong)
 
 
 if __name__ == "__main__":

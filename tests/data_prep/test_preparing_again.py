@@ -15,8 +15,10 @@ from proda_jax.data import decode
 from proda_jax.data.label_spaces import CUSTOM, label_map, label_space
 from proda_jax.data.pipeline import TfdsSource
 from proda_jax.data_prep import contact_sheet, shards
-from proda_jax.data_prep.examples import Checks, Record, checked, encode_png
+from proda_jax.data_prep.examples import Checks, checked
+from proda_jax.data_prep.png import encode_png
 from proda_jax.data_prep.prepare import prepare
+from proda_jax.data_prep.records import Record
 from proda_jax.data_prep.summary import Summary
 
 
