@@ -16,6 +16,7 @@ from etils import epath
 from ml_collections import config_flags
 
 # JAX and what needs it is imported late, so that wrong flags are refused at once and there is a sign of life meanwhile
+from proda_jax.system import paths
 from proda_jax.system.files import alone, cache_folder, check_writable, write_atomically
 from proda_jax.system.interruption import EXIT_CODE, Interruption, Stopped
 from proda_jax.system.progress import phase, say
@@ -103,7 +104,7 @@ def parse(arguments: list[str]) -> list[str]:
     names = [argument.lstrip("-").split("=")[0] for argument in arguments[1:] if argument.startswith("-")]
     if "config" not in names and (settings := [name for name in names if name.startswith("config.")]):
         sys.exit(f"error: --{settings[0]} needs --config beside it, the configuration that it changes")
-    return app.parse_flags_with_usage(arguments)
+    return paths.parse(arguments)
 
 
 def check_hosts() -> None:

@@ -28,6 +28,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from absl import app, flags, logging
 
+from proda_jax.system import paths
 from proda_jax.system.interruption import EXIT_CODE
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -155,4 +156,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=paths.parse)

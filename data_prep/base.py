@@ -10,6 +10,8 @@ from proda_jax.data_prep import records, shards
 from proda_jax.data_prep.examples import Checks, Example, checked, read_files
 from proda_jax.data_prep.records import Record, states
 from proda_jax.data_prep.summary import Summary
+from proda_jax.system.files import is_remote
+from proda_jax.system.paths import expanded
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")  # in lower or upper case
 LABEL_SUFFIXES = (".png",)
@@ -188,4 +190,4 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
 
 def resolved(path: str) -> epath.Path:
     """An absolute path; one in a bucket is that already."""
-    return epath.Path(path) if "://" in path else epath.Path(path).expanduser().resolve()
+    return epath.Path(path) if is_remote(path) else epath.Path(expanded(path)).resolve()

@@ -14,6 +14,7 @@ from proda_jax.models import weights
 from proda_jax.models.resnet import RESNET101
 from proda_jax.models.weights import torch_files
 from proda_jax.models.weights.foreign import INPUTS
+from proda_jax.system import paths
 
 WRITERS = {
     ".npz": weights.save,
@@ -100,4 +101,4 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["input", "output"])
-    app.run(main)
+    app.run(main, flags_parser=paths.parse)

@@ -28,6 +28,7 @@ from proda_jax.data_prep.base import SegmentationBuilder
 from proda_jax.data_prep.examples import Checks
 from proda_jax.data_prep.summary import Summary
 from proda_jax.data_prep.suspicions import suspicions
+from proda_jax.system import paths
 from proda_jax.system.files import alone, check_writable
 from proda_jax.system.refusals import without_traceback
 
@@ -61,10 +62,11 @@ def prepare(dataset: str, *, data_dir: str, checks: Checks | None = None, **file
         raise ValueError(f"data set {dataset!r} does not exist; choose one of {', '.join(BUILDERS)}")
     if checks is None:
         checks = Checks(label_map(dataset, own_space(dataset)))
+    data_dir = paths.expanded(data_dir)
     module, name = BUILDERS[dataset]
     builder_class = getattr(importlib.import_module(module), name)
     decode.hide_accelerators()
-    lock = epath.Path(data_dir).expanduser() / f"{dataset}.lock"
+    lock = epath.Path(data_dir) / f"{dataset}.lock"
     with alone(lock, f"another process prepares {dataset}: waiting", wait=True):
         with quiet_tfds():
             builder = builder_class(data_dir=data_dir, file_format="array_record", checks=checks, **files)
@@ -73,7 +75,7 @@ def prepare(dataset: str, *, data_dir: str, checks: Checks | None = None, **file
         if done:
             check_origin(builder)
         else:
-            check_writable(epath.Path(data_dir).expanduser(), "data_dir")
+            check_writable(data_dir, "data_dir")
             with quiet_tfds():
                 builder.download_and_prepare()
         sheet = contact_sheet.refresh(builder, checks.label_map)
@@ -188,4 +190,4 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(without_traceback(main))
+    app.run(without_traceback(main), flags_parser=paths.parse)

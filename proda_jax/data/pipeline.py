@@ -10,6 +10,7 @@ from proda_jax.data.label_spaces import LabelMap
 from proda_jax.data.memory import MemorySource
 from proda_jax.data.source import Batch, ordered_records, training_records
 from proda_jax.system.files import local_copy
+from proda_jax.system.paths import expanded
 from proda_jax.system.progress import progress
 
 
@@ -157,7 +158,7 @@ def _prepared_directory(dataset: str, data_dir: str) -> epath.Path:
     """Folder of the newest prepared version of a data set."""
     import tensorflow_datasets as tfds
 
-    parent = epath.Path(data_dir).expanduser() / dataset
+    parent = epath.Path(expanded(data_dir)) / dataset
     versions = []
     if parent.exists():
         versions = [path for path in parent.iterdir() if (path / "dataset_info.json").exists()]

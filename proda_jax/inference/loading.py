@@ -18,6 +18,7 @@ from proda_jax.run.card import Card
 from proda_jax.run.networks import Networks
 from proda_jax.run.workdir import Workdir
 from proda_jax.system import checkpoints, devices
+from proda_jax.system.paths import expand_settings, expanded
 
 
 def load(
@@ -50,6 +51,7 @@ def load(
     """
     mesh = devices.make_mesh(devices_used)
     if config is not None:
+        expand_settings(config)
         settings.check_network(config)
     if path is not None:
         folder = find(path, stage, checkpoint)
@@ -74,7 +76,7 @@ def find(path: epath.PathLike, stage: str | None = None, which: str | None = Non
     Raises:
       ValueError: there is none; with what there is.
     """
-    path = epath.Path(path)
+    path = epath.Path(expanded(path))
     if not path.is_dir():
         raise ValueError(f"{path}: expected the workdir of a run, a stage's folder or a checkpoint; there is no such "
                          "folder")  # fmt: skip

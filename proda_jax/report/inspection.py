@@ -12,6 +12,7 @@ from typing import Any
 from etils import epath
 
 from proda_jax.system.files import is_locked, is_remote
+from proda_jax.system.paths import expanded
 
 _RECENT = 20  # logged steps over which the speed is taken
 AGAIN = "it is written anew when the run goes on"
@@ -198,7 +199,7 @@ def _targets(path: epath.Path, config: dict | None) -> int | None:
         return None
     data, target = config["data"], config["data"]["target"]
     name = target["name"] if target["name"] != "folder" else f"folder/{target['split']}"
-    folder = epath.Path(data["data_dir"] or path / "data").expanduser() / name
+    folder = epath.Path(expanded(data["data_dir"] or path / "data")) / name
     for version in sorted(_inside(folder), key=lambda path: path.name, reverse=True):
         for split in (_json(version / "dataset_info.json", [], "") or {}).get("splits", ()):
             if split["name"] == target["split"]:

@@ -11,6 +11,7 @@ from etils import epath
 
 from proda_jax.system import hosts
 from proda_jax.system.files import read_json, write_atomically, write_if_new
+from proda_jax.system.paths import expand_settings
 
 NAME, ENVIRONMENT = "settings.json", "environment.json"  # of a stage
 CONFIGURATION, DATA = "config.json", "data.json"  # of a workdir
@@ -72,7 +73,9 @@ def read_configuration(workdir: epath.PathLike) -> ml_collections.ConfigDict:
     note, remedy = epath.Path(workdir) / CONFIGURATION, "name the configuration, --config=configs/..."
     if not note.exists():
         raise ValueError(f"{note} is not there, so nobody knows the settings of {workdir}: {remedy}")
-    return ml_collections.ConfigDict(_with_tuples(read_json(note, remedy))).lock()
+    config = ml_collections.ConfigDict(_with_tuples(read_json(note, remedy)))
+    expand_settings(config)  # workdirs of before have them as they were written
+    return config.lock()
 
 
 def _with_tuples(value: Any) -> Any:

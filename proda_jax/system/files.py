@@ -15,6 +15,8 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from proda_jax.system.paths import expanded
+
 MAKE_ROOM = "What was written before is kept: see to the disk, and give the same command again"
 
 
@@ -191,7 +193,7 @@ def is_remote(path: epath.PathLike) -> bool:
 
 def cache_folder() -> epath.Path:
     """The user's cache folder of this program, on this machine."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    base = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     return epath.Path(base) / "proda_jax"
 
 
