@@ -16,7 +16,7 @@ from proda_jax.data import decode
 from proda_jax.data.label_spaces import LabelMap
 from proda_jax.data_prep.counts import Counts, without_meaning
 from proda_jax.data_prep.png import check_complete, encode_png, index_png, is_png
-from proda_jax.data_prep.records import FileState, Record, Stored, digest
+from proda_jax.data_prep.records import FileState, Record, Stored
 
 _JPEG_MAGIC = b"\xff\xd8\xff"
 _ORIENTATION = 274  # EXIF tag
@@ -45,6 +45,10 @@ class Example:
     image: bytes
     label: bytes
     stored: Stored
+
+    def of(self, files: tuple[FileState, ...], digest: str) -> "Example":
+        """The same with a note of the files that it was made of."""
+        return dataclasses.replace(self, stored=dataclasses.replace(self.stored, files=files, digest=digest))
 
     @property
     def counts(self) -> Counts:
@@ -87,22 +91,19 @@ def naming(file: Any) -> Iterator[None]:
         raise ValueError(f"{file} cannot be used: {reason}") from error
 
 
-def checked(
-    record: Record, image: bytes, label: bytes, checks: Checks, files: tuple[FileState, ...] = ()
-) -> Example:
+def checked(record: Record, image: bytes, label: bytes, checks: Checks) -> Example:
     """An example: decoded once, as training will, counted, and made smaller if that is wanted.
 
     Args:
       record: where it comes from.
       image, label: encoded files; the label is empty where there is none.
       checks: what is demanded, and how it is stored.
-      files: their states before they were read.
 
     Raises:
       ValueError: naming the file that is damaged, holds colours where class values are expected, or has a label value
         without meaning although `checks.strict` is set.
     """
-    meaning, read = checks.label_map, digest(image, label)
+    meaning = checks.label_map
     with naming(record.image):
         check_complete(image)
         pixels = decode.image(image).numpy()
@@ -123,7 +124,7 @@ def checked(
         image = encode_png(decode.resized(pixels, size, "bilinear").numpy())
         label = label and encode_png(_smaller_label(label, size, in_color=meaning.in_color))
     counts.bytes = len(image) + len(label)
-    return Example(image, label, Stored(record.name, files, read, {}, counts))
+    return Example(image, label, Stored(record.name, (), "", {}, counts))
 
 
 def _compare_sizes(record: Record, label: tuple[int, int], image: tuple[int, int], counts: Counts) -> None:

@@ -11,6 +11,7 @@ import importlib
 import io
 import os
 from collections.abc import Iterator
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets with a page of notes
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -42,14 +43,15 @@ BUILDERS = {
 }
 
 
-def prepare(dataset: str, *, data_dir: str, checks: Checks | None = None, **files: str | None) -> epath.Path:
+def prepare(dataset: str, *, data_dir: str, checks: Checks | None = None, **files: Any) -> epath.Path:
     """Prepares a data set, unless that was done before.
 
     Args:
       dataset: one of `BUILDERS`.
       data_dir: folder for prepared data sets; may be in a bucket.
       checks: what is demanded of the files, and how they are stored; by default, in the data set's own label space.
-      **files: raw_dir, the folder with the data set's unpacked archives; or split, images and labels of 'folder'.
+      **files: raw_dir, the folder with the data set's unpacked archives, or split, images, labels and file_list of
+        'folder'; skip_unlabelled.
 
     Returns:
       The folder of the prepared data set, with `summary.json` and `contact_sheet.png`.
@@ -120,12 +122,15 @@ def checks_of(data: ml_collections.ConfigDict, role: str) -> Checks:
 def prepare_role(data: ml_collections.ConfigDict, role: str, data_dir: str) -> epath.Path:
     """Prepares the data set that a configuration's `data` section names for 'source', 'target' or 'validation'."""
     wanted, checks = data[role], checks_of(data, role)
+    same = [data[other] for other in ROLES if data[other].name == wanted.name]  # maybe other splits of one copy
     if wanted.name == FOLDER:
         files = {"split": wanted.split, "images": wanted.images, "labels": wanted.labels}
+        files |= {"file_list": wanted.get("file_list"), "skip_unlabelled": wanted.get("skip_unlabelled", False)}
     else:
-        same = [data[other].raw_dir for other in ("target", "source") if data[other].name == wanted.name]
-        found = same if role == "validation" else []  # which may be another split of either
+        others = [data[other].raw_dir for other in ("target", "source") if data[other].name == wanted.name]
+        found = others if role == "validation" else []
         files = {"raw_dir": next(filter(None, [wanted.raw_dir, *found]), data.raw_dir)}
+        files["skip_unlabelled"] = any(other.get("skip_unlabelled", False) for other in same)
     return prepare(wanted.name, data_dir=data_dir, checks=checks, **files)
 
 

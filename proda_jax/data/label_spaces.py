@@ -125,9 +125,9 @@ Values = Iterable[tuple[int | tuple[int, int, int], str]]
 
 # Raw values in train-id order (released code); GTA5 labels use Cityscapes' label ids. Further raw values of each data
 # set's own table have no class here.
-_CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 _SYNTHIA_IDS = (3, 4, 2, 21, 5, 7, 15, 9, 6, 1, 10, 17, 8, 19, 12, 11)
-_CITYSCAPES_VALUES = dict.fromkeys(range(35), IGNORED) | dict(zip(_CITYSCAPES_IDS, _CITYSCAPES_CLASSES, strict=True))
+_CITYSCAPES_VALUES = dict.fromkeys(range(35), IGNORED) | dict(zip(CITYSCAPES_IDS, _CITYSCAPES_CLASSES, strict=True))
 _OWN_VALUES: dict[str, tuple[str, dict[int, str]]] = {  # data set: the label space that is made for it, its values
     "cityscapes": ("cityscapes19", _CITYSCAPES_VALUES),
     "gta5": ("cityscapes19", _CITYSCAPES_VALUES),

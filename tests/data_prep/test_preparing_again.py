@@ -125,6 +125,17 @@ def test_a_disk_that_fills_up_is_named_and_preparing_goes_on_when_there_is_room(
     assert len(stored(prepared(), "gta5", "train")) == 7
 
 
+def test_the_disk_is_not_blamed_for_what_it_did_not_do(gta5, monkeypatch):
+    from proda_jax.data_prep.gta5 import Gta5
+
+    def failing(self, record):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(Gta5, "example", failing)
+    with pytest.raises(RuntimeError, match="^something else$"):
+        prepare_gta5(gta5)
+
+
 def test_two_preparations_at_once_wait_for_each_other(gta5):
     code = (
         "import sys; from proda_jax.data_prep.prepare import prepare;"
