@@ -29,7 +29,8 @@ from proda_jax.data.label_spaces import label_map, label_space
 from proda_jax.data.pipeline import TfdsSource
 from proda_jax.data.pseudo_labels import PseudoLabels
 from proda_jax.data_prep.demo_streets import render
-from proda_jax.data_prep.examples import Checks, encode_png
+from proda_jax.data_prep.examples import Checks
+from proda_jax.data_prep.png import encode_png
 from proda_jax.data_prep.prepare import prepare
 from proda_jax.system import paths
 

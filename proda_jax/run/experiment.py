@@ -316,6 +316,7 @@ class Experiment:
         if missing:
             self.networks.check_files(missing)
             self.check_labels()
+            provenance.note_data(self.workdir.path, self.sources.noted)
         provenance.note_configuration(self.workdir.path, self.config)
 
     def is_complete(self, name: str) -> bool:
@@ -378,6 +379,8 @@ class Experiment:
                 (batch["label"] < len(self.space)).any() for batch in source.ordered_batches(1, labels=True)
             ):
                 raise ValueError(evaluate.NOTHING_COUNTS.format(len(source)))
+        if trained:
+            self.sources.open("target")  # so that what is wrong with it is said now
 
     def results(self) -> dict:
         """{'task', 'seed', 'stages': [...]}, of the stages that are complete; values in percent.

@@ -16,7 +16,7 @@ from proda_jax.system.files import json_text, read_json, write_if_new, write_jso
 from proda_jax.system.paths import expand_settings
 
 NAME, ENVIRONMENT = "settings.json", "environment.json"  # of a stage
-CONFIGURATION = "config.json"  # of a workdir
+CONFIGURATION, DATA = "config.json", "data.json"  # of a workdir
 # settings that decide what every stage ends in
 _EVERYWHERE = ("seed", "batch_size", "micro_batches", "handover", "model", "views")
 # what versions did that had no such setting, by its name within a section
@@ -25,6 +25,7 @@ _BEFORE = {
     "schedule_warmup_start": 1e-6, "backbone": "resnet",
 }  # fmt: skip
 _OF_DATA = ("name", "split", "image_size", "label_values")  # of a data set; where its files lie may change
+_OF_DATA_IF_SET = ("color_tolerance",)  # of these, older versions knew nothing
 
 
 def decisive(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
@@ -37,6 +38,8 @@ def decisive(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
     found |= {f"data.{key}": config.data[key] for key in ("label_space", "classes", "store_scale")}
     roles = ("source", "target", "validation") if config.handover == "best" else ("source", "target")
     found |= {f"data.{role}.{key}": config.data[role][key] for role in roles for key in _OF_DATA}
+    found |= {f"data.{role}.{key}": value for role in roles for key in _OF_DATA_IF_SET
+              if (value := config.data[role].get(key))}  # fmt: skip
     if config.handover == "best":
         found["evaluate_every"] = config.evaluate_every
     backbone = build.backbone_of(config.model)
@@ -64,6 +67,12 @@ def note_configuration(workdir: epath.Path, config: ml_collections.ConfigDict) -
     """Notes the whole configuration of a run, for reports and for predictions."""
     if hosts.is_first():
         write_if_new(workdir / CONFIGURATION, json_text(config.to_dict()).encode())
+
+
+def note_data(workdir: epath.Path, noted: dict[str, dict]) -> None:
+    """Notes what is worth knowing of the data of each role, for reports."""
+    if noted and hosts.is_first():
+        write_if_new(workdir / DATA, json_text(noted).encode())
 
 
 def read_configuration(workdir: epath.PathLike) -> ml_collections.ConfigDict:
