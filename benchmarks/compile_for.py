@@ -27,7 +27,7 @@ from ml_collections import config_flags
 
 from benchmarks import hlo
 from benchmarks.programs import WHOLE_IMAGES, Programs
-from proda_jax.system import devices
+from proda_jax.system import devices, paths
 from proda_jax.system.refusals import choose
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration.")
@@ -100,4 +100,4 @@ def main(_: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config"])
-    app.run(main)
+    app.run(main, flags_parser=paths.parse)

@@ -36,7 +36,7 @@ from proda_jax.data.pseudo_labels import PseudoLabels, with_pseudo_labels
 from proda_jax.data_prep.demo_streets import render
 from proda_jax.run import train
 from proda_jax.run.sources import Sources
-from proda_jax.system import devices
+from proda_jax.system import devices, paths
 from proda_jax.system.refusals import choose
 
 NOISE = 2.0  # grey levels, which give frames a camera's file size
@@ -127,4 +127,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=paths.parse)

@@ -29,8 +29,10 @@ from proda_jax.data.label_spaces import label_map, label_space
 from proda_jax.data.pipeline import TfdsSource
 from proda_jax.data.pseudo_labels import PseudoLabels
 from proda_jax.data_prep.demo_streets import render
-from proda_jax.data_prep.examples import Checks, encode_png
+from proda_jax.data_prep.examples import Checks
+from proda_jax.data_prep.png import encode_png
 from proda_jax.data_prep.prepare import prepare
+from proda_jax.system import paths
 
 SIZES = {"GTA5": (1052, 1914), "Cityscapes": (1024, 2048)}  # height, width in pixels
 NOISE = 2.0  # grey levels; gives frames a camera's file size, see the table's column
@@ -161,4 +163,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=paths.parse)

@@ -16,6 +16,7 @@ from absl import app, flags
 
 from benchmarks.programs import PROGRAM, TRACED_CALLS
 from proda_jax.report import drawing
+from proda_jax.system import paths
 
 _PICTURE = flags.DEFINE_string("picture", None, "File for the picture.")
 
@@ -126,4 +127,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=paths.parse)

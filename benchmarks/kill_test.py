@@ -28,6 +28,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from absl import app, flags, logging
 
+from proda_jax.system import paths
+from proda_jax.system.files import parse_json_lines
 from proda_jax.system.interruption import EXIT_CODE
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -85,7 +87,7 @@ def digest(workdir: pathlib.Path) -> dict[str, str]:
 
 def without_times(path: pathlib.Path) -> str:
     """Lines of a history or of metrics without how long their steps took, which is never the same."""
-    lines = map(json.loads, path.read_text().splitlines())
+    lines = parse_json_lines(path.read_text())
     return json.dumps([{key: value for key, value in line.items() if key not in TIMES} for line in lines])
 
 
@@ -155,4 +157,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=paths.parse)

@@ -21,7 +21,7 @@ from ml_collections import config_flags
 from proda_jax.adaptation.stages import build
 from proda_jax.models import convolution, moments, normalisation
 from proda_jax.models.backbones.resnet import EXPANSION, output_size
-from proda_jax.system import devices
+from proda_jax.system import devices, paths
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/demo.py", "Configuration: its network and crops.")
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed rounds of each way, in turn; medians count.")
@@ -190,4 +190,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=paths.parse)

@@ -39,7 +39,7 @@ from proda_jax.adaptation.stages import step as steps
 from proda_jax.configs import base
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.weights.torch_names import to_torch
-from proda_jax.system import devices
+from proda_jax.system import devices, paths
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/demo.py", "Configuration: its network and sizes.")
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed rounds of each, in turn; medians count.")
@@ -365,4 +365,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=paths.parse)

@@ -17,6 +17,8 @@ import time
 
 from absl import app, flags
 
+from proda_jax.system import paths
+
 _CONFIG = flags.DEFINE_string("config", "configs/demo.py", "Configuration.")
 _JSON = flags.DEFINE_string("json", None, "File for the figures.")
 
@@ -70,4 +72,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=paths.parse)

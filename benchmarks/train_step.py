@@ -20,7 +20,7 @@ from ml_collections import config_flags
 from benchmarks import hlo
 from benchmarks.flops import PEAKS, Minimum
 from benchmarks.programs import PROGRAM, TRACED_CALLS, WHOLE_IMAGES, Program, Programs
-from proda_jax.system import devices
+from proda_jax.system import devices, paths
 from proda_jax.system.refusals import choose
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/demo.py", "Configuration.")
@@ -139,4 +139,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=paths.parse)

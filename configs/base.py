@@ -5,6 +5,8 @@ differ, the default is the code's choice, unless it is a mistake or its authors 
 these places.
 """
 
+from typing import Any
+
 import ml_collections
 from ml_collections.config_dict import placeholder
 
@@ -35,6 +37,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.classes = ()  # names of a custom label space's classes
     c.data.colors = ()  # their colours (red, green, blue) in pictures; () makes some up
     c.data.strict = False  # whether a label value that is neither mapped nor known to be ignored is an error
+    c.data.allow = ()  # what looks wrong with data and is meant to be so, such as ('absent_classes',); docs/data.md
     c.data.store_scale = 1.0  # prepared copies keep images at this share of their width and height; 1: as they came
     c.data.threads = 0  # that decode images; 0: one for each core
     c.data.source = dataset("gta5", "train", (1052, 1914))
@@ -87,29 +90,41 @@ def dataset(name: str, split: str, image_size: tuple[int, int]) -> ml_collection
     d.name, d.split, d.image_size = name, split, image_size
     d.raw_dir = placeholder(str)  # unpacked archives of this data set; default: that of the same data set in
     #                                  another role, or data.raw_dir
-    d.images, d.labels = placeholder(str), placeholder(str)  # files of a 'folder' data set, see `folder`
+    d.images, d.labels = placeholder(object), placeholder(object)  # files of a 'folder' data set, see `folder`; several
+    #                                                                as ('a', 'b')
+    d.file_list = placeholder(str)  # text file that names those of them that are meant
+    d.skip_unlabelled = False  # leave out images without a label, of a split that has labels, instead of refusing them
     d.label_values = ()  # pairs (raw value or colour, class or 'ignored'); (): the data set's own
+    d.color_tolerance = 0  # a colour off by this in a channel still means what the nearest in label_values does
     return d.lock()
 
 
 def folder(
-    name: str, images: str | None, labels: str | None, image_size: tuple[int, int], label_values: dict | None = None
+    name: str,
+    images: str | tuple[str, ...] | None,
+    labels: str | tuple[str, ...] | None,
+    image_size: tuple[int, int],
+    label_values: dict | None = None,
+    **settings: Any,
 ) -> ml_collections.ConfigDict:
     """Your own files as a data set.
 
     Args:
       name: what its prepared copy is called; letters, digits and underscores.
-      images: folder of PNG and JPEG images, subfolders included, or one with a pattern: 'photos/*_rgb.png' takes those
-        files only, and '*' is what an image and its label share. None: there is no such data set.
-      labels: the same for label PNGs; None where there are none.
+      images: folder of PNG and JPEG images, subfolders included, or a pattern: 'photos/*_rgb.png' takes those files
+        only, and '*' is what an image and its label share; in folders, too, and '**' is any of them. Or several. None:
+        there is no such data set.
+      labels: the same for label PNGs: one for all images, or one for each of `images`; None where there are none.
       image_size: (height, width) to which images and labels are resized.
       label_values: {raw value or colour (red, green, blue): class or 'ignored'}; several may share a class. None: the
         values are positions in the list of classes.
+      **settings: others of `dataset`, such as file_list.
     """
     d = dataset("folder" if images else "none", name, image_size)
     with d.unlocked():
         d.images, d.labels = images, labels
         d.label_values = tuple((label_values or {}).items())
+        d.update(settings)
     return d
 
 

@@ -1,10 +1,15 @@
 """What all data sets of this project share: pairs of files, found in the folders of an archive and read."""
 
+import os
 from collections.abc import Sequence
 
 from etils import epath
 
-from proda_jax.data_prep.examples import Checks, Example, Record, checked, read_files
+from proda_jax.data_prep.examples import Checks, Example, checked, read_files
+from proda_jax.data_prep.records import Record, digest, states
+from proda_jax.system.files import is_remote
+from proda_jax.system.folders import PassedOver, listing, shown
+from proda_jax.system.paths import expanded
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")  # in lower or upper case
 LABEL_SUFFIXES = (".png",)
@@ -22,7 +27,7 @@ class DataSet:
       version: of what is stored; a copy of another one is not used.
       config: name of a variant, which has a folder of its own below `name`; None where there is one form only.
       layout: expected layout of the raw folder, for error messages.
-      notes: what was left out of the raw folder, for the summary.
+      notes, passed_over: what was left out of the raw folder, for the summary.
     """
 
     name: str
@@ -30,16 +35,19 @@ class DataSet:
     config: str | None = None
     layout = ""
 
-    def __init__(self, *, checks: Checks, raw_dir: str | None = None):
+    def __init__(self, *, checks: Checks, raw_dir: str | None = None, skip_unlabelled: bool = False):
         """Reads nothing yet.
 
         Args:
           checks: what is demanded of each file, and at which size it is stored.
           raw_dir: folder into which the data set's archives were unpacked.
+          skip_unlabelled: whether images without a label are left out, of splits that have labels, and not refused.
         """
         self.raw_dir = resolved(raw_dir) if raw_dir else None
         self.checks = checks
+        self.skip_unlabelled = skip_unlabelled
         self.notes: list[str] = []
+        self.passed_over = PassedOver()
 
     def folder(self, data_dir: epath.PathLike) -> epath.Path:
         """Where its prepared copy lies in a folder of prepared data sets."""
@@ -49,13 +57,36 @@ class DataSet:
         """The records of each split, in order; all labelled or none."""
         raise NotImplementedError
 
+    def records(self) -> dict[str, list[Record]]:
+        """The same, checked, and without images that have no label where these are to be left out.
+
+        Raises:
+          LayoutError: there are none, labels are missing, or two records of a split have the same name.
+        """
+        self.notes, self.passed_over = [], PassedOver()
+        splits = {name: list(records) for name, records in self.splits().items() if records}
+        if not splits:
+            raise self.layout_error("no images")
+        for name, found in splits.items():
+            self._check_names(name, found)
+            splits[name] = self._labelled(name, found)
+        self.notes += [f"passed over: {line}" for line in self.passed_over.lines()]
+        return splits
+
     def read(self, record: Record) -> tuple[bytes, bytes]:
         """Encoded image and label of a record; the label is empty where there is none."""
         return read_files(record)
 
     def example(self, record: Record) -> Example:
         """The example of a record, checked."""
-        return checked(record, *self.read(record), self.checks)
+        files = states(record)  # before it is read, so that a change meanwhile is noticed
+        image, label = self.read(record)
+        example = checked(record, image, self.own_values(record, label), self.checks)
+        return example.of(files, digest(image, label))
+
+    def own_values(self, record: Record, label: bytes) -> bytes:
+        """A record's label, with the raw values that the data set is known for, where the file has others."""
+        return label
 
     @property
     def origin(self) -> dict:
@@ -66,20 +97,18 @@ class DataSet:
             "labels_in_color": self.checks.label_map.in_color,  # palettes are kept then, otherwise their indices
         }
 
-    def checked_splits(self) -> dict[str, Sequence[Record]]:
-        """The splits that hold something, whose records fit together."""
-        splits = {name: records for name, records in self.splits().items() if records}
-        if not splits:
-            raise self.layout_error("no images")
-        for name, records in splits.items():
-            self._check(name, records)
-        return splits
-
-    def _check(self, split: str, records: Sequence[Record]) -> None:
+    def _labelled(self, split: str, records: list[Record]) -> list[Record]:
+        """The records of a split, of which some have labels: all, or those alone that have one."""
         missing = [record.name for record in records if record.label is None]
-        if 0 < len(missing) < len(records):
-            raise self.layout_error(f"split {split} has no label for {len(missing)} of {len(records)} images, "
-                                    f"the first being {missing[0]}")  # fmt: skip
+        if not 0 < len(missing) < len(records):
+            return records
+        lacking = f"no label for {len(missing)} of {len(records)} images, the first being {missing[0]}"
+        if not self.skip_unlabelled:
+            raise self.layout_error(f"split {split} has {lacking}; skip_unlabelled=True leaves them out")
+        self.notes.append(f"left out of {split}: {lacking}")
+        return [record for record in records if record.label is not None]
+
+    def _check_names(self, split: str, records: Sequence[Record]) -> None:
         seen: dict[str, Record] = {}
         for record in records:
             if record.name in seen:
@@ -90,25 +119,41 @@ class DataSet:
 
     # Finding files
 
-    def files(self, *parts: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[epath.Path]:
-        """Image files in a folder of the archive, sorted; none where there is no such folder."""
-        return [path for path in self.entries(*parts) if path.suffix.lower() in suffixes]
+    def files(self, folder: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> dict[str, epath.Path]:
+        """{place below a folder of the archive: file} in order; none where there is no such folder.
 
-    def entries(self, *parts: str) -> list[epath.Path]:
-        """What lies in a folder of the archive, sorted and without hidden files; nothing where there is no such."""
+        What is passed over there is counted; among images, files of other kinds, too.
+        """
+        root = self.raw_folder(folder)
+        if not root.is_dir():
+            return {}
+        try:
+            found = listing(root, suffixes)
+        except OSError as error:
+            raise self.layout_error(f"{root} cannot be read ({error.strerror or error})") from None
+        self.pass_over(found.passed_over if suffixes == LABEL_SUFFIXES else found.everything_passed_over())
+        return found.files
+
+    def pass_over(self, passed_over: PassedOver) -> None:
+        """Adds to what was passed over."""
+        for reason, number in passed_over.counts.items():
+            self.passed_over.counts[reason] += number
+            self.passed_over.first.setdefault(reason, passed_over.first[reason])
+
+    def raw_folder(self, below: str = "") -> epath.Path:
+        """A folder of the archive."""
         if self.raw_dir is None:
             raise ValueError(f"{self.name} is prepared from files: pass raw_dir, a folder with {self.layout}")
-        folder = self.raw_dir.joinpath(*parts)
-        if not folder.is_dir():
-            return []
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        return self.raw_dir / below
 
     def pairs(self, images: str, labels: str) -> list[Record]:
-        """Records of a folder of images and the labels of the same name in another folder."""
+        """Records of a folder of images and the labels of the same name in another folder; not of folders in them."""
         known: dict[str, epath.Path] = {}
-        for path in self.files(*labels.split("/"), suffixes=LABEL_SUFFIXES):
-            self.add(known, path.stem, path)
-        return self.match(known, [(path.stem, path) for path in self.files(*images.split("/"))])
+        for below, path in self.files(labels, LABEL_SUFFIXES).items():
+            if "/" not in below:
+                self.add(known, _stem(below), path)
+        found = self.files(images).items()
+        return self.match(known, [(_stem(below), path) for below, path in found if "/" not in below])
 
     def add(self, known: dict[str, epath.Path], name: str, path: epath.Path) -> None:
         """Adds a label to those known by name; refuses a second one of the same name."""
@@ -132,12 +177,22 @@ class DataSet:
 
     def layout_error(self, found: str) -> LayoutError:
         """The error for a raw folder that is empty or holds something else."""
-        here = "the folder holds " + (", ".join(path.name for path in self.entries()[:8]) or "nothing")
-        if not self.raw_dir.exists():
-            here = "there is no such folder"
+        here = "there is no such folder"
+        if self.raw_dir.is_dir():
+            here = f"the folder holds {held(self.raw_dir)}"
         return LayoutError(f"{self.raw_dir} does not look like {self.name}: {found}; expected {self.layout}; {here}")
+
+
+def held(folder: epath.Path) -> str:
+    """What a folder holds, for messages: some names, hidden ones aside."""
+    names = sorted(shown(path.name) for path in folder.iterdir() if not path.name.startswith("."))
+    return ", ".join(names[:8]) + ", ..." * (len(names) > 8) or "nothing"
+
+
+def _stem(place: str) -> str:
+    return os.path.splitext(place)[0]
 
 
 def resolved(path: str) -> epath.Path:
     """An absolute path; one in a bucket is that already."""
-    return epath.Path(path) if "://" in path else epath.Path(path).expanduser().resolve()
+    return epath.Path(path) if is_remote(path) else epath.Path(expanded(path)).resolve()

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from proda_jax.data_prep.base import DataSet
 from proda_jax.data_prep.demo_streets import render
-from proda_jax.data_prep.examples import Record, encode_png
+from proda_jax.data_prep.png import encode_png
+from proda_jax.data_prep.records import Record
 
 _COUNTS = {"source_train": 600, "source_val": 60, "target_train": 600, "target_val": 100}
 _SEEDS = {"train": 0, "val": 1_000_000}  # far apart, so that splits may grow without sharing a scene

@@ -1,76 +1,15 @@
 """A user's own files: images, and labels where there are any."""
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from etils import epath
 
-from proda_jax.data_prep.base import IMAGE_SUFFIXES, LABEL_SUFFIXES, DataSet, LayoutError, resolved
-from proda_jax.data_prep.examples import Record
+from proda_jax.data_prep import lists
+from proda_jax.data_prep.base import IMAGE_SUFFIXES, LABEL_SUFFIXES, DataSet, LayoutError, held, resolved
+from proda_jax.data_prep.patterns import Pattern, as_texts, named, told_apart
+from proda_jax.data_prep.records import Record
 
-_OTHER_SUFFIXES = (".tif", ".tiff", ".bmp", ".gif", ".webp")
-
-
-@dataclasses.dataclass(frozen=True)
-class Pattern:
-    """Files of a folder and its subfolders, and what each has in common with its counterpart.
-
-    Attributes:
-      folder: where they lie.
-      before, after: what a file's name begins and ends with, without its suffix.
-      suffixes: in lower case.
-    """
-
-    folder: epath.Path
-    before: str
-    after: str
-    suffixes: tuple[str, ...]
-
-    @classmethod
-    def parse(cls, text: str, suffixes: tuple[str, ...]) -> "Pattern":
-        """Reads a folder, or a folder and a file name with one '*' for what image and label have in common."""
-        path = resolved(text)
-        if "*" not in path.name:
-            return cls(path, "", "", suffixes)
-        before, after = path.name.split("*", 1)
-        stem, dot, suffix = after.rpartition(".")
-        return cls(path.parent, before, stem if dot else after, (f".{suffix}".lower(),) if dot else suffixes)
-
-    def files(self) -> dict[str, epath.Path]:
-        """{name: file}, in the order of names; a name is the path below the folder without what the pattern fixes.
-
-        Raises:
-          LayoutError: two files have the same name.
-        """
-        found: dict[str, epath.Path] = {}
-        for below, path in _walk(self.folder, ""):
-            stem = path.stem
-            fits = stem.startswith(self.before) and stem.endswith(self.after) and path.suffix.lower() in self.suffixes
-            if not fits or len(stem) < len(self.before) + len(self.after):
-                continue
-            name = below + stem[len(self.before) : len(stem) - len(self.after)]
-            if name in found:
-                raise LayoutError(f"{found[name]} and {path} are two files of the same name: remove or rename one")
-            found[name] = path
-        return dict(sorted(found.items()))
-
-    def others(self) -> list[epath.Path]:
-        """Images of kinds that are not read, such as TIFF."""
-        return [path for _, path in _walk(self.folder, "") if path.suffix.lower() in _OTHER_SUFFIXES]
-
-    def __str__(self) -> str:
-        return f"{self.folder}/{self.before}*{self.after}{{{','.join(self.suffixes)}}}"
-
-
-def _walk(folder: epath.Path, below: str):
-    """(path below the first folder, file) of every file that is not hidden."""
-    for path in folder.iterdir():
-        if path.name.startswith("."):
-            continue
-        if path.suffix.lower() in IMAGE_SUFFIXES + _OTHER_SUFFIXES:  # no folder: asking takes long in a bucket
-            yield below, path
-        elif path.is_dir():
-            yield from _walk(path, f"{below}{path.name}/")
+Files = dict[str, epath.Path]  # by what they have in common with their counterparts
 
 
 class Folder(DataSet):
@@ -78,51 +17,119 @@ class Folder(DataSet):
 
     name = "folder"
 
-    def __init__(self, *, split: str, images: str, labels: str | None = None, **kwargs):
+    def __init__(
+        self,
+        *,
+        split: str,
+        images: str | Sequence[str],
+        labels: str | Sequence[str] | None = None,
+        file_list: str | None = None,
+        **kwargs,
+    ):
         """Reads nothing yet.
 
         Args:
           split: name of the data set and its one split.
-          images: folder of images, or a folder and a file name with '*'.
-          labels: the same for label PNGs, or None.
+          images: folder of images, or a pattern, or several.
+          labels: the same for label PNGs: one for all images, or one for each of `images`; or None.
+          file_list: text file that names those of them that are meant; or None.
           **kwargs: of `DataSet`.
+
+        Raises:
+          LayoutError: there are other than one or as many labels as images.
         """
         self._split = split
-        self._images = Pattern.parse(images, IMAGE_SUFFIXES)
-        self._labels = Pattern.parse(labels, LABEL_SUFFIXES) if labels else None
+        self._images = [Pattern.parse(text, IMAGE_SUFFIXES) for text in as_texts(images)]
+        self._labels = [Pattern.parse(text, LABEL_SUFFIXES) for text in as_texts(labels)]
+        self._list = resolved(file_list) if file_list else None
+        if len(self._labels) not in (0, 1, len(self._images)):
+            raise LayoutError(f"{split} has {len(self._images)} folders of images and {len(self._labels)} of labels: "
+                              "name one of labels for all, or one for each")  # fmt: skip
         self.config = split
         super().__init__(**kwargs)
 
     @property
     def origin(self) -> dict:
         """What a prepared copy was made from."""
-        labels = str(self._labels) if self._labels else None
-        return super().origin | {"raw_dir": str(self._images), "labels": labels}
+        chosen = {"raw_dir": _listed(self._images), "labels": _listed(self._labels) or None}
+        return super().origin | chosen | ({"file_list": str(self._list)} if self._list else {})
 
     def splits(self) -> dict[str, Sequence[Record]]:
         """Records of the one split."""
-        for pattern in filter(None, (self._images, self._labels)):
-            if not pattern.folder.is_dir():
-                raise LayoutError(f"there is no folder {pattern.folder}, which the files of {self._split} should be in")
-        images = self._images.files()
-        labels = self._labels.files() if self._labels else {}
-        for pattern, found in ((self._images, images), (self._labels, labels)):
-            if pattern and not found:
-                held = ", ".join(sorted(path.name for path in pattern.folder.iterdir())[:8]) or "nothing"
-                raise LayoutError(f"there are no files {pattern}: the folder holds {held}")
-        if self._labels and not labels.keys() & images.keys():
+        images, labels = [self._files(p) for p in self._images], [self._files(p) for p in self._labels]
+        begin = [""] * len(images)
+        if len(set().union(*images)) < sum(map(len, images)):  # names occur twice
+            begin = [f"{end}/" for end in told_apart(self._images)]
+        chosen = _merged(images, begin)
+        if len(labels) == len(images):
+            known = _merged(labels, begin)
+        else:  # one for all images, or none
+            shared = labels[0] if labels else {}
+            known = {start + name: shared[name] for start, part in zip(begin, images, strict=True)
+                     for name in part if name in shared}  # fmt: skip
+            known |= {name: path for name, path in shared.items() if not any(name in part for part in images)}
+        if self._list:
+            return {self._split: self._in_list(chosen, known)}
+        if labels and not known.keys() & chosen.keys():
             raise LayoutError(
-                f"none of the {len(labels)} labels {self._labels} has the name of one of the {len(images)} images "
-                f"{self._images}: {_first(labels)} against {_first(images)}; what differs can be left out of the names "
-                "with a pattern, such as photos/*_rgb.png and labels/*_label.png"
+                f"none of the {len(known)} labels {_listed(self._labels)} has the name of one of the {len(chosen)} "
+                f"images {_listed(self._images)}: {_first(known)} against {_first(chosen)}; what differs can be left "
+                "out of the names with a pattern, such as photos/*_rgb.png and labels/*_label.png"
             )
-        if others := self._images.others():
-            self.notes.append(f"{len(others)} files are neither PNG nor JPEG and were left out, such as {others[0]}")
-        return {self._split: self.match(labels, list(images.items()))}
+        return {self._split: self.match(known, sorted(chosen.items()))}
+
+    def _files(self, pattern: Pattern) -> Files:
+        """{name: file} of a pattern; what it may have meant, too, and is not read is counted."""
+        found = pattern.listing()
+        whole = pattern.any_ending and pattern in self._images
+        passed_over = found.everything_passed_over() if whole else found.passed_over
+        self.pass_over(passed_over)
+        files = {name: found.files[place] for name, place in sorted(named(pattern, found.files).items())}
+        if not files:
+            why = f"; passed over: {passed_over}" if passed_over else ""
+            raise LayoutError(f"there are no files {pattern}: the folder holds {held(pattern.root)}{why}")
+        return files
+
+    def _in_list(self, images: Files, labels: Files) -> list[Record]:
+        """Records of the files that the list names, each once."""
+        lines, places = lists.read(self._list), lists.roots(self._list)
+        all_images, all_labels = (
+            lists.Names(files, [pattern.root for pattern in patterns])
+            for files, patterns in ((images, self._images), (labels, self._labels))
+        )
+        found, problems, repeated = {}, [], 0
+        for line in lines:
+            name = all_images.find(line.image, places)
+            label = labels.get(name)
+            if line.label and self._labels:
+                label = labels.get(all_labels.find(line.label, places))
+                if label is None:
+                    problems.append(f"line {line.number}, {line.label!r} (one of the labels is {_first(labels)})")
+            if name is None:
+                problems.append(f"line {line.number}, {line.image!r} (one of the images is {_first(images)})")
+            repeated += name in found
+            found[name] = label
+        if problems:
+            raise LayoutError(f"{self._list} names {len(problems)} files that are not there, the first in "
+                              f"{problems[0]}")  # fmt: skip
+        if repeated:
+            self.notes.append(f"{repeated} lines of {self._list} name an image once more")
+        if left := len(images) - len(found):
+            self.notes.append(f"{left} images are not in {self._list} and were left out")
+        return [Record(name, images[name], label) for name, label in sorted(found.items())]
 
     def layout_error(self, found: str) -> LayoutError:
         """The error for files that do not fit together."""
-        return LayoutError(f"{self._images} with labels {self._labels}: {found}")
+        labels = _listed(self._labels) if self._labels else None
+        return LayoutError(f"{_listed(self._images)} with labels {labels}: {found}")
+
+
+def _merged(parts: Iterable[Files], begin: Iterable[str]) -> Files:
+    return {start + name: path for start, part in zip(begin, parts, strict=True) for name, path in part.items()}
+
+
+def _listed(patterns: Iterable[Pattern]) -> str:
+    return ", ".join(map(str, patterns))
 
 
 def _first(names: dict) -> str:

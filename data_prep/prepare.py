@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import io
 import os
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets with a page of notes
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -19,15 +20,16 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from proda_jax.data.checks import NONE, ROLES, check_data
+from proda_jax.data.checks import NONE, ROLES, check_data, meaning_of
 from proda_jax.data.decoders import has_tensorflow
-from proda_jax.data.label_spaces import FOLDER, label_map, label_space, own_space
+from proda_jax.data.label_spaces import FOLDER, label_map, own_space
 from proda_jax.data.prepared import Prepared
 from proda_jax.data_prep import contact_sheet
 from proda_jax.data_prep.base import DataSet
 from proda_jax.data_prep.examples import Checks
 from proda_jax.data_prep.summary import Summary
-from proda_jax.system import command, configurations
+from proda_jax.data_prep.suspicions import suspicions
+from proda_jax.system import command, configurations, paths
 from proda_jax.system.extras import need
 from proda_jax.system.files import alone, check_writable
 
@@ -41,14 +43,15 @@ DATA_SETS = {
 }
 
 
-def prepare(dataset: str, *, data_dir: str, checks: Checks | None = None, **files: str | None) -> epath.Path:
+def prepare(dataset: str, *, data_dir: str, checks: Checks | None = None, **files: Any) -> epath.Path:
     """Prepares a data set, unless that was done before.
 
     Args:
       dataset: one of `DATA_SETS`.
       data_dir: folder for prepared data sets; may be in a bucket.
       checks: what is demanded of the files, and how they are stored; by default, in the data set's own label space.
-      **files: raw_dir, the folder with the data set's unpacked archives; or split, images and labels of 'folder'.
+      **files: raw_dir, the folder with the data set's unpacked archives, or split, images, labels and file_list of
+        'folder'; skip_unlabelled.
 
     Returns:
       The folder of the prepared data set, with `summary.json` and `contact_sheet.png`.
@@ -61,16 +64,17 @@ def prepare(dataset: str, *, data_dir: str, checks: Checks | None = None, **file
         raise ValueError(f"data set {dataset!r} does not exist; choose one of {', '.join(DATA_SETS)}")
     if checks is None:
         checks = Checks(label_map(dataset, own_space(dataset)))
+    data_dir = paths.expanded(data_dir)
     module, name = DATA_SETS[dataset]
     data_set = getattr(importlib.import_module(module), name)(checks=checks, **files)
-    folder = data_set.folder(epath.Path(data_dir).expanduser())
-    lock = epath.Path(data_dir).expanduser() / f"{dataset}.lock"
+    folder = data_set.folder(epath.Path(data_dir))
+    lock = epath.Path(data_dir) / f"{dataset}.lock"
     with alone(lock, f"another process prepares {dataset}: waiting", wait=True):
         done = folder.exists()
         if done:
             check_origin(folder, data_set)
         else:
-            check_writable(epath.Path(data_dir).expanduser(), "data_dir")
+            check_writable(data_dir, "data_dir")
             write(data_set, data_dir)
         sheet = contact_sheet.refresh(folder, checks.label_map)
         if not done:
@@ -114,20 +118,42 @@ def check_origin(folder: epath.Path, data_set: DataSet) -> None:
 
 def checks_of(data: ml_collections.ConfigDict, role: str) -> Checks:
     """What a configuration demands of the files of a role, and what their labels mean."""
-    space = label_space(data.label_space, data.classes, data.colors)
-    return Checks(label_map(data[role].name, space, data[role].label_values), data.strict, data.store_scale)
+    return Checks(meaning_of(data, role), data.strict, data.store_scale)
 
 
 def prepare_role(data: ml_collections.ConfigDict, role: str, data_dir: str) -> epath.Path:
     """Prepares the data set that a configuration's `data` section names for 'source', 'target' or 'validation'."""
     wanted, checks = data[role], checks_of(data, role)
+    same = [data[other] for other in ROLES if data[other].name == wanted.name]  # maybe other splits of one copy
     if wanted.name == FOLDER:
         files = {"split": wanted.split, "images": wanted.images, "labels": wanted.labels}
+        files |= {"file_list": wanted.get("file_list"), "skip_unlabelled": wanted.get("skip_unlabelled", False)}
     else:
-        same = [data[other].raw_dir for other in ("target", "source") if data[other].name == wanted.name]
-        found = same if role == "validation" else []  # which may be another split of either
+        others = [data[other].raw_dir for other in ("target", "source") if data[other].name == wanted.name]
+        found = others if role == "validation" else []
         files = {"raw_dir": next(filter(None, [wanted.raw_dir, *found]), data.raw_dir)}
+        files["skip_unlabelled"] = any(other.get("skip_unlabelled", False) for other in same)
     return prepare(wanted.name, data_dir=data_dir, checks=checks, **files)
+
+
+def problems(data: ml_collections.ConfigDict, role: str, folder: epath.Path, *, labels: bool) -> list[str]:
+    """What is suspicious of the split that a role uses, and which setting mends it; see `suspicions`.
+
+    Args:
+      data: the section.
+      role: 'source', 'target' or 'validation'.
+      folder: of the prepared data set.
+      labels: whether the role's labels are used.
+    """
+    splits = Summary.load(folder).splits
+    if not labels or data[role].split not in splits:  # which is refused where it is opened
+        return []
+    return suspicions(splits[data[role].split], meaning_of(data, role), role, data.get("allow", ()))
+
+
+def refusal(role: str, found: list[str]) -> ValueError:
+    """The error for suspicious data of a role."""
+    return ValueError(f"the {role} images are not what the settings say: " + "; besides, ".join(found))
 
 
 def define_flags() -> None:
@@ -155,14 +181,19 @@ def main(arguments: list[str]) -> None:
     if given.config is None:
         checks = Checks(label_map(given.dataset, own_space(given.dataset)), given.strict, given.store_scale)
         folder = prepare(given.dataset, data_dir=given.data_dir, checks=checks, raw_dir=given.raw_dir)
-        prepared = {folder: checks.label_map}
+        prepared, found = {folder: checks.label_map}, {}
     else:
         check_data(given.config)
         data = given.config.data
         roles = [role for role in ROLES if data[role].name != NONE]
-        prepared = {prepare_role(data, role, given.data_dir): checks_of(data, role).label_map for role in roles}
+        folders = {role: prepare_role(data, role, given.data_dir) for role in roles}
+        prepared = {folder: meaning_of(data, role) for role, folder in folders.items()}
+        found = {role: problems(data, role, folder, labels=role != "target") for role, folder in folders.items()}
     for folder, meaning in prepared.items():
         print(Summary.load(folder).text(meaning))
+    for role, wrong in found.items():
+        if wrong:
+            raise refusal(role, wrong)
 
 
 def run() -> None:

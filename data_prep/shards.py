@@ -13,7 +13,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
 from proda_jax.data.decode import cores
-from proda_jax.data_prep.examples import Counts, Example, Record, file_states
+from proda_jax.data_prep.examples import Example
+from proda_jax.data_prep.records import FileState, Record, Stored, states
 from proda_jax.system.files import MAKE_ROOM, is_remote, unfinished_name, write_atomically
 from proda_jax.system.progress import progress
 
@@ -27,7 +28,7 @@ class Shard:
     """A finished shard: its file and what its examples hold."""
 
     path: epath.Path
-    counts: Counts
+    examples: list[Stored]
 
 
 def write(
@@ -64,12 +65,13 @@ def write(
     problems, stop = Problems(), threading.Event()
     bar = progress(f"preparing {title}", sum(map(len, splits.values())))
 
-    def checked_examples(records: Sequence[Record]) -> Iterator[Example]:
+    def made(records: Sequence[Record]) -> Iterator[tuple[bytes, Stored]]:
         for record in records:
             if stop.is_set() or problems.many:
                 return
-            with problems.noted():
-                yield make(record)
+            with problems.noted(record):
+                example = make(record)
+                yield features.serialize_example(features.encode_example(example.features)), example.stored
             bar.update()
 
     def run(split: str, number: int) -> Shard | None:
@@ -77,15 +79,15 @@ def write(
         records = tasks[split, number]
         note = path.with_suffix(".json")  # written last: where it is, the shard is whole
         if note.exists() and path.exists():
-            counts = Counts.from_json(json.loads(note.read_text()))
-            if counts.files == [state for record in records for state in file_states(record)]:
+            stored = [Stored.from_json(values) for values in json.loads(note.read_text())]
+            if [one.files for one in stored] == [_states(record) for record in records]:
                 bar.update(len(records))
-                return Shard(path, counts)
-        counts = _write_records(path, checked_examples(records), features, len(records))
-        if counts is None:
+                return Shard(path, stored)
+        stored = _write_records(path, made(records), len(records))
+        if stored is None:
             return None
-        write_atomically(note, json.dumps(vars(counts)))
-        return Shard(path, counts)
+        write_atomically(note, json.dumps([one.as_json() for one in stored]))
+        return Shard(path, stored)
 
     with bar, ThreadPoolExecutor(cores()) as pool:
         running = {pool.submit(run, *task): task for task in tasks}
@@ -96,6 +98,14 @@ def write(
             pool.shutdown(wait=False, cancel_futures=True)
     problems.raise_any()
     return {split: [finished[task] for task in tasks if task[0] == split] for split in splits}
+
+
+def _states(record: Record) -> tuple[FileState, ...] | None:
+    """The states of a record's files; None where one is gone, which is said when it is read."""
+    try:
+        return states(record)
+    except ValueError:
+        return None
 
 
 class Problems:
@@ -109,9 +119,13 @@ class Problems:
         return len(self._messages) >= _MOST_PROBLEMS
 
     @contextlib.contextmanager
-    def noted(self) -> Iterator[None]:
+    def noted(self, record: Record) -> Iterator[None]:
+        """Notes an error that names its file; one of what a library makes of the record gets the file's name."""
         try:
             yield
+        except UnicodeError as error:  # a ValueError, too
+            self._messages.append(f"{ascii(str(record.image))} cannot be used: its name is not UTF-8 ({error.reason}); "
+                                  "rename it")  # fmt: skip
         except ValueError as error:
             self._messages.append(str(error))
 
@@ -136,26 +150,36 @@ def _resume(folder: epath.Path, plan: dict) -> None:
 
 
 def _write_records(
-    path: epath.Path, examples: Iterable[Example], features: tfds.features.FeaturesDict, expected: int
-) -> Counts | None:
+    path: epath.Path, examples: Iterable[tuple[bytes, Stored]], expected: int
+) -> list[Stored] | None:
     """Writes an ArrayRecord file that appears whole, or not at all where examples are missing."""
-    counts = Counts()
+    stored = []
     with tempfile.TemporaryDirectory() as scratch:  # the library writes to local disks only
         unfinished = epath.Path(scratch) / path.name if is_remote(path) else unfinished_name(path)
         try:
-            writer = ArrayRecordWriter(str(unfinished), "group_size:1")
-            for example in examples:
-                writer.write(features.serialize_example(features.encode_example(example.features)))
-                counts += example.counts
-            writer.close()
-            if counts.images < expected:
+            with _blaming_the_disk(path):
+                writer = ArrayRecordWriter(str(unfinished), "group_size:1")
+            for serialised, one in examples:
+                with _blaming_the_disk(path):
+                    writer.write(serialised)
+                stored.append(one)
+            with _blaming_the_disk(path):
+                writer.close()
+            if len(stored) < expected:
                 return None
             if is_remote(path):
                 path.write_bytes(unfinished.read_bytes())
             else:
                 unfinished.replace(path)
-        except RuntimeError as error:  # ArrayRecord's, of a disk that is full
-            raise OSError(f"{path} could not be written ({error}). {MAKE_ROOM}") from error
         finally:
             unfinished.unlink(missing_ok=True)
-    return counts
+    return stored
+
+
+@contextlib.contextmanager
+def _blaming_the_disk(path: epath.Path) -> Iterator[None]:
+    """For what writes alone: what ArrayRecord raises then is of a disk that is full or gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(f"{path} could not be written ({error}). {MAKE_ROOM}") from error

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from proda_jax.data.label_spaces import IGNORE, LabelMap
-from proda_jax.data_prep.examples import Counts, without_meaning
+from proda_jax.data.label_spaces import LabelMap
+from proda_jax.data_prep.counts import Counts, class_pixels, without_meaning
 from proda_jax.system.files import write_atomically
 
 NAME = "summary.json"
@@ -31,10 +31,7 @@ class Summary:
     @classmethod
     def of(cls, title: str, parts: dict[str, Sequence[Counts]], notes: list[str]) -> "Summary":
         """Adds up the parts of each split."""
-        splits = {name: sum(counts, Counts()) for name, counts in parts.items()}
-        for counts in splits.values():
-            counts.files = []
-        return cls(title, splits, notes)
+        return cls(title, {name: sum(counts, Counts()) for name, counts in parts.items()}, notes)
 
     @classmethod
     def load(cls, folder: epath.PathLike) -> "Summary":
@@ -55,36 +52,50 @@ class Summary:
         lines = []
         for name, counts in self.splits.items():
             lines.append(f"{self.title}/{name}: {counts.images} images, {counts.bytes / 1e6:.1f} MB")
-            sizes = ", ".join(f"{size} ({n})" for size, n in counts.sizes.most_common(4))
-            lines.append(f"  width x height: {sizes}{', ...' if len(counts.sizes) > 4 else ''}")
+            lines.append(f"  width x height: {_sizes(counts)}")
             lines += _labels(counts, label_map) if counts.values else ["  no labels"]
-            if counts.rotated:
-                lines.append(f"  note: {counts.rotated} JPEG images ask to be rotated when shown (EXIF); they are not")
+            lines += [f"  note: {note}" for note in self.notes_of(name, label_map)]
         return "\n".join(lines + [f"note: {note}" for note in self.notes])
 
+    def brief(self, split: str, label_map: LabelMap) -> list[str]:
+        """What a run says of the split that it uses: a line, and one for each thing worth knowing."""
+        counts = self.splits[split]
+        ignored = counts.pixels - class_pixels(counts, label_map).total()
+        labels = f"{100 * ignored / counts.pixels:.1f} % of the pixels ignored" if counts.values else "no labels"
+        first = f"{self.title}/{split}: {counts.images:,} images of {_sizes(counts)}, {labels}"
+        return [first, *self.notes_of(split, label_map), *self.notes]
 
-def class_pixels(counts: Counts, label_map: LabelMap) -> Counter:
-    """Pixels of each class that occurs, most frequent first."""
-    pixels: Counter = Counter()
-    for value, number in counts.values.items():
-        if (train_id := label_map.table[value]) != IGNORE:
-            pixels[label_map.space.classes[train_id]] += number
-    return Counter(dict(pixels.most_common()))
+    def notes_of(self, split: str, label_map: LabelMap) -> list[str]:
+        """What is worth knowing of a split besides numbers."""
+        counts = self.splits[split]
+        notes = _notes_of_labels(counts, label_map) if counts.values else []
+        if counts.rotated:
+            notes.append(f"{counts.rotated} JPEG images ask to be rotated when shown (EXIF); they are not")
+        return notes
+
+
+def _sizes(counts: Counts) -> str:
+    sizes = ", ".join(f"{size} ({n})" for size, n in counts.sizes.most_common(4))
+    return f"{sizes}{', ...' if len(counts.sizes) > 4 else ''}"
 
 
 def _labels(counts: Counts, label_map: LabelMap) -> list[str]:
     pixels = class_pixels(counts, label_map)
     labelled = pixels.total()
-    lines = [f"  pixels with a class: {labelled:,}, ignored: {counts.values.total() + counts.others - labelled:,}"]
+    lines = [f"  pixels with a class: {labelled:,}, ignored: {counts.pixels - labelled:,}"]
     width = max((len(name) for name in pixels), default=0)
-    lines += [f"    {name:<{width}} {100 * n / labelled:6.2f} %  {n:>15,}" for name, n in pixels.items()]
+    return lines + [f"    {name:<{width}} {100 * n / labelled:6.2f} %  {n:>15,}" for name, n in pixels.items()]
+
+
+def _notes_of_labels(counts: Counts, label_map: LabelMap) -> list[str]:
+    pixels, notes = class_pixels(counts, label_map), []
     if absent := [name for name in label_map.space.classes if name not in pixels]:
-        lines.append(f"  note: no pixel of {', '.join(absent)}")
+        notes.append(f"no pixel of {', '.join(absent)}")
     if unmapped := without_meaning(counts.values, label_map):
         values = ", ".join(f"{value} ({n:,} pixels)" for value, n in unmapped.most_common(8))
-        lines.append(f"  note: label values without meaning, which are ignored: {values}")
+        notes.append(f"label values without meaning, which are ignored: {values}")
     if counts.others:
-        lines.append(f"  note: {counts.others:,} pixels have rare values that were not counted one by one")
+        notes.append(f"{counts.others:,} pixels have rare values that were not counted one by one")
     if counts.other_label_sizes:
-        lines.append(f"  note: {counts.other_label_sizes} labels differ in size from their image; they are resized")
-    return lines
+        notes.append(f"{counts.other_label_sizes} labels differ in size from their image; they are resized")
+    return notes

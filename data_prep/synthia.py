@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from proda_jax.data_prep.base import DataSet
-from proda_jax.data_prep.examples import Record
+from proda_jax.data_prep.records import Record
 
 
 class Synthia(DataSet):

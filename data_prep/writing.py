@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tensorflow_datasets as tfds
 
-from proda_jax.data_prep import shards
+from proda_jax.data_prep import records, shards
 from proda_jax.data_prep.base import DataSet
-from proda_jax.data_prep.examples import Example, Record
+from proda_jax.data_prep.examples import Example
+from proda_jax.data_prep.records import Record
 from proda_jax.data_prep.summary import Summary
 
 UNFINISHED = ".unfinished"  # ends the name of the folder in which finished shards wait for the others
@@ -40,7 +41,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )  # fmt: skip
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Sequence[Record]]:
-        return self._data_set.checked_splits()
+        return self._data_set.records()
 
     def _generate_examples(self, records: Sequence[Record]) -> Iterator[tuple[str, Example]]:
         for record in records:
@@ -58,7 +59,9 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             if killed != self.data_path:
                 killed.rmtree()
         written = shards.write(folder, plan, splits, data_set.example, self.info.features, self.info.name)
-        counts = {name: [shard.counts for shard in made] for name, made in written.items()}
+        stored = {name: [one for shard in made for one in shard.examples] for name, made in written.items()}
+        records.save(self.data_path, stored)
+        counts = {name: [one.counts for one in found] for name, found in stored.items()}
         Summary.of(self.info.name, counts, data_set.notes).save(self.data_path)
         self.info.metadata.update(plan, labelled=labelled)
         infos = [self._take_over(name, made) for name, made in written.items()]
@@ -72,7 +75,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             shard.path.replace(template.sharded_filepath(shard_index=number, num_shards=len(written)))
         return tfds.core.SplitInfo(
             name=split,
-            shard_lengths=[shard.counts.images for shard in written],
-            num_bytes=sum(shard.counts.bytes for shard in written),
+            shard_lengths=[len(shard.examples) for shard in written],
+            num_bytes=sum(one.counts.bytes for shard in written for one in shard.examples),
             filename_template=template,
         )

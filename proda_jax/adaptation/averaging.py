@@ -17,7 +17,7 @@ def logits_of_views(
 
     Args:
       model, variables: the network.
-      images: uint8 [batch, height, width, 3].
+      images: uint8 [batch, height, width, 3], RGB.
       scales: the images are predicted at each of these sizes, relative to their own.
       flip: whether each is predicted mirrored, too.
 
@@ -50,7 +50,7 @@ def averaged_probabilities(
 
     Args:
       model, variables: the network.
-      images: uint8 [batch, height, width, 3].
+      images: uint8 [batch, height, width, 3], RGB.
       size: height and width of the result, whose corners are the images' corners.
       scales, flip: see `logits_of_views`.
 

@@ -6,7 +6,7 @@ import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
-from proda_jax.system import configurations
+from proda_jax.system import configurations, paths
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration, such as configs/gta5.py; of a shipped one, the name will do: gta5."
@@ -36,8 +36,18 @@ SCALES = flags.DEFINE_list("scales", ["1"], "predict, export: relative sizes who
 FLIP = flags.DEFINE_bool("flip", False, "predict, export: average with the mirror image's prediction.")
 INPUT = flags.DEFINE_string("input", None, "predict: image, video, folder of them, or a pattern like 'photos/*.png'.")
 WRITE = flags.DEFINE_list(
-    "write", ["ids", "colors", "overlays"], "predict: what is written: ids, colors, overlays, confidence."
-)
+    "write", ["ids", "colors", "overlays"],
+    "predict: what is written: ids, label_ids, colors, overlays, confidence, entropy.",
+)  # fmt: skip
+SKIP_EXISTING = flags.DEFINE_bool("skip_existing", False, "predict: leave out what the same network has done before.")
+VALUE_RANGE = flags.DEFINE_list(
+    "value_range", None, "predict: values that are black and white in images of more than 8 bits, such as 0,4095; "
+    "default: those of training.",
+)  # fmt: skip
+UNTAGGED_VIDEO = flags.DEFINE_enum(
+    "untagged_video", "auto", ["auto", "bt601", "bt709", "bt2020"],
+    "predict: what the colours of videos mean that do not say so; auto: bt709 in high definition, bt601 below.",
+)  # fmt: skip
 WINDOW = flags.DEFINE_integer(
     "window", None, "predict: side, in pixels, of the windows that larger images are predicted in; default: 2048, for "
     "images of more than four million pixels.",
@@ -60,6 +70,9 @@ SWEEP = flags.DEFINE_string(
     "sweep", None, "study: a setting and its values, such as 'stage1.temperature=0.5,1,2', with any configuration."
 )
 SEEDS = flags.DEFINE_list("seeds", None, "study: in place of the study's own, such as 0,1,2.")
+VERIFY = flags.DEFINE_bool(
+    "verify", False, "status: compare everything with what it was when it was written, and not only what is quick."
+)
 COMPARE = flags.DEFINE_list("compare", None, "With --mode=report: workdirs to set side by side.")
 
 
@@ -68,7 +81,7 @@ def parse(arguments: list[str]) -> list[str]:
     names = [argument.lstrip("-").split("=")[0] for argument in arguments[1:] if argument.startswith("-")]
     if "config" not in names and (settings := [name for name in names if name.startswith("config.")]):
         sys.exit(f"error: --{settings[0]} needs --config beside it, the configuration that it changes")
-    return app.parse_flags_with_usage(arguments)
+    return paths.parse(arguments)
 
 
 def check_hosts() -> None:
@@ -111,7 +124,10 @@ def check_format() -> None:
 
 def choose_network() -> ml_collections.ConfigDict | None:
     """Refuses flags that lack something; the configuration of the network to predict with or to export, if given."""
-    numbers(SCALES.value)
+    numbers("scales", SCALES.value)
+    value_range = numbers("value_range", VALUE_RANGE.value)
+    if value_range is not None and (len(value_range) != 2 or not value_range[0] < value_range[1]):
+        raise app.UsageError(f"--value_range={','.join(VALUE_RANGE.value)}: expected two numbers, such as 0,4095")
     if OUTPUT.value is None:
         raise app.UsageError(f"--mode={MODE.value} needs --output, a folder for the results")
     if MODE.value == "predict" and INPUT.value is None:
@@ -125,12 +141,12 @@ def choose_network() -> ml_collections.ConfigDict | None:
     return config
 
 
-def numbers(texts: list[str]) -> list[float]:
-    """The numbers of a flag."""
+def numbers(flag: str, texts: list[str] | None) -> list[float] | None:
+    """The numbers of a flag, if it is given."""
     try:
-        return [float(text) for text in texts]
+        return None if texts is None else [float(text) for text in texts]
     except ValueError:
-        raise app.UsageError(f"--scales={','.join(texts)}: expected numbers, such as 0.75,1,1.25") from None
+        raise app.UsageError(f"--{flag}={','.join(texts)}: expected numbers, such as 0.75,1.25") from None
 
 
 def whole_numbers(flag: str, texts: list[str]) -> list[int]:

@@ -124,7 +124,7 @@ def show_status() -> None:
 
     if flags.WORKDIR.value is None:
         raise app.UsageError("--mode=status needs --workdir, the folder of a run")
-    print(status.text(flags.WORKDIR.value))
+    print(status.text(flags.WORKDIR.value, verify=flags.VERIFY.value))
 
 
 def use_network(config: ml_collections.ConfigDict | None) -> None:
@@ -136,13 +136,17 @@ def use_network(config: ml_collections.ConfigDict | None) -> None:
     with phase("reading the network"):
         segmenter = loading.load(
             flags.WORKDIR.value, stage=flags.STAGE.value, checkpoint=flags.CHECKPOINT.value, config=config,
-            resize=flags.RESIZE.value, scales=flags.numbers(flags.SCALES.value), flip=flags.FLIP.value,
+            resize=flags.RESIZE.value, scales=flags.numbers("scales", flags.SCALES.value), flip=flags.FLIP.value,
             window=flags.WINDOW.value, batch_size=flags.BATCH_SIZE.value,
+            value_range=flags.numbers("value_range", flags.VALUE_RANGE.value),
             devices_used=None if flags.MODE.value == "predict" else 1,
         )  # fmt: skip
     print(f"network: {segmenter.origin}")
     if flags.MODE.value == "predict":
-        predict.predict(segmenter, flags.INPUT.value, flags.OUTPUT.value, flags.WRITE.value)
+        predict.predict(
+            segmenter, flags.INPUT.value, flags.OUTPUT.value, flags.WRITE.value,
+            skip_existing=flags.SKIP_EXISTING.value, untagged_video=flags.UNTAGGED_VIDEO.value,
+        )  # fmt: skip
     elif flags.FORMAT.value == "pretrained":
         segmenter.save_pretrained(flags.OUTPUT.value, license=flags.LICENSE.value)
         print(f"pretrained network: {flags.OUTPUT.value}, with its model card, README.md")

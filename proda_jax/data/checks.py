@@ -1,4 +1,4 @@
-"""Refuses impossible settings of the section `data`: classes, and the data set of each role."""
+"""Refuses impossible settings of the section `data`: classes, and the data set of each role; what its labels mean."""
 
 import re
 
@@ -10,6 +10,7 @@ from proda_jax.data.label_spaces import (
     IGNORE,
     IGNORED,
     LABEL_SPACES,
+    LabelMap,
     LabelSpace,
     all_datasets,
     datasets_in,
@@ -20,6 +21,10 @@ from proda_jax.system.refusals import choose, refuse
 
 ROLES = ("source", "target", "validation")
 NONE = "none"  # in place of a data set that there is not
+# what of data that look wrong may be meant to be so, see data.allow
+ALLOWANCES = (
+    "absent_classes", "ignored_pixels", "binary_masks", "values_from_one", "noisy_colors", "label_shapes",
+)  # fmt: skip
 
 
 def check_data(config: ml_collections.ConfigDict) -> None:
@@ -29,6 +34,8 @@ def check_data(config: ml_collections.ConfigDict) -> None:
     check_label_space(data)
     if not 0 < data.store_scale <= 1:
         refuse("data.store_scale", data.store_scale, "a share above 0, up to 1")
+    for name in data.get("allow", ()):  # of which older configurations know nothing
+        choose("data.allow", name, ALLOWANCES)
     if data.threads < 0:
         refuse("data.threads", data.threads, "0 (one for each core) or more")
     space = label_space(data.label_space, data.classes, data.colors)
@@ -37,7 +44,7 @@ def check_data(config: ml_collections.ConfigDict) -> None:
     own = {}  # prepared copies are told apart by their names
     for role in ROLES:
         if data[role].name == FOLDER:
-            files = (data[role].images, data[role].labels)
+            files = tuple(data[role].get(key) for key in ("images", "labels", "file_list", "skip_unlabelled"))
             if own.setdefault(data[role].split, files) != files:
                 refuse(f"data.{role}.split", data[role].split, "another name for each folder of your own")
 
@@ -70,7 +77,32 @@ def check_role(data: ml_collections.ConfigDict, role: str, space: LabelSpace) ->
             refuse(f"data.{role}.split", wanted.split, "a name of letters, digits and underscores, other than 'all'")
         if not wanted.labels and role != "target":
             refuse(f"data.{role}.labels", wanted.labels, "a folder of labels, one for each image")
+        for key in ("images", "labels"):
+            if not all(isinstance(text, str) and text for text in _several(wanted[key])):
+                refuse(f"data.{role}.{key}", wanted[key], "a folder or a pattern, or several: ('a', 'b')")
+        if len(_several(wanted.labels)) not in (0, 1, len(_several(wanted.images))):
+            refuse(f"data.{role}.labels", wanted.labels, "one folder of labels for all images, or one for each")
+    for key in ("images", "labels", "file_list"):
+        if wanted.get(key) and wanted.name != FOLDER:
+            refuse(f"data.{role}.{key}", wanted[key], f"None, as data.{role}.name is not {FOLDER!r}")
+    if wanted.get("skip_unlabelled") and wanted.name == FOLDER and not wanted.labels:
+        refuse(f"data.{role}.skip_unlabelled", True, "False, as there are no labels")
+    tolerance = wanted.get("color_tolerance", 0)
+    if not 0 <= tolerance <= 127:
+        refuse(f"data.{role}.color_tolerance", tolerance, "0 to 127, the most that a channel may be off")
     try:
-        label_map(wanted.name, space, wanted.label_values)
+        meaning = label_map(wanted.name, space, wanted.label_values)
     except ValueError as error:
         refuse(f"data.{role}.label_values", tuple(wanted.label_values), str(error))
+    if tolerance and not meaning.in_color:
+        refuse(f"data.{role}.color_tolerance", tolerance, "0, as label_values names no colours")
+
+
+def _several(given: object) -> tuple:
+    return () if given is None else tuple(given) if isinstance(given, tuple | list) else (given,)
+
+
+def meaning_of(data: ml_collections.ConfigDict, role: str) -> LabelMap:
+    """What the labels of a role mean, by the settings of the section `data`."""
+    space, wanted = label_space(data.label_space, data.classes, data.colors), data[role]
+    return label_map(wanted.name, space, wanted.label_values, wanted.get("color_tolerance", 0))

@@ -28,7 +28,7 @@ def errors() -> tuple[type[Exception], ...]:
 
 
 def image(encoded):
-    """Pixels of a PNG (8 or 16 bits, grey, palette, with alpha) or JPEG file, uint8 [height, width, 3]."""
+    """Pixels of a PNG (8 or 16 bits, grey, palette, with alpha) or JPEG file, uint8 [height, width, 3], RGB."""
     import tensorflow as tf
 
     return tf.cond(

@@ -125,9 +125,9 @@ Values = Iterable[tuple[int | tuple[int, int, int], str]]
 
 # Raw values in train-id order (released code); GTA5 labels use Cityscapes' label ids. Further raw values of each data
 # set's own table have no class here.
-_CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 _SYNTHIA_IDS = (3, 4, 2, 21, 5, 7, 15, 9, 6, 1, 10, 17, 8, 19, 12, 11)
-_CITYSCAPES_VALUES = dict.fromkeys(range(35), IGNORED) | dict(zip(_CITYSCAPES_IDS, _CITYSCAPES_CLASSES, strict=True))
+_CITYSCAPES_VALUES = dict.fromkeys(range(35), IGNORED) | dict(zip(CITYSCAPES_IDS, _CITYSCAPES_CLASSES, strict=True))
 _OWN_VALUES: dict[str, tuple[str, dict[int, str]]] = {  # data set: the label space that is made for it, its values
     "cityscapes": ("cityscapes19", _CITYSCAPES_VALUES),
     "gta5": ("cityscapes19", _CITYSCAPES_VALUES),
@@ -141,6 +141,7 @@ _OWN_VALUES: dict[str, tuple[str, dict[int, str]]] = {  # data set: the label sp
 }
 _VALUES = 2**16  # labels have 8 or 16 bits
 FOLDER = "folder"  # a user's own files, which hold train ids unless the configuration says otherwise
+_TARGETS = {"cityscapes19": "cityscapes", "synthia16": "cityscapes", "camvid11": "camvid"}  # of most of its networks
 _ALSO_IN = {"cityscapes": "synthia16", "gta5": "synthia16", "demo": "synthia16"}  # without the missing classes
 
 
@@ -152,11 +153,13 @@ class LabelMap:
       space: whose train ids they are.
       table: uint8 [2**16], or [2**24] by `color_number` where labels are colours; `table[raw]` converts an image.
       known: bool, like `table`: values that have a class or are ignored on purpose.
+      values: the values, or numbers of colours, that were named; others are known by being close to one.
     """
 
     space: LabelSpace
     table: np.ndarray
     known: np.ndarray
+    values: tuple[int, ...]
 
     @property
     def in_color(self) -> bool:
@@ -168,7 +171,7 @@ class LabelMap:
         return str((raw >> 16, raw >> 8 & 255, raw & 255)) if self.in_color else str(raw)
 
 
-def label_map(dataset: str, space: LabelSpace, values: Values = ()) -> LabelMap:
+def label_map(dataset: str, space: LabelSpace, values: Values = (), tolerance: int = 0) -> LabelMap:
     """How raw label values of a data set become train ids of a label space.
 
     Args:
@@ -176,6 +179,7 @@ def label_map(dataset: str, space: LabelSpace, values: Values = ()) -> LabelMap:
       space: the label space.
       values: pairs of a raw value, or a colour (red, green, blue), and its class or 'ignored'; several values may share
         a class. Empty: the data set's own values; those of 'folder' are the train ids.
+      tolerance: a colour that is off by no more than this in each channel means what the nearest named one does.
 
     Returns:
       The map; values that are not named become `IGNORE`.
@@ -206,7 +210,24 @@ def label_map(dataset: str, space: LabelSpace, values: Values = ()) -> LabelMap:
         elif name != IGNORED:
             table[number] = space.classes.index(name)
         known[number] = True
-    return LabelMap(space, table, known)
+    numbers = tuple(color_number(raw) if colors else raw for raw in named)
+    if colors and tolerance:
+        _widen(table, known, numbers, tolerance)
+    return LabelMap(space, table, known, numbers)
+
+
+def _widen(table: np.ndarray, known: np.ndarray, colors: Sequence[int], tolerance: int) -> None:
+    """Gives the colours around each of `colors` its meaning; where several are in reach, that of the nearest."""
+    meanings = table[list(colors)]
+    nearest = np.full((256, 256, 256), 3 * 256**2, np.int32)  # squared distances
+    table, known = table.reshape(nearest.shape), known.reshape(nearest.shape)
+    for color, meaning in zip(colors, meanings, strict=True):
+        channels = (color >> 16, color >> 8 & 255, color & 255)
+        box = tuple(slice(max(c - tolerance, 0), c + tolerance + 1) for c in channels)
+        red, green, blue = np.ogrid[tuple(slice(s.start, min(s.stop, 256)) for s in box)]
+        distance = (red - channels[0]) ** 2 + (green - channels[1]) ** 2 + (blue - channels[2]) ** 2
+        closer = distance < nearest[box]
+        nearest[box][closer], table[box][closer], known[box][closer] = distance[closer], meaning, True
 
 
 def _is_color(raw: object) -> bool:
@@ -231,6 +252,30 @@ def _own_values(dataset: str, space: LabelSpace) -> dict[int, str]:
         raise ValueError(f"no label values of data set {dataset!r} are known in label space {space.name!r}; known "
                          f"there: {', '.join(datasets_in(space.name))}")  # fmt: skip
     return _OWN_VALUES[dataset][1]
+
+
+def own_ids(space: LabelSpace, datasets: Sequence[tuple[str, Values]] = ()) -> tuple[int, ...] | None:
+    """The value of each train id in label files: what a data set's own tools and servers read.
+
+    Args:
+      space: the label space.
+      datasets: data sets and their `values`, as of `label_map`; the first one that says what its values mean counts.
+        Where none does, values are train ids. Empty: they are not known, and the space's name has to do.
+
+    Returns:
+      A value for each train id, the first of those that mean its class; None: labels are colours, or it is not known.
+    """
+    if not datasets:
+        if space.name not in _TARGETS:
+            return None
+        datasets = [(_TARGETS[space.name], ())]
+    for name, values in datasets:
+        if values or name != FOLDER and name in datasets_in(space.name):
+            named = dict(values) if values else _own_values(name, space)
+            first = {cls: raw for raw, cls in reversed(named.items())}
+            ids = tuple(first.get(cls) for cls in space.classes)
+            return ids if all(isinstance(raw, int) for raw in ids) else None
+    return tuple(range(len(space)))
 
 
 def datasets_in(space: str) -> list[str]:

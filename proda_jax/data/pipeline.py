@@ -17,6 +17,7 @@ from proda_jax.data.label_spaces import LabelMap
 from proda_jax.data.memory import MemorySource
 from proda_jax.data.prepared import INDEX, Prepared
 from proda_jax.data.source import Batch, ordered_records, training_records
+from proda_jax.system.paths import expanded
 from proda_jax.system.progress import progress
 
 
@@ -174,7 +175,7 @@ class TfdsSource:
 
 def _prepared_directory(dataset: str, data_dir: str) -> epath.Path:
     """Folder of the newest prepared version of a data set."""
-    parent = epath.Path(data_dir).expanduser() / dataset
+    parent = epath.Path(expanded(data_dir)) / dataset
     versions = []
     if parent.exists():
         versions = [path for path in parent.iterdir() if (path / INDEX).exists()]

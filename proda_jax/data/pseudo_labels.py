@@ -4,14 +4,17 @@ import hashlib
 import json
 import urllib.parse
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from etils import epath
 
 from proda_jax.data.source import Batch
-from proda_jax.system.files import npz, read_json, read_npz, write_atomically
+from proda_jax.system.files import npz, read_json, read_npz, write_atomically, write_json
+from proda_jax.system.progress import progress
 
 ORIGIN = "origin.json"
+READERS = 8  # threads, as buckets answer late
 LONGEST_NAME = 180  # most disks allow 255 bytes, of which an unfinished file needs some
 
 
@@ -45,7 +48,7 @@ class PseudoLabels:
                 )
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(note, json.dumps(self.origin, indent=2))
+        write_json(note, self.origin)
 
     def path(self, name: str) -> epath.Path:
         """The file of an image's labels: one a name, also with subfolders, and no longer than disks allow."""
@@ -53,6 +56,24 @@ class PseudoLabels:
         if len(quoted) > LONGEST_NAME:
             quoted = f"{quoted[: LONGEST_NAME - 65]}-{hashlib.sha256(name.encode()).hexdigest()}"
         return self.folder / f"{quoted}.npz"
+
+    def remove_damaged(self, names: Sequence[str]) -> None:
+        """Reads the labels that are there, and removes files that are damaged, so that they count as missing."""
+        kept = sorted(set(names) - set(self.missing(names)))
+        with ThreadPoolExecutor(READERS) as pool, progress("checking pseudo labels", len(kept), leave=False) as bar:
+            for name, reason in zip(kept, pool.map(self._damage, kept), strict=True):
+                if reason:
+                    print(f"{self.path(name)} is damaged ({reason}): it is made again")
+                    self.path(name).unlink()
+                bar.update()
+
+    def _damage(self, name: str) -> str:
+        """What is wrong with one image's labels; '' where nothing is."""
+        try:
+            self.read(name)
+        except ValueError as error:
+            return str(error.__cause__)
+        return ""
 
     def missing(self, names: Sequence[str]) -> list[str]:
         """Names without a file: what an interrupted generation still has to do."""
@@ -73,9 +94,9 @@ class PseudoLabels:
         path = self.path(name)
         try:
             return read_npz(path)["label"]
-        except Exception as error:
+        except Exception as error:  # what a damaged archive leads to depends on where it is damaged
             raise ValueError(
-                f"{path} cannot be read ({error}). Delete it and run the same command again: it is made anew"
+                f"{path} cannot be read ({error}): give the same command again, which makes it anew"
             ) from error
 
 

@@ -27,7 +27,7 @@ def labels(
 
     Args:
       model, variables: the network.
-      images: uint8 [batch, height, width, 3].
+      images: uint8 [batch, height, width, 3], RGB.
       scales, flip: see `averaging.logits_of_views`.
 
     Returns:

@@ -1,24 +1,25 @@
-"""Image files of any kind as arrays, and which files a pattern means (Pillow)."""
+"""Which images and videos are to be predicted, what their results are called, and PNG files."""
 
 import dataclasses
-import glob
+import fnmatch
+import hashlib
 import io
 import os
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from etils import epath
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from proda_jax.data import pixels
+from proda_jax.inference import video
 from proda_jax.system.files import is_remote
+from proda_jax.system.folders import Listing, PassedOver, listing, shown
+from proda_jax.system.paths import expanded
 
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
-
-
-class Unreadable(ValueError):
-    """Why a file cannot be read; the message does not name it."""
+LONGEST = 255 - len(".png")  # bytes of a file's name that disks allow, without the ending of a result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,123 +29,147 @@ class Input:
     Attributes:
       path: where it is.
       name: what its results are called, without an ending: its place below what was searched.
+      is_video: whether it has frames.
     """
 
     path: epath.Path
     name: str
-
-    @property
-    def is_video(self) -> bool:
-        return self.path.suffix.lower() in VIDEOS
+    is_video: bool = False
 
 
-def find(pattern: str, output: epath.PathLike, kinds: Sequence[str] = ()) -> list[Input]:
-    """The images and videos that a pattern means, in order of their names.
+def find(pattern: str, output: epath.PathLike, kinds: Sequence[str] = ()) -> tuple[list[Input], PassedOver]:
+    """The images and videos that a pattern means, in order of their names, and what was passed over.
+
+    Images are known by their endings, videos by what the files hold.
 
     Args:
-      pattern: a file, a folder, which is searched with all folders in it, or a pattern such as 'photos/*/left_*.png'.
-        Hidden files and folders are passed over, and in folders files that are neither images nor videos by name.
+      pattern: a file, a folder, which is searched with all folders in it by the rule of `folders.listing`, or a pattern
+        such as 'photos/*/left_*.png': '*' and '?' are parts of a name, '**' any folders, and '[0-9]' one of these, but
+        where there is a folder of such a name.
       output: folder of results, which is not searched; where the input is in it, the folders of results there are not.
       kinds: names of these.
 
     Raises:
       ValueError: there is no such file, or none that is an image or a video.
     """
+    pattern = os.fspath(expanded(pattern))
     path, output = epath.Path(pattern), epath.Path(os.path.abspath(output) if not is_remote(output) else output)
-    if path.is_dir():
-        base, files = path, _below(path, _closed(output, path, kinds))
-    elif path.exists():
-        base, files = path.parent, [path]
-    else:
-        base, files = _matching(pattern, output, kinds)
+    is_folder = path.is_dir()
+    if path.exists() and not is_folder:
+        return [Input(path, *_names({path.name: path}), is_video=_holds_video(path))], PassedOver()
+    base, parts = (path, []) if is_folder else _divided(pattern)
+    try:
+        found = listing(base, pixels.ENDINGS, _closed(output, base, kinds), lambda below: _leads_on(below, parts))
+    except FileNotFoundError:
+        found = Listing({}, {}, PassedOver())
+    files, videos = _chosen(found.files, parts), set()
+    for name, file in _chosen(found.others, parts).items():
+        if _holds_video(file):
+            videos.add(name)
+        elif not (parts and epath.Path(parts[-1]).suffix == epath.Path(name).suffix != ""):  # it was asked for by name
+            found.passed_over.add_other(file)
+            continue
+        files[name] = file
+    files = dict(sorted(files.items()))
     if not files:
-        raise ValueError(f"--input={pattern}: no file ends in {', '.join((*IMAGES, *VIDEOS))}")
-    return [Input(file, name) for file, name in zip(files, _names(files, base), strict=True)]
+        passed = f"; passed over: {found.passed_over}" if found.passed_over else ""
+        raise ValueError(f"--input={shown(pattern)}: no file that is an image ({', '.join(pixels.ENDINGS)}) or a video"
+                         f"{passed}")  # fmt: skip
+    named = zip(files.items(), _names(files), strict=True)
+    return [Input(file, own, is_video=name in videos) for (name, file), own in named], found.passed_over
 
 
-def _closed(output: epath.Path, base: epath.Path, kinds: Sequence[str]) -> set[epath.Path]:
+def _holds_video(path: epath.Path) -> bool:
+    """Whether a file is a video: by its ending, which a damaged one has too, or by what it holds."""
+    ending = path.suffix.lower()
+    return ending in video.ENDINGS or ending not in pixels.ENDINGS and video.is_video(path)
+
+
+def _closed(output: epath.Path, base: epath.Path, kinds: Sequence[str]) -> set[str]:
     """Folders of results, which are not searched below `base`."""
-    base = epath.Path(os.path.abspath(base))
-    return {output / kind for kind in kinds} if output in (base, *base.parents) else {output}
+    base = base if is_remote(base) else epath.Path(os.path.abspath(base))
+    inside = output in (base, *base.parents)
+    return {os.fspath(output / kind) for kind in kinds} if inside else {os.fspath(output)}
 
 
-def _below(folder: epath.Path, closed: Set[epath.Path]) -> list[epath.Path]:
-    """The images and videos in a folder and the folders in it, links to folders and closed ones aside."""
-    found = []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if not path.is_dir():
-            found += [path] * path.name.lower().endswith((*IMAGES, *VIDEOS))
-        elif not os.path.islink(path) and epath.Path(os.path.abspath(path)) not in closed:
-            found += _below(path, closed)
-    return found
+# Patterns
 
 
-def _matching(pattern: str, output: epath.Path, kinds: Sequence[str]) -> tuple[epath.Path, list[epath.Path]]:
-    """The folder in which a pattern begins, and the files that match it or are in folders that do."""
-    if is_remote(pattern) or not glob.has_magic(pattern):
-        raise ValueError(f"--input={pattern}: there is nothing of that name; expected an image, a video, a folder or a "
-                         "pattern such as 'photos/*.png'")  # fmt: skip
+def _divided(pattern: str) -> tuple[epath.Path, list[str]]:
+    """The folder in which a pattern begins, and its parts below."""
     parts = epath.Path(pattern).parts
-    fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-    base, found = epath.Path(*parts[:fixed]), []
-    closed = _closed(output, base, kinds)
-    for path in map(epath.Path, sorted(glob.glob(pattern, recursive=True))):
-        if closed & {whole := epath.Path(os.path.abspath(path)), *whole.parents}:
+    for number, part in enumerate(parts):
+        if not _is_magic(part):
             continue
-        found += _below(path, closed) if path.is_dir() else [path]
-    return base, sorted(set(found))
+        folder = epath.Path(*parts[:number])
+        if number == len(parts) - 1 or not (folder / part).is_dir():
+            return folder, [unicodedata.normalize("NFC", part) for part in parts[number:]]
+    raise ValueError(f"--input={shown(pattern)}: there is nothing of that name; expected an image, a video, a folder "
+                     "or a pattern such as 'photos/*.png'")  # fmt: skip
 
 
-def _names(files: list[epath.Path], base: epath.Path) -> list[str]:
-    """A name for each file's results: its own, with its ending only where two would share it otherwise."""
-    whole = [file.relative_to(base).as_posix() for file in files]
-    names = [name.removesuffix(file.suffix) for name, file in zip(whole, files, strict=True)]
+def _is_magic(part: str) -> bool:
+    return any(sign in part for sign in "*?[")
+
+
+def _matches(name: str, part: str) -> bool:
+    """Whether a part of a path fits a part of a pattern, whose brackets may be meant as they are."""
+    return any(fnmatch.fnmatchcase(name, meant) for meant in (part, part.replace("[", "[[]")))
+
+
+def _leads_on(below: str, parts: Sequence[str]) -> bool:
+    """Whether files in a folder at this place may fit a pattern, or lie in one that fits."""
+    for name, part in zip(below.split("/"), parts, strict=False):
+        if part == "**":
+            return True
+        if not _matches(name, part):
+            return False
+    return True
+
+
+def _fits(names: Sequence[str], parts: Sequence[str]) -> bool:
+    """Whether a file's place fits a pattern, or that of a folder which it is in."""
+    if not parts:
+        return True
+    if not names:
+        return False
+    if parts[0] == "**":
+        return _fits(names, parts[1:]) or _fits(names[1:], parts)
+    return _matches(names[0], parts[0]) and _fits(names[1:], parts[1:])
+
+
+def _chosen(files: Mapping[str, epath.Path], parts: Sequence[str]) -> dict[str, epath.Path]:
+    return {name: path for name, path in files.items() if _fits(name.split("/"), parts)}
+
+
+# Names of results
+
+
+def _names(files: Mapping[str, epath.Path]) -> list[str]:
+    """A name for each file's results: its place, with its ending only where two would share it otherwise.
+
+    One that no disk would allow is cut, and ends in a digest.
+    """
+    names = [name.removesuffix(file.suffix) for name, file in files.items()]
     while True:
         count = Counter(name.casefold() for name in names)  # some file systems know no capitals
-        apart = [own if count[name.casefold()] > 1 else name for own, name in zip(whole, names, strict=True)]
+        apart = [own if count[name.casefold()] > 1 else name for own, name in zip(files, names, strict=True)]
         if apart == names:
-            return names
+            return [_shortened(name) for name in names]
         names = apart
 
 
-def read(path: epath.PathLike) -> np.ndarray:
-    """The pixels of an image file, see `pixels`.
-
-    Raises:
-      Unreadable: it is damaged, or no image.
-    """
-    try:
-        with Image.open(io.BytesIO(epath.Path(path).read_bytes())) as image:
-            return pixels(image)
-    except UnidentifiedImageError:
-        raise Unreadable("it is no image of a kind that Pillow knows") from None
-    except Exception as error:  # what a damaged file leads to depends on where it is damaged
-        raise Unreadable(getattr(error, "strerror", None) or str(error) or type(error).__name__) from error
-
-
-def pixels(image: Image.Image) -> np.ndarray:
-    """An image as a network sees it, uint8 [height, width, 3].
-
-    Grey is repeated, colours of palettes are looked up, alpha is dropped, of several pages the first is taken, and of
-    16 bits the upper 8, as in training data. The camera's orientation is followed, which training data should not need.
-
-    Raises:
-      ValueError: it has 32 bits.
-    """
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F"):
-        raise ValueError("its pixels have 32 bits: convert it to 8 or 16")
-    if image.mode.startswith("I;16"):  # of which convert() would cut off all above 255
-        return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
-    if image.mode in ("P", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")  # palettes with transparency have no way straight to RGB
-    return np.array(image.convert("RGB"))
+def _shortened(name: str) -> str:
+    folder, slash, last = name.rpartition("/")
+    encoded = os.fsencode(last)
+    if len(encoded) <= LONGEST:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:16]
+    return f"{folder}{slash}{encoded[: LONGEST - 17].decode('utf8', 'ignore')}-{digest}"
 
 
 def png(values: np.ndarray) -> bytes:
-    """A PNG file of uint8 [height, width], grey, or [height, width, 3], colour."""
+    """A PNG file of uint8 or uint16 [height, width], grey, or uint8 [height, width, 3], RGB."""
     contents = io.BytesIO()
     # a third of the default level's time, for an eighth more bytes
     Image.fromarray(values).save(contents, "PNG", compress_level=3)

@@ -1,6 +1,5 @@
 """Finds a trained network where a run left it, and opens it for prediction: `load`."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +18,8 @@ from proda_jax.run.card import Card
 from proda_jax.run.networks import Networks
 from proda_jax.run.workdir import Workdir
 from proda_jax.system import checkpoints, devices
+from proda_jax.system.files import parse_json
+from proda_jax.system.paths import expand_settings, expanded
 
 EXPECTED = (
     "the workdir of a run, a stage's folder or a checkpoint, or a pretrained network (a folder with "
@@ -37,6 +38,7 @@ def load(
     flip: bool = False,
     window: int | None = None,
     batch_size: int | None = 1,
+    value_range: Sequence[float] | None = None,
     devices_used: int | None = 1,
 ) -> Segmenter:
     """Opens a trained network.
@@ -49,7 +51,7 @@ def load(
       checkpoint: 'last' (default) or 'best' of the stage.
       config: configuration that a network without a card was trained with: one in a file of weights, or in a checkpoint
         of an older version.
-      resize, scales, flip, window, batch_size: see `Segmenter`.
+      resize, scales, flip, window, batch_size, value_range: see `Segmenter`.
       devices_used: number of devices over which batches are split; None: all of them.
 
     Raises:
@@ -57,7 +59,9 @@ def load(
     """
     mesh = devices.make_mesh(devices_used)
     if config is not None:
+        expand_settings(config)
         settings.check_network(config)
+    path = expanded(path)
     if path is not None and pretrained_folder.is_pretrained(path):
         if stage or checkpoint:
             raise ValueError(f"{path} is one network already: leave out the stage, and which checkpoint")
@@ -76,7 +80,7 @@ def load(
         origin = config.init_from
     return Segmenter(
         model, variables, card, mesh, origin=origin,
-        resize=resize, scales=scales, flip=flip, window=window, batch_size=batch_size,
+        resize=resize, scales=scales, flip=flip, window=window, batch_size=batch_size, value_range=value_range,
     )  # fmt: skip
 
 
@@ -86,7 +90,7 @@ def find(path: epath.PathLike, stage: str | None = None, which: str | None = Non
     Raises:
       ValueError: there is none; with what there is.
     """
-    path = epath.Path(path)
+    path = epath.Path(expanded(path))
     if not path.is_dir():
         raise ValueError(f"{path}: expected {EXPECTED}; there is no such folder")
     if (path / "network").is_dir():
@@ -174,7 +178,7 @@ def _last_complete(workdir: epath.Path) -> str:
     if not there:
         raise ValueError(f"{workdir}: expected {EXPECTED}; it holds none")
     try:
-        complete = [entry["name"] for entry in json.loads(results.read_text())["stages"]] if results.exists() else []
+        complete = [entry["name"] for entry in parse_json(results.read_text())["stages"]] if results.exists() else []
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{results} is damaged: name a stage with --stage, one of {', '.join(there)}") from None
     if not (complete := [name for name in complete if name in there]):

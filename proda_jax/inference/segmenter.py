@@ -1,6 +1,5 @@
 """A trained network that takes images of any size, see `loading.load`."""
 
-import dataclasses
 import functools
 import os
 from collections.abc import Iterator, Sequence
@@ -15,30 +14,23 @@ from PIL import Image
 
 from proda_jax.adaptation.averaging import logits_of_views, mean_probabilities
 from proda_jax.adaptation.resizing import HIGHEST, align_corners_weights
-from proda_jax.inference import images, model_card, windows
+from proda_jax.data import pixels
+from proda_jax.data.pixels import Range, Unreadable
+from proda_jax.inference import model_card, windows
 from proda_jax.inference.facts import facts
+from proda_jax.inference.prediction import Prediction, maps_of
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.models.weights import pretrained_folder
 from proda_jax.run.card import Card
 from proda_jax.system import devices
+from proda_jax.system.paths import expanded
 
 MOST_PIXELS = 2**22  # that a device predicts at once; ResNet-101 takes 1.6 kB for each (on a CPU, by XLA's account)
 WINDOW = 2048  # side of the windows in which larger images are predicted, pixels
 BAND = 64  # rows of the result that are computed at once, so that scores of all pixels never are in memory
 BUCKET = 256  # results are computed at multiples of this size and cut, so that few sizes are compiled
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """What the network says of an image, at the image's own size.
-
-    Attributes:
-      labels: train ids, uint8 [height, width].
-      confidence: probability of that class, 0..255, uint8 [height, width].
-    """
-
-    labels: np.ndarray
-    confidence: np.ndarray
+BANDS = 2**20  # pixels of a large image that are worked on at once
+MOST_SEEN = 2**28  # pixels of an image as the network sees it, if that is much more than the image has
 
 
 class Segmenter:
@@ -62,6 +54,7 @@ class Segmenter:
         flip: bool = False,
         window: int | None = None,
         batch_size: int | None = None,
+        value_range: Sequence[float] | None = None,
     ):
         """Compiles nothing yet.
 
@@ -77,6 +70,8 @@ class Segmenter:
           window: side of the windows in which an image is predicted that is larger than that; None: `WINDOW`, and only
             where the image is larger than `MOST_PIXELS`.
           batch_size: images that one device predicts at once; None: as many as have `MOST_PIXELS`, up to 8, on a CPU 1.
+          value_range: values that are black and white in images of more than 8 bits, see `pixels.read`; None: as the
+            network was trained; (): the upper 8 of 16 bits.
 
         Raises:
           ValueError: a value that cannot work.
@@ -92,9 +87,14 @@ class Segmenter:
         self.card, self.origin, self.scales, self.flip = card, origin, tuple(scales), flip
         self._model, self._variables, self._mesh = model, variables, mesh
         self._resize, self._window, self._batch_size = resize, window, batch_size
+        chosen = card.value_range if value_range is None else value_range
+        self.value_range: Range | None = pixels.check_range(chosen, "value_range")
         views = functools.partial(logits_of_views, model, scales=self.scales, flip=flip)
         self._logits = devices.map_step(views, mesh, "rb", "b")
-        self._label = devices.map_step(_label, mesh, "bbb", "bb")
+        self._label = {
+            entropy: devices.map_step(functools.partial(_label, entropy=entropy), mesh, "bbb", maps)
+            for entropy, maps in ((False, "bb"), (True, "bbb"))
+        }
         self._average = jax.jit(mean_probabilities, static_argnums=1)
 
     @property
@@ -115,6 +115,14 @@ class Segmenter:
         return (max(round(height * seen / width), 1), seen) if seen else None
 
     @property
+    def options(self) -> dict[str, Any]:
+        """What decides its labels besides the network, by the names of its arguments."""
+        return {
+            "resize": self._resize, "scales": self.scales, "flip": self.flip, "window": self._window,
+            "value_range": self.value_range,
+        }  # fmt: skip
+
+    @property
     def network(self) -> tuple[DeepLab, Any]:
         """The network and its variables."""
         return self._model, self._variables
@@ -123,7 +131,7 @@ class Segmenter:
         """Labels of one image.
 
         Args:
-          image: uint8 [height, width, 3], a Pillow image, or the path of a file.
+          image: uint8 [height, width, 3], RGB, a Pillow image, or the path of a file.
 
         Returns:
           Train ids uint8 [height, width], of the image's own size.
@@ -132,23 +140,27 @@ class Segmenter:
 
     def probabilities(self, image: Any) -> np.ndarray:
         """Probability of each class, float32 [height, width, classes], of the image's own size."""
-        image = as_array(image)
+        image = self.as_array(image)
         seen = self.resized(image)
         if self.is_windowed(seen.shape[:2]):
-            return np.stack(list(self._planes(image, seen)), axis=-1)
+            return np.concatenate(list(self._bands(image, seen)))
         return np.asarray(self._average(self._logits_of([seen]), image.shape[:2])[0])
 
     def colorize(self, labels: np.ndarray) -> np.ndarray:
-        """Labels [height, width] in the classes' colours, uint8 [height, width, 3]; what is no class is black."""
+        """Labels [height, width] in the classes' colours, uint8 [height, width, 3], RGB; what is no class is black."""
         table = np.zeros((256, 3), np.uint8)
         table[: len(self.colors)] = self.colors
         return table[labels]
 
     def overlay(self, image: Any, labels: np.ndarray | None = None, opacity: float = 0.5) -> np.ndarray:
-        """An image [height, width, 3] with its labels' colours laid over it; they are predicted unless given."""
-        image = as_array(image)
-        colors = self.colorize(self(image) if labels is None else labels)
-        return np.asarray(Image.blend(Image.fromarray(image), Image.fromarray(colors), opacity))
+        """An image [height, width, 3], RGB, with its labels' colours laid over it; they are predicted unless given."""
+        image = self.as_array(image)
+        labels = self(image) if labels is None else labels
+        laid = np.empty_like(image)
+        for band in _bands_of(image.shape[:2]):
+            under, over = Image.fromarray(image[band]), Image.fromarray(self.colorize(labels[band]))
+            laid[band] = np.asarray(Image.blend(under, over, opacity))
+        return laid
 
     def save_pretrained(self, folder: epath.PathLike, *, license: str | None = None) -> None:
         """Writes the network for others: weights, `card.json`, and a page, as Hugging Face's hub shows it.
@@ -169,24 +181,50 @@ class Segmenter:
         if license is not None:
             about = about | {"license": license}
         page = model_card.page(self.card, about, self._variables)
-        pretrained_folder.write(folder, self._variables, self.card.as_json() | {"about": about}, page)
+        pretrained_folder.write(expanded(folder), self._variables, self.card.as_json() | {"about": about}, page)
 
-    def predict(self, batch: Sequence[Any], seen: Sequence[np.ndarray] | None = None) -> list[Prediction]:
+    def predict(
+        self, batch: Sequence[Any], seen: Sequence[np.ndarray] | None = None, *, entropy: bool = False
+    ) -> list[Prediction]:
         """Labels and confidence of several images, which have one size once they are `resized`.
 
         Args:
           batch: images, as `__call__` takes them.
           seen: the same as the network sees them, where that is known already.
+          entropy: whether it is wanted.
         """
-        batch = [as_array(image) for image in batch]
+        batch = [self.as_array(image) for image in batch]
         seen = [self.resized(image) for image in batch] if seen is None else seen
         if self.is_windowed(seen[0].shape[:2]):
-            return [self._predict_windows(*pair) for pair in zip(batch, seen, strict=True)]
+            return [self._predict_windows(*pair, entropy) for pair in zip(batch, seen, strict=True)]
         most = self.batch_size(seen[0].shape[:2])
         predictions = []
         for first in range(0, len(batch), most):
-            predictions += self._predict_whole(batch[first : first + most], seen[first : first + most])
+            predictions += self._predict_whole(batch[first : first + most], seen[first : first + most], entropy)
         return predictions
+
+    def as_array(self, image: Any) -> np.ndarray:
+        """An image as uint8 [height, width, 3], RGB.
+
+        Args:
+          image: that, a Pillow image, or the path of a file.
+
+        Raises:
+          ValueError: it is another array, or a file that cannot be read.
+        """
+        if isinstance(image, str | os.PathLike):
+            path = epath.Path(expanded(image))
+            try:
+                return pixels.read(path.read_bytes(), self.value_range)
+            except (Unreadable, OSError) as error:
+                raise ValueError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        if isinstance(image, Image.Image):
+            return pixels.of(image, self.value_range)
+        array = np.asarray(image)
+        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3 or array.size == 0:
+            found = f"{array.dtype} {list(array.shape)}"
+            raise ValueError(f"expected an image as uint8 [height, width, 3], RGB, not {found}")
+        return array
 
     # How large an image is where the network sees it
 
@@ -205,10 +243,18 @@ class Segmenter:
         return max(height, 8), width
 
     def resized(self, image: np.ndarray) -> np.ndarray:
-        """An image [height, width, 3] as large as the network sees it; where it shrinks, pixels are averaged."""
+        """An image [height, width, 3] as large as the network sees it; where it shrinks, pixels are averaged.
+
+        Raises:
+          Unreadable: a strip, which would have very many pixels.
+        """
         height, width = self.network_size(image.shape[:2])
         if image.shape[:2] == (height, width):
             return image
+        if height * width > max(MOST_SEEN, 16 * image.size):
+            own = "{} x {}".format(*image.shape[:2])
+            raise Unreadable(f"it has {own} pixels, of which the network would see {height} x {width}: cut it into "
+                             "shorter pieces, or name a smaller --resize")  # fmt: skip
         return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
     def is_windowed(self, size: tuple[int, int]) -> bool:
@@ -231,7 +277,9 @@ class Segmenter:
         filled = [*seen, *[seen[-1]] * (self.batch_size(seen[0].shape[:2]) - len(seen))]
         return self._logits(self._variables, devices.put_batch(np.stack(filled), self._mesh))
 
-    def _predict_whole(self, batch: Sequence[np.ndarray], seen: Sequence[np.ndarray]) -> list[Prediction]:
+    def _predict_whole(
+        self, batch: Sequence[np.ndarray], seen: Sequence[np.ndarray], entropy: bool
+    ) -> list[Prediction]:
         logits = self._logits_of(seen)
         sizes = [image.shape[:2] for image in batch]
         sizes += [sizes[-1]] * (len(logits[0]) - len(sizes))
@@ -239,29 +287,28 @@ class Segmenter:
         rows = [np.stack([_weights(of_scale.shape[2], size[0], height) for size in sizes]) for of_scale in logits]
         columns = [np.stack([_weights(of_scale.shape[3], size[1], width) for size in sizes]) for of_scale in logits]
         rows = [weights.reshape(len(sizes), -1, BAND, weights.shape[-1]) for weights in rows]
-        found = self._label(logits, *(devices.put_batch(weights, self._mesh) for weights in (rows, columns)))
-        labels, confidence = map(np.asarray, found)
-        return [
-            Prediction(labels[i, : size[0], : size[1]], confidence[i, : size[0], : size[1]])
-            for i, size in enumerate(sizes[: len(batch)])
-        ]
+        found = self._label[entropy](logits, *(devices.put_batch(weights, self._mesh) for weights in (rows, columns)))
+        found, sizes = [np.asarray(maps) for maps in found], sizes[: len(batch)]
+        return [Prediction(*(maps[i, :height, :width] for maps in found)) for i, (height, width) in enumerate(sizes)]
 
-    def _predict_windows(self, image: np.ndarray, seen: np.ndarray) -> Prediction:
+    def _predict_windows(self, image: np.ndarray, seen: np.ndarray, entropy: bool) -> Prediction:
+        bands = [maps_of(np, band, entropy) for band in self._bands(image, seen)]
+        return Prediction(*map(np.concatenate, zip(*bands, strict=True)))
+
+    def _bands(self, image: np.ndarray, seen: np.ndarray) -> Iterator[np.ndarray]:
+        """Probabilities [rows, width, classes] of an image of this size, from windows, from top to bottom."""
         if seen.shape == image.shape:
-            bands = [(band.argmax(-1), band.max(-1)) for band in self._windows(seen)]
-            labels, most = (np.concatenate(kind) for kind in zip(*bands, strict=True))
-        else:
-            labels, most = np.zeros((2, *image.shape[:2]), np.float32)
-            for number, plane in enumerate(self._planes(image, seen)):
-                labels[plane > most] = number
-                np.maximum(most, plane, out=most)
-        return Prediction(labels.astype(np.uint8), np.round(255 * most).astype(np.uint8))
-
-    def _planes(self, image: np.ndarray, seen: np.ndarray) -> Iterator[np.ndarray]:
-        """Probability of each class in turn, float32 [height, width], of an image's own size, from windows."""
-        whole, size = np.concatenate(list(self._windows(seen))), image.shape[1::-1]
-        for number in range(whole.shape[-1]):
-            yield np.asarray(Image.fromarray(whole[..., number]).resize(size, Image.Resampling.BILINEAR))
+            yield from self._windows(seen)
+            return
+        (height, width), rows = image.shape[:2], seen.shape[0]
+        whole = np.concatenate(list(self._windows(seen)))
+        planes = [Image.fromarray(np.ascontiguousarray(whole[..., number])) for number in range(whole.shape[-1])]
+        del whole
+        for band in _bands_of((height, width)):
+            box = (0, band.start * rows / height, seen.shape[1], band.stop * rows / height)
+            size = (width, band.stop - band.start)
+            resized = [plane.resize(size, Image.Resampling.BILINEAR, box=box) for plane in planes]
+            yield np.stack([np.asarray(plane) for plane in resized], axis=-1)
 
     def _windows(self, seen: np.ndarray) -> Iterator[np.ndarray]:
         """Probabilities of an image, as large as the network sees it, band by band from top to bottom."""
@@ -281,9 +328,15 @@ def _weights(size_in: int, size_out: int, padded: int) -> np.ndarray:
     return weights
 
 
+def _bands_of(size: tuple[int, int]) -> Iterator[slice]:
+    """Rows of an image of this size that are worked on at once."""
+    rows = max(BANDS // size[1], 1)
+    return (slice(top, min(top + rows, size[0])) for top in range(0, size[0], rows))
+
+
 def _label(
-    logits: list[jax.Array], rows: list[jax.Array], columns: list[jax.Array]
-) -> tuple[jax.Array, jax.Array]:
+    logits: list[jax.Array], rows: list[jax.Array], columns: list[jax.Array], *, entropy: bool
+) -> tuple[jax.Array, ...]:
     """Classes and their probability, from the mean over all views of the softmax of their resized logits.
 
     The weights of resizing are arguments and not constants, so that images of many sizes share a compiled program.
@@ -292,39 +345,19 @@ def _label(
       logits: for each scale [batch, views, h, w, classes].
       rows: for each scale [batch, bands, BAND, h], weights of the result's rows.
       columns: for each scale [batch, width, w], of its columns.
+      entropy: whether it is wanted.
 
     Returns:
-      Train ids and probability as 0..255, each uint8 [batch, bands * BAND, width].
+      Train ids, their probability and perhaps the entropy, see `Prediction`, each uint8 [batch, bands * BAND, width].
     """
 
-    def label_band(of_band: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def label_band(of_band: list[jax.Array]) -> tuple[jax.Array, ...]:
         total, views = 0.0, 0
         for scale, weights, across in zip(logits, of_band, columns, strict=True):
             resized = jnp.einsum("bHh,bvhwc->bvHwc", weights, scale, precision=HIGHEST)
             resized = jnp.einsum("bWw,bvHwc->bvHWc", across, resized, precision=HIGHEST)
             total, views = total + jax.nn.softmax(resized, axis=-1).sum(1), views + scale.shape[1]
-        most = jnp.round(total.max(-1) * (255.0 / views))
-        return jnp.argmax(total, axis=-1).astype(jnp.uint8), most.astype(jnp.uint8)
+        return maps_of(jnp, total / views, entropy)
 
     bands = jax.lax.map(label_band, [jnp.moveaxis(weights, 1, 0) for weights in rows])
     return tuple(jnp.moveaxis(band, 0, 1).reshape(band.shape[1], -1, band.shape[-1]) for band in bands)
-
-
-def as_array(image: Any) -> np.ndarray:
-    """An image as uint8 [height, width, 3].
-
-    Args:
-      image: that, a Pillow image, or the path of a file.
-
-    Raises:
-      ValueError: it is another array, or a file that cannot be read.
-    """
-    if isinstance(image, str | os.PathLike):
-        try:
-            return images.read(image)
-        except ValueError as error:
-            raise ValueError(f"{image} cannot be read: {error}") from None
-    array = images.pixels(image) if isinstance(image, Image.Image) else np.asarray(image)
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3 or array.size == 0:
-        raise ValueError(f"expected an image as uint8 [height, width, 3], not {array.dtype} {list(array.shape)}")
-    return array

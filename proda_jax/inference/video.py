@@ -1,20 +1,44 @@
 """Videos frame by frame: read, and written with the times of another (PyAV, which is imported on first use)."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
-from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from etils import epath
 
-from proda_jax.inference.images import Unreadable
-from proda_jax.system.extras import need
+from proda_jax.data.pixels import Unreadable, check_av
+from proda_jax.inference import video_colours
 from proda_jax.system.files import is_remote, unfinished_name
 
+if TYPE_CHECKING:
+    import av
+
+ENDINGS = (  # of what is called a video, whether it can be read or not; '.ts' is a language's, too
+    ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".m2ts", ".mts", ".wmv", ".asf", ".flv", ".3gp",
+    ".3g2", ".ogv", ".vob", ".mxf", ".mjpeg", ".mjpg", ".y4m",
+)  # fmt: skip
+# Formats of FFmpeg that are none of a video's: lists of other files and addresses, which it would open; devices; texts;
+# pixels without a header, which fit every file; and images, which Pillow reads
+_NO_VIDEOS = (
+    "hls", "dash", "webm_dash_manifest", "imf", "concat", "sdp", "rtsp", "rtp", "sap", "mpjpeg", "lavfi", "alsa",
+    "fbdev", "kmsgrab", "oss", "video4linux2", "v4l2", "x11grab", "tty", "bin", "adf", "idf", "xbin", "data",
+    "rawvideo", "bitpacked", "v210", "v210x", "image2", "image2pipe", "ico", "gif", "apng",
+)  # fmt: skip
 # what every player shows; frames that refer to later ones (bf) would blur when each ends
 _COLOR = {"ending": ".mp4", "container": "mp4", "codec": "libx264", "format": "yuv420p"}
 _COLOR["options"] = {"crf": "18", "preset": "veryfast", "bf": "0"}
-_GREY = {"ending": ".mkv", "container": "matroska", "codec": "ffv1", "format": "gray", "options": {}}  # bit by bit
+_GREY = {"ending": ".mkv", "container": "matroska", "codec": "ffv1", "options": {}}  # bit by bit
+
+
+def is_video(path: epath.PathLike) -> bool:
+    """Whether a file of this machine holds moving pictures, whatever its name."""
+    try:
+        Reader(path, sure=False).close()
+    except Unreadable:
+        return False
+    return True
 
 
 class Reader:
@@ -24,47 +48,90 @@ class Reader:
       rate: frames a second, a fraction.
       count: about how many frames there are, or 0.
       time_base: seconds of one unit of the frames' times, a fraction.
+      notes: what was odd about it, once its frames were read.
     """
 
-    def __init__(self, path: epath.PathLike):
+    def __init__(self, path: epath.PathLike, untagged: str = video_colours.AUTO, *, sure: bool = True):
         """Opens the file.
+
+        Args:
+          path: of a file on this machine.
+          untagged: what its colours are if it does not say so, see `video_colours.of_frame`.
+          sure: whether its name says that it is a video, as that of a row of JPEG images has to.
 
         Raises:
           Unreadable: it is no video, or is not on this machine.
         """
-        need(f"{path}: a video", "video", "av")
+        check_av("a video")
         import av
 
         if is_remote(path):
             raise Unreadable("videos are read from this machine's disks only: copy it first")
+        options = {"protocol_whitelist": "file", "format_whitelist": _formats(sure)}
         try:
-            self._container = av.open(str(path))
-        except (av.FFmpegError, OSError) as error:
-            raise Unreadable(f"it is no video that can be read ({error.strerror})") from error
-        if not self._container.streams.video:
+            self._container = av.open(str(path), options=options)
+        except (av.FFmpegError, OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise Unreadable(f"it is no video that can be read ({reason})") from error
+        streams = [stream for stream in self._container.streams.video if not _is_cover(stream)]
+        if not streams:
             self.close()
-            raise Unreadable("it holds no pictures")
-        self._stream = self._container.streams.video[0]
+            raise Unreadable("it holds no moving pictures")
+        self._stream = self._container.streams.best("video") or streams[0]
+        if self._stream not in streams:
+            self._stream = streams[0]
         self._stream.thread_type = "AUTO"
         self.rate = self._stream.average_rate or self._stream.guessed_rate or 25
         self.time_base = self._stream.time_base
         seconds = (self._container.duration or 0) / av.time_base
         self.count = self._stream.frames or round(seconds * self.rate)
+        self.notes: list[str] = []
+        self._untagged = untagged
 
     def frames(self) -> Iterator[tuple[np.ndarray, int | None]]:
-        """(uint8 [height, width, 3], time in units of `time_base`) of each frame, turned as it is to be shown.
+        """(uint8 [height, width, 3], RGB, time in units of `time_base`) of each frame, as it is to be shown.
+
+        Frames may differ in size.
 
         Raises:
-          Unreadable: the file is damaged.
+          Unreadable: no frame can be read.
         """
+        damaged, read, size = 0, 0, None
+        for frame in self._decoded():
+            if frame is None:
+                damaged += 1
+                continue
+            read, damaged = read + 1, damaged + frame.is_corrupt
+            for note in video_colours.settle(frame, self._untagged):
+                self._note(note)
+            pixels = upright(frame.to_ndarray(format="rgb24"), _matrix(frame))
+            if size not in (None, pixels.shape[:2]):
+                self._note("its frames change their size: results keep the first one's, labels by the nearest pixel")
+            size = pixels.shape[:2]
+            yield pixels, frame.pts
+        missing = self.count - read
+        # a guess from times is far off where these begin anew
+        lost = missing if self._stream.frames or 5 + 0.1 * self.count < missing < 0.5 * self.count else 0
+        if damaged or lost > 0:
+            places = f"in {damaged or 'some'} places"
+            self._note(f"it is damaged {places}, and {read} of about {self.count} frames are there")
+
+    def _decoded(self) -> Iterator["av.VideoFrame | None"]:
+        """The frames; None for a packet of which none could be made."""
         import av
 
         try:
-            for frame in self._container.decode(self._stream):
-                upright = np.rot90(frame.to_ndarray(format="rgb24"), round((frame.rotation or 0) / 90))
-                yield np.ascontiguousarray(upright), frame.pts
-        except av.FFmpegError as error:
-            raise Unreadable(f"it is damaged ({error.strerror})") from error
+            for packet in self._container.demux(self._stream):
+                try:
+                    yield from packet.decode()
+                except av.FFmpegError:
+                    yield None
+        except av.FFmpegError:  # of the container: nothing follows
+            yield None
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
 
     def close(self) -> None:
         self._container.close()
@@ -73,8 +140,8 @@ class Reader:
 class Writer:
     """A video of the times of another, which appears once it is complete.
 
-    Grey frames [height, width] are kept bit by bit (FFV1 in Matroska), colours [height, width, 3] as H.264 in MP4,
-    whose height and width are even: the last row and column are there twice if need be.
+    Grey frames [height, width] of 8 or 16 bits are kept bit by bit (FFV1 in Matroska), colours [height, width, 3], RGB,
+    as H.264 in MP4, whose height and width are even: the last row and column are there twice if need be.
     """
 
     def __init__(self, path_without_ending: epath.Path, like: Reader, *, grey: bool):
@@ -93,24 +160,37 @@ class Writer:
         with _system_errors() as av:
             self._container = av.open(str(self._unfinished), "w", format=kind["container"])
             self._stream = self._container.add_stream(kind["codec"], rate=like.rate, options=kind["options"])
-        self._stream.pix_fmt, self._format = kind["format"], "gray" if grey else "rgb24"
+        self._format = None if grey else kind["format"]
         self._stream.codec_context.time_base = like.time_base
         self._spacing, self._last = max(round(1 / (like.rate * like.time_base)), 1), None
 
     def add(self, pixels: np.ndarray, time: int | None) -> None:
-        """Adds a frame; where its time is not known, or not after the last one's, it follows at the video's rate."""
-        if self._format == "rgb24":
+        """Adds a frame of the first one's size.
+
+        Where its time is not known, or not after the last one's, it follows at the video's rate.
+        """
+        if pixels.ndim == 3:
             pixels = np.pad(pixels, ((0, pixels.shape[0] % 2), (0, pixels.shape[1] % 2), (0, 0)), mode="edge")
         if self._last is None:
-            self._stream.height, self._stream.width = pixels.shape[:2]
+            self._begin(pixels)
         if self._last is not None and (time is None or time <= self._last):
             time = self._last + self._spacing
         self._last = time or 0
+        given = "rgb24" if pixels.ndim == 3 else self._stream.pix_fmt
         with _system_errors() as av:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=self._format)
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=given)
+            if pixels.ndim == 3:
+                frame = video_colours.encoded(frame, self._format)
             frame.pts, frame.time_base = self._last, self._stream.codec_context.time_base
             frame.duration = self._spacing
             self._container.mux(self._stream.encode(frame))
+
+    def _begin(self, pixels: np.ndarray) -> None:
+        """Says what all frames are like."""
+        self._stream.height, self._stream.width = pixels.shape[:2]
+        self._stream.pix_fmt = self._format or ("gray" if pixels.dtype == np.uint8 else "gray16le")
+        if pixels.ndim == 3:
+            video_colours.tag(self._stream.codec_context, pixels.shape[:2])
 
     def __enter__(self) -> "Writer":
         return self
@@ -124,12 +204,60 @@ class Writer:
                     self._container.close()
                 self._unfinished.replace(self.path)
         finally:
-            self._container.close()
+            with contextlib.suppress(Exception):  # the first error counts
+                self._container.close()
             self._unfinished.unlink(missing_ok=True)
 
 
+def upright(pixels: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
+    """Pixels [height, width, 3] as a display matrix wants them shown: turned by quarters, mirrored, or both.
+
+    Args:
+      pixels: as they are stored.
+      matrix: int32 [3, 3] as ISO/IEC 14496-12 (8.3.2) has it: a point (x, y) is shown at x' = m00 x + m10 y, y' = m01 x
+        + m11 y, times 2**-16; None: as they are. Of another angle the nearest quarter is taken.
+    """
+    if matrix is None:
+        return pixels
+    (a, b), (c, d) = matrix[:2, :2]
+    if abs(int(a)) + abs(int(d)) >= abs(int(b)) + abs(int(c)):
+        across, down = a, d
+    else:  # rows are shown as columns
+        pixels, across, down = pixels.swapaxes(0, 1), c, b
+    return np.ascontiguousarray(pixels[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1])
+
+
+def _matrix(frame: "av.VideoFrame") -> np.ndarray | None:
+    """A frame's display matrix, int32 [3, 3].
+
+    PyAV's `frame.rotation` (18.1) tells its angle alone: -180 for a mirror, 0 for an image upside down.
+    """
+    held = frame.side_data.get("DISPLAYMATRIX")
+    return None if held is None else np.frombuffer(bytes(held), np.int32).reshape(3, 3)
+
+
+def _is_cover(stream: "av.video.stream.VideoStream") -> bool:
+    """Whether it is a picture of an album rather than a video."""
+    from av.stream import Disposition
+
+    return bool(stream.disposition & (Disposition.attached_pic | Disposition.timed_thumbnails))
+
+
+@functools.cache
+def _formats(sure: bool) -> str:
+    """Names of the formats that videos are read in, for FFmpeg."""
+    from av.format import ContainerFormat, formats_available
+
+    names = set()
+    for name in formats_available:
+        with contextlib.suppress(ValueError):  # those that are only written
+            names |= set(ContainerFormat(name, "r").name.split(","))
+    left_out = {*_NO_VIDEOS, *(() if sure else ("mjpeg",)), *(name for name in names if name.endswith("_pipe"))}
+    return ",".join(sorted(names - left_out))
+
+
 @contextlib.contextmanager
-def _system_errors() -> Iterator[ModuleType]:
+def _system_errors() -> Iterator:
     """PyAV; its errors become the system's."""
     import av
 

@@ -4,14 +4,14 @@ Neither JAX nor the data are needed.
 """
 
 import dataclasses
-import json
-import zipfile
 from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
 
-from proda_jax.system.files import is_locked, is_remote
+from proda_jax.report.integrity import Integrity
+from proda_jax.system.files import is_locked, is_remote, parse_json, parse_json_lines
+from proda_jax.system.paths import expanded
 
 _RECENT = 20  # logged steps over which the speed is taken
 AGAIN = "it is written anew when the run goes on"
@@ -84,7 +84,8 @@ class Inspection:
       stages: in the order in which they run, as far as it is known.
       running: whether a process is at it; None if nobody can tell.
       targets: number of target images, which get pseudo labels; None if nobody knows.
-      damaged: what cannot be read, and what to do about it.
+      damaged: what cannot be read or is not what was written, and what to do about it.
+      integrity: how much of it was compared with its digests.
     """
 
     path: epath.Path
@@ -93,41 +94,50 @@ class Inspection:
     running: bool | None
     targets: int | None
     damaged: list[str]
+    integrity: Integrity
 
 
-def inspect(workdir: epath.PathLike) -> Inspection:
+def inspect(workdir: epath.PathLike, integrity: Integrity | None = None) -> Inspection:
     """Reads a workdir.
+
+    Args:
+      workdir: its folder.
+      integrity: how much is compared with its digests; what is quick by default.
 
     Raises:
       ValueError: there is no such folder, or it holds no run.
     """
-    path, damaged = epath.Path(workdir), []
+    path, damaged, integrity = epath.Path(workdir), [], integrity or Integrity()
     if not path.is_dir():
         raise ValueError(f"--workdir = {path} does not exist: name the folder of a run")
     config = _json(path / "config.json", damaged, AGAIN)
     _json(path / "results.json", damaged, AGAIN)
-    _check_archive(path / "samples.npz", damaged)
+    _check_archive(path / "samples.npz", damaged, integrity)
     begun = sorted((folder for folder in path.iterdir() if (folder / "settings.json").exists()),
                    key=lambda folder: _time(folder / "settings.json") or 0.0)  # fmt: skip
     known = (config or {}).get("stages", ())
     names = [*known, *(folder.name for folder in begun if folder.name not in known)]
     if not names:
         raise ValueError(f"--workdir = {path} holds no run: there is neither config.json nor the folder of a stage")
-    stages = [_stage(path / name, (config or {}).get(name), damaged) for name in names]
+    stages = [_stage(path / name, (config or {}).get(name), damaged, integrity) for name in names]
+    for name in names:  # what is large comes last, and of that what matters least
+        _check_older_checkpoints(path / name / "checkpoints", damaged, integrity)
+    for store in (store for name in names for store in _stores(path / name)):
+        _check_labels(store, damaged, integrity)
     locked = is_locked(path / "lock")
     running = True if any(stage.held for stage in stages) else locked  # a study's processes hold stages alone
-    return Inspection(path, config, stages, running, _targets(path, config), damaged)
+    return Inspection(path, config, stages, running, _targets(path, config), damaged, integrity)
 
 
-def experiments(workdir: epath.PathLike) -> dict[str, Inspection]:
+def experiments(workdir: epath.PathLike, integrity: Integrity | None = None) -> dict[str, Inspection]:
     """The experiments of a study's workdir by the names of their folders; none if it is that of a run."""
-    path = epath.Path(workdir)
+    path, integrity = epath.Path(workdir), integrity or Integrity()
     if (path / "config.json").exists():
         return {}
     seeds = sorted(folder for folder in _inside(path) if folder.name.startswith("seed"))
     folders = [folder for seed in seeds for folder in (seed, *sorted(_inside(seed)))
                if (folder / "config.json").exists()]  # fmt: skip
-    return {str(folder.relative_to(path)): inspect(folder) for folder in folders}
+    return {str(folder.relative_to(path)): inspect(folder, integrity) for folder in folders}
 
 
 def tables(workdir: epath.PathLike) -> dict[str, dict]:
@@ -137,17 +147,17 @@ def tables(workdir: epath.PathLike) -> dict[str, dict]:
     return {name: table for name, table in found.items() if table is not None}
 
 
-def _stage(folder: epath.Path, section: dict | None, damaged: list[str]) -> Stage:
+def _stage(folder: epath.Path, section: dict | None, damaged: list[str], integrity: Integrity) -> Stage:
     note = _json(folder / "settings.json", damaged, f"delete {folder} to run this stage again") or {}
     prefix = f"{folder.name}."
     settings = section or {key.removeprefix(prefix): note[key] for key in note if key.startswith(prefix)}
     _json(folder / "environment.json", damaged, AGAIN)
     for archive in (folder / "initial_prototypes.npz", *_inside(folder / "snapshots")):
-        _check_archive(archive, damaged)
-    checkpoint = _newest_checkpoint(folder / "checkpoints", damaged)
+        _check_archive(archive, damaged, integrity)
+    checkpoint = _newest_checkpoint(folder / "checkpoints", damaged, integrity)
     saved = _time(folder / "checkpoints" / str(checkpoint)) if checkpoint is not None else None
     files = [folder / name for name in ("settings.json", "metrics.jsonl", "history.jsonl", "result.json")]
-    stores = [path for path in _inside(folder) if path.name.startswith(("soft_labels_", "hard_labels_"))]
+    stores = _stores(folder)
     for store in stores:
         _json(store / "origin.json", damaged, f"delete {store}, and its labels are made again")
     return Stage(
@@ -160,24 +170,42 @@ def _stage(folder: epath.Path, section: dict | None, damaged: list[str]) -> Stag
         checkpoint=checkpoint,
         saved=saved,
         changed=max(filter(None, [saved, *map(_time, (*files, *stores))]), default=None),
-        labels={store.name: sum(path.suffix == ".npz" for path in _inside(store)) for store in sorted(stores)},
+        labels={store.name: sum(path.suffix == ".npz" for path in _inside(store)) for store in stores},
         held=is_locked(folder / "lock"),
     )
 
 
-def _newest_checkpoint(folder: epath.Path, damaged: list[str]) -> int | None:
+def _stores(stage: epath.Path) -> list[epath.Path]:
+    """Folders of pseudo labels that were made from a stage's network."""
+    return sorted(path for path in _inside(stage) if path.name.startswith(("soft_labels_", "hard_labels_")))
+
+
+def _newest_checkpoint(folder: epath.Path, damaged: list[str], integrity: Integrity) -> int | None:
     """Step of the newest checkpoint that looks whole; those after it are named, and what was put aside."""
-    found = list(_inside(folder))
-    damaged += [f"{path}, put aside: delete it when nothing is missed" for path in found if path.suffix == ".damaged"]
-    for step in sorted((int(path.name) for path in found if path.name.isdigit()), reverse=True):
-        path = folder / str(step)
-        if is_remote(path) and not (path / "commit_success.txt").exists():
-            continue  # it is being written
-        if not (missing := _missing_of(path)):
-            return step
+    damaged += [f"{path}, put aside: delete it when nothing is missed" for path in sorted(_inside(folder))
+                if path.suffix == ".damaged"]  # fmt: skip
+    for path in _checkpoints(folder):
+        if not (wrong := _missing_of(path) or integrity.checkpoint(path)):
+            return int(path.name)
         if path.exists():
-            damaged.append(f"{path}: {missing}. An older checkpoint is tried when the run goes on")
+            damaged.append(f"{path}: {wrong}. An older checkpoint is tried when the run goes on")
     return None
+
+
+def _check_older_checkpoints(folder: epath.Path, damaged: list[str], integrity: Integrity) -> None:
+    """Names those that are damaged of the checkpoints before the newest that looks whole."""
+    named = [line for line in damaged if line.startswith(f"{folder}/")]
+    whole = [path for path in _checkpoints(folder) if not any(line.startswith(f"{path}: ") for line in named)]
+    for path in whole[1:]:
+        if (wrong := _missing_of(path) or integrity.checkpoint(path)) and path.exists():
+            damaged.append(f"{path}: {wrong}. Nothing needs it unless it is the best one, or later ones are damaged")
+
+
+def _checkpoints(folder: epath.Path) -> list[epath.Path]:
+    """The checkpoints of a stage, the newest first, but for one that is being written."""
+    steps = sorted((int(path.name) for path in _inside(folder) if path.name.isdigit()), reverse=True)
+    paths = [folder / str(step) for step in steps]
+    return [path for path in paths if not is_remote(path) or (path / "commit_success.txt").exists()]
 
 
 def _missing_of(checkpoint: epath.Path) -> str:
@@ -198,7 +226,7 @@ def _targets(path: epath.Path, config: dict | None) -> int | None:
         return None
     data, target = config["data"], config["data"]["target"]
     name = target["name"] if target["name"] != "folder" else f"folder/{target['split']}"
-    folder = epath.Path(data["data_dir"] or path / "data").expanduser() / name
+    folder = epath.Path(expanded(data["data_dir"] or path / "data")) / name
     for version in sorted(_inside(folder), key=lambda path: path.name, reverse=True):
         for split in (_json(version / "dataset_info.json", [], "") or {}).get("splits", ()):
             if split["name"] == target["split"]:
@@ -225,7 +253,7 @@ def _time(path: epath.Path) -> float | None:
 
 def _json(path: epath.Path, damaged: list[str], remedy: str) -> dict | None:
     try:
-        value = json.loads(path.read_text())
+        value = parse_json(path.read_text())
         if isinstance(value, dict):
             return value
     except FileNotFoundError:
@@ -238,7 +266,7 @@ def _json(path: epath.Path, damaged: list[str], remedy: str) -> dict | None:
 
 def _lines(path: epath.Path, damaged: list[str], remedy: str) -> list[dict]:
     try:
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines = parse_json_lines(path.read_text())
         if all(isinstance(line["step"], int) for line in lines):
             return lines
     except FileNotFoundError:
@@ -249,14 +277,12 @@ def _lines(path: epath.Path, damaged: list[str], remedy: str) -> list[dict]:
     return []
 
 
-def _check_archive(path: epath.Path, damaged: list[str]) -> None:
-    """An .npz file's list of contents stands at its end, so what is cut off lacks it."""
-    if path.suffix != ".npz":
-        return
-    try:
-        with path.open("rb") as file:
-            zipfile.ZipFile(file).close()
-    except FileNotFoundError:
-        return
-    except (zipfile.BadZipFile, OSError):
+def _check_archive(path: epath.Path, damaged: list[str], integrity: Integrity) -> None:
+    if path.suffix == ".npz" and integrity.archive(path):
         damaged.append(f"{path}: it is made anew when it is wanted, or delete it")
+
+
+def _check_labels(store: epath.Path, damaged: list[str], integrity: Integrity) -> None:
+    if names := integrity.labels(store):
+        several = f", and {len(names) - 1} more there" if len(names) > 1 else ""
+        damaged.append(f"{store / names[0]}{several}: made anew when a stage wants them")

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from proda_jax.system import digests
+from proda_jax.system.files import parse_json, parse_json_lines
+
 _SMALL = ("quality", "prototypes", "seen", "confusion")  # arrays of a snapshot that are kept in memory
 # what reading a broken archive leads to, depending on where it is broken
 _DAMAGED = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
@@ -27,7 +30,7 @@ def json_object(path: epath.Path, problems: list[str]) -> dict | None:
     if not path.exists():
         return None
     try:
-        contents = json.loads(path.read_text())
+        contents = parse_json(path.read_text())
         if isinstance(contents, dict):
             return contents
         note(path, "not an object", problems)
@@ -44,12 +47,20 @@ def json_lines(path: epath.Path, problems: list[str]) -> list[dict]:
     except (ValueError, OSError) as error:
         note(path, error, problems)
         return []
+    whole = bool(lines)
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
+            entry.pop(digests.KEY, None)
             found[int(entry["step"])] = found.get(int(entry["step"]), {}) | entry
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             note(path, f"line {number} is damaged", problems)
+            whole = False
+    if whole:
+        try:
+            parse_json_lines("\n".join(lines))
+        except ValueError as error:
+            note(path, error, problems)
     return [found[step] for step in sorted(found)]
 
 

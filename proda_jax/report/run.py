@@ -130,6 +130,7 @@ class Run:
       stages: those that have begun, in the order of the run.
       waiting: names of the stages that have not.
       space: the classes; None where nobody knows.
+      data: what is noted of the images of each role, {'source': lines}; empty where none were looked at.
       samples: `image` uint8 [n, height, width, 3], `name` [n], and `label` uint8 [n, height, width] where there are
         any; empty without samples.
       problems: files that could not be read.
@@ -143,6 +144,7 @@ class Run:
     stages: list[Stage]
     waiting: list[str]
     space: LabelSpace | None
+    data: dict[str, list[str]]
     samples: dict[str, np.ndarray]
     problems: list[str]
 
@@ -174,7 +176,7 @@ def read(path: epath.PathLike) -> Run:
     return Run(
         path, config, settings, config.get("task") or results.get("task") or path.name,
         settings.get("seed", results.get("seed")), stages, [name for name in order if name not in begun],
-        _space(settings, stages, problems), _samples(path, problems), problems,
+        _space(settings, stages, problems), _data(path, problems), _samples(path, problems), problems,
     )  # fmt: skip
 
 
@@ -248,6 +250,11 @@ def _space(settings: dict, stages: list[Stage], problems: list[str]) -> LabelSpa
     classes = next((tuple(stage.last["iou"]) for stage in stages if stage.last.get("iou")), None)
     known = (space for space in LABEL_SPACES.values() if space.classes == classes)
     return next(known, label_space("custom", classes) if classes else None)
+
+
+def _data(path: epath.Path, problems: list[str]) -> dict[str, list[str]]:
+    noted = reading.json_object(path / "data.json", problems) or {}
+    return {role: list(map(str, facts.get("lines", ()))) for role, facts in noted.items() if isinstance(facts, dict)}
 
 
 def _samples(path: epath.Path, problems: list[str]) -> dict[str, np.ndarray]:

@@ -8,26 +8,32 @@ from etils import epath
 
 from proda_jax.adaptation.stages import kinds
 from proda_jax.report.inspection import Inspection, Stage, experiments, inspect, tables
+from proda_jax.report.integrity import Integrity
 from proda_jax.report.score_tables import best_of, duration
 
 WIDTH = 80  # columns
 _BESIDES = ("step", "seconds", "images_per_second", "gradient_norm", "skipped")  # of a logged step, what is no loss
 
 
-def text(workdir: epath.PathLike) -> str:
+def text(workdir: epath.PathLike, *, verify: bool = False) -> str:
     """The state of a workdir, of a run or of a study; it may be in a bucket, of an older version, or in use.
+
+    Args:
+      workdir: its folder.
+      verify: compare all that it holds with its digests, and not only as much as is quick.
 
     Raises:
       ValueError: there is no such folder, or it holds no run.
     """
-    if several := experiments(workdir):
+    integrity = Integrity(left=None) if verify else Integrity()
+    if several := experiments(workdir, integrity):
         return study_text(workdir, several)
-    found = inspect(workdir)
+    found = inspect(workdir, integrity)
     current = next((stage for stage in found.stages if stage.result is None), None)
     parts = [headline(found), table(found.stages)]
     if current is not None and current.begun:
         parts.append(standing(current, found.running))
-    parts += [labels(found), following(found, current), damage(found)]
+    parts += [labels(found), following(found, current), compared(integrity), damage(found)]
     return "\n\n".join(filter(None, parts))
 
 
@@ -54,7 +60,7 @@ def study_text(workdir: epath.PathLike, found: dict[str, Inspection]) -> str:
         of = len(scores) * len(one["seeds"])
         rows.append((name, f"{sum(scores)} of {of}", "yes" if one["complete"] else "no"))
     parts.append(aligned(rows) if len(rows) > 1 else "no table has been written yet")
-    parts += [damage(one) for one in found.values()]
+    parts += [compared(next(iter(found.values())).integrity), *(damage(one) for one in found.values())]
     example = epath.Path(workdir) / next(iter(found))
     parts.append(wrapped(f"more of one: python main.py --mode=status --workdir={example}"))
     return "\n\n".join(filter(None, parts))
@@ -160,8 +166,13 @@ def preparation(stage: Stage) -> str:
     return f"{stage.name}, from {labels.title} of {stage.settings[labels.made_by]}"
 
 
+def compared(integrity: Integrity) -> str:
+    """How much was compared with its digests."""
+    return wrapped(f"checked for damage, {words}") if (words := integrity.in_words()) else ""
+
+
 def damage(found: Inspection) -> str:
-    """What cannot be read."""
+    """What cannot be read, or is not what was written."""
     rows = [wrapped(f"- {line}", "  ") for line in found.damaged]
     return "\n".join(["damaged:", *rows]) if rows else ""
 

@@ -1,4 +1,4 @@
-"""Scores beside the paper's, settings that differ from the paper's, and what the run ran on."""
+"""Scores beside the paper's, data, settings that differ from the paper's, and what the run ran on."""
 
 import statistics
 from typing import Any
@@ -99,7 +99,7 @@ def _class_tables(run: Run, task: Any, folder: Folder) -> list[Table]:
 
 
 def settings(run: Run, folder: Folder) -> Section:
-    """What differs from the paper, and all settings folded away."""
+    """What the data hold, what differs from the paper, and all settings folded away."""
     title = "Settings"
     if not run.settings:
         text = "No settings: neither config.json nor settings.json is there."
@@ -107,7 +107,7 @@ def settings(run: Run, folder: Folder) -> Section:
     differing = paper.differences(run.settings, {stage.name: stage.settings for stage in run.stages if stage.settings})
     rows = [(name, written(here), written(there), source) for name, here, there, source in differing]
     link = folder.table("settings_beside_the_paper", ("setting", "here", "paper", "source"), rows)
-    blocks: list[Any] = []
+    blocks: list[Any] = data_notes(run)
     if differing:
         caption = (
             "Settings whose values are not those that the paper names. Where it names none, nothing is listed; "
@@ -124,6 +124,11 @@ def settings(run: Run, folder: Folder) -> Section:
     link = folder.table("settings", ("setting", "value"), known)
     blocks.append(Table(("setting", "value"), rows, text_columns=2, data=link, folded=f"All {len(rows)} settings"))
     return Section("settings", title, blocks)
+
+
+def data_notes(run: Run) -> list[Note]:
+    """What is worth knowing of the images of each role, as it was said when the run began."""
+    return [Note(f"{role.capitalize()} images: {'; '.join(lines)}.") for role, lines in run.data.items() if lines]
 
 
 def machine(run: Run, folder: Folder) -> Section:

@@ -9,10 +9,11 @@ import ml_collections
 import numpy as np
 
 from proda_jax.adaptation.stages import build
-from proda_jax.data.label_spaces import LabelSpace, label_space
+from proda_jax.data.label_spaces import LabelSpace, label_space, own_ids
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.models.heads import HEADS
 
+_ROLES = ("target", "validation", "source")  # whose label values are asked for, in this order
 _FILES = ("imagenet_weights", "self_supervised_weights")  # where training started says nothing about the network
 
 
@@ -29,6 +30,9 @@ class Card:
       image_size: (height, width) of the target images that it was trained for, pixels.
       task: what the configuration calls its task.
       stage: the stage that the network is of, or the file that it was taken from.
+      label_ids: the value of each train id in the label files of its target's data set; None: these hold colours, or it
+        was not noted.
+      value_range: values that are black and white in its target's images of more than 8 bits; (): the upper 8 of 16.
     """
 
     model: Mapping[str, Any]
@@ -39,6 +43,8 @@ class Card:
     image_size: tuple[int, int]
     task: str
     stage: str
+    label_ids: tuple[int, ...] | None = None
+    value_range: tuple[float, ...] = ()
 
     @classmethod
     def of(
@@ -56,6 +62,8 @@ class Card:
             image_size=tuple(config.data.target.image_size),
             task=config.task,
             stage=stage,
+            label_ids=own_ids(space, [(config.data[role].name, config.data[role].label_values) for role in _ROLES]),
+            value_range=tuple(config.data.target.get("value_range") or ()),
         )
 
     @classmethod
@@ -65,13 +73,14 @@ class Card:
         Raises:
           ValueError: something is missing; `path` says where.
         """
-        names = [field.name for field in dataclasses.fields(cls)]
-        if missing := [name for name in names if name not in held]:
+        fields = dataclasses.fields(cls)
+        if missing := [f.name for f in fields if f.name not in held and f.default is dataclasses.MISSING]:
             raise ValueError(f"the card of {path} lacks {', '.join(missing)}: it was written by another version; name "
                              "the configuration it was trained with as --config")  # fmt: skip
-        values = {name: held[name] for name in names}
+        values = {f.name: held[f.name] for f in fields if f.name in held}
         values["colors"] = tuple(map(tuple, values["colors"]))
-        return cls(**values | {name: tuple(values[name]) for name in ("classes", "image_size")})
+        values.setdefault("label_ids", own_ids(label_space(values["label_space"], values["classes"])))
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
     def as_json(self) -> dict[str, Any]:
         """The card as plain lists, numbers and strings."""

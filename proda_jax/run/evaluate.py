@@ -30,7 +30,7 @@ def predict(model: DeepLab, variables: Any, images: jax.Array) -> jax.Array:
     Args:
       model: the network.
       variables: {'params', 'batch_stats'}.
-      images: uint8 [batch, height, width, 3].
+      images: uint8 [batch, height, width, 3], RGB.
 
     Returns:
       int32 [batch, height, width]: argmax of the logits upsampled with corners aligned.

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -31,7 +30,7 @@ from proda_jax.run.sources import Sources
 from proda_jax.run.workdir import Workdir
 from proda_jax.system import devices, hosts
 from proda_jax.system.checkpoints import Checkpoints
-from proda_jax.system.files import alone, is_readable, npz, read_npz, write_atomically
+from proda_jax.system.files import alone, is_readable, npz, read_npz, write_atomically, write_json
 from proda_jax.system.interruption import Interruption, Stopped
 from proda_jax.system.progress import phase, say
 
@@ -62,6 +61,7 @@ class Experiment:
         self.space = label_space(config.data.label_space, config.data.classes, config.data.colors)
         self.networks = Networks(config, self.workdir, self.mesh, self.space)
         self.looked: Looked | None = None  # read when the first stage wants to
+        self.checked: set[epath.Path] = set()  # stores of pseudo labels that have been read once
 
     # One stage
 
@@ -259,7 +259,10 @@ class Experiment:
         return store
 
     def fill(self, store: PseudoLabels, teacher: str, kind: str, make: Callable, target: ExampleSource, **options: Any):
-        """Makes the labels that a store lacks."""
+        """Makes the labels that a store lacks, or has damaged."""
+        if hosts.is_first() and store.folder not in self.checked:
+            store.remove_damaged(target.names)
+        self.checked.add(store.folder)
         if hosts.as_the_first_sees(hosts.is_first() and bool(store.missing(target.names))):
             make = functools.partial(make, self.networks.model(teacher), **options)
             mapped = devices.map_step(make, self.mesh, "rb", "b")
@@ -313,6 +316,7 @@ class Experiment:
         if missing:
             self.networks.check_files(missing)
             self.check_labels()
+            provenance.note_data(self.workdir.path, self.sources.noted)
         provenance.note_configuration(self.workdir.path, self.config)
 
     def is_complete(self, name: str) -> bool:
@@ -375,6 +379,8 @@ class Experiment:
                 (batch["label"] < len(self.space)).any() for batch in source.ordered_batches(1, labels=True)
             ):
                 raise ValueError(evaluate.NOTHING_COUNTS.format(len(source)))
+        if trained:
+            self.sources.open("target")  # so that what is wrong with it is said now
 
     def results(self) -> dict:
         """{'task', 'seed', 'stages': [...]}, of the stages that are complete; values in percent.
@@ -391,4 +397,4 @@ class Experiment:
 
     def write_results(self) -> None:
         if hosts.is_first():
-            write_atomically(self.workdir.path / "results.json", json.dumps(self.results(), indent=2))
+            write_json(self.workdir.path / "results.json", self.results())

@@ -12,10 +12,11 @@ from etils import epath
 
 from proda_jax.adaptation.stages import build, kinds
 from proda_jax.system import hosts
-from proda_jax.system.files import read_json, write_atomically, write_if_new
+from proda_jax.system.files import json_text, read_json, write_if_new, write_json
+from proda_jax.system.paths import expand_settings
 
 NAME, ENVIRONMENT = "settings.json", "environment.json"  # of a stage
-CONFIGURATION = "config.json"  # of a workdir
+CONFIGURATION, DATA = "config.json", "data.json"  # of a workdir
 # settings that decide what every stage ends in
 _EVERYWHERE = ("seed", "batch_size", "micro_batches", "handover", "model", "views")
 # what versions did that had no such setting, by its name within a section
@@ -24,6 +25,7 @@ _BEFORE = {
     "schedule_warmup_start": 1e-6, "backbone": "resnet",
 }  # fmt: skip
 _OF_DATA = ("name", "split", "image_size", "label_values")  # of a data set; where its files lie may change
+_OF_DATA_IF_SET = ("color_tolerance",)  # of these, older versions knew nothing
 
 
 def decisive(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
@@ -36,6 +38,8 @@ def decisive(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
     found |= {f"data.{key}": config.data[key] for key in ("label_space", "classes", "store_scale")}
     roles = ("source", "target", "validation") if config.handover == "best" else ("source", "target")
     found |= {f"data.{role}.{key}": config.data[role][key] for role in roles for key in _OF_DATA}
+    found |= {f"data.{role}.{key}": value for role in roles for key in _OF_DATA_IF_SET
+              if (value := config.data[role].get(key))}  # fmt: skip
     if config.handover == "best":
         found["evaluate_every"] = config.evaluate_every
     backbone = build.backbone_of(config.model)
@@ -56,13 +60,19 @@ def flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def remember(folder: epath.Path, config: ml_collections.ConfigDict, name: str) -> None:
     """Notes the settings of a stage that begins."""
     if hosts.is_first():
-        write_atomically(folder / NAME, json.dumps(decisive(config, name), indent=2))
+        write_json(folder / NAME, decisive(config, name))
 
 
 def note_configuration(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
     """Notes the whole configuration of a run, for reports and for predictions."""
     if hosts.is_first():
-        write_if_new(workdir / CONFIGURATION, json.dumps(config.to_dict(), indent=2).encode())
+        write_if_new(workdir / CONFIGURATION, json_text(config.to_dict()).encode())
+
+
+def note_data(workdir: epath.Path, noted: dict[str, dict]) -> None:
+    """Notes what is worth knowing of the data of each role, for reports."""
+    if noted and hosts.is_first():
+        write_if_new(workdir / DATA, json_text(noted).encode())
 
 
 def read_configuration(workdir: epath.PathLike) -> ml_collections.ConfigDict:
@@ -74,7 +84,9 @@ def read_configuration(workdir: epath.PathLike) -> ml_collections.ConfigDict:
     note, remedy = epath.Path(workdir) / CONFIGURATION, "name the configuration, --config=configs/..."
     if not note.exists():
         raise ValueError(f"{note} is not there, so nobody knows the settings of {workdir}: {remedy}")
-    return ml_collections.ConfigDict(_with_tuples(read_json(note, remedy))).lock()
+    config = ml_collections.ConfigDict(_with_tuples(read_json(note, remedy)))
+    expand_settings(config)  # workdirs of before have them as they were written
+    return config.lock()
 
 
 def _with_tuples(value: Any) -> Any:
@@ -98,7 +110,7 @@ def note_environment(folder: epath.Path) -> None:
     devices = {"device": jax.devices()[0].device_kind, "backend": jax.default_backend(), "devices": jax.device_count()}
     if hosts.is_first():
         found = {"versions": versions, **devices, "hosts": jax.process_count(), "system": platform.platform()}
-        write_atomically(folder / ENVIRONMENT, json.dumps(found, indent=2))
+        write_json(folder / ENVIRONMENT, found)
 
 
 def check(folder: epath.Path, config: ml_collections.ConfigDict, name: str) -> None:

@@ -1,6 +1,5 @@
 """What a stage notes as it goes: its metrics and its evaluations, a line of JSON each."""
 
-import json
 import time
 
 import numpy as np
@@ -8,7 +7,7 @@ from etils import epath
 
 from proda_jax.report.score_tables import best_of
 from proda_jax.system import hosts
-from proda_jax.system.files import write_atomically
+from proda_jax.system.files import json_lines, parse_json_lines, write_atomically
 
 WRITE_AFTER = 20.0  # seconds between two writes of the metrics: buckets only take whole files
 
@@ -19,9 +18,9 @@ class Lines:
     def __init__(self, path: epath.Path, step: int):
         """Reads the lines up to `step`; later ones belong to steps that will be taken again."""
         self._path = path
-        lines = path.read_text().splitlines() if path.exists() else []
         try:
-            self.entries = [entry for entry in map(json.loads, lines) if entry["step"] <= step]
+            lines = parse_json_lines(path.read_text()) if path.exists() else []
+            self.entries = [entry for entry in lines if entry["step"] <= step]
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{path} is damaged: delete it, which forgets what is in it, and go on") from None
 
@@ -31,8 +30,12 @@ class Lines:
         return self.entries[-1]["seconds"] if self.entries else 0.0
 
     def write(self) -> None:
-        if hosts.is_first():
-            write_atomically(self._path, "".join(json.dumps(entry) + "\n" for entry in self.entries))
+        if not hosts.is_first():
+            return
+        if self.entries:
+            write_atomically(self._path, json_lines(self.entries))
+        else:  # what is there is of steps that will be taken again
+            self._path.unlink(missing_ok=True)
 
 
 class History(Lines):

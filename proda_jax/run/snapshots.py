@@ -222,7 +222,7 @@ def features_at(model: DeepLab, variables: Any, images: jax.Array, points: jax.A
 
     Args:
       model, variables: the network.
-      images: uint8 [batch, height, width, 3].
+      images: uint8 [batch, height, width, 3], RGB.
       points: row-major places on the output grid, int32 [batch, points]; -1 is no place.
 
     Returns:

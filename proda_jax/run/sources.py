@@ -9,8 +9,9 @@ from absl import logging
 from etils import epath
 
 from proda_jax.adaptation.stages import kinds
+from proda_jax.data.checks import meaning_of
 from proda_jax.data.decoders import has_tensorflow
-from proda_jax.data.label_spaces import FOLDER, label_map, label_space
+from proda_jax.data.label_spaces import FOLDER
 from proda_jax.data.source import ExampleSource
 from proda_jax.run.train import Writer
 from proda_jax.system import hosts
@@ -32,12 +33,13 @@ class Sources:
         self._data_dir = config.data.data_dir or str(epath.Path(workdir) / "data")
         self._opened: dict[str, ExampleSource] = dict(given or {})
         self._said: set[str] = set()
+        self.noted: dict[str, dict] = {}  # by role: what is worth knowing of data that were opened from disk
 
     def open(self, role: str) -> ExampleSource:
         """The 'source', 'target' or 'validation' data set, prepared on first use.
 
         Raises:
-          ValueError: the raw data are missing or not laid out as expected.
+          ValueError: the raw data are missing, not laid out as expected, or do not look like what the settings say.
         """
         if role not in self._opened:
             with phase(f"opening the {role} images"):
@@ -50,23 +52,35 @@ class Sources:
 
         data = self._config.data
         wanted = data[role]
-        if hosts.is_first():
-            prepare_role(data, role, self._data_dir)
+        folder = prepare_role(data, role, self._data_dir) if hosts.is_first() else None
         hosts.wait(f"{role} data are prepared")
-        if not hosts.is_first():  # there is something to do if each host has a disk of its own
-            prepare_role(data, role, self._data_dir)
-        space = label_space(data.label_space, data.classes, data.colors)
+        if folder is None:  # there is something to do if each host has a disk of its own
+            folder = prepare_role(data, role, self._data_dir)
         source = TfdsSource(
             wanted.name if wanted.name != FOLDER else f"{FOLDER}/{wanted.split}",
             wanted.split,
             data_dir=self._data_dir,
             image_size=tuple(wanted.image_size),
-            label_map=label_map(wanted.name, space, wanted.label_values),
+            label_map=meaning_of(data, role),
             threads=data.threads,
         )
+        labels = source.labelled and (role != "target" or self._needs_target_labels())
+        self._look(role, folder, labels)
         if data.loader == "memory" or not has_tensorflow() and self._is_held_instead(source):
-            return source.to_memory(labels=source.labelled and (role != "target" or self._needs_target_labels()))
+            return source.to_memory(labels=labels)
         return source
+
+    def _look(self, role: str, folder: epath.Path, labels: bool) -> None:
+        """Says what is worth knowing of a role's data, and refuses what does not look like what the settings say."""
+        from proda_jax.data_prep.prepare import problems, refusal
+        from proda_jax.data_prep.summary import Summary
+
+        data = self._config.data
+        lines = Summary.load(folder).brief(data[role].split, meaning_of(data, role))
+        self.noted[role] = {"data": f"{data[role].name}, {data[role].split}", "lines": lines}
+        say("\n  ".join([f"{role}: {lines[0]}", *lines[1:]]))
+        if wrong := problems(data, role, folder, labels=labels):
+            raise refusal(role, wrong)
 
     def _is_held_instead(self, source: ExampleSource) -> bool:
         """Whether images that TensorFlow cannot read ahead are held in memory: all that fit into half of it."""

@@ -1,12 +1,11 @@
 """The folder that a run keeps everything in."""
 
-import json
 from collections.abc import Iterable
 
 from etils import epath
 
 from proda_jax.system import hosts
-from proda_jax.system.files import read_json, write_atomically
+from proda_jax.system.files import read_json, write_json
 
 
 class Workdir:
@@ -35,7 +34,7 @@ class Workdir:
         """Writes the result of a stage, which makes it complete."""
         self._finished[stage] = result
         if hosts.is_first():
-            write_atomically(self.folder(stage) / "result.json", json.dumps(result, indent=2))
+            write_json(self.folder(stage) / "result.json", result)
 
     def results(self, stages: Iterable[str]) -> list[dict]:
         """The results of those of the stages that are complete."""

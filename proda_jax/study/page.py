@@ -13,6 +13,7 @@ from proda_jax.report.content import Figure, Folder, Legend, Note, Section, Tabl
 from proda_jax.report.drawing import BLUE, GREEN, INK, ORANGE, PURPLE, YELLOW, draw
 from proda_jax.report.label_quality import quality_of
 from proda_jax.report.run import Run, Stage, read
+from proda_jax.report.tables import data_notes
 from proda_jax.study import results
 from proda_jax.study.plan import Plan, folder_of
 from proda_jax.study.results import Line
@@ -34,7 +35,7 @@ def write_page(plan: Plan, workdir: epath.PathLike) -> epath.Path:
         for variant in plan.variants
         if (path := workdir / folder_of(seed, variant)).exists()
     }
-    sections = [_scores(plan, lines, folder)]
+    sections = [_scores(plan, lines, folder, [note for run in _first(runs) for note in data_notes(run)])]
     shown: dict[str, Callable[[], list[Section]]] = {
         "classes": lambda: [_classes(plan, lines, runs, folder)],
         "curves": lambda: [_curves(plan, runs, folder)],
@@ -68,14 +69,15 @@ def _first(runs: dict[Any, Run]) -> list[Run]:
     return list(runs.values())[:1]
 
 
-def _scores(plan: Plan, lines: Sequence[Line], folder: Folder) -> Section:
+def _scores(plan: Plan, lines: Sequence[Line], folder: Folder, data: Sequence[Note]) -> Section:
     titles, rows = results.cells(plan, lines)
     values = [(line.row.label, seed, value) for line in lines for seed, value in line.values().items()]
     link = folder.table("study", ("row", "seed", "miou"), values)
     blocks: list[Any] = [*_chart(plan, lines, folder), Table(titles, rows, plan.title, data=link)]
     if square := results.grid(plan, lines):
         blocks.append(Table(*square, f"{plan.title}: both settings against each other"))
-    return Section("scores", plan.title, blocks + [Note(text) for text in results.remarks(plan, lines)], plan.paper)
+    notes = [Note(text) for text in results.remarks(plan, lines)]
+    return Section("scores", plan.title, [*blocks, *notes, *data], plan.paper)
 
 
 def _chart(plan: Plan, lines: Sequence[Line], folder: Folder) -> list[Legend | Figure]:

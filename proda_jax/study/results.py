@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import io
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from proda_jax.report.content import gain, number
 from proda_jax.report.score_tables import latex_text
 from proda_jax.run.workdir import Workdir
 from proda_jax.study.plan import Plan, Row, folder_of
-from proda_jax.system.files import write_atomically
+from proda_jax.system.files import write_atomically, write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,5 +216,5 @@ def write(plan: Plan, workdir: epath.PathLike) -> list[Line]:
     write_atomically(folder / "study.txt", text_table(plan, lines) + "\n")
     write_atomically(folder / "study.csv", csv_table(plan, lines))
     write_atomically(folder / "study.tex", latex_table(plan, lines))
-    write_atomically(folder / "study.json", json.dumps(as_json(plan, lines), indent=2))
+    write_json(folder / "study.json", as_json(plan, lines))
     return lines

@@ -11,6 +11,7 @@ import ml_collections
 from proda_jax.adaptation.stages import kinds
 from proda_jax.run import settings
 from proda_jax.study.plan import INPUTS, Plan, Row, check, chosen_seeds, inputs_of
+from proda_jax.system.paths import expanded
 from proda_jax.system.refusals import choose, refuse
 
 ALONE = ("seed", "stages", "task", "init_from", "study")  # of which there is one in a study
@@ -123,7 +124,7 @@ def _like(present: Any, text: str, name: str) -> Any:
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        value = text
+        value = expanded(text)
     if isinstance(present, float) and type(value) is int:
         value = float(value)
     if isinstance(present, str) and not isinstance(value, str):

@@ -1,23 +1,26 @@
 """Checkpoints of a stage: the last and the best train state, through Orbax."""
 
 import contextlib
+import dataclasses
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from logging import LogRecord
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
-from proda_jax.system import hosts
+from proda_jax.system import checkpoint_digests, digests, hosts
 from proda_jax.system.files import MAKE_ROOM
 from proda_jax.system.progress import phase
 
 METRIC = "miou"
+Form = tuple[str, tuple[int, ...]]  # type and shape of an array
 
 
 def is_news(record: LogRecord) -> bool:
@@ -39,12 +42,46 @@ class Manager(ocp.CheckpointManager):
         return False
 
 
+class DigestHandler(ocp.AsyncCheckpointHandler):
+    """Writes what a checkpoint says of itself, see `checkpoint_digests`."""
+
+    async def async_save(self, directory: epath.Path, args: "DigestSave") -> list[ocp.future.Future]:
+        """Takes the arrays now, as training goes on with their memory; digests are computed in the background."""
+        if not hosts.is_first():
+            return []
+        items = {name: on_host(tree) for name, tree in args.items.items()}
+
+        async def write() -> None:
+            contents = checkpoint_digests.text(items, args.card, args.score)
+            (directory / checkpoint_digests.FILE).write_text(contents)
+
+        return [ocp.future.CommitFutureAwaitingContractedSignals(write(), name="digest")]
+
+    def save(self, directory: epath.Path, args: "DigestSave") -> None:
+        """Not asked for: managers save asynchronously."""
+        raise NotImplementedError
+
+    def restore(self, directory: epath.Path, args: ocp.args.CheckpointArgs | None = None) -> None:
+        """Not asked for: `checkpoint_digests.read` needs no Orbax."""
+        raise NotImplementedError
+
+
+@ocp.args.register_with_handler(DigestHandler, for_save=True, for_restore=True)
+@dataclasses.dataclass
+class DigestSave(ocp.args.CheckpointArgs):
+    """What `DigestHandler` saves: the trees of the other items, and the card and the score beside them."""
+
+    items: Mapping[str, Any]
+    card: Mapping[str, Any]
+    score: Mapping[str, float] | None
+
+
 class Checkpoints:
     """The checkpoints of one stage.
 
     A checkpoint has two items: 'network' (params and batch_stats, what evaluation, prediction and later stages want)
     and 'training' (the rest of the train state, what continuing wants). Beside them stands the network's card, see
-    `card.Card`.
+    `card.Card`, and what `checkpoint_digests` tells damage by.
     """
 
     def __init__(self, folder: epath.PathLike, *, writable: bool = True):
@@ -70,19 +107,23 @@ class Checkpoints:
     def save(self, state: Any, miou: float | None, card: Mapping[str, Any] | None = None) -> None:
         """Saves a train state with its validation mIoU, if there is one, and card; goes on in the background."""
         training = state.replace(params=None, batch_stats=None)
-        items = ocp.args.Composite(
-            network=ocp.args.StandardSave(state.variables), training=ocp.args.StandardSave(training)
-        )
-        with phase("waiting until the checkpoint before is written", leave=False), self._writing():
-            self._manager.save(int(state.step), args=items, metrics=_metrics(miou), custom_metadata=card)
+        with phase("waiting until the checkpoint before is written", leave=False):
+            self._save(int(state.step), {"network": state.variables, "training": training}, miou, card)
 
     def save_network(self, variables: Any, miou: float | None = None, card: Mapping[str, Any] | None = None) -> None:
         """Saves a network that was not trained here, as step 0, in place of one that is there; see `save`."""
         if self.step() == 0:
             self._manager.delete(0)
-        items = ocp.args.Composite(network=ocp.args.StandardSave(variables))
+        self._save(0, {"network": variables}, miou, card)
+
+    def _save(self, step: int, items: dict[str, Any], miou: float | None, card: Mapping[str, Any] | None) -> None:
+        items = jax.tree.map(one_replica, items)
+        score = None if miou is None else {METRIC: miou}
+        card = {**(card or {}), **checkpoint_digests.MARK}
+        saved = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        saved[checkpoint_digests.ITEM] = DigestSave(items, card, score)
         with self._writing():
-            self._manager.save(0, args=items, metrics=_metrics(miou), custom_metadata=card)
+            self._manager.save(step, args=ocp.args.Composite(**saved), metrics=score, custom_metadata=card)
 
     def step(self, which: str = "last") -> int | None:
         """Step of the 'last' or 'best' checkpoint; None where there is none."""
@@ -97,22 +138,18 @@ class Checkpoints:
         Raises:
           ValueError: there are checkpoints, but none can be read.
         """
-        training = state.replace(params=None, batch_stats=None)
-        items = ocp.args.Composite(
-            network=ocp.args.StandardRestore(abstract(state.variables)),
-            training=ocp.args.StandardRestore(abstract(training)),
-        )
+        wanted = {"network": state.variables, "training": state.replace(params=None, batch_stats=None)}
         self._manager.wait_until_finished()
         damaged: dict[int, Exception] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             restored, error = None, None
             try:
-                restored = self._manager.restore(step, args=items)
+                restored = _restored(self._manager.restore, self._folder / str(step), wanted, step)
             except Exception as problem:  # what a damaged file leads to depends on where it is damaged
                 error = problem
             if hosts.everywhere(error is None):
                 self._put_aside(damaged, step)
-                return restored.training.replace(**restored.network)
+                return restored["training"].replace(**restored["network"])
             damaged[step] = error or RuntimeError("another host cannot read it")
         newest = max(damaged)
         raise ValueError(
@@ -140,7 +177,7 @@ class Checkpoints:
         if hosts.is_first() and self._folder.exists():
             for path in self._folder.glob("*/metrics/metrics"):
                 try:
-                    json.loads(path.read_text())
+                    check_score(path)
                 except ValueError:
                     if not writable:
                         raise ValueError(f"{path} is damaged: delete {path.parent}, which forgets this score") from None
@@ -150,9 +187,9 @@ class Checkpoints:
 
     def network(self, variables: Any, which: str = "last") -> Any:
         """Variables of the 'last' or 'best' network, in place of variables of the same shapes."""
-        items, step = ocp.args.Composite(network=ocp.args.StandardRestore(abstract(variables))), self.step(which)
+        step = self.step(which)
         try:
-            return self._manager.restore(step, args=items).network
+            return _restored(self._manager.restore, self._folder / str(step), {"network": variables}, step)["network"]
         except Exception as error:
             remedy = f"delete {self._folder.parent} to train this stage again"
             if which == "last":
@@ -183,13 +220,18 @@ class Checkpoints:
             ) from error
 
 
-def _metrics(miou: float | None) -> dict[str, float] | None:
-    return None if miou is None else {METRIC: miou}
-
-
 def card_in(checkpoint: epath.PathLike) -> dict[str, Any] | None:
-    """The card in the folder of one checkpoint; None in those of older versions, which have none."""
-    return _described(checkpoint).custom_metadata or None
+    """The card in the folder of one checkpoint; None in those of older versions, which have none.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    try:
+        checkpoint_digests.read(checkpoint)  # which compares the card
+        card = checkpoint_digests.card_in(checkpoint)
+    except digests.Damaged as error:
+        raise ValueError(f"checkpoint {checkpoint} is damaged ({error}): use another one") from error
+    return {name: value for name, value in card.items() if name not in checkpoint_digests.MARK} or None
 
 
 def has_extra_norm(checkpoint: epath.PathLike) -> bool:
@@ -203,34 +245,90 @@ def network_in(checkpoint: epath.PathLike, variables: Any) -> Any:
     Raises:
       ValueError: it cannot be read, or is another network.
     """
-    check_shapes(_described(checkpoint).item_metadata.network.tree, variables, f"checkpoint {checkpoint}")
-    items = ocp.args.Composite(network=ocp.args.StandardRestore(abstract(variables)))
+    checkpoint = epath.Path(checkpoint).absolute()
     try:
         with _reader() as reader:
-            return reader.restore(epath.Path(checkpoint).absolute(), args=items).network
+            return _restored(reader.restore, checkpoint, {"network": variables}, checkpoint)["network"]
+    except Another as error:
+        raise ValueError(f"checkpoint {checkpoint} {error}") from error
     except Exception as error:  # what a damaged file leads to depends on where it is damaged
         raise ValueError(f"checkpoint {checkpoint} cannot be read ({in_short(error)}): use another one") from error
 
 
+class Another(ValueError):
+    """A checkpoint holds arrays of other names, shapes or types than are wanted; the message does not name it."""
+
+
+def _restored(restore: Callable, checkpoint: epath.Path, wanted: Mapping[str, Any], where: Any) -> dict[str, Any]:
+    """Items of a checkpoint, as they were written.
+
+    Orbax casts to the type of what it is given, and gives NumPy arrays the shape that is stored, so both are compared.
+
+    Args:
+      restore: Orbax's, of what reads the checkpoint.
+      checkpoint: its folder.
+      wanted: arrays or shapes, in trees by the names of the items.
+      where: what `restore` calls the checkpoint.
+
+    Raises:
+      Another: the checkpoint holds something else.
+      Exception: it is damaged; what that leads to depends on where it is damaged.
+    """
+    noted = checkpoint_digests.read(checkpoint)
+    described = _described(checkpoint).item_metadata if noted is None else None
+    for item, tree in wanted.items():
+        held = forms(described[item].tree) if noted is None else checkpoint_digests.forms(noted, item)
+        check_fits(held, forms(tree))
+    items = {item: ocp.args.StandardRestore(abstract(tree)) for item, tree in wanted.items()}
+    found = restore(where, args=ocp.args.Composite(**items))
+    for item in wanted if noted is not None else ():
+        checkpoint_digests.check(noted["arrays"][item], on_host(found[item]))
+    return {item: found[item] for item in wanted}
+
+
+def check_fits(held: dict[str, Form], wanted: dict[str, Form]) -> None:
+    """Compares the arrays that a checkpoint holds with those that are wanted.
+
+    Raises:
+      Another: some differ.
+    """
+    differing = sorted(name for name in held | wanted if held.get(name) != wanted.get(name))
+    if differing:
+        some = (f"{name} is {_written(held.get(name))}, not {_written(wanted.get(name))}" for name in differing[:3])
+        raise Another("holds another network than its card or the configuration says, in "
+                      f"{len(differing)} of {len(held | wanted)} arrays: {'; '.join(some)}")  # fmt: skip
+
+
 def check_shapes(there: Any, wanted: Any, where: str) -> None:
-    """Refuses variables of other names or shapes than are wanted.
+    """Refuses variables of other names, shapes or types than are wanted.
 
     Raises:
       ValueError: with some that differ; `where` says what holds them.
     """
-    held, wanted = _shapes(there), _shapes(wanted)
-    if differing := sorted(name for name in held | wanted if held.get(name) != wanted.get(name)):
-        some = (f"{name} is {held.get(name, 'missing')}, not {wanted.get(name, 'there')}" for name in differing[:3])
-        raise ValueError(f"{where} holds another network than its card or the configuration says, in "
-                         f"{len(differing)} of {len(held | wanted)} arrays: {'; '.join(some)}")  # fmt: skip
+    try:
+        check_fits(forms(there), forms(wanted))
+    except Another as error:
+        raise ValueError(f"{where} {error}") from error
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """The shape of each array, by its name."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+def _written(form: Form | None) -> str:
+    return f"{form[0]} {form[1]}" if form else "there"
+
+
+def check_score(path: epath.Path) -> None:
+    """Compares the score beside a checkpoint with what that says of it.
+
+    Args:
+      path: of the score, <checkpoint>/metrics/metrics.
+
+    Raises:
+      ValueError: the score is damaged; where the checkpoint's own account is, that shows when its arrays are read.
+    """
+    score, noted = json.loads(path.read_text()), None
+    with contextlib.suppress(digests.Damaged):
+        noted = checkpoint_digests.read(path.parent.parent)
+    if noted is not None and noted["score"] != digests.of_json(score):
+        raise digests.Damaged("the score has changed since it was written")
 
 
 def _described(checkpoint: epath.PathLike) -> Any:
@@ -249,6 +347,7 @@ def _described(checkpoint: epath.PathLike) -> Any:
 def _reader() -> ocp.Checkpointer:
     """Reads the folder of one checkpoint, whatever its name; Orbax complains of items that it has no handler for."""
     items = {"network": ocp.StandardCheckpointHandler(), "training": ocp.StandardCheckpointHandler()}
+    items[checkpoint_digests.ITEM] = DigestHandler()
     return ocp.Checkpointer(ocp.CompositeCheckpointHandler(**items, metrics=ocp.JsonCheckpointHandler()))
 
 
@@ -266,3 +365,49 @@ def reason(error: Exception) -> str | None:
 
 def abstract(tree: Any) -> Any:
     return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+
+
+def named(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their names, as Orbax calls them: 'params.backbone.conv1.kernel'."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def forms(tree: Any) -> dict[str, Form]:
+    """Type and shape of each array, or of what stands for one; those of a random key are its data's."""
+    found = {}
+    for name, leaf in named(tree).items():
+        if is_key(leaf):
+            leaf = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
+        found[name] = (np.dtype(leaf.dtype).name, tuple(leaf.shape))
+    return found
+
+
+def one_replica(leaf: Any) -> Any:
+    """What of a replicated array is saved: that of the first device, and not a part from each, as is Orbax's way.
+
+    So the digest is of what is saved, bit by bit, even if devices should disagree. Of several hosts the first writes;
+    arrays that are on one of its devices alone Orbax refuses, arrays in its memory it takes.
+    """
+    if not isinstance(leaf, jax.Array):
+        return leaf
+    if jax.process_count() == 1:
+        return leaf.addressable_shards[0].data
+    return leaf if is_key(leaf) else np.asarray(leaf.addressable_data(0))
+
+
+def on_host(tree: Any) -> dict[str, np.ndarray]:
+    """The values of replicated arrays by their names; they outlive arrays whose memory is given to others.
+
+    Those of a CPU's arrays are not copied: JAX does not give memory away that NumPy holds.
+    """
+    found = {}
+    for name, leaf in named(tree).items():
+        leaf = jax.random.key_data(leaf) if is_key(leaf) else leaf
+        found[name] = np.asarray(leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf)
+    return found
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether an array, or what stands for one, is a random key."""
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from absl import app, flags
 
+from proda_jax.system import paths
 from proda_jax.system.refusals import without_traceback
 
 
@@ -12,9 +13,9 @@ def run(
     main: Callable[[list[str]], None],
     module: str,
     flags_of: str | None = None,
-    parse: Callable[[list[str]], list[str]] = app.parse_flags_with_usage,
+    parse: Callable[[list[str]], list[str]] = paths.parse,
 ) -> None:
-    """Parses the flags, calls `main`, and ends with the exit status; refusals are a line.
+    """Parses the flags, with paths expanded, calls `main`, and ends with the exit status; refusals are a line.
 
     Args:
       main: gets the name of the command and what else is no flag.

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and paths in buckets where a library reads local files only."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import io
@@ -8,14 +9,21 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
 from absl import logging
 from etils import epath
 
+from proda_jax.system import digests
+from proda_jax.system.paths import expanded
+
 MAKE_ROOM = "What was written before is kept: see to the disk, and give the same command again"
+
+
+# None: an error that epath found, such as a folder of that name
+NOT_THE_DISK = (None, errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ)
 
 
 class NotWritten(OSError):
@@ -27,7 +35,9 @@ class NotWritten(OSError):
 
     def __init__(self, path: epath.PathLike, error: OSError):
         self.reason = error.strerror or str(error)
-        super().__init__(f"{path} could not be written ({self.reason}). {MAKE_ROOM}")
+        remedy = "" if error.errno in NOT_THE_DISK else f". {MAKE_ROOM}"
+        super().__init__(f"{path} could not be written ({self.reason}){remedy}")
+        self.errno = error.errno
 
 
 def write_atomically(path: epath.PathLike, contents: str | bytes) -> None:
@@ -73,7 +83,10 @@ def write_if_new(path: epath.PathLike, contents: bytes) -> None:
 
 def unfinished_name(path: epath.Path) -> epath.Path:
     """Where a file is written before it takes its name; no other process or thread writes there."""
-    return path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    name, process = path.name, f".{os.getpid()}.{threading.get_ident()}.tmp"
+    if len(os.fsencode(name)) + len(process) > 255:  # bytes, which disks allow
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return path.with_name(name + process)
 
 
 def check_writable(folder: epath.PathLike, what: str) -> None:
@@ -167,6 +180,26 @@ def is_locked(path: epath.PathLike) -> bool | None:
         return None
 
 
+def json_text(value: Mapping[str, Any], indent: int | None = 2) -> str:
+    """The contents of a JSON file that holds an object with its digest."""
+    return json.dumps({**value, digests.KEY: digests.of_json(value)}, indent=indent)
+
+
+def write_json(path: epath.PathLike, value: Mapping[str, Any]) -> None:
+    """Writes an object as JSON with its digest; see `write_atomically`."""
+    write_atomically(path, json_text(value))
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON file holds, without its digest, which older ones and those of others do not have.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    value = json.loads(text)
+    return digests.taken(value, digests.of_json) if isinstance(value, dict) else value
+
+
 def read_json(path: epath.PathLike, remedy: str) -> Any:
     """What a JSON file holds.
 
@@ -174,29 +207,62 @@ def read_json(path: epath.PathLike, remedy: str) -> Any:
       ValueError: it is damaged; with what to do about it.
     """
     try:
-        return json.loads(epath.Path(path).read_text())
+        return parse_json(epath.Path(path).read_text())
     except ValueError as error:  # undecodable text, too
         raise ValueError(f"{path} is damaged ({error}): {remedy}") from None
 
 
+def json_lines(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Objects as lines of JSON; the first has the digest of all besides, so that a line that is missing shows."""
+    digest = {digests.KEY: digests.of_json(entries)}
+    return "".join(json.dumps({**entry, **digest} if i == 0 else entry) + "\n" for i, entry in enumerate(entries))
+
+
+def parse_json_lines(text: str) -> list[dict[str, Any]]:
+    """The objects of `json_lines`, or of lines without a digest, as older versions wrote them.
+
+    Raises:
+      ValueError: they are damaged, or there are none, for which no file is written.
+    """
+    entries = [json.loads(line) for line in text.splitlines()]
+    if not entries or not all(isinstance(entry, dict) for entry in entries):
+        raise digests.Damaged("it is empty, or its lines hold no objects")
+    first = digests.taken(entries[0], lambda first: digests.of_json([first, *entries[1:]]))
+    return [first, *entries[1:]]
+
+
 def npz(compressed: bool = False, **arrays: np.ndarray) -> bytes:
-    """The contents of an .npz file; in memory, as zip archives seek while they are written, and buckets cannot."""
+    """The contents of an .npz file, with their digest; in memory, as zip archives seek while they are written, and
+    buckets cannot."""
     contents = io.BytesIO()
-    (np.savez_compressed if compressed else np.savez)(contents, **arrays)
+    digest = {digests.KEY: np.array(digests.of_arrays(arrays))}
+    (np.savez_compressed if compressed else np.savez)(contents, **arrays, **digest)
     return contents.getvalue()
 
 
+def parse_npz(contents: bytes) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file, without pickled objects.
+
+    Raises:
+      Exception: of many kinds, depending on where it is damaged.
+    """
+    with np.load(io.BytesIO(contents), allow_pickle=False) as arrays:
+        return digests.taken(dict(arrays), digests.of_arrays)
+
+
 def read_npz(path: epath.PathLike) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file, without pickled objects."""
-    with np.load(io.BytesIO(epath.Path(path).read_bytes()), allow_pickle=False) as arrays:
-        return dict(arrays)
+    """See `parse_npz`."""
+    return parse_npz(epath.Path(path).read_bytes())
 
 
 def is_readable(path: epath.Path) -> bool:
-    """Whether an .npz file is there and whole."""
+    """Whether an .npz file is there and whole; one that is damaged is named, as it is going to be made again."""
     try:
         return bool(read_npz(path))
-    except Exception:  # what a damaged archive leads to depends on where it is damaged
+    except FileNotFoundError:
+        return False
+    except Exception as error:  # what a damaged archive leads to depends on where it is damaged
+        print(f"{path} is damaged ({error}): it is made again")
         return False
 
 
@@ -207,7 +273,7 @@ def is_remote(path: epath.PathLike) -> bool:
 
 def cache_folder() -> epath.Path:
     """The user's cache folder of this program, on this machine."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    base = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     return epath.Path(base) / "proda_jax"
 
 

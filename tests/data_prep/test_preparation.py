@@ -21,9 +21,12 @@ from raw_files import (
 from proda_jax.data import decode
 from proda_jax.data.label_spaces import label_space
 from proda_jax.data_prep import contact_sheet, shards
-from proda_jax.data_prep.examples import Checks, Record, checked, index_png
+from proda_jax.data_prep.counts import class_pixels
+from proda_jax.data_prep.examples import Checks, checked
+from proda_jax.data_prep.png import index_png
 from proda_jax.data_prep.prepare import prepare
-from proda_jax.data_prep.summary import Summary, class_pixels
+from proda_jax.data_prep.records import Record
+from proda_jax.data_prep.summary import Summary
 
 
 @pytest.fixture

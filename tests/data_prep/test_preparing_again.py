@@ -15,8 +15,10 @@ from proda_jax.data import decode
 from proda_jax.data.label_spaces import CUSTOM, label_map, label_space
 from proda_jax.data.pipeline import TfdsSource
 from proda_jax.data_prep import contact_sheet, shards
-from proda_jax.data_prep.examples import Checks, Record, checked, encode_png
+from proda_jax.data_prep.examples import Checks, checked
+from proda_jax.data_prep.png import encode_png
 from proda_jax.data_prep.prepare import prepare
+from proda_jax.data_prep.records import Record
 from proda_jax.data_prep.summary import Summary
 
 
@@ -121,6 +123,17 @@ def test_a_disk_that_fills_up_is_named_and_preparing_goes_on_when_there_is_room(
     assert not list((small_disk / "data").rglob("*.tmp"))
     filler.unlink()
     assert len(stored(prepared(), "gta5", "train")) == 7
+
+
+def test_the_disk_is_not_blamed_for_what_it_did_not_do(gta5, monkeypatch):
+    from proda_jax.data_prep.gta5 import Gta5
+
+    def failing(self, record):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(Gta5, "example", failing)
+    with pytest.raises(RuntimeError, match="^something else$"):
+        prepare_gta5(gta5)
 
 
 def test_two_preparations_at_once_wait_for_each_other(gta5):

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 from raw_files import CITYSCAPES, SIZE, labels_of_each_kind, noise, png, prepare_gta5
 
-from proda_jax.data_prep.examples import Checks, Record, checked
+from proda_jax.data_prep.examples import Checks, checked
 from proda_jax.data_prep.prepare import prepare
+from proda_jax.data_prep.records import Record
 from proda_jax.data_prep.summary import Summary
 
 

@@ -67,7 +67,7 @@ def test_an_image_may_be_an_array_a_picture_or_a_file(model, tmp_path):
     for same in (Image.fromarray(IMAGES[0]), tmp_path / "a.png", str(tmp_path / "a.png")):
         np.testing.assert_array_equal(model(same), labels)
     for wrong in (IMAGES[0].astype(np.float32), IMAGES[0][..., 0], IMAGES, np.zeros((0, 4, 3), np.uint8)):
-        with pytest.raises(ValueError, match=r"expected an image as uint8 \[height, width, 3\], not"):
+        with pytest.raises(ValueError, match=r"expected an image as uint8 \[height, width, 3\], RGB, not"):
             model(wrong)
     with pytest.raises(ValueError, match=f"{tmp_path}/absent.png cannot be read: No such file"):
         model(tmp_path / "absent.png")
@@ -217,7 +217,8 @@ def test_results_of_a_folder_lie_as_its_images_do(photos, workdir, tmp_path, cap
     predict(segmenter, str(photos), tmp_path, written)
     names = {"a.png": "a.png", "a.jpg": "a.jpg", "sub/b.webp": "sub/b", "sub/c.tif": "sub/c", "d.bmp": "d"}
     found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert found == {f"{kind}/{name}.png" for kind in written for name in names.values()} | {"card.json"}
+    pictures = {f"{kind}/{name}.png" for kind in written for name in names.values()}
+    assert found == pictures | {"card.json", "prediction.json"}
     alone = load(workdir)
     for file, name in names.items():
         prediction = alone.predict([photos / file])[0]
@@ -234,7 +235,7 @@ def test_files_that_cannot_be_read_are_named_and_the_others_predicted(photos, mo
     folder = shutil.copytree(photos, tmp_path / "photos")
     (folder / "bad.png").write_bytes(b"no image")
     (folder / "worse.mp4").write_bytes(b"no video")
-    with pytest.raises(ValueError, match=r"2 of 7 files could not be read: .*bad.png \(it is no.*worse.mp4 \(it is no"):
+    with pytest.raises(ValueError, match=r"2 of 7 files could not be .*: .*bad.png \(it is no.*worse.mp4 \(it is no"):
         predict(model, str(folder), tmp_path / "out")
     assert len(list((tmp_path / "out" / "ids").rglob("*.png"))) == 5
     assert not list((tmp_path / "out").rglob("*worse*"))
@@ -259,7 +260,7 @@ def test_what_cannot_be_written_is_refused(photos, model, tmp_path):
     (tmp_path / "out" / "ids").write_text("")
     with pytest.raises(ValueError, match=r"--output=.*out cannot be written to any more \(.*ids"):
         predict(model, str(photos), tmp_path / "out")
-    with pytest.raises(ValueError, match="--write=labels: expected some of ids, colors, overlays, confidence"):
+    with pytest.raises(ValueError, match="--write=labels: expected some of ids, label_ids, colors, overlays, confid"):
         predict(model, str(photos), tmp_path / "new", ["ids", "labels"])
     assert not (tmp_path / "new").exists()
 
@@ -292,7 +293,7 @@ def test_the_command_predicts_and_says_what_failed(photos, workdir, tmp_path):
     assert f"network: {workdir}/source/checkpoints/{BEST}" in result.stdout
     last = result.stderr.splitlines()[-1]
     reason = "it is no image of a kind that Pillow knows"
-    assert last == f"error: 1 of 6 files could not be read: {folder}/bad.png ({reason})"
+    assert last == f"error: 1 of 6 files could not be predicted: {folder}/bad.png ({reason})"
     labels = load(workdir, stage="source", checkpoint="best", flip=True)(photos / "d.bmp")
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "ids" / "d.png")), labels)
 
@@ -304,6 +305,7 @@ def test_the_command_predicts_and_says_what_failed(photos, workdir, tmp_path):
         ({"output": "x"}, "--mode=predict needs --input"),
         ({"output": "x", "input": "docs", "workdir": None}, "needs a network: either --workdir of a run, or --config"),
         ({"output": "x", "input": "docs", "scales": "1,large"}, "--scales=1,large: expected numbers"),
+        ({"output": "x", "input": "docs", "value_range": "0"}, "--value_range=0: expected two numbers, such as 0,4095"),
         ({"distributed": "true"}, "--mode=predict is for one host"),
         ({"mode": "export", "input": "docs"}, "--input is what --mode=predict labels"),
     ],

@@ -24,6 +24,7 @@ from proda_jax.run.card import Card
 from proda_jax.run.experiment import Experiment
 from proda_jax.run.records import History
 from proda_jax.run.sources import Sources
+from proda_jax.system import files
 from proda_jax.system.checkpoints import Checkpoints, card_in
 
 STEPS = 3
@@ -111,7 +112,7 @@ def test_a_step_is_the_same_wherever_its_stage_starts():
 
 def test_results_have_the_documented_form(finished):
     workdir, results = finished
-    assert json.loads((workdir / "results.json").read_text()) == results
+    assert files.read_json(workdir / "results.json", "") == results
     assert set(results) == {"task", "seed", "stages"}
     assert (results["task"], results["seed"]) == ("tiny", 0)
     assert [stage["name"] for stage in results["stages"]] == list(STAGES)
@@ -303,8 +304,8 @@ def test_the_teacher_of_pseudo_labels_is_the_network_that_handover_names(finishe
     """The store's origin tells the two apart, so labels of one are never taken for the other's."""
     original, results = finished
     workdir, config = copy_of(original, tmp_path / "copy"), config_of()
-    result = json.loads((workdir / "warmup" / "result.json").read_text())
-    (workdir / "warmup" / "result.json").write_text(json.dumps(result | {"best": result["best"] | {"step": 1}}))
+    result = files.read_json(workdir / "warmup" / "result.json", "")
+    files.write_json(workdir / "warmup" / "result.json", result | {"best": result["best"] | {"step": 1}})
     assert not experiment_in(workdir, config).soft_labels("stage1").missing(given()["target"].names)
     config.handover = "best"
     with pytest.raises(ValueError, match="another origin.*network"):

@@ -1,7 +1,5 @@
 """Networks from files in place of stages that were trained, evaluation of any network, and runs without scores."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ from proda_jax.models.weights.torch_names import to_torch
 from proda_jax.report import score_tables as tables
 from proda_jax.run import evaluate, experiment, settings, train
 from proda_jax.run.sources import Sources
+from proda_jax.system.files import read_json
 
 PLACES = ("warmup", "stage1", "stage2", "stage3")
 
@@ -225,7 +224,7 @@ def test_stages_run_without_validation_images_and_say_that_there_are_no_scores(t
     assert [stage["best"] for stage in results["stages"]] == [{"step": 2}] * 3
     text = run_in(tmp_path / "run", config, given() | {"validation": None}).table()
     assert "no scores" in text and all(name in text for name in config.stages)
-    assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
+    assert read_json(tmp_path / "run" / "results.json", "") == results
 
 
 def test_an_interrupted_stage_without_scores_goes_on(tmp_path, monkeypatch):

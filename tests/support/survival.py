@@ -1,7 +1,6 @@
 """Small runs to which something happens, and how their end is compared with that of one to which nothing did."""
 
 import contextlib
-import json
 import pathlib
 
 import jax
@@ -13,6 +12,7 @@ from proda_jax.configs import base
 from proda_jax.models.weights.files import load
 from proda_jax.run.experiment import Experiment
 from proda_jax.run.sources import NoWriter, Sources
+from proda_jax.system.files import parse_json_lines
 from proda_jax.system.interruption import Interruption
 
 
@@ -84,7 +84,7 @@ def records_of(folder: pathlib.Path) -> dict[str, list | bytes]:
     """What a stage wrote down: scores and metrics but for times, and the bytes of its snapshots."""
     found: dict = {path.name: path.read_bytes() for path in (folder / "snapshots").iterdir()}
     for name in ("history.jsonl", "metrics.jsonl"):
-        lines = map(json.loads, (folder / name).read_text().splitlines())
+        lines = parse_json_lines((folder / name).read_text())
         found[name] = [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in lines]
     return found
 

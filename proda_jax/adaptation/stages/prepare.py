@@ -35,7 +35,7 @@ def soft_labels(
 
     Args:
       model, variables: the network.
-      images: uint8 [batch, height, width, 3].
+      images: uint8 [batch, height, width, 3], RGB.
       stride: pixels between two labels, the network's output stride or a divisor; the released code keeps what is on
         the network's output grid.
       scales, flip: see `averaged_probabilities`; the released code does neither.
@@ -68,7 +68,7 @@ def hard_labels(
 
     Args:
       model, variables: the network.
-      images: uint8 [batch, height, width, 3].
+      images: uint8 [batch, height, width, 3], RGB.
       threshold: confidence by which the selector, one of `selectors`, says which pixels are ignored.
       scales, flip: see `averaged_probabilities`; the released code averages the image and its mirror image.
 

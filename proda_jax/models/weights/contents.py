@@ -1,13 +1,14 @@
 """What a file of weights holds: as it lies there, and as our networks take it."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from etils import epath
 
 from proda_jax.models.backbones import Backbone
 from proda_jax.models.weights.layout import Layout, read_off
+from proda_jax.system import digests
 
 FACTS = ("step", "best_miou")
 
@@ -91,6 +92,11 @@ def own_arrays(weights: Weights) -> dict[str, np.ndarray]:
     """The inverse of `from_own_arrays`, without step and score."""
     prototypes = {} if weights.prototypes is None else {"prototypes": weights.prototypes}
     return weights.arrays | prototypes
+
+
+def safetensors_digest(metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> str:
+    """The digest of a safetensors file of ours, which stands in its metadata beside these."""
+    return digests.of_json([dict(metadata), digests.of_arrays(arrays)])
 
 
 def file_bytes(path: epath.Path) -> bytes:

@@ -5,10 +5,7 @@ and score. Formats of PyTorch and TensorFlow are read by `torch_files`, which is
 """
 
 import dataclasses
-import io
 import json
-import zipfile
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,11 +16,20 @@ from etils import epath
 from proda_jax.models import backbones
 from proda_jax.models.weights import pretrained_folder
 from proda_jax.models.weights.account import Account, account
-from proda_jax.models.weights.contents import FACTS, Contents, Weights, file_bytes, from_own_arrays, own_arrays
+from proda_jax.models.weights.contents import (
+    FACTS,
+    Contents,
+    Weights,
+    file_bytes,
+    from_own_arrays,
+    own_arrays,
+    safetensors_digest,
+)
 from proda_jax.models.weights.foreign import matrix, released_names, with_input_convention
 from proda_jax.models.weights.layout import read_off
 from proda_jax.models.weights.torch_names import INPUT_CONVENTION, to_torch
-from proda_jax.system.files import npz, write_atomically
+from proda_jax.system import digests
+from proda_jax.system.files import npz, parse_npz, write_atomically
 
 
 def load(path: epath.PathLike, *, allow_missing: Sequence[str] = (), **expected) -> Weights:
@@ -121,10 +127,9 @@ def read_contents(path: epath.PathLike, which: str = "last") -> Contents:
 def read_npz(path: epath.Path) -> Contents:
     data = file_bytes(path)
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return from_own_arrays(dict(arrays))
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: expected an .npz file of plain arrays ({error})") from error
+        return from_own_arrays(parse_npz(data))
+    except Exception as error:  # what a damaged archive leads to depends on where it is damaged
+        raise ValueError(f"{path}: expected an .npz file of plain arrays, undamaged ({error})") from error
 
 
 def read_safetensors(path: epath.Path) -> Contents:
@@ -134,7 +139,11 @@ def read_safetensors(path: epath.Path) -> Contents:
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path}: expected a safetensors file ({error})") from error
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    facts = {name: float(value) for name, value in header.get("__metadata__", {}).items() if name in FACTS}
+    try:
+        metadata = digests.taken(header.get("__metadata__", {}), lambda rest: safetensors_digest(rest, arrays))
+    except digests.Damaged as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    facts = {name: float(value) for name, value in metadata.items() if name in FACTS}
     return from_own_arrays(arrays | {name: np.array(value) for name, value in facts.items()})
 
 

@@ -1,6 +1,5 @@
 """The network and the prototypes that a stage of ours left in its folder."""
 
-import json
 from typing import Any
 
 import jax
@@ -10,7 +9,11 @@ from etils import epath
 
 from proda_jax.models.weights.contents import Contents
 from proda_jax.models.weights.torch_names import to_torch
-from proda_jax.system.checkpoints import Checkpoints
+from proda_jax.system import checkpoint_digests
+from proda_jax.system.checkpoints import Checkpoints, in_short, on_host
+from proda_jax.system.files import read_json
+
+PROTOTYPES = "prototypes"  # part of the item 'training'
 
 
 def is_stage(path: epath.Path) -> bool:
@@ -23,7 +26,7 @@ def read(path: epath.Path, which: str = "last") -> Contents:
     Prototypes of classes never seen are zero, as in released files.
 
     Raises:
-      ValueError: the stage has no checkpoint yet.
+      ValueError: the stage has no checkpoint yet, or it is damaged.
     """
     checkpoints = Checkpoints(path / "checkpoints", writable=False)  # a run may be saving one
     step = checkpoints.step(which)
@@ -31,16 +34,31 @@ def read(path: epath.Path, which: str = "last") -> Contents:
     if step is None:
         raise ValueError(f"{path}: expected a checkpoint of a stage under 'checkpoints'; it has none yet")
     folder = path.absolute() / "checkpoints" / str(step)
-    prototypes = None
-    if (folder / "training").exists():  # a network that was taken from a file has no more than itself
-        prototypes = restore(folder / "training", "prototypes")
+    try:
+        network, prototypes = restore_checked(folder)
+    except Exception as error:  # what a damaged file leads to depends on where it is damaged
+        raise ValueError(f"checkpoint {folder} cannot be read ({in_short(error)}): use another one") from error
     if prototypes is not None:
         prototypes = np.where(prototypes["counts"][:, None] > 0, prototypes["vectors"], 0.0).astype(np.float32)
     result = path / "result.json"
-    score = json.loads(result.read_text()).get(which, {}) if result.exists() else {}
+    score = read_json(result, "delete it to do without its score").get(which, {}) if result.exists() else {}
     scored = score.get("step") == step and "miou" in score
     miou = score["miou"] / 100 if scored else None  # percent there
-    return Contents(to_torch(restore(folder / "network")), prototypes=prototypes, step=step, best_miou=miou)
+    return Contents(to_torch(network), prototypes=prototypes, step=step, best_miou=miou)
+
+
+def restore_checked(checkpoint: epath.Path) -> tuple[Any, Any]:
+    """The network of a checkpoint and its prototypes, or None, as they were written."""
+    noted = checkpoint_digests.read(checkpoint)
+    network, prototypes = restore(checkpoint / "network"), None
+    if (checkpoint / "training").exists():  # a network that was taken from a file has no more than itself
+        prototypes = restore(checkpoint / "training", PROTOTYPES)
+    if noted is not None:
+        checkpoint_digests.check(noted["arrays"]["network"], on_host(network))
+        training = noted["arrays"].get("training", {})
+        of_prototypes = {name: entry for name, entry in training.items() if name.startswith(f"{PROTOTYPES}.")}
+        checkpoint_digests.check(of_prototypes, on_host({PROTOTYPES: prototypes}))
+    return network, prototypes
 
 
 def restore(item: epath.Path, part: str | None = None) -> Any:

@@ -16,8 +16,9 @@ from etils import epath
 
 from proda_jax.models.weights import simclr_checkpoint, stage_folder
 from proda_jax.models.weights.account import account
-from proda_jax.models.weights.contents import FACTS, Contents, Weights, file_bytes, own_arrays
+from proda_jax.models.weights.contents import FACTS, Contents, Weights, file_bytes, own_arrays, safetensors_digest
 from proda_jax.models.weights.torch_names import INPUT_CONVENTION
+from proda_jax.system import digests
 from proda_jax.system.extras import need
 from proda_jax.system.files import write_atomically
 
@@ -105,9 +106,11 @@ def from_released(payload: Mapping, path: epath.PathLike) -> Contents:
     network = payload[NETWORK]
     if not isinstance(network, Mapping) or not isinstance(network.get("model_state"), Mapping):
         raise ValueError(f"{path}: expected the network's state dict under '{NETWORK}', 'model_state'; found none")
+    if digests.KEY in payload and payload[digests.KEY] != released_digest(payload):
+        raise ValueError(f"{path} is damaged: its contents have changed since it was written")
     used = {"model_state", "objective_vectors"}
     beside = {NETWORK: {k: v for k, v in network.items() if k not in used}}
-    beside |= {k: v for k, v in payload.items() if k not in (NETWORK, "iter", "best_iou")}
+    beside |= {k: v for k, v in payload.items() if k not in (NETWORK, "iter", "best_iou", digests.KEY)}
     prototypes = tensors({"": network.get("objective_vectors")}).get("")
     step, best_miou = payload.get("iter"), payload.get("best_iou")
     return Contents(
@@ -117,6 +120,14 @@ def from_released(payload: Mapping, path: epath.PathLike) -> Contents:
         step=int(step) if step else None,
         best_miou=None if best_miou is None or np.isnan(best_miou) else float(best_miou),
     )
+
+
+def released_digest(payload: Mapping) -> str:
+    """The digest of a file in the authors' format that we write, which stands in it beside these entries."""
+    network = payload[NETWORK]
+    numbers = {name: np.array(payload[name]) for name in ("iter", "best_iou")}
+    arrays = [tensors(network["model_state"]), tensors({"": network["objective_vectors"]}), numbers]
+    return digests.of_json(list(map(digests.of_arrays, arrays)))
 
 
 def tensors(state: Mapping) -> dict[str, np.ndarray]:
@@ -175,11 +186,9 @@ def write_released(weights: Weights, path: epath.PathLike) -> None:
     network = {"model_state": state, "objective_vectors": torch.from_numpy(np.array(prototypes))}
     best_miou = float("nan") if weights.best_miou is None else weights.best_miou
     data = io.BytesIO()
-    torch.save(
-        {NETWORK: network, "iter": weights.step or 0, "best_iou": best_miou},
-        data,
-        _use_new_zipfile_serialization=False,
-    )
+    payload = {NETWORK: network, "iter": weights.step or 0, "best_iou": best_miou}
+    payload |= {digests.KEY: released_digest(payload)}  # an entry that the authors' code does not look at
+    torch.save(payload, data, _use_new_zipfile_serialization=False)
     write_atomically(path, data.getvalue())
 
 
@@ -191,4 +200,5 @@ def write_safetensors(weights: Weights, path: epath.PathLike) -> None:
     }
     metadata |= {name: repr(getattr(weights, name)) for name in FACTS if getattr(weights, name) is not None}
     arrays = {name: np.ascontiguousarray(array) for name, array in own_arrays(weights).items()}
+    metadata |= {digests.KEY: safetensors_digest(metadata, arrays)}
     write_atomically(path, safetensors.numpy.save(arrays, metadata))

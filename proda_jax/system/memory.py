@@ -1,0 +1,30 @@
+"""How much memory this process may still take."""
+
+import pathlib
+
+_CGROUPS = (  # limit, use: version 2, and 1
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+
+
+def free() -> int | None:
+    """Bytes that are free, or would be given back, on this machine and within its container; None: nobody knows.
+
+    Linux alone says so: elsewhere a container's limit and what its cache would give back are no files to read.
+    """
+    found = [_available()]
+    for limit, used in _CGROUPS:
+        try:
+            found.append(int(pathlib.Path(limit).read_text()) - int(pathlib.Path(used).read_text()))
+        except (OSError, ValueError):  # no such container, or one whose limit is 'max'
+            continue
+    return min((max(size, 0) for size in found if size is not None), default=None)
+
+
+def _available() -> int | None:
+    try:
+        lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None
