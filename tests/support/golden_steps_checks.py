@@ -56,7 +56,8 @@ def variables(dtype: str, *, extra_norm: bool = False, salt: int = 0) -> dict:
 def stage_config(**settings) -> ConfigDict:
     schedule = {"schedule": "poly", "schedule_steps": 10**9, "schedule_power": 0.9, "backbone_steps": "once"}
     sgd = {"momentum": 0.9, "weight_decay": WEIGHT_DECAY, "batch_norm": "batch", "reduction": "mean"}
-    others = {"optimizer": "sgd", "schedule_warmup": 0, "decay_vectors": True, "layer_decay": 1.0}
+    others = {"optimizer": "sgd", "schedule_warmup": 0, "decay_vectors": True, "layer_decay": 1.0,
+              "label_selector": "threshold"}
     return ConfigDict(schedule | sgd | others | settings)
 
 
