@@ -86,8 +86,8 @@ def batch_size(config: ml_collections.ConfigDict, name: str) -> int:
 def takes_backbone(config: ml_collections.ConfigDict, name: str) -> bool:
     """Whether a stage that starts from an earlier one takes its backbone alone."""
     stage = config[name]
-    heads = {kinds.of(stage).head, kinds.of(config[stage.init]).head}
-    return len(heads) > 1 or ("init_takes" in stage and stage.init_takes == "backbone")
+    whole = kinds.of(stage).segments and kinds.of(config[stage.init]).segments
+    return not whole or ("init_takes" in stage and stage.init_takes == "backbone")
 
 
 def random_name(config: ml_collections.ConfigDict, name: str) -> str:
