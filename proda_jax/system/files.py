@@ -60,7 +60,7 @@ def write_together(folder: epath.PathLike, files: Mapping[str, str | bytes]) -> 
     """
     folder = epath.Path(folder)
     unfinished = {folder / name: unfinished_name(folder / name) for name in files}
-    path = folder
+    path = next(iter(unfinished))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, contents in zip(unfinished, files.values(), strict=True):
