@@ -36,13 +36,12 @@ def touch(root, *places: str) -> None:
 
 
 def chosen(root, images, labels=None, **settings) -> dict[str, tuple]:
-    """{name: (image, label)} of a builder, as places below `root`."""
-    builder = Folder(split="own", images=images, labels=labels, data_dir=str(root / "data"), checks=Checks(MEANING),
-                     **settings)  # fmt: skip
-    found = builder.records()["own"]
+    """{name: (image, label)} of a data set, as places below `root`."""
+    data_set = Folder(split="own", images=images, labels=labels, checks=Checks(MEANING), **settings)
+    found = data_set.records()["own"]
     places = {record.name: tuple(str(path.relative_to(root)) for path in record.files) for record in found}
     assert list(places) == sorted(places)
-    return places | ({"notes": builder.notes} if builder.notes else {})
+    return places | ({"notes": data_set.notes} if data_set.notes else {})
 
 
 ACDC = [

@@ -23,8 +23,6 @@ from proda_jax.inference.predict import predict
 from proda_jax.inference.segmenter import Segmenter
 from proda_jax.system import files
 
-pytestmark = pytest.mark.usefixtures("compiled_programs")
-
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):

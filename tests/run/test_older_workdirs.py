@@ -17,8 +17,6 @@ from proda_jax.report import status
 from proda_jax.run import provenance, settings, sources
 from proda_jax.run.experiment import Experiment
 
-pytestmark = pytest.mark.usefixtures("compiled_programs")
-
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):

@@ -85,7 +85,7 @@ PARSING = """
     """
 
 
-@pytest.mark.parametrize("module", ["main", "data_prep.prepare", "data_prep.convert_weights"])
+@pytest.mark.parametrize("module", ["proda_jax.cli.flags", "data_prep.prepare", "data_prep.convert_weights"])
 def test_every_flag_and_setting_that_is_a_text_is_expanded(module, home):
     """All that could hold a path, as absl and ml_collections list them; in the configuration's own file, too."""
     (pathlib.Path(home) / "custom.py").write_text((ROOT / "configs" / "custom.py").read_text() + textwrap.dedent("""
