@@ -1,5 +1,6 @@
 """Settings that must stand before JAX is imported: tests run on the CPU, which shows itself as four devices."""
 
+import gc
 import os
 import shutil
 import subprocess
@@ -16,13 +17,16 @@ for flag in ("--xla_force_host_platform_device_count=4", *FLAGS):
 pytest.register_assert_rewrite("golden_functions_checks", "golden_network_checks", "golden_steps_checks")
 
 
+gc.set_threshold(20_000, 20, 20)  # traces make millions of objects, of which little is garbage
+
+
 def pytest_configure(config):
     """Each program is compiled once, whichever test, process or command wants it, and not again the next time."""
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("compiled")))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def whole(tmp_path_factory):
     """A small run that nothing happened to: its workdir and results."""
     import survival
@@ -43,7 +47,22 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", disk], check=True)
 
 
+# Files that want the same programs, or the process that stands by: one process runs them, and compiles once. Longest
+# first, so that no process is left with one of them at the end; every other file is a group of its own.
+GROUPS = {
+    "steps": ("test_stages", "test_steps", "test_denoise"),
+    "commands": ("test_end_to_end", "test_hosts", "test_evaluate_command", "test_preparing_again", "test_settings"),
+    "experiments": ("test_experiment", "test_taken_networks", "test_studies", "test_pretrain", "test_extending"),
+    "survival": ("test_damage", "test_resume", "test_bad_numbers", "test_interruption", "test_device_counts"),
+    "golden": ("test_golden", "test_weight_networks"),
+    "inference": ("test_predict", "test_export", "test_loading", "test_video", "test_networks"),
+}
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """The files that take longest first, so that no process is left with one of them at the end."""
-    longest = ("test_end_to_end", "test_golden", "test_damage", "test_experiment", "test_hosts", "test_taken_networks")
-    items.sort(key=lambda item: item.path.stem not in longest)
+    group_of = {file: group for group, files in GROUPS.items() for file in files}
+    order = [file for files in GROUPS.values() for file in files]
+    items.sort(key=lambda item: order.index(item.path.stem) if item.path.stem in order else len(order))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group_of.get(item.path.stem, item.path.stem)))

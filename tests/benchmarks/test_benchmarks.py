@@ -49,14 +49,12 @@ def test_a_pass_has_the_arithmetic_that_xla_counts():
     assert 1.0 <= compiled.cost_analysis()["flops"] / least < 1.05
 
 
-@pytest.mark.parametrize("name", ["source", "warmup", "stage1", "stage2"])
-def test_convolutions_of_a_bfloat16_step_are_bfloat16_and_its_state_is_float32(name):
-    program = tiny_programs(**{"model.dtype": "bfloat16"}).step(name)
-    types = hlo.convolution_types(program.function.lower(*program.abstract()).as_text())
-    assert set(types) == {"bf16"} and types["bf16"] > 10
-    state, metrics = jax.eval_shape(program.function, *program.abstract())
-    floats = [x.dtype for x in jax.tree.leaves((state, metrics)) if jnp.issubdtype(x.dtype, jnp.floating)]
-    assert set(floats) == {jnp.dtype("float32")}
+def test_a_steps_program_takes_what_it_says_and_gives_the_state_that_it_takes():
+    program = tiny_programs().step("stage2")
+    given = program.abstract()
+    state, metrics = jax.eval_shape(program.function, *given)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(lambda x: (x.shape, x.dtype), given[0])
+    assert "distillation" in metrics
 
 
 def test_matrix_products_of_images_in_a_bfloat16_network_are_of_bfloat16():

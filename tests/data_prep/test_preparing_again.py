@@ -3,11 +3,11 @@
 import os
 import shutil
 import subprocess
-import sys
 
 import fixtures
 import numpy as np
 import pytest
+from command import python
 from PIL import Image
 from raw_files import CITYSCAPES, ROOT, SIZE, noise, png, prepare_gta5, stored
 
@@ -141,7 +141,7 @@ def test_two_preparations_at_once_wait_for_each_other(gta5):
         "import sys; from proda_jax.data_prep.prepare import prepare;"
         "prepare('gta5', data_dir=sys.argv[1], raw_dir=sys.argv[2])"
     )
-    command = [sys.executable, "-c", code, str(gta5 / "data"), str(gta5 / "raw")]
+    command = [*python(), "-c", code, str(gta5 / "data"), str(gta5 / "raw")]
     running = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     printed = [process.communicate(timeout=120)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0]

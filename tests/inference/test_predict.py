@@ -5,13 +5,12 @@ import json
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 import time
 
 import jax
 import numpy as np
 import pytest
+from command import run_main
 from PIL import Image
 from runs import BEST, IMAGES, LAST, labels_of, picture, variables_of, write_run
 from tiny import IMAGE, tiny_config, tiny_model
@@ -277,11 +276,6 @@ def test_images_of_one_size_go_together_and_few_wait(monkeypatch):
 
 
 # The command
-
-
-def run_main(*flags: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "main.py", *flags]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 def test_the_command_predicts_and_says_what_failed(photos, workdir, tmp_path):

@@ -2,9 +2,8 @@
 
 import functools
 import subprocess
-import sys
-from pathlib import Path
 
+import command
 import golden_inputs
 import jax
 import numpy as np
@@ -178,8 +177,7 @@ def test_the_command_converts_reports_and_refuses(tmp_path):
     save_torch(theirs.state_dict(), tmp_path / "advent.pth")
 
     def run(*arguments: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "data_prep.convert_weights", f"--input={tmp_path / 'advent.pth'}", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+        return command.run("-m", "data_prep.convert_weights", f"--input={tmp_path / 'advent.pth'}", *arguments)
 
     done = run(f"--output={tmp_path / 'ours.npz'}", "--depths=1,1,1,1", "--width=8", "--classes=5")
     assert done.returncode == 0, done.stderr

@@ -1,14 +1,12 @@
 """Several runs side by side, against means and standard deviations by NumPy."""
 
 import json
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from command import run_main
 from fake_workdir import fake_config, fake_workdir
 from report_pages import rows_of, table_of
 
@@ -95,13 +93,10 @@ def test_too_few_and_repeated_workdirs_are_refused(runs, tmp_path):
 
 
 def test_workdirs_are_given_with_commas_or_one_after_the_other(runs, tmp_path):
-    command = [sys.executable, "-c", "import sys, main; from absl import app; app.run(main.main)", "--mode=report"]
     pages = []
     for number, arguments in enumerate((["--compare", *map(str, runs)], [f"--compare={','.join(map(str, runs))}"])):
         folder = tmp_path / str(number)
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        result = subprocess.run([*command, *arguments, f"--workdir={folder}"], env=environment, capture_output=True,
-                                text=True, timeout=300)  # fmt: skip
+        result = run_main("--mode=report", *arguments, f"--workdir={folder}")
         assert result.returncode == 0, result.stderr
         pages.append((folder / "report" / "compare.html").read_text())
     assert pages[0] == pages[1]

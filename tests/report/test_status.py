@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 import pytest
+from command import run_main
 
 from proda_jax.configs import demo
 from proda_jax.report import score_tables as tables
@@ -135,8 +136,7 @@ def test_a_run_in_progress_is_seen_and_left_alone(workdir):
         os.utime(path, (then, then))
     with running(workdir) as process:
         before = contents(workdir)
-        command = [sys.executable, "main.py", "--mode=status", f"--workdir={workdir}"]
-        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        result = run_main("--mode=status", f"--workdir={workdir}")
         assert result.returncode == 0 and result.stderr == ""
         assert contents(workdir) == before and process.poll() is None
         assert "\nrunning; last heard of" in result.stdout

@@ -4,17 +4,13 @@ import contextlib
 import csv
 import io
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import fixtures
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from quick import QUICK
+from command import run_main
 from tiny import block_source, tiny_config, tiny_model, tiny_stage, tiny_variables
 
 from proda_jax.adaptation.state import TrainState
@@ -27,7 +23,6 @@ from proda_jax.run.sources import Sources
 from proda_jax.system.checkpoints import Checkpoints
 from proda_jax.system.devices import AXIS
 
-ROOT = pathlib.Path(__file__).parents[2]
 # the columns of the paper's Tables 1 and 2, with its odd spellings of two classes put right
 TABLE1 = (
     "road sidewalk building wall fence pole light sign vege. terrain sky person rider car truck bus train motor bike "
@@ -222,13 +217,6 @@ def test_images_of_the_source_are_scored_from_its_own_archive(monkeypatch):
 # The command line
 
 
-def main(*arguments: str, cache: pathlib.Path | None = None) -> subprocess.CompletedProcess:
-    environment = os.environ | {"XLA_FLAGS": QUICK}
-    environment |= {"JAX_COMPILATION_CACHE_DIR": str(cache)} if cache else {}
-    command = [sys.executable, "main.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
-
-
 def mean_iou(model, variables, truth: fixtures.Truth) -> float:
     """mIoU over CamVid's classes from predictions, in percent; raw labels are train ids there, 11 is void."""
     images = np.stack([image for _, image, _ in truth])
@@ -258,7 +246,7 @@ def test_the_command_scores_a_workdir_by_itself_and_other_images_with_its_config
     run.workdir.finish("source", {"name": "source", "steps": 0, "seconds": 0, "best": {}, "last": {}})
     provenance.note_configuration(workdir, config)
 
-    by_itself = main("--mode=evaluate", f"--workdir={workdir}", cache=tmp_path / "compiled")
+    by_itself = run_main("--mode=evaluate", f"--workdir={workdir}")
     assert by_itself.returncode == 0, by_itself.stderr
     scores = json.loads((workdir / "evaluation.json").read_text())
     assert scores["miou"] == pytest.approx(mean_iou(model, variables, truth["dusk_test"]), abs=0.01)
@@ -268,8 +256,8 @@ def test_the_command_scores_a_workdir_by_itself_and_other_images_with_its_config
     assert rows_of((workdir / "evaluation.tex").read_text())[1][-1] == f"{scores['miou']:.1f}"
 
     given = [f"--config.{name}={value}" for name, value in settings.items()]
-    others = main("--mode=evaluate", "--config=configs/camvid.py", f"--workdir={workdir}", *given,
-                  "--config.data.validation.split=day_train", cache=tmp_path / "compiled")  # fmt: skip
+    others = run_main("--mode=evaluate", "--config=configs/camvid.py", f"--workdir={workdir}", *given,
+                      "--config.data.validation.split=day_train")  # fmt: skip
     assert others.returncode == 0, others.stderr
     scores = json.loads((workdir / "evaluation.json").read_text())
     assert (scores["data"], scores["images"]) == ("camvid, day_train", 4)
@@ -290,6 +278,6 @@ def test_the_command_scores_a_workdir_by_itself_and_other_images_with_its_config
     ids=["no configuration", "settings alone", "two networks", "which", "status of nothing", "status of no run"],
 )  # fmt: skip
 def test_flags_that_make_no_sense_are_refused(arguments, message):
-    result = main(*arguments)
+    result = run_main(*arguments)
     assert result.returncode != 0 and "Traceback" not in result.stderr
     assert message in " ".join((result.stdout + result.stderr).splitlines()[-4:])

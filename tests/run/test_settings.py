@@ -3,10 +3,10 @@
 import importlib
 import pathlib
 import subprocess
-import sys
 
 import numpy as np
 import pytest
+from command import run_main
 
 from proda_jax.configs import base
 from proda_jax.run import settings
@@ -185,8 +185,7 @@ def test_a_stage_from_weights_says_which_file_it_lacks_and_how_to_do_without(tmp
 
 
 def main(tmp_path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "main.py", f"--workdir={tmp_path / 'work'}", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return run_main(f"--workdir={tmp_path / 'work'}", *arguments)
 
 
 def test_the_command_line_suggests_the_nearest_setting_for_an_unknown_one(tmp_path):

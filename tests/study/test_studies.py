@@ -4,14 +4,14 @@ import csv
 import importlib
 import io
 import json
-import os
 import pathlib
 import re
 import subprocess
-import sys
 
+import jax
 import numpy as np
 import pytest
+from command import run_main
 from tiny import block_source, tiny_config, tiny_stage
 
 from proda_jax.adaptation.stages import build
@@ -237,6 +237,14 @@ def test_the_page_has_the_table_and_says_what_is_missing(written):
 # Running
 
 
+@pytest.fixture(scope="module", autouse=True)
+def kept_programs():
+    """A study forgets each stage's programs, of which there may be dozens; other tests want some of these again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "clear_caches", lambda: None)
+        yield
+
+
 def tiny_study():
     """Two rows that share a stage; programs that compile quickly."""
     c = tiny_config()
@@ -361,8 +369,7 @@ def test_variants_draw_what_their_model_draws(interrupted):
 
 
 def study(*flags: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "main.py", "--mode=study", "--config=configs/demo.py", *flags]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    return run_main("--mode=study", "--config=configs/demo.py", *flags)
 
 
 def test_the_command_prints_the_table_of_what_is_complete_and_says_where_its_files_are(tmp_path):

@@ -8,13 +8,13 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterable
 
 import fixtures
 import numpy as np
 import pytest
+from command import python
 from quick import QUICK
 
 from proda_jax.models.weights.files import load
@@ -32,7 +32,7 @@ SETTINGS = {
 
 def start(workdir: pathlib.Path, settings: dict, devices: int, *flags: str, **environment: str) -> subprocess.Popen:
     overrides = [f"--config.{name}={value}" for name, value in settings.items()]
-    command = [sys.executable, "main.py", "--config=configs/camvid.py", f"--workdir={workdir}", *overrides, *flags]
+    command = [*python(), "main.py", "--config=configs/camvid.py", f"--workdir={workdir}", *overrides, *flags]
     flags = f"--xla_force_host_platform_device_count={devices} {QUICK}"
     return subprocess.Popen(
         command, cwd=ROOT, env=os.environ | {"XLA_FLAGS": flags} | environment, stdout=subprocess.PIPE,

@@ -8,7 +8,10 @@ import sys
 import textwrap
 import time
 
+import fixtures
 import pytest
+from command import python
+from quick import QUICK
 from survival import At, assert_same_end, checkpoints_in, config_of, run
 
 from proda_jax.system.files import alone, is_locked
@@ -91,20 +94,25 @@ def test_a_second_signal_ends_the_program_at_once():
 
 
 def test_the_program_keeps_a_second_one_out_and_exits_with_the_documented_status_when_it_is_told_to_stop(tmp_path):
-    settings = {"stages": ("source",), "model.depths": (1, 1), "model.width": 8, "data.loader": "memory"}
-    settings |= {"model.head_channels": 32, "model.feature_channels": 32, "summaries": False, "source.steps": 10**6}
-    command = [sys.executable, "main.py", "--config=configs/demo.py", f"--workdir={tmp_path}"]
+    fixtures.write_camvid(tmp_path / "raw")
+    settings = {
+        "data.raw_dir": tmp_path / "raw", "stages": ("source",), "source.steps": 10**6, "data.loader": "memory",
+        "summaries": False, "batch_size": 2, "views.crop_size": (32, 32), "views.base_width": 64,
+        "model.depths": (1, 1), "model.width": 4, "model.head_channels": 32, "model.feature_channels": 32,
+    } | {f"data.{role}.image_size": (48, 64) for role in ("source", "target", "validation")}  # fmt: skip
+    command = [*python(), "main.py", "--config=configs/camvid.py", f"--workdir={tmp_path / 'run'}"]
     command += [f"--config.{name}={value}" for name, value in settings.items()]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    one_device = os.environ | {"XLA_FLAGS": QUICK}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": one_device}
     first = subprocess.Popen(command, cwd=ROOT, **streams)
     deadline = time.monotonic() + 240
-    while not is_locked(tmp_path / "lock"):
+    while not is_locked(tmp_path / "run" / "lock"):
         assert first.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     second = subprocess.run(command, cwd=ROOT, timeout=240, **streams)
     assert second.returncode == 1
     assert second.stdout.splitlines()[-1] == (
-        f"error: another process runs in {tmp_path}: wait for it, or use another workdir"
+        f"error: another process runs in {tmp_path / 'run'}: wait for it, or use another workdir"
     )
     first.send_signal(signal.SIGTERM)
     printed, _ = first.communicate(timeout=240)

@@ -1,0 +1,246 @@
+"""The rows that the battery of contract tests runs over, and the one place where it builds networks and steps.
+
+A backbone has every test of `tests/contracts` as soon as it is in the table of backbones, a head likewise. A stage
+needs a row in `STAGES`.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from tiny import CLASSES, CROP, blocks, tiny_config, tiny_model, tiny_stage, tiny_variables
+
+from proda_jax.adaptation.prototypes import Prototypes
+from proda_jax.adaptation.stages import build
+from proda_jax.adaptation.stages import step as steps
+from proda_jax.configs import base
+from proda_jax.data.label_spaces import IGNORE
+from proda_jax.models.deeplab import HEADS, PROJECTION, DeepLab
+from proda_jax.models.resnet import EXPANSION, output_size
+from proda_jax.system import devices
+
+# Networks
+
+BACKBONES = ("resnet",)
+LABELLING_HEADS = HEADS
+NETWORKS = [(backbone, head) for backbone in BACKBONES for head in (*HEADS, PROJECTION)]
+# settings of a small network, where they are other than depths and width
+SMALL: dict[str, dict] = {}
+
+
+def network_config(backbone: str, head: str, dtype: str = "float32") -> ml_collections.ConfigDict:
+    """The tiny configuration with this backbone and head."""
+    config = tiny_config()
+    config.model.update(SMALL.get(backbone, {}))
+    config.model.head, config.model.dtype = head, dtype
+    return config
+
+
+def network(backbone: str, head: str, dtype: str = "float32", axis_name: str | None = None) -> DeepLab:
+    return tiny_model(network_config(backbone, head, dtype), axis_name)
+
+
+def shapes_of(model: DeepLab, image: tuple[int, int]) -> tuple[tuple, tuple]:
+    """(height, width, channels) of features and class scores that images of this size are to give."""
+    channels = EXPANSION * model.width * 2 ** (len(model.depths) - 1)
+    if model.head == PROJECTION:
+        return (1, 1, channels), (1, 1, model.classes)
+    features = model.feature_channels if model.head == "released" else channels
+    return (*output_size(image), features), (*output_size(image), model.classes)
+
+
+# Stages
+
+BATCH = 4
+CHANNELS = 32  # of the feature
+GRID = (7, 13)  # of the network's output on a whole image
+PROTOTYPES = Prototypes(
+    np.random.default_rng(0).normal(size=(CLASSES, CHANNELS)).astype(np.float32), np.ones(CLASSES, np.float32)
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A stage of the battery.
+
+    Attributes:
+      section: its section of the configuration, anew at each call.
+      splits: whether the step is a sum over examples, so that it may be computed in micro-batches.
+      settings: that make an error show, and keep rounding from flipping an argmax.
+    """
+
+    section: Callable[[], ml_collections.ConfigDict]
+    splits: bool = True
+    settings: tuple[tuple[str, Any], ...] = ()
+
+
+SLOW = (("backbone_rate", 1e-4), ("head_rate", 1e-4))  # the method's rate
+STAGES = {
+    "supervised": Row(lambda: base.supervised("random", 10)),
+    "oracle": Row(lambda: base.supervised("random", 10, target_labels=True)),
+    "pretrain": Row(
+        lambda: base.pretrain("random", 10),
+        splits=False,  # each view is told apart from those beside it
+        settings=(("projection_channels", 16), ("hidden_channels", 32)),
+    ),
+    "warmup": Row(lambda: base.warmup("random", 10), settings=(("adversarial_weight", 1.0),)),
+    "denoise": Row(lambda: base.denoise("random", 10), settings=(("label_threshold", 0.3), *SLOW)),
+    "self_training": Row(lambda: base.self_training("random", 10), settings=(("label_threshold", 0.3),)),
+    "distill": Row(lambda: base.distill("random", "random", 10)),
+}
+
+
+def stage_config(name: str, **settings) -> ml_collections.ConfigDict:
+    """Stage 'under_test' of a row, in float64 so that the order of sums does not show; with other settings."""
+    c, row = tiny_config(), STAGES[name]
+    c.model.dtype = "float64"
+    c.under_test = tiny_stage(row.section(), **dict(row.settings))
+    if c.under_test.kind != "pretrain":
+        c.under_test.jitter.brightness = 0.2
+    c.update_from_flattened_dict(settings)
+    return c
+
+
+def setup_of(config: ml_collections.ConfigDict, axis_name: str | None) -> steps.Setup:
+    """What the steps of stage 'under_test' need."""
+    model, teacher = (tiny_model(config, axis_name) for _ in range(2))
+    if config.under_test.kind == "pretrain":
+        model = build.projecting(model, config.under_test)
+    return build.setup(config, "under_test", model=model, teacher=teacher, steps_per_epoch=10)
+
+
+@functools.cache
+def stage_in(name: str, count: int, **settings) -> tuple:
+    """(mapped step, first state, teacher, mesh) of a row on `count` devices; its programs are compiled once."""
+    mesh = devices.make_mesh(count)
+    setup = setup_of(stage_config(name, **settings), devices.AXIS)
+    step = functools.partial(build.train_step(setup.stage.kind), setup=setup)
+    mapped = devices.map_step(step, mesh, "rbr", "rr")
+    start = PROTOTYPES if uses_prototypes(name) else None
+    create = jax.jit(functools.partial(build.create_state, setup), out_shardings=devices.replicated(mesh))
+    state = create(build.stage_key(0, "under_test"), tiny_variables(setup.model, 0), start)
+    if start is not None:  # momentum encoder and network differ, as they do later on
+        state = state.replace(ema_params=tiny_variables(setup.model, 1)["params"])
+    teacher = tiny_variables(setup.teacher, 2) if setup.stage.kind == "distill" else None
+    place = devices.replicated(mesh)
+    return mapped, jax.device_put(state, place), jax.device_put(teacher, place), mesh
+
+
+def uses_prototypes(name: str) -> bool:
+    return name == "denoise"
+
+
+def abstract_step(name: str, dtype: str) -> tuple:
+    """The step of a row whose network computes in this type, and the shapes of its arguments."""
+    mesh, setup = devices.make_mesh(1), setup_of(stage_config(name, **{"model.dtype": dtype}), devices.AXIS)
+    mapped = devices.map_step(functools.partial(build.train_step(setup.stage.kind), setup=setup), mesh, "rbr", "rr")
+
+    def arguments() -> tuple:
+        networks = [setup.model, setup.teacher][: 2 if setup.stage.kind == "distill" else 1]
+        example = jnp.zeros((1, *CROP, 3))
+        variables = [n.clone(axis_name=None).init(jax.random.key(0), example, train=False) for n in networks]
+        start = PROTOTYPES if uses_prototypes(name) else None
+        state = build.create_state(setup, jax.random.key(0), variables[0], start)
+        return state, jax.tree.map(jnp.asarray, one_batch()), (*variables[1:], None)[0]
+
+    return mapped, *jax.eval_shape(arguments)
+
+
+def make_batch(*, source_labels: bool = True, target_labels: bool = True, twice: bool = False) -> dict[str, Any]:
+    """A global batch whose second half, what a second device gets, is almost without labels.
+
+    Args:
+      source_labels, target_labels: whether there are labels at all.
+      twice: the second of two examples is the first again, in its views too, with other labels. So the statistics of
+        every other example are those of all: each of two micro-batches is normalised as the whole batch.
+    """
+    source, target = blocks(BATCH, 1), blocks(BATCH, 2)
+    slots = np.arange(BATCH, dtype=np.int32)
+    if twice:
+        slots = slots // 2 * 2
+        source, target = ((images[slots], labels) for images, labels in (source, target))
+    for label in (source[1], target[1]):
+        label[BATCH // 2 :, :-8] = IGNORE
+        if twice:
+            label[1::2, :, :60] = IGNORE
+    if not source_labels:
+        source[1][:] = IGNORE
+    soft = np.random.default_rng(3).dirichlet(np.full(CLASSES, 0.3), (BATCH, *GRID))
+    if not target_labels:
+        target[1][:] = IGNORE
+        soft[:] = 1 / CLASSES
+    soft[BATCH // 2 :, :-2] = 1 / CLASSES
+    return {
+        "source": {"image": source[0], "label": source[1]},
+        "target": {
+            "image": target[0],
+            "label": target[1],
+            "hard_label": target[1],
+            "soft_label": soft.astype(np.float16),
+        },
+        "slot": slots,
+    }
+
+
+@functools.cache
+def one_batch(twice: bool = False) -> dict:
+    return make_batch(twice=twice)
+
+
+def walk(name: str, count: int, batch: dict, number: int, change=lambda state: state, **settings) -> Iterator[tuple]:
+    """The state before the first and after each of `number` steps, with the steps' metrics, on the devices."""
+    step, state, teacher, mesh = stage_in(name, count, **settings)
+    state, metrics = jax.device_put(change(state), devices.replicated(mesh)), {}  # placed alike, it compiles once
+    yield state, metrics
+    for _ in range(number):
+        state, metrics = step(state, devices.put_batch(batch, mesh), teacher)
+        assert metrics["skipped"] == 0
+        yield state, metrics
+
+
+def run(name: str, count: int, batch: dict, number: int = 1, change=lambda state: state, **settings) -> list:
+    """What `walk` goes through, as NumPy arrays without the random key."""
+    with jax.enable_x64(True):
+        trail = list(walk(name, count, batch, number, change, **settings))
+        return jax.device_get([(state.replace(key=None), metrics) for state, metrics in trail])
+
+
+@functools.cache
+def trail_of(name: str, count: int, number: int = 1, twice: bool = False, **settings) -> list:
+    return run(name, count, one_batch(twice), number, **settings)
+
+
+# Comparisons
+
+
+def assert_same(actual, expected, tolerance: float, floor: float = 1e-12) -> None:
+    """Trees agree leaf by leaf, relative to the largest magnitude in each leaf, or to `floor` where that is nothing."""
+    paths = jax.tree.leaves_with_path(expected)
+    for (path, wanted), got in zip(paths, jax.tree.leaves(actual), strict=True):
+        scale = np.abs(wanted).max() + floor
+        error = np.abs(np.asarray(got, np.float64) - wanted).max() / scale
+        assert error < tolerance, (jax.tree_util.keystr(path), error)
+
+
+def moved(trail: list) -> list:
+    """What each step added to parameters, statistics, momentum encoder, prototypes and discriminator."""
+    pick = [
+        {
+            "params": s.params, "batch_stats": s.batch_stats, "ema_params": s.ema_params, "prototypes": s.prototypes,
+            "discriminator": s.discriminator and s.discriminator.params,
+        }
+        for s, _ in trail
+    ]  # fmt: skip
+    return [
+        jax.tree.map(lambda a, b: np.float64(b) - np.float64(a), *pair) for pair in zip(pick, pick[1:], strict=False)
+    ]
+
+
+def floats(tree) -> set:
+    """Types of the arrays of real numbers in a tree of arrays or shapes."""
+    return {leaf.dtype for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)}
