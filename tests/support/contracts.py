@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from proda_jax.models.resnet import EXPANSION, output_size
 from tiny import CLASSES, CROP, blocks, tiny_config, tiny_model, tiny_stage, tiny_variables
 
 from proda_jax.adaptation.prototypes import Prototypes
@@ -21,7 +22,6 @@ from proda_jax.adaptation.stages import step as steps
 from proda_jax.configs import base
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.deeplab import HEADS, PROJECTION, DeepLab
-from proda_jax.models.resnet import EXPANSION, output_size
 from proda_jax.system import devices
 
 # Networks
