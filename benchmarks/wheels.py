@@ -15,6 +15,8 @@ import tempfile
 from absl import app, flags
 from packaging.requirements import Requirement
 
+from proda_jax.system import paths
+
 _FILES = flags.DEFINE_list("files", ["requirements.txt"], "Requirements files whose pins are looked for.")
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -88,4 +90,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=paths.parse)
