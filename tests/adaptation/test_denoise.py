@@ -14,6 +14,7 @@ from proda_jax.adaptation import views
 from proda_jax.adaptation.prototypes import Prototypes
 from proda_jax.adaptation.stages import build, denoise
 from proda_jax.adaptation.stages import step as steps
+from proda_jax.adaptation.stages.kinds import uses_momentum_encoder
 from proda_jax.configs import base
 from proda_jax.data.label_spaces import IGNORE
 
@@ -122,7 +123,7 @@ def test_a_class_without_prototype_is_no_rectified_label_however_sure_the_soft_l
 def stage_1(**settings) -> tuple[Any, Any, Any]:
     """(step, state, inputs) of stage 1 with other settings, on drawn views that show the images as they are."""
     setup = setup_of(tiny_config(), **settings)
-    start = PROTOTYPES if denoise.needs_momentum_encoder(setup.stage) else None
+    start = PROTOTYPES if uses_momentum_encoder(setup.stage) else None
     create = jax.jit(functools.partial(build.create_state, setup))
     state = create(build.stage_key(0, "under_test"), tiny_variables(setup.model, 0), start)
     image, label = (x[:2, : CROP[0], : CROP[1]] for x in blocks(2, 3))

@@ -306,10 +306,10 @@ def test_the_teacher_of_pseudo_labels_is_the_network_that_handover_names(finishe
     workdir, config = copy_of(original, tmp_path / "copy"), config_of()
     result = files.read_json(workdir / "warmup" / "result.json", "")
     files.write_json(workdir / "warmup" / "result.json", result | {"best": result["best"] | {"step": 1}})
-    assert not experiment_in(workdir, config).soft_labels("stage1").missing(given()["target"].names)
+    assert not experiment_in(workdir, config).labels("stage1").missing(given()["target"].names)
     config.handover = "best"
     with pytest.raises(ValueError, match="another origin.*network"):
-        experiment_in(workdir, config).soft_labels("stage1")
+        experiment_in(workdir, config).labels("stage1")
 
 
 def test_only_the_oracle_asks_for_target_labels(finished, tmp_path):

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from proda_jax.models.resnet import EXPANSION, output_size
 from tiny import CLASSES, CROP, blocks, tiny_config, tiny_model, tiny_stage, tiny_variables
 
 from proda_jax.adaptation.prototypes import Prototypes
@@ -21,14 +20,16 @@ from proda_jax.adaptation.stages import build
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.configs import base
 from proda_jax.data.label_spaces import IGNORE
-from proda_jax.models.deeplab import HEADS, PROJECTION, DeepLab
+from proda_jax.models.backbones import BACKBONES as ROWS
+from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.heads import HEADS
 from proda_jax.system import devices
 
 # Networks
 
-BACKBONES = ("resnet",)
-LABELLING_HEADS = HEADS
-NETWORKS = [(backbone, head) for backbone in BACKBONES for head in (*HEADS, PROJECTION)]
+BACKBONES = {row.family: name for name, row in ROWS.items()}  # rows of a family differ in sizes, which are tiny here
+LABELLING_HEADS = [name for name, head in HEADS.items() if head.segments]
+NETWORKS = [(backbone, head) for backbone in BACKBONES.values() for head in HEADS]
 # settings of a small network, where they are other than depths and width
 SMALL: dict[str, dict] = {}
 
@@ -36,6 +37,7 @@ SMALL: dict[str, dict] = {}
 def network_config(backbone: str, head: str, dtype: str = "float32") -> ml_collections.ConfigDict:
     """The tiny configuration with this backbone and head."""
     config = tiny_config()
+    config.model.backbone = backbone
     config.model.update(SMALL.get(backbone, {}))
     config.model.head, config.model.dtype = head, dtype
     return config
@@ -47,11 +49,11 @@ def network(backbone: str, head: str, dtype: str = "float32", axis_name: str | N
 
 def shapes_of(model: DeepLab, image: tuple[int, int]) -> tuple[tuple, tuple]:
     """(height, width, channels) of features and class scores that images of this size are to give."""
-    channels = EXPANSION * model.width * 2 ** (len(model.depths) - 1)
-    if model.head == PROJECTION:
+    channels, grid = model.backbone.channels, model.backbone.output_size(image)
+    if not HEADS[model.head].segments:
         return (1, 1, channels), (1, 1, model.classes)
     features = model.feature_channels if model.head == "released" else channels
-    return (*output_size(image), features), (*output_size(image), model.classes)
+    return (*grid, features), (*grid, model.classes)
 
 
 # Stages
@@ -109,8 +111,7 @@ def stage_config(name: str, **settings) -> ml_collections.ConfigDict:
 def setup_of(config: ml_collections.ConfigDict, axis_name: str | None) -> steps.Setup:
     """What the steps of stage 'under_test' need."""
     model, teacher = (tiny_model(config, axis_name) for _ in range(2))
-    if config.under_test.kind == "pretrain":
-        model = build.projecting(model, config.under_test)
+    model = build.stage_network(model, config.under_test)
     return build.setup(config, "under_test", model=model, teacher=teacher, steps_per_epoch=10)
 
 

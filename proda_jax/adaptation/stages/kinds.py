@@ -37,8 +37,8 @@ class Kind:
     Attributes:
       file: module beside this one, with its `train_step`.
       target: what it reads of the target: 'images', 'labels' (and images) or None.
-      pseudo_labels: that it learns from, if any. Where the module has `weigh` and `needs_momentum_encoder`, as stage 1,
-        snapshots look at what becomes of them.
+      pseudo_labels: that it learns from, if any. Soft labels are weighed by the module's `weigh`,
+        and snapshots look at what becomes of them.
       teacher: setting with the name of the stage whose frozen network the step is given, if any.
       discriminator: whether it trains one.
       momentum_encoder: whether it has an average of its parameters, and prototypes.
