@@ -3,6 +3,7 @@
 import contextlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from contracts import (
@@ -143,13 +144,15 @@ def test_a_checkpoint_goes_on_to_the_bit_and_holds_the_network(name, tmp_path):
             if jax.dtypes.issubdtype(got.dtype, jax.dtypes.prng_key):
                 got, wanted = jax.random.key_data(got), jax.random.key_data(wanted)
             np.testing.assert_array_equal(got, wanted)
-    network = jax.tree.map(np.float32, saved.variables)
+    network = jax.tree.map(np.float32, saved.variables)  # of the type that networks have in use
+    with contextlib.closing(Checkpoints(tmp_path / "network" / "checkpoints")) as checkpoints:
+        checkpoints.save_network(jax.tree.map(jnp.asarray, network), None, card)
     if name == "pretrain":
         with pytest.raises(ValueError, match="is pretraining, whose network labels nothing"):
-            load(tmp_path / "under_test")
+            load(tmp_path / "network")
         return
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(load(tmp_path / "under_test").network[1]), network)
-    read = weights.load(tmp_path / "under_test").arrays
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(load(tmp_path / "network").network[1]), network)
+    read = weights.load(tmp_path / "network").arrays
     assert read.keys() == to_torch(network).keys()
     for key, array in to_torch(network).items():
         np.testing.assert_array_equal(read[key], array, err_msg=key)
