@@ -5,13 +5,12 @@ from typing import Any
 
 from etils import epath
 
+from proda_jax.adaptation.stages import kinds
 from proda_jax.models.weights import pretrained_folder
 from proda_jax.run import provenance
 from proda_jax.run.card import Card
 from proda_jax.run.workdir import Workdir
 from proda_jax.system.files import read_json
-
-_FROM = ("init", "teacher", "labels_from")  # settings of a stage that name others from which it learns
 
 
 def facts(origin: str, card: Card) -> dict[str, Any]:
@@ -23,7 +22,8 @@ def facts(origin: str, card: Card) -> dict[str, Any]:
 
     Returns:
       'step' of the checkpoint; 'scores' (each as `evaluate.summary`, with 'data', the images); 'stages', names of those
-      that it learns from, in their order, itself the last; their 'settings', {'section.setting': value}; 'license'.
+      that it learns from, in their order, itself the last; 'target_labels', whether one of them uses such; their
+      'settings', {'section.setting': value}; 'license'.
 
     Raises:
       ValueError: a note is damaged.
@@ -40,6 +40,7 @@ def facts(origin: str, card: Card) -> dict[str, Any]:
         "step": step,
         "scores": list(_scores(workdir, card.stage, step)),
         "stages": [name for name, _ in stages],
+        "target_labels": any(kind.target(own) == "labels" for kind, own in (_stage(*notes) for notes in stages)),
         "settings": {key: _without_folders(key, value) for key, value in settings.items()},
     }
 
@@ -54,11 +55,18 @@ def _lineage(workdir: Workdir, stage: str) -> Iterator[tuple[str, dict]]:
             return
         done.add(name)
         settings = read_json(note, "delete the stage's folder to run it again")
-        for key in _FROM:
+        kind, _ = _stage(name, settings)
+        for key in ("init", kind.teacher, kind.pseudo_labels and kind.pseudo_labels.made_by):
             yield from visit(settings.get(f"{name}.{key}"))
         yield name, settings
 
     yield from visit(stage)
+
+
+def _stage(name: str, settings: dict) -> tuple[kinds.Kind, dict]:
+    """The kind of a stage, and its own section of the settings."""
+    section = {key.removeprefix(f"{name}."): value for key, value in settings.items() if key.startswith(f"{name}.")}
+    return kinds.KINDS[section["kind"]], section
 
 
 def _scores(workdir: Workdir, stage: str, step: int) -> Iterator[dict]:

@@ -11,14 +11,12 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import ml_collections
 import numpy as np
-from etils import epath
 
-import proda_jax.configs
 from proda_jax.configs import base
 from proda_jax.run import provenance
 from proda_jax.run.card import Card
+from proda_jax.system import configurations
 
 NOT_STATED = "not stated"
 TAGS = ("semantic-segmentation", "unsupervised-domain-adaptation", "proda", "jax", "flax")
@@ -27,31 +25,34 @@ TAGS = ("semantic-segmentation", "unsupervised-domain-adaptation", "proda", "jax
 # Differences between settings
 
 
-def _flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """{'section.setting': JSON value} of a configuration."""
-    return json.loads(json.dumps(dict(provenance.flat(config))))
-
-
 def differences(settings: Mapping[str, Any], stages: Sequence[str]) -> dict[str, tuple[Any, Any]]:
     """Settings that are not as in `configs/base.py`, in a stage as its function there sets them: (value, default)."""
-    defaults = base.get_config()
+    defaults, known = base.get_config(), {}
     for name in stages:
-        own = {key.removeprefix(f"{name}."): value for key, value in settings.items() if key.startswith(f"{name}.")}
+        own = _section(settings, name)
         make = getattr(base, own["kind"], base.stage)
         with defaults.unlocked():
             defaults[name] = make(**{key: own[key] for key in inspect.signature(make).parameters if key in own})
-    known = _flat(defaults)
+        known |= provenance.decisive(defaults, name)
     return {key: (value, known[key]) for key, value in settings.items() if key in known and value != known[key]}
 
 
-def flags_of(task: str, settings: Mapping[str, Any]) -> list[str]:
+def flags_of(card: Card, settings: Mapping[str, Any]) -> list[str]:
     """The flags that give these settings: a shipped configuration and what differs from it."""
-    shipped = {path.stem for folder in proda_jax.configs.__path__ for path in epath.Path(folder).glob("*.py")}
-    if task not in shipped:
+    known = {}
+    if card.task in configurations.names():
+        config = importlib.import_module(f"proda_jax.configs.{card.task}").get_config()
+        known = json.loads(json.dumps(dict(provenance.flat(config))))
+    if not known or any(key.endswith(".kind") and key not in known for key in settings):  # a stage that it lacks
         return ["--config=<configuration>"]
-    known = _flat(importlib.import_module(f"proda_jax.configs.{task}").get_config())
+    # of the network the card has what its configuration said, and the settings what that came to
+    settings = settings | {f"model.{name}": value for name, value in card.as_json()["model"].items()}
     changed = {key: value for key, value in settings.items() if key in known and value != known[key]}
-    return [f"--config=configs/{task}.py", *(f"--config.{key}={_flag(value)}" for key, value in changed.items())]
+    return [f"--config=configs/{card.task}.py", *(f"--config.{key}={_flag(value)}" for key, value in changed.items())]
+
+
+def _section(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key.removeprefix(f"{name}."): value for key, value in settings.items() if key.startswith(f"{name}.")}
 
 
 def _flag(value: Any) -> str:
@@ -116,6 +117,7 @@ def _use(card: Card, variables: Mapping) -> Iterator[str]:
         language="python",
     )
     yield _code("python main.py --mode=predict --workdir=<this folder> --input=photos --output=labels")
+    yield "Where the package is installed, the command is `proda` in place of `python main.py`."
     height, width = card.image_size
     mean, std = (np.asarray(variables["batch_stats"]["input"][name]).tolist() for name in ("mean", "std"))
     yield (f"Images are RGB of 8 bits and of any size. The program resizes them to a width of {width} pixels (those of "
@@ -147,13 +149,12 @@ def _scored(about: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _data(about: Mapping[str, Any]) -> Iterator[str]:
-    settings, stages = about.get("settings", {}), about.get("stages", ())
+    settings = about.get("settings", {})
     yield "## Training data"
     if not settings:
         yield "Not known."
         return
-    oracle = any(settings.get(f"{name}.target_labels") for name in stages)
-    uses = {"source": "with labels", "target": "with labels" if oracle else "without labels"}
+    uses = {"source": "with labels", "target": "with labels" if about["target_labels"] else "without labels"}
     keys = ("name", "split", "image_size")
     rows = [(role, *(_value(settings.get(f"data.{role}.{key}")) for key in keys), use) for role, use in uses.items()]
     yield _table(("domain", "data set", "split", "height, width", "used"), rows)
@@ -174,7 +175,7 @@ def _training(card: Card, about: Mapping[str, Any]) -> Iterator[str]:
         yield "Settings that are not as in `configs/base.py`:"
         rows = [(key, *map(_value, pair)) for key, pair in differences(settings, stages).items()]
         yield _table(("setting", "here", "there"), rows)
-    flags = " ".join(flags_of(card.task, settings))
+    flags = " ".join(flags_of(card, settings))
     yield "To train it, to score it as that run left it, and to score it from this folder:"
     yield _code(
         f"python main.py {flags} --workdir=<workdir>",

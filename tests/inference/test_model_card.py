@@ -19,6 +19,7 @@ from proda_jax.configs import demo
 from proda_jax.inference import model_card
 from proda_jax.inference.facts import facts
 from proda_jax.run import provenance
+from proda_jax.run.card import Card
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -124,7 +125,7 @@ def test_the_commands_flags_give_the_settings_again(monkeypatch):
     config = demo.get_config()
     config.seed, config.views.crop_size, config.stage1.temperature = 3, (32, 64), 0.5
     settings = {key: value for name in config.stages for key, value in provenance.decisive(config, name).items()}
-    flags = model_card.flags_of("demo", settings)
+    flags = model_card.flags_of(Card.of(config, "stage3", extra_norm=False), settings)
     assert len(flags) == 4 and flags[0] == "--config=configs/demo.py"
     monkeypatch.setattr("sys.argv", ["main.py", f"--config={ROOT}/configs/demo.py", *shlex.split(" ".join(flags[1:]))])
     values = absl.flags.FlagValues()

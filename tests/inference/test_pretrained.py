@@ -26,8 +26,6 @@ from proda_jax.system import files
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = {"model.safetensors", "card.json", "README.md"}
 
-pytestmark = pytest.mark.usefixtures("compiled_programs")
-
 
 @functools.partial(jax.jit, static_argnums=0)
 def logits(model, variables, images):

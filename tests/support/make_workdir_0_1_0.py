@@ -9,8 +9,10 @@ says of it and what it ended in as it went on: `expected.json`, and `labels.npy`
 
 import os
 
+from quick import FLAGS
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"  # as in tests
+os.environ["XLA_FLAGS"] = " ".join(["--xla_force_host_platform_device_count=4", *FLAGS])  # as in tests
 
 import json
 import pathlib
