@@ -120,7 +120,7 @@ def _use(card: Card, variables: Mapping) -> Iterator[str]:
     yield "Where the package is installed, the command is `proda` in place of `python main.py`."
     height, width = card.image_size
     mean, std = (np.asarray(variables["batch_stats"]["input"][name]).tolist() for name in ("mean", "std"))
-    yield (f"Images are RGB of 8 bits and of any size. The program resizes them to a width of {width} pixels (those of "
+    yield (f"Images are RGB, brought to 8 bits, and of any size. The program resizes them to a width of {width} pixels (those of "
            f"training were {height} high and {width} wide), and the network itself takes (RGB / 255 - mean) / divisor, "
            f"with mean {_numbers(mean)} and divisor {_numbers(std)}.")  # fmt: skip
 
