@@ -16,6 +16,7 @@ from proda_jax.models import weights
 from proda_jax.report import status
 from proda_jax.run import provenance, settings, sources
 from proda_jax.run.experiment import Experiment
+from proda_jax.system.files import parse_json_lines
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,8 @@ def test_it_is_evaluated_with_the_settings_that_it_notes(kept, expected, exact):
 def test_its_weights_are_converted(kept):
     read, account = weights.read(kept / "workdir" / "source")
     assert account.missing == account.wrong_shape == account.left_over == ()
-    assert (read.depths, read.width, read.classes, read.head) == ((1, 1), 1, 3, "released")
+    backbone = read.layout.backbone
+    assert (backbone.depths, backbone.width, read.classes, read.head) == ((1, 1), 1, 3, "released")
 
 
 def test_its_state_is_shown(kept):
@@ -109,7 +111,7 @@ def test_training_goes_on_with_it_to_the_numbers_of_version_0_1_0(kept, expected
         for which in ("last", "best"):
             assert_scores(found.pop(which), wanted.pop(which), exact)
         assert found == wanted
-    lines = [json.loads(line) for line in (workdir / "stage1" / "metrics.jsonl").read_text().splitlines()]
+    lines = parse_json_lines((workdir / "stage1" / "metrics.jsonl").read_text())
     for line, wanted in zip(lines, expected["metrics"], strict=True):
         for name in ("seconds", "images_per_second"):
             del line[name], wanted[name]
