@@ -121,7 +121,7 @@ def _use(card: Card, variables: Mapping) -> Iterator[str]:
     height, width = card.image_size
     mean, std = (np.asarray(variables["batch_stats"]["input"][name]).tolist() for name in ("mean", "std"))
     yield (f"Images are RGB, brought to 8 bits, and of any size. The program resizes them to a width of {width} pixels "
-           f"(those of training were {height} high and {width} wide), and the network itself takes (RGB / 255 - mean) / "
+           f"(those of training were {height} high and {width} wide); the network itself takes (RGB / 255 - mean) / "
            f"divisor, with mean {_numbers(mean)} and divisor {_numbers(std)}.")  # fmt: skip
 
 

@@ -294,7 +294,8 @@ def check_fits(held: dict[str, Form], wanted: dict[str, Form]) -> None:
     """
     differing = sorted(name for name in held | wanted if held.get(name) != wanted.get(name))
     if differing:
-        some = (f"{name} is {_written(held.get(name))}, not {_written(wanted.get(name))}" for name in differing[:3])
+        some = (f"{name} is {_written(held.get(name), 'missing')}, not {_written(wanted.get(name), 'there')}"
+                for name in differing[:3])  # fmt: skip
         raise Another("holds another network than its card or the configuration says, in "
                       f"{len(differing)} of {len(held | wanted)} arrays: {'; '.join(some)}")  # fmt: skip
 
@@ -311,8 +312,8 @@ def check_shapes(there: Any, wanted: Any, where: str) -> None:
         raise ValueError(f"{where} {error}") from error
 
 
-def _written(form: Form | None) -> str:
-    return f"{form[0]} {form[1]}" if form else "there"
+def _written(form: Form | None, none: str) -> str:
+    return f"{form[0]} {form[1]}" if form else none
 
 
 def check_score(path: epath.Path) -> None:

@@ -1,7 +1,6 @@
 """The model card says of a network what its run noted, in the form that the hub reads."""
 
 import json
-import pathlib
 import re
 import shlex
 import sys
@@ -11,6 +10,7 @@ import numpy as np
 import older_run
 import pytest
 import yaml
+from command import ROOT
 from ml_collections import config_flags
 from runs import ODD_NAMES, segmenter
 
@@ -20,8 +20,6 @@ from proda_jax.inference import model_card
 from proda_jax.inference.facts import facts
 from proda_jax.run import provenance
 from proda_jax.run.card import Card
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+from command import ROOT, run_main
 from PIL import Image
 from runs import IMAGES, LAST, ODD_NAMES, labels_of, segmenter, write_run
 
@@ -23,7 +24,6 @@ from proda_jax.models.weights.torch_names import to_torch
 from proda_jax.run.card import Card
 from proda_jax.system import files
 
-ROOT = pathlib.Path(__file__).parents[2]
 FILES = {"model.safetensors", "card.json", "README.md"}
 
 
@@ -112,6 +112,12 @@ def other_shape(folder: pathlib.Path) -> None:
     rewritten(folder, arrays | {"params.backbone.conv1.kernel": np.zeros((7, 7, 3, 9), np.float32)})
 
 
+def other_type(folder: pathlib.Path) -> None:
+    arrays = safetensors.numpy.load_file(folder / "model.safetensors")
+    name = "params.head.classifier.kernel"
+    rewritten(folder, arrays | {name: arrays[name].astype(np.float16)})
+
+
 def one_less(folder: pathlib.Path) -> None:
     arrays = safetensors.numpy.load_file(folder / "model.safetensors")
     del arrays["params.head.classifier.kernel"]
@@ -143,8 +149,9 @@ WRONG = {
     "list": (lambda folder: (folder / "card.json").write_text("[]"), "card.json is no card of a pretrained network"),
     "lacks": (lambda folder: change_card(folder, classes=None), "the card of .* lacks classes"),
     "newer": (lambda folder: change_card(folder, format=2), "card.json is of format 2, expected 1: a newer version"),
-    "shape": (other_shape, r"another network.*params.backbone.conv1.kernel is \(7, 7, 3, 9\), not \(7, 7, 3, 8\)"),
-    "fewer": (one_less, "another network than .*in 1 of .*params.head.classifier.kernel is missing"),
+    "shape": (other_shape, r"another network.*conv1.kernel is float32 \(7, 7, 3, 9\), not float32 \(7, 7, 3, 8\)"),
+    "type": (other_type, "another network than .*in 1 of .*params.head.classifier.kernel is float16"),
+    "fewer": (one_less, "another network than .*in 1 of .*params.head.classifier.kernel is missing, not float32"),
     "kind": (no_safetensors, "model.safetensors: expected a safetensors file"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "expected the workdir.*; it holds none"),
     "git": (
@@ -213,7 +220,7 @@ def test_nothing_is_written_where_not_all_can_be(file, older, written, tmp_path,
 # The command line
 
 
-def test_the_commands_write_and_use_it_without_tensorflow_and_pytorch(tmp_path):
+def test_the_commands_write_it_and_use_it_without_tensorflow_and_pytorch(tmp_path):
     workdir = write_run(tmp_path / "run")
     (tmp_path / "photos").mkdir()
     Image.fromarray(IMAGES[0]).save(tmp_path / "photos" / "a.png")
@@ -221,17 +228,14 @@ def test_the_commands_write_and_use_it_without_tensorflow_and_pytorch(tmp_path):
         (tmp_path / "without" / name).mkdir(parents=True)
         (tmp_path / "without" / name / "__init__.py").write_text("raise ImportError('it is not installed here')")
 
-    def command(*flags: str) -> subprocess.CompletedProcess:
-        environment = os.environ | {"PYTHONPATH": str(tmp_path / "without")}
-        program = [sys.executable, "main.py", *flags]
-        return subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-
     output = f"--output={tmp_path / 'network'}"
-    done = command("--mode=export", "--format=pretrained", "--license=apache-2.0", f"--workdir={workdir}", output)
+    done = run_main("--mode=export", "--format=pretrained", "--license=apache-2.0", f"--workdir={workdir}", output)
     assert done.returncode == 0, done.stderr
     assert 'license: "apache-2.0"' in (tmp_path / "network" / "README.md").read_text()
-    done = command("--mode=predict", f"--workdir={tmp_path / 'network'}", f"--input={tmp_path / 'photos'}",
-                   f"--output={tmp_path / 'labels'}", "--write=ids")  # fmt: skip
+    program = [sys.executable, "main.py", "--mode=predict", f"--workdir={tmp_path / 'network'}", "--write=ids",
+               f"--input={tmp_path / 'photos'}", f"--output={tmp_path / 'labels'}"]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "without")}
+    done = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     labels = np.asarray(Image.open(tmp_path / "labels" / "ids" / "a.png"))
     np.testing.assert_array_equal(labels, labels_of("stage1", LAST)[0])
@@ -245,6 +249,5 @@ def test_the_commands_write_and_use_it_without_tensorflow_and_pytorch(tmp_path):
     ],
 )
 def test_flags_that_the_format_does_not_know_are_refused(flags, message, tmp_path):
-    command = [sys.executable, "main.py", "--mode=export", f"--workdir={tmp_path}", f"--output={tmp_path}", *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = run_main("--mode=export", f"--workdir={tmp_path}", f"--output={tmp_path}", *flags)
     assert done.returncode and message in " ".join((done.stdout + done.stderr).split())
