@@ -89,7 +89,7 @@ def test_a_damaged_file_is_named_with_the_remedy(tmp_path, damage):
         path.write_bytes({"cut short": whole[: len(whole) // 2], "not an archive": b"x" * 100, "empty": b""}[damage])
     with pytest.raises(ValueError) as refusal:
         store.read("image")
-    assert str(path) in str(refusal.value) and "Delete it and run the same command again" in str(refusal.value)
+    assert str(path) in str(refusal.value) and "give the same command again, which makes it anew" in str(refusal.value)
 
 
 def test_batches_get_the_labels_of_their_own_records(tmp_path):
