@@ -210,7 +210,7 @@ def denoise(init: str, steps: int, *, labels_from: str | None = None) -> ml_coll
     s.soft_label_interpolation = "probabilities"  # how p_{t,0} goes from there to the losses' grid (released), or
     #                                               'logits', which keeps what is small: as the network itself is scored
     s.hard_labels = True  # False: soft cross entropy with the weighted labels, times ce_weight + rce_weight (Figure 4)
-    s.label_selector = "threshold"  # which rectified labels are learnt from; 'none' is left out
+    s.label_selector = "threshold"  # which rectified labels are learnt from; 'none': no choice is made
     s.label_threshold = 0.0  # least confidence of a rectified label (Table 4)
     s.temperature = 1.0  # tau of Eq 4 and 8 (Table 8), in units of feature distance
     s.ce_weight = 0.1  # alpha of Eq 7 (Table 9)
@@ -253,7 +253,7 @@ def distill(teacher: str, init: str, steps: int) -> ml_collections.ConfigDict:
     s.backbone_rate, s.head_rate = 6e-4, 6e-3  # before and after the extra normalisation (Section 5.1)
     s.init_takes = placeholder(str)  # 'backbone': of the stage it starts from, below a fresh head; default: all of it
     s.extra_norm = True  # batch normalisation after the backbone, for self-supervised weights (Section 5.1)
-    s.label_selector = "above_threshold"  # which of the teacher's labels are learnt from; 'none' is left out
+    s.label_selector = "above_threshold"  # which of the teacher's labels are learnt from, likewise
     s.label_threshold = 0.95  # confidence up to which a pixel has no hard label (Section 5.1)
     s.label_scales = (1.0,)  # sizes of the image whose predictions are averaged for the hard labels (released: one)
     s.label_flip = True  # whether the mirrored image's are among them (released)

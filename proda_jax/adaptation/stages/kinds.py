@@ -16,7 +16,7 @@ Settings = Mapping[str, Any]  # of a stage, {'setting': value}; of older workdir
 
 
 @dataclass(frozen=True)
-class PseudoLabels:
+class NeededLabels:
     """Labels of the target images that a network makes before a stage begins.
 
     Attributes:
@@ -37,8 +37,8 @@ class Kind:
     Attributes:
       file: module beside this one, with its `train_step`.
       target: what it reads of the target: 'images', 'labels' (and images) or None.
-      pseudo_labels: that it learns from, if any. Soft labels are weighed by the module's `weigh`,
-        and snapshots look at what becomes of them.
+      pseudo_labels: that it learns from, if any. Soft ones are weighed by the module's `weigh`, and snapshots look at
+        what becomes of them.
       teacher: setting with the name of the stage whose frozen network the step is given, if any.
       discriminator: whether it trains one.
       momentum_encoder: whether it has an average of its parameters, and prototypes.
@@ -51,7 +51,7 @@ class Kind:
 
     file: str
     target: Callable[[Settings], str | None] = lambda stage: "images"
-    pseudo_labels: PseudoLabels | None = None
+    pseudo_labels: NeededLabels | None = None
     teacher: str | None = None
     discriminator: bool = False
     momentum_encoder: Callable[[Settings], bool] = lambda stage: False
@@ -105,7 +105,7 @@ KINDS: dict[str, Kind] = {
     ),
     "denoise": Kind(
         "denoise",
-        pseudo_labels=PseudoLabels("soft_label", "soft pseudo labels", made_by="labels_from"),
+        pseudo_labels=NeededLabels("soft_label", "soft pseudo labels", made_by="labels_from"),
         momentum_encoder=uses_momentum_encoder,
         role=lambda stage: "self-training" if stage.get("weighting") == "none" else "adaptation",
         paper_row=in_paper.denoise_row,
@@ -113,7 +113,7 @@ KINDS: dict[str, Kind] = {
     ),
     "distill": Kind(
         "distill",
-        pseudo_labels=PseudoLabels("hard_label", "hard pseudo labels", made_by="teacher"),
+        pseudo_labels=NeededLabels("hard_label", "hard pseudo labels", made_by="teacher"),
         teacher="teacher",
         paper_row=in_paper.distill_row,
         paper_settings=lambda stage, source: in_paper.DISTILL,
