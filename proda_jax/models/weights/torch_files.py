@@ -1,11 +1,10 @@
 """Weights in other programs' files: PyTorch's, SimCLRv2's TensorFlow checkpoints, and the folder of a stage.
 
-Nothing in a file is executed: PyTorch's are read by its restricted unpickler, which builds tensors, containers and
-numbers. PyTorch and TensorFlow are imported only for the files that need them.
+Nothing in a file is executed: PyTorch's are read by `torch_reader`, without PyTorch. That is imported to write the
+released code's format, TensorFlow to read its checkpoints.
 """
 
 import io
-import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,16 +13,15 @@ import numpy as np
 import safetensors.numpy
 from etils import epath
 
-from proda_jax.models.weights import simclr_checkpoint, stage_folder
+from proda_jax.models.weights import simclr_checkpoint, stage_folder, torch_reader
 from proda_jax.models.weights.account import account
-from proda_jax.models.weights.contents import FACTS, Contents, Weights, file_bytes, own_arrays, safetensors_digest
+from proda_jax.models.weights.contents import FACTS, Contents, Weights, own_arrays, safetensors_digest
 from proda_jax.models.weights.torch_names import INPUT_CONVENTION
 from proda_jax.system import digests
 from proda_jax.system.extras import need
 from proda_jax.system.files import write_atomically
 
 NETWORK = "ResNet101"  # class of the released network, under which its files hold it
-NUMBER_TYPES = "?bhilqBHILQefd"  # NumPy's codes of the types whose scalars a file may hold
 COUNTER = "num_batches_tracked"
 
 
@@ -42,44 +40,14 @@ def read(path: epath.PathLike, which: str = "last") -> Contents:
         return stage_folder.read(path, which)
     if prefix := simclr_checkpoint.prefix(path):
         return simclr_checkpoint.read(prefix)
-    return from_torch_file(load_torch_file(path), path)
-
-
-def load_torch_file(path: epath.Path) -> Any:
-    """The tensors, containers and numbers in a PyTorch file of either format, on the CPU."""
-    data = file_bytes(path)
-    torch = import_torch(path)
-    try:
-        with torch.serialization.safe_globals(number_types()):
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle fails in many ways
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        if refused:
-            raise ValueError(
-                f"{path} asks for {refused[1]}, which may run code: expected tensors, containers and numbers only; "
-                "save its state dict alone, where you trust the file"
-            ) from error
-        # PyTorch's own message advises to run the file, so it is not repeated
-        raise ValueError(
-            f"{path}: expected a PyTorch file of tensors, containers and numbers; it is damaged or of another kind"
-        ) from error
+    return from_torch_file(torch_reader.load_file(path), path)
 
 
 def import_torch(path: epath.PathLike) -> Any:
-    need(f"{path}: this format, and nothing else,", "torch", "torch")
+    need(f"{path}: writing this format, and nothing else,", "torch", "torch")
     import torch
 
     return torch
-
-
-def number_types() -> list:
-    """What NumPy's scalars are made of, by the names that files of different NumPy versions give it.
-
-    Released checkpoints hold their score as one.
-    """
-    rebuild = np.float64(0).__reduce__()[0]
-    names = [(rebuild, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    return [*names, np.dtype, *{type(np.dtype(code)) for code in NUMBER_TYPES}]
 
 
 def from_torch_file(payload: Any, path: epath.PathLike) -> Contents:
@@ -131,15 +99,10 @@ def released_digest(payload: Mapping) -> str:
 
 
 def tensors(state: Mapping) -> dict[str, np.ndarray]:
-    """The tensors of a state dict as arrays; half precision becomes float32."""
-    arrays = {}
-    for name, value in state.items():
-        if hasattr(value, "detach"):
-            value = value.detach()
-            arrays[str(name)] = (
-                value.float() if value.is_floating_point() and value.element_size() < 4 else value
-            ).numpy()
-    return arrays
+    """The tensors of a state dict by name."""
+    arrays = {str(name): value for name, value in state.items()}
+    arrays = {name: value.numpy() if hasattr(value, "detach") else value for name, value in arrays.items()}
+    return {name: value for name, value in arrays.items() if isinstance(value, np.ndarray)}
 
 
 def names_in(tree: Any, prefix: str = "") -> Iterator[str]:
