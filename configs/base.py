@@ -46,7 +46,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.lock()  # a setting that does not exist is refused where it is written
 
     c.model = ml_collections.ConfigDict()
-    c.model.backbone = "resnet101"  # or 'resnet50'; a row of proda_jax/models/backbones
+    c.model.backbone = "resnet101"  # or 'resnet50', 'efficientnet_lite0', ...; a row of proda_jax/models/backbones
     c.model.depths = ()  # blocks of each of its groups; (): its own, others make small networks
     c.model.width = 0  # channels of its stem; 0: its own
     c.model.head = "released"  # 'released': branches, squeeze and excitation; 'deeplab': sum of dilated convolutions
@@ -60,8 +60,11 @@ def get_config() -> ml_collections.ConfigDict:
     c.model.batch_norm_epsilon = "added"  # to the variance; 'clamped': batch variances are at least epsilon (released)
     c.model.recompute = False  # compute the backbone's blocks again in the backward pass: less memory, more time
     c.model.dtype = "float32"  # what convolutions compute in: float32 or bfloat16; all else is float32
-    c.model.imagenet_weights = placeholder(str)  # file of a supervised ResNet, in any format (docs/weights.md)
+    c.model.imagenet_weights = placeholder(str)  # file of the backbone, in any format (docs/weights.md); None: that of
+    #                                              the package that brings this backbone's, where there is one
     c.model.self_supervised_weights = placeholder(str)  # the same, SimCLRv2
+    c.model.weights_input = ""  # how these weights want images, where their files do not say: 'rgb01', 'imagenet',
+    #                             'bgr_mean', or 'r,g,b/r,g,b'; '': as the backbone's published weights
     c.model.lock()
 
     c.views = ml_collections.ConfigDict()

@@ -11,7 +11,6 @@ from absl import app, flags, logging
 from etils import epath
 
 from proda_jax.models import weights
-from proda_jax.models.backbones import BACKBONES, DEFAULT
 from proda_jax.models.weights import torch_files
 from proda_jax.models.weights.foreign import INPUTS
 from proda_jax.system import command
@@ -56,7 +55,7 @@ def convert(
 def describe(read: weights.Weights) -> str:
     """Weights in a line."""
     layout = read.layout
-    parts = [f"backbone with {layout.backbone.depths} blocks"]
+    parts = [f"backbone {layout.backbone.family} with {layout.backbone.depths} blocks"]
     parts += ["extra normalisation"] if layout.extra_norm else []
     head = f"{layout.head} head for {layout.classes or 'unknown'} classes"
     parts.append(head if read.has_head else "no head")
@@ -70,12 +69,12 @@ def define_flags() -> None:
     """Flags of the command; not on import, since the other commands have some of the same names."""
     flags.DEFINE_string("input", None, "File of weights, or the folder of a stage of a run; see docs/weights.md.")
     flags.DEFINE_string("output", None, f"File to write, by its ending: {', '.join(WRITERS)}.")
-    flags.DEFINE_enum(
-        "images", None, INPUTS, "How the network wants its images, where the file does not say and the guess is wrong."
-    )
-    depths = [str(depth) for depth in BACKBONES[DEFAULT].depths]
-    flags.DEFINE_list("depths", depths, "Blocks of the backbone's groups.")
-    flags.DEFINE_integer("width", 64, "Channels of the backbone's stem.")
+    flags.DEFINE_string(
+        "images", None, f"How the network wants its images, where the file does not say and the guess is wrong: "
+        f"{', '.join(INPUTS)}, or mean and divisor of RGB in [0, 1] as r,g,b/r,g,b.",
+    )  # fmt: skip
+    flags.DEFINE_list("depths", None, "Blocks of the backbone's groups, to check that the file has as many.")
+    flags.DEFINE_integer("width", None, "Channels of the backbone's stem, to check that the file has as many.")
     flags.DEFINE_integer("classes", None, "Number of classes, to check that the file has as many.")
     flags.DEFINE_list("allow_missing", [], "Names or patterns of arrays that may be missing.")
     flags.DEFINE_enum("which", "last", ["last", "best"], "Checkpoint to take from the folder of a stage.")
@@ -95,7 +94,7 @@ def main(arguments: list[str]) -> None:
             given.output,
             allow_missing=given.allow_missing,
             verbose=given.verbose,
-            depths=tuple(int(depth) for depth in given.depths),
+            depths=given.depths and tuple(map(int, given.depths)),
             width=given.width,
             classes=given.classes,
             images=given.images,

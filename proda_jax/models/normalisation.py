@@ -1,5 +1,6 @@
 """Batch normalisation over all devices, with the convolution before it and the shortcut and rectifier that follow."""
 
+import math
 import re
 from functools import partial
 
@@ -34,14 +35,18 @@ class BatchNorm(nn.Module):
       use_running_statistics: instead of the batch's.
       axis_name: mapped axis over the devices, or None.
       epsilon: 'added' to the variance, or 'clamped': a batch's variance is not below it (released over several GPUs).
+      epsilon_value: what is added.
       rectify: followed by a rectifier, after a shortcut is added where there is one.
+      ceiling: what the rectifier lets through at most; 6 makes it a ReLU6.
       dtype: of the result, where no convolution is given.
     """
 
     use_running_statistics: bool
     axis_name: str | None = None
     epsilon: str = "added"
+    epsilon_value: float = BATCH_NORM_EPSILON
     rectify: bool = False
+    ceiling: float = math.inf
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -58,7 +63,7 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros_init(), (channels,))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
-        finish_it = partial(finish, shortcut=shortcut, rectify=self.rectify)
+        finish_it = partial(finish, shortcut=shortcut, rectify=self.rectify, ceiling=self.ceiling)
 
         def by_statistics(mean: jax.Array, per_std: jax.Array) -> jax.Array:
             if conv is None:
@@ -66,15 +71,17 @@ class BatchNorm(nn.Module):
             return finish_it(add_bias(conv(x, scale * per_std), bias - mean * scale * per_std))
 
         if self.use_running_statistics:
-            return by_statistics(running_mean.value, per_standard_deviation(running_var.value, clamped=False))
-        clamped = self.epsilon == "clamped"
+            per_std = per_standard_deviation(running_var.value, clamped=False, epsilon=self.epsilon_value)
+            return by_statistics(running_mean.value, per_std)
+        clamped, epsilon = self.epsilon == "clamped", self.epsilon_value
         if conv is not None and conv.kernel == 1 and channels >= WIDENING * x.shape[-1]:
             mean, var, count = moments_ahead(conv.read(x), conv.weights(x.shape[-1])[0], self.axis_name)
-            result = by_statistics(mean, per_standard_deviation(var, clamped))
+            result = by_statistics(mean, per_standard_deviation(var, clamped, epsilon))
         else:
             x = x.astype(self.dtype) if conv is None else conv(x)
             rectify = self.rectify and shortcut is None
-            result, mean, var, count = normalise(x, scale, bias, self.axis_name, rectify, clamped)
+            options = (self.axis_name, rectify, clamped, self.ceiling, epsilon)
+            result, mean, var, count = normalise(x, scale, bias, *options)
             result = result if shortcut is None else finish_it(result)
         if not self.is_initializing():
             running_mean.value = blend(running_mean.value, mean)
@@ -82,10 +89,11 @@ class BatchNorm(nn.Module):
         return result
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6, 7))
 def normalise(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, axis_name: str | None, rectify: bool, clamped: bool
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    x: jax.Array, scale: jax.Array, bias: jax.Array, axis_name: str | None, rectify: bool, clamped: bool,
+    ceiling: float = math.inf, epsilon: float = BATCH_NORM_EPSILON,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:  # fmt: skip
     """Normalises each channel by its batch, and rectifies if asked to.
 
     On accelerators a network spends as much time on moving activations through this as on convolutions. Its backward
@@ -97,26 +105,26 @@ def normalise(
       x: [batch, height, width, channels], one device's share.
       scale, bias: [channels].
       axis_name: mapped axis over the devices, or None.
-      rectify, clamped: see `BatchNorm`.
+      rectify, clamped, ceiling, epsilon: see `BatchNorm`, where the last is `epsilon_value`.
 
     Returns:
       The result, like x; mean and biased variance [channels] and number of positions, of all devices. No gradient
       flows from these three.
     """
-    return _normalise(x, scale, bias, axis_name, rectify, clamped)[0]
+    return _normalise(x, scale, bias, axis_name, rectify, clamped, ceiling, epsilon)[0]
 
 
-def _normalise(x, scale, bias, axis_name, rectify, clamped):
+def _normalise(x, scale, bias, axis_name, rectify, clamped, ceiling, epsilon):
     mean, var, count = batch_moments(x, axis_name)
-    per_std = per_standard_deviation(var, clamped)
-    result = finish(affine(x, mean, per_std, scale, bias), None, rectify)
-    varies = var > BATCH_NORM_EPSILON if clamped else jnp.ones_like(var, bool)
+    per_std = per_standard_deviation(var, clamped, epsilon)
+    result = finish(affine(x, mean, per_std, scale, bias), None, rectify, ceiling)
+    varies = var > epsilon if clamped else jnp.ones_like(var, bool)
     return (result, mean, var, jnp.float32(count)), (x, mean, per_std, varies, scale, bias)
 
 
-def _normalise_gradient(axis_name, rectify, clamped, kept, given):
+def _normalise_gradient(axis_name, rectify, clamped, ceiling, epsilon, kept, given):
     """dx = scale / std * (dy - mean(dy) - z * mean(dy * z)), where z is x normalised and means are of all devices."""
-    del clamped
+    del clamped, epsilon
     x, mean, per_std, varies, scale, bias = kept
     dy = given[0]
 
@@ -124,7 +132,8 @@ def _normalise_gradient(axis_name, rectify, clamped, kept, given):
         """The gradient behind the rectifier, and how far x is from its mean, in float32 at least."""
         passed = dy
         if rectify:
-            passed = jnp.where(affine(x, mean, per_std, scale, bias) > 0, dy, jnp.zeros((), dy.dtype))
+            passes = is_between(affine(x, mean, per_std, scale, bias), ceiling)
+            passed = jnp.where(passes, dy, jnp.zeros((), dy.dtype))
         return passed.astype(mean.dtype), x.astype(mean.dtype) - mean
 
     passed, deviation = let_through(x)
@@ -143,9 +152,9 @@ def _normalise_gradient(axis_name, rectify, clamped, kept, given):
 normalise.defvjp(_normalise, _normalise_gradient)
 
 
-def per_standard_deviation(var: jax.Array, clamped: bool) -> jax.Array:
+def per_standard_deviation(var: jax.Array, clamped: bool, epsilon: float = BATCH_NORM_EPSILON) -> jax.Array:
     """One over the square root of a variance to which epsilon is added, or that is at least epsilon."""
-    return jax.lax.rsqrt(jnp.maximum(var, BATCH_NORM_EPSILON) if clamped else var + BATCH_NORM_EPSILON)
+    return jax.lax.rsqrt(jnp.maximum(var, epsilon) if clamped else var + epsilon)
 
 
 def affine(x: jax.Array, mean: jax.Array, per_std: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
@@ -154,26 +163,35 @@ def affine(x: jax.Array, mean: jax.Array, per_std: jax.Array, scale: jax.Array, 
     return result.astype(x.dtype)
 
 
-def finish(x: jax.Array, shortcut: jax.Array | None, rectify: bool) -> jax.Array:
+def finish(x: jax.Array, shortcut: jax.Array | None, rectify: bool, ceiling: float = math.inf) -> jax.Array:
     """x plus shortcut, and rectified."""
     if shortcut is not None:
         x = x + shortcut  # in float32, XLA would keep a float32 copy of every shortcut
-    return rectifier(x) if rectify else x
+    return rectifier(x, ceiling) if rectify else x
 
 
-@jax.custom_vjp
-def rectifier(x: jax.Array) -> jax.Array:
-    """Zero where x is negative. Its gradient follows from the result, so that nothing else is kept of a convolution."""
-    return jnp.maximum(x, 0)
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def rectifier(x: jax.Array, ceiling: float = math.inf) -> jax.Array:
+    """Zero where x is negative, `ceiling` where it is above that.
+
+    Its gradient follows from the result, so that nothing else is kept of a convolution.
+    """
+    result = jnp.maximum(x, 0)
+    return result if ceiling == math.inf else jnp.minimum(result, ceiling)
 
 
-def _rectifier_gradient(result: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
+def is_between(x: jax.Array, ceiling: float) -> jax.Array:
+    """Where a rectifier lets a gradient through; at its two ends it does not, as in PyTorch."""
+    return x > 0 if ceiling == math.inf else (x > 0) & (x < ceiling)
+
+
+def _rectifier_gradient(ceiling: float, result: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
     result = jax.lax.optimization_barrier(result)  # or XLA compares x, and has to keep that, too
-    return (jnp.where(result > 0, dy, 0),)
+    return (jnp.where(is_between(result, ceiling), dy, 0),)
 
 
-def _rectifier(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    result = rectifier(x)
+def _rectifier(x: jax.Array, ceiling: float) -> tuple[jax.Array, jax.Array]:
+    result = rectifier(x, ceiling)
     return result, result
 
 

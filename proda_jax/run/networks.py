@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from proda_jax.adaptation.stages import build, kinds
 from proda_jax.data.label_spaces import LabelSpace
 from proda_jax.models import weights
+from proda_jax.models.weights import published
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.models.weights.torch_names import from_torch
 from proda_jax.run import settings
@@ -123,9 +124,13 @@ class Networks:
 
     def in_weights(self, kind: str, wanted: Any) -> Any:
         """The backbone in the file of 'imagenet' or 'self_supervised' weights."""
-        path = self._config.model[f"{kind}_weights"]
+        model = self._config.model
+        path = model[f"{kind}_weights"]
+        if path is None:
+            path = published.path(model.backbone, model.depths or (), model.width or 0)
         with phase(f"reading {path}"):
-            return from_torch(weights.load(path).arrays, backbone(wanted))
+            read = weights.load(path, images=model.weights_input or None)
+            return from_torch(read.arrays, backbone(wanted))
 
     def initial(self, name: str, model: DeepLab) -> Any:
         """Where the network of stage `name` starts: random, weights from a file, or an earlier stage's network."""

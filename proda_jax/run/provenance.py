@@ -1,5 +1,6 @@
 """What a stage's folder remembers of the settings that it was run with, so that no others go on with it."""
 
+import dataclasses
 import json
 import platform
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ _EVERYWHERE = ("seed", "batch_size", "micro_batches", "handover", "model", "view
 # what versions did that had no such setting, by its name within a section
 _BEFORE = {
     "optimizer": "sgd", "adam_betas": [0.9, 0.999], "layer_decay": 1.0, "decay_vectors": True, "schedule_warmup": 0,
-    "schedule_warmup_start": 1e-6, "backbone": "resnet",
+    "schedule_warmup_start": 1e-6, "backbone": "resnet", "weights_input": "",
 }  # fmt: skip
 _OF_DATA = ("name", "split", "image_size", "label_values")  # of a data set; where its files lie may change
 _OF_DATA_IF_SET = ("color_tolerance",)  # of these, older versions knew nothing
@@ -43,7 +44,7 @@ def decisive(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
     if config.handover == "best":
         found["evaluate_every"] = config.evaluate_every
     backbone = build.backbone_of(config.model)
-    sizes = {"backbone": backbone.family, "depths": backbone.depths, "width": backbone.width}
+    sizes = {"backbone": backbone.family} | dataclasses.asdict(backbone)
     settings = dict(flat(found)) | {f"model.{name}": value for name, value in sizes.items()}
     return json.loads(json.dumps(settings))
 

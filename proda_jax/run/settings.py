@@ -14,8 +14,10 @@ from proda_jax.adaptation.stages import kinds
 from proda_jax.adaptation.stages.build import backbone_of, takes_backbone, views_of
 from proda_jax.adaptation.stages.kinds import KINDS
 from proda_jax.data.checks import NONE, ROLES, check_data, check_label_space
+from proda_jax.models import backbones
 from proda_jax.models.backbones import BACKBONES, Backbone
 from proda_jax.models.heads import HEADS
+from proda_jax.models.weights import foreign, published
 from proda_jax.system.files import cache_folder
 from proda_jax.system.refusals import choose, refuse
 
@@ -154,6 +156,8 @@ def check_model(model: ml_collections.ConfigDict) -> None:
     for part in (backbone_of(model), HEADS[model.head]):
         if refused := part.check_sizes() if isinstance(part, Backbone) else part.check_sizes(model):
             refuse(f"model.{refused[0]}", model[refused[0]], refused[1])
+    if model.weights_input not in ("", *foreign.INPUTS):
+        foreign.convention(model.weights_input)
     if not model.dilations or min(model.dilations) < 1:
         refuse("model.dilations", tuple(model.dilations), "whole numbers from 1, such as (6, 12, 18, 24)")
     if not 0 <= model.dropout < 1:
@@ -277,7 +281,10 @@ def has_extra_norm(config: ml_collections.ConfigDict, name: str, taken: Mapping[
 
 
 def check_weights(config: ml_collections.ConfigDict, name: str, init: str) -> None:
-    path = config.model[f"{init}_weights"]
+    model, path = config.model, config.model[f"{init}_weights"]
+    if path is None and init == "imagenet" and backbones.published(model.backbone, model.depths or (), model.width or 0):
+        published.path(model.backbone)  # says so, where its package is not installed
+        return
     if path is None:
         refuse(
             f"model.{init}_weights",

@@ -19,11 +19,11 @@ def draw(number: int, *shape: int) -> jax.Array:
     return jax.random.normal(jax.random.key(number), shape)
 
 
-def formula(x, scale, bias, rectify, clamped):
+def formula(x, scale, bias, rectify, clamped, ceiling, epsilon):
     mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
-    var = jnp.maximum(var, normalisation.BATCH_NORM_EPSILON) if clamped else var + normalisation.BATCH_NORM_EPSILON
+    var = jnp.maximum(var, epsilon) if clamped else var + epsilon
     result = (x - mean) / jnp.sqrt(var) * scale + bias
-    return jnp.maximum(result, 0) if rectify else result
+    return jnp.clip(result, 0, ceiling) if rectify else result
 
 
 def assert_same_gradient(ours, plain, weights, x, *parameters):
@@ -49,15 +49,17 @@ def assert_same_gradient(ours, plain, weights, x, *parameters):
 
 
 @pytest.mark.parametrize("clamped", [False, True])
-@pytest.mark.parametrize("rectify", [False, True])
-def test_normalisation_has_the_gradient_of_its_formula_on_one_and_two_devices(rectify, clamped):
+@pytest.mark.parametrize(
+    ("rectify", "ceiling", "epsilon"), [(False, np.inf, 1e-5), (True, np.inf, 1e-5), (True, 1.0, 1e-3)]
+)
+def test_normalisation_has_the_gradient_of_its_formula_on_one_and_two_devices(rectify, ceiling, epsilon, clamped):
     x, weights = 3 * draw(0, 4, 5, 6, 7) + 2, draw(1, 4, 5, 6, 7)
     x = x.at[..., 0].set(x[..., 0] * 1e-4)  # a channel whose variance is below epsilon
 
     def ours(axis_name, x, scale, bias):
-        return normalisation.normalise(x, scale, bias, axis_name, rectify, clamped)[0]
+        return normalisation.normalise(x, scale, bias, axis_name, rectify, clamped, ceiling, epsilon)[0]
 
-    plain = partial(formula, rectify=rectify, clamped=clamped)
+    plain = partial(formula, rectify=rectify, clamped=clamped, ceiling=ceiling, epsilon=epsilon)
     assert_same_gradient(ours, plain, weights, x, draw(3, 7), draw(4, 7))
 
 

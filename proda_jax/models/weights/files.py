@@ -66,8 +66,9 @@ def read(
         names; a TensorFlow checkpoint of SimCLRv2; the folder of a stage, or one that `save_pretrained` wrote. May be
         in a bucket.
       depths, width, classes: what the network should have; by default what the arrays' names and shapes say.
-      images: how the network wants its images, 'rgb01' or 'bgr_mean', where the file itself does not say; by default
-        'bgr_mean' for plain DeepLabv2 networks and 'rgb01' for all others.
+      images: how the network wants its images where the file itself does not say: 'rgb01', 'imagenet', 'bgr_mean' or
+        numbers, see `foreign.convention`; by default 'bgr_mean' for plain DeepLabv2 networks, and for all others what
+        the backbone's published weights want.
       which: 'last' or 'best' checkpoint of a stage's folder.
 
     Returns:
@@ -91,8 +92,7 @@ def read(
     if wanted != found.backbone:
         notes.append(f"the file looks like depths {found.backbone.depths} and width {found.backbone.width}")
     plain = layout.head == "deeplab" or any("Scale." in name for name in contents.arrays)
-    first = f"{layout.backbone.file_name((layout.backbone.first_convolution,))}.weight"
-    arrays, note = with_input_convention(arrays, images, plain, first, path)
+    arrays, note = with_input_convention(arrays, images, plain, layout.backbone, path)
     expected = layout.shapes() | dict.fromkeys(INPUT_CONVENTION, (3,))
     if contents.prototypes is not None:
         arrays["prototypes"] = contents.prototypes

@@ -1,15 +1,21 @@
 """Networks that others trained, brought to the released code's names and to our images."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 
 import numpy as np
 
+from proda_jax.models.backbones import Backbone
 from proda_jax.models.weights.torch_names import INPUT_CONVENTION
 
 WRAPPERS = re.compile(r"^(?:module\.|Scale\.)+")  # of torch.nn.DataParallel, and of AdaptSegNet's initial weights
-INPUTS = ("rgb01", "bgr_mean")
+Convention = tuple[tuple[float, ...], tuple[float, ...]]  # what is subtracted from RGB in [0, 1], what divides it
+CONVENTIONS: dict[str, Convention] = {
+    "rgb01": ((0.0,) * 3, (1.0,) * 3),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # of torchvision, timm and Hugging Face
+}
+INPUTS = (*CONVENTIONS, "bgr_mean")
 BGR_MEAN = (104.00698793, 116.66876762, 122.67891434)  # blue, green, red; what plain DeepLabv2 networks subtract
 
 
@@ -34,29 +40,70 @@ def released_names(arrays: Mapping[str, np.ndarray], path: PathLike | str) -> tu
 
 
 def with_input_convention(
-    arrays: Mapping[str, np.ndarray], images: str | None, plain: bool, first: str, path: PathLike | str
+    arrays: Mapping[str, np.ndarray], images: str | None, plain: bool, backbone: Backbone, path: PathLike | str
 ) -> tuple[dict[str, np.ndarray], str]:
     """Arrays with 'input.mean' and 'input.std', and a note on where they come from.
 
     Images of plain DeepLabv2 networks are BGR in 0 .. 255 minus a mean. The same numbers reach the first convolution
-    from RGB in [0, 1] when the input channels of `first`, its kernel, change places and the image is multiplied by 255.
+    from RGB in [0, 1] when the input channels of its kernel change places and the image is multiplied by 255.
+
+    Args:
+      arrays: of the network.
+      images: one of `INPUTS` or numbers, see `convention`; None: 'bgr_mean' where the network is `plain`, otherwise
+        what the backbone's published weights want.
+      plain: whether it is a plain DeepLabv2 network.
+      backbone: that it has.
+      path: of the file, for errors.
+
+    Raises:
+      ValueError: the file says itself, or `images` is something else.
     """
     if any(name in arrays for name in INPUT_CONVENTION):
         if images:
             raise ValueError(f"{path} says itself how its images are fed: expected no input convention, got {images!r}")
         return dict(arrays), "images are fed as the file says (input.mean, input.std)"
-    if images not in (None, *INPUTS):
-        raise ValueError(f"input convention {images!r}: expected one of {', '.join(INPUTS)}")
-    if images == "rgb01" or not (images or plain):
-        mean_and_std = {name: np.full(3, value, np.float32) for name, value in INPUT_CONVENTION.items()}
-        return dict(arrays) | mean_and_std, "images are fed as RGB in [0, 1]"
-    changed = dict(arrays)
-    if first in changed and changed[first].ndim == 4:
-        changed[first] = changed[first][:, ::-1]
-    changed["input.mean"] = (np.array(BGR_MEAN[::-1]) / 255.0).astype(np.float32)
-    changed["input.std"] = np.full(3, 1.0 / 255.0, np.float32)
-    name = first.removesuffix(".weight")
-    return changed, f"images are fed as BGR minus mean: {name} was turned to RGB, input.mean and input.std do the rest"
+    guess = "" if images else "; this is a guess, as the file does not say"
+    if images == "bgr_mean" or (plain and not images):
+        first = f"{backbone.file_name((backbone.first_convolution,))}.weight"
+        changed = dict(arrays)
+        if first in changed and changed[first].ndim == 4:
+            changed[first] = changed[first][:, ::-1]
+        fed = (np.array(BGR_MEAN[::-1]) / 255.0, np.full(3, 1.0 / 255.0))
+        how = f"BGR minus mean: {first.removesuffix('.weight')} was turned to RGB, input.mean and input.std do the rest"
+        return changed | as_arrays(*fed), f"images are fed as {how}{guess}"
+    mean, std = convention(images) if images else (backbone.input_mean, backbone.input_std)
+    how = "RGB in [0, 1]" if (mean, std) == CONVENTIONS["rgb01"] else f"(RGB in [0, 1] - {rounded(mean)}) / {rounded(std)}"
+    return dict(arrays) | as_arrays(mean, std), f"images are fed as {how}{guess}"
+
+
+def convention(images: str) -> Convention:
+    """Mean and divisor of RGB in [0, 1] from a name in `CONVENTIONS`, or from numbers as 'r,g,b/r,g,b'.
+
+    Raises:
+      ValueError: it is neither.
+    """
+    if images in CONVENTIONS:
+        return CONVENTIONS[images]
+    try:
+        mean, std = (tuple(map(float, part.split(","))) for part in images.split("/"))
+    except ValueError:
+        mean = std = ()
+    if len(mean) != 3 or len(std) != 3 or not min(std) > 0:
+        raise ValueError(
+            f"input convention {images!r}: expected one of {', '.join(INPUTS)}, or mean and divisor of red, green and "
+            "blue in [0, 1], such as 0.5,0.5,0.5/0.25,0.25,0.25"
+        )
+    return mean, std
+
+
+def as_arrays(mean: Sequence[float], std: Sequence[float]) -> dict[str, np.ndarray]:
+    """They under the names that they have in files."""
+    return {name: np.asarray(value, np.float32) for name, value in zip(INPUT_CONVENTION, (mean, std), strict=True)}
+
+
+def rounded(numbers: Sequence[float]) -> str:
+    """One number where all are the same."""
+    return ", ".join(f"{number:.4g}" for number in (numbers[:1] if len(set(numbers)) == 1 else numbers))
 
 
 def matrix(array: np.ndarray) -> np.ndarray:
