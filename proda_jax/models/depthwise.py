@@ -149,9 +149,11 @@ def image_gradient(
       size: of the images.
     """
     dtype, counts = at_least_float32(dy.dtype), [-(-n // stride) for n in size]
-    reach = len(kernel) * dilation + max(padding[0][0], padding[1][0])  # no shift is farther
-    padded = jnp.pad(dy, ((0, 0), *((reach, max(n - m, 0) + reach) for n, m in zip(counts, dy.shape[1:3], strict=True)),
-                          (0, 0)))  # fmt: skip
+    far = (len(kernel) - 1) * dilation
+    before = [max((far - p[0] + stride - 1) // stride, 0) for p in padding]
+    behind = [max(n + (stride - 1 + p[0]) // stride - m, 0)
+              for n, m, p in zip(counts, dy.shape[1:3], padding, strict=True)]  # fmt: skip
+    padded = jnp.pad(dy, ((0, 0), *zip(before, behind, strict=True), (0, 0)))
 
     def of_every(first: tuple[int, int]) -> jax.Array:
         """The gradient of every `stride`-th row and column from these on."""
@@ -160,7 +162,7 @@ def image_gradient(
             # image row stride * m + first is row `tap` of the window of result m + shift
             shifts = [divmod(f + p[0] - t * dilation, stride) for f, p, t in zip(first, padding, tap, strict=True)]
             if all(rest == 0 for _, rest in shifts):
-                begin = tuple(shift + reach for shift, _ in shifts)
+                begin = tuple(shift + n for (shift, _), n in zip(shifts, before, strict=True))
                 total += window(padded, begin, counts, 1).astype(dtype) * kernel[tap[0], tap[1], 0]
         return total.astype(dy.dtype)
 
@@ -188,7 +190,7 @@ def kernel_gradient(
     Returns:
       [side, side, 1, channels], in float32 at least.
     """
-    dtype, (batch, rows, columns, channels) = at_least_float32(x.dtype), dy.shape
+    dtype, (rows, columns, channels) = at_least_float32(x.dtype), dy.shape[1:]
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
 
     def one_more_row(total: jax.Array, row: jax.Array) -> tuple[jax.Array, None]:
