@@ -162,6 +162,9 @@ def stage(kind: str, init: str, steps: int) -> ml_collections.ConfigDict:
     s.decay_vectors = True  # scales and biases, norms' among them, decay too (released)
     s.backbone_steps = "once"  # of SGD; 'released': most backbone parameters are stepped three times an iteration
     s.batch_norm = "batch"  # 'frozen': running statistics, fixed scale and bias
+    s.statistics = "all"  # whose passes move running statistics: 'all' (released) or the 'target' images' alone; or
+    #                       'recomputed': the same, and what is scored and handed on has those of whole target images
+    s.statistics_images = 400  # target images from which they are recomputed, at most
     s.reduction = "mean"  # of losses over pixels: 'mean' (released) or 'sum' (Eq 1, 7, 10)
     s.jitter = ml_collections.ConfigDict()  # photometric jitter of labelled images, factors within 1 +- x; released: 0
     s.jitter.brightness = s.jitter.contrast = s.jitter.saturation = s.jitter.white_balance = 0.0

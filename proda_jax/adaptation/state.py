@@ -31,6 +31,8 @@ class TrainState:
       skipped: steps that were left out because something in them was not finite, in all and in a row, int32 [2].
       prototypes: class centroids with their counts, or None.
       discriminator: or None.
+      recomputed: statistics of whole target images with which the network is scored and handed on, as of the last
+        evaluation, like `batch_stats`; None where these are (see `statistics`).
     """
 
     step: jax.Array
@@ -42,11 +44,22 @@ class TrainState:
     ema_params: Any = None
     prototypes: Prototypes | None = None
     discriminator: DiscriminatorState | None = None
+    recomputed: Any = None
 
     @property
     def variables(self) -> dict:
-        """What the trained network is applied with."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
+        """What the trained network is scored, kept and handed on with."""
+        return {"params": self.params, "batch_stats": self.batch_stats if self.recomputed is None else self.recomputed}
+
+    @property
+    def rest(self) -> "TrainState":
+        """What going on needs besides `variables`."""
+        return self.replace(params=None, **{"batch_stats" if self.recomputed is None else "recomputed": None})
+
+    def with_variables(self, variables: dict) -> "TrainState":
+        """The state of which this is the `rest`."""
+        missing = "batch_stats" if self.batch_stats is None else "recomputed"
+        return self.replace(params=variables["params"], **{missing: variables["batch_stats"]})
 
 
 def average(ema: Any, params: Any, momentum: float) -> Any:

@@ -14,7 +14,8 @@ from proda_jax.models.deeplab import DeepLab
 from proda_jax.models.heads import HEADS
 
 _ROLES = ("target", "validation", "source")  # whose label values are asked for, in this order
-_FILES = ("imagenet_weights", "self_supervised_weights", "weights_input")  # where training started says nothing about the network
+# where training started says nothing about the network
+_FILES = ("imagenet_weights", "self_supervised_weights", "weights_input")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,7 +12,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from proda_jax.adaptation import prototypes
+from proda_jax.adaptation import prototypes, statistics
 from proda_jax.adaptation.stages import build, kinds, prepare
 from proda_jax.adaptation.stages.step import Setup
 from proda_jax.adaptation.state import TrainState
@@ -109,6 +110,7 @@ class Experiment:
                 writer,
                 self.interruption,
                 Card.of(config, name, extra_norm=model.extra_norm, head=model.head).as_json(),
+                self.recomputer(name, model) if stage.statistics == "recomputed" else None,
             )
         return self.finish(name, stage.steps, history)
 
@@ -147,6 +149,9 @@ class Experiment:
         def note(state: TrainState) -> dict:
             matrix = score(state.variables) if score else None
             entry = {} if matrix is None else self.summary(matrix)
+            if score and state.recomputed is not None:
+                running = score({"params": state.params, "batch_stats": state.batch_stats})
+                entry["miou_running_statistics"] = self.summary(running)["miou"]
             if snapshots:
                 with phase(f"{name}: taking a snapshot", leave=False):
                     more, panels = snapshots.take(state, matrix)
@@ -156,6 +161,27 @@ class Experiment:
             return entry
 
         return note
+
+    def recomputer(self, name: str, model: DeepLab) -> Callable[[TrainState], TrainState]:
+        """State of stage `name` -> the same with statistics recomputed from whole target images.
+
+        They come in batches of the training's size, so that statistics do not depend on the number of devices.
+        """
+        target, size = self.sources.open("target"), build.batch_size(self.config, name)
+        count = -(-min(len(target), self.config[name].statistics_images) // size)
+        seed = build.order_seed(self.config.seed, "statistics")
+        step = statistics.moments_step(model, self.mesh)
+
+        def recomputed(state: TrainState) -> TrainState:
+            batches = target.training_batches(size, seed=seed, labels=False, first_step=0, shard=hosts.share())
+            images = ({"image": batch["image"]} for batch in itertools.islice(batches, count))
+            variables = {"params": state.params, "batch_stats": state.batch_stats}
+            with phase(f"{name}: statistics of {min(count * size, len(target))} target images", leave=False):
+                return state.replace(
+                    recomputed=statistics.recompute(step, variables, devices.prefetch(images, self.mesh))
+                )
+
+        return recomputed
 
     def snapshots(self, name: str, model: DeepLab) -> Snapshots | None:
         """What takes the snapshots of stage `name`, if any are wanted."""

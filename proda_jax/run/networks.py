@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 from proda_jax.adaptation.stages import build, kinds
 from proda_jax.data.label_spaces import LabelSpace
 from proda_jax.models import weights
-from proda_jax.models.weights import published
 from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.weights import published
 from proda_jax.models.weights.torch_names import from_torch
 from proda_jax.run import settings
 from proda_jax.run.workdir import Workdir

@@ -7,7 +7,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from proda_jax.adaptation import optim
+from proda_jax.adaptation import optim, statistics
 from proda_jax.adaptation.losses import REGULARISERS
 from proda_jax.adaptation.selectors import SELECTORS
 from proda_jax.adaptation.stages import kinds
@@ -33,6 +33,7 @@ LARGEST = float(np.finfo(np.float32).max)  # number that the network computes wi
 WEIGHTS = ("random", "imagenet", "self_supervised")
 CHOICES = {
     "batch_norm": ("batch", "frozen"),
+    "statistics": statistics.CHOICES,
     "schedule": optim.SCHEDULES,
     "optimizer": optim.OPTIMIZERS,
     "label_selector": SELECTORS,
@@ -57,7 +58,7 @@ CHOICES = {
 POSITIVE = (
     "schedule_steps", "schedule_factor", "temperature", "backbone_rate", "head_rate", "discriminator_rate",
     "contrast_temperature", "prototype_min_pixels", "prototype_init_min_pixels", "prototype_init_limit",
-    "prototype_init_passes", "steps", "layer_decay",
+    "prototype_init_passes", "steps", "layer_decay", "statistics_images",
 )  # fmt: skip
 SHARES = ("momentum", "schedule_warmup_start", "grey", "ema_momentum", "prototype_momentum", "label_threshold")
 NOT_NEGATIVE = (
@@ -233,6 +234,7 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
     if not kind.segments:
         check_pretraining(config, name)
     check_optimizer(stage, name)
+    check_statistics(stage, name)
     whole = stage.init in labelling and not takes_backbone(config, name)
     if whole and has_extra_norm(config, stage.init) and not has_extra_norm(config, name):
         refuse(f"{name}.extra_norm", stage.extra_norm, f"True, as stage {stage.init!r}, which it starts from, has it")
@@ -251,6 +253,16 @@ def check_optimizer(stage: ml_collections.ConfigDict, name: str) -> None:
         refuse(f"{name}.backbone_steps", "released", "'once', except with optimizer 'sgd' and layer_decay 1")
     if stage.layer_decay > 1.0:
         refuse(f"{name}.layer_decay", stage.layer_decay, "at most 1, at which all layers have the same rate")
+
+
+def check_statistics(stage: ml_collections.ConfigDict, name: str) -> None:
+    """Refuses a choice of statistics that nothing could follow."""
+    if stage.statistics == "all":
+        return
+    if stage.batch_norm == "frozen":
+        refuse(f"{name}.statistics", stage.statistics, f"'all', as {name}.batch_norm is 'frozen', which moves none")
+    if stage.statistics == "target" and kinds.of(stage).target(stage) is None:
+        refuse(f"{name}.statistics", "target", "'all' or 'recomputed', as this stage has no passes of target images")
 
 
 def check_pretraining(config: ml_collections.ConfigDict, name: str) -> None:
@@ -282,8 +294,9 @@ def has_extra_norm(config: ml_collections.ConfigDict, name: str, taken: Mapping[
 
 def check_weights(config: ml_collections.ConfigDict, name: str, init: str) -> None:
     model, path = config.model, config.model[f"{init}_weights"]
-    if path is None and init == "imagenet" and backbones.published(model.backbone, model.depths or (), model.width or 0):
-        published.path(model.backbone)  # says so, where its package is not installed
+    sizes = (model.backbone, model.depths or (), model.width or 0)
+    if path is None and init == "imagenet" and backbones.published(*sizes):
+        published.path(*sizes)  # says so, where its package is not installed
         return
     if path is None:
         refuse(

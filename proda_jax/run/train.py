@@ -66,6 +66,7 @@ def train(
     writer: Writer,
     interruption: Interruption,
     card: Mapping[str, Any] | None = None,
+    before_scoring: Callable[[TrainState], TrainState] | None = None,
 ) -> tuple[TrainState, History]:
     """Runs a stage from where it stands to its end, with an evaluation and a checkpoint every so often.
 
@@ -82,6 +83,7 @@ def train(
       writer: gets the metrics of each logged step.
       interruption: whether the program is asked to stop.
       card: what each checkpoint says of its network, see `card.Card.as_json`.
+      before_scoring: what is done to the state before it is evaluated and kept, if anything.
 
     Returns:
       The last state and all evaluations.
@@ -133,6 +135,7 @@ def train(
                 writer.write_scalars(number, values | {"images_per_second": line["images_per_second"]})
             scores = {}
             if schedule.evaluates(number):
+                state = before_scoring(state) if before_scoring else state
                 scores = score(number)
                 lines.go_on()
                 bar.show(in_short(history, line))

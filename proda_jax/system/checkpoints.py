@@ -105,9 +105,8 @@ class Checkpoints:
 
     def save(self, state: Any, miou: float | None, card: Mapping[str, Any] | None = None) -> None:
         """Saves a train state with its validation mIoU, if there is one, and card; goes on in the background."""
-        training = state.replace(params=None, batch_stats=None)
         with phase("waiting until the checkpoint before is written", leave=False):
-            self._save(int(state.step), {"network": state.variables, "training": training}, miou, card)
+            self._save(int(state.step), {"network": state.variables, "training": state.rest}, miou, card)
 
     def save_network(self, variables: Any, miou: float | None = None, card: Mapping[str, Any] | None = None) -> None:
         """Saves a network that was not trained here, as step 0, in place of one that is there; see `save`."""
@@ -137,7 +136,7 @@ class Checkpoints:
         Raises:
           ValueError: there are checkpoints, but none can be read.
         """
-        wanted = {"network": state.variables, "training": state.replace(params=None, batch_stats=None)}
+        wanted = {"network": state.variables, "training": state.rest}
         self._manager.wait_until_finished()
         damaged: dict[int, Exception] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
@@ -148,7 +147,7 @@ class Checkpoints:
                 error = problem
             if hosts.everywhere(error is None):
                 self._put_aside(damaged, step)
-                return restored["training"].replace(**restored["network"])
+                return restored["training"].with_variables(restored["network"])
             damaged[step] = error or RuntimeError("another host cannot read it")
         newest = max(damaged)
         raise ValueError(

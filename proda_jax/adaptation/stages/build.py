@@ -171,5 +171,6 @@ def create_state(
         skipped=jnp.zeros(2, jnp.int32),
         ema_params=copy(variables["params"]) if start is not None else None,
         prototypes=copy(start) if start is not None else None,
+        recomputed=copy(variables["batch_stats"]) if setup.stage.get("statistics") == "recomputed" else None,
         discriminator=discriminator,
     )

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from proda_jax.adaptation import losses, views
+from proda_jax.adaptation import losses, statistics, views
 from proda_jax.adaptation.state import TrainState
 from proda_jax.adaptation.views import colour
 from proda_jax.models.deeplab import DeepLab
@@ -89,15 +89,17 @@ def example_keys(state: TrainState, slots: jax.Array, purpose: int) -> jax.Array
 
 
 def forward(
-    setup: Setup, params: Any, batch_stats: Any, images: jax.Array, dropout_keys: jax.Array | None
+    setup: Setup, params: Any, batch_stats: Any, images: jax.Array, dropout_keys: jax.Array | None, domain: str
 ) -> tuple[Output, Any]:
     """A pass of the trained network: its own batch for batch normalisation, which moves the running statistics.
 
     Args:
-      setup: `stage.batch_norm` 'frozen' uses running statistics and leaves them alone.
+      setup: `stage.batch_norm` 'frozen' uses running statistics and leaves them alone; `stage.statistics` says whether
+        the domain's passes move them.
       params, batch_stats: of the network.
       images: RGB in [0, 1], [batch, height, width, 3].
       dropout_keys: [batch].
+      domain: of the images, 'source' or 'target'.
 
     Returns:
       The output and the running statistics after it.
@@ -108,7 +110,7 @@ def forward(
     output, updates = setup.model.apply(
         variables, images, train=True, dropout_keys=dropout_keys, mutable=["batch_stats"]
     )
-    return output, updates["batch_stats"]
+    return output, updates["batch_stats"] if statistics.moved_by(setup.stage, domain) else batch_stats
 
 
 def pass_gradient(
@@ -118,6 +120,7 @@ def pass_gradient(
     images: jax.Array,
     dropout_keys: jax.Array | None,
     loss_fn: Callable[[Output], tuple[jax.Array, Metrics]],
+    domain: str = "target",
 ) -> tuple[Any, Any, Metrics]:
     """Gradient of a loss on one pass. Passes are differentiated one by one, so one pass's activations live at a time.
 
@@ -126,7 +129,7 @@ def pass_gradient(
     """
 
     def loss(params: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
-        output, new_stats = forward(setup, params, batch_stats, images, dropout_keys)
+        output, new_stats = forward(setup, params, batch_stats, images, dropout_keys, domain)
         value, metrics = loss_fn(output)
         return value, (new_stats, metrics)
 
@@ -142,18 +145,18 @@ def labelled_gradient(
     labels: jax.Array,
     total: jax.Array,
     dropout_keys: jax.Array | None,
-    name: str = "source_ce",
+    domain: str = "source",
 ) -> tuple[Any, Any, Metrics]:
     """Gradient of the cross entropy with true labels at full crop size (the l_ce^s of Equation 11).
 
-    `total`: labels that count in the whole batch.
+    `total`: labels that count in the whole batch; `domain`: of the images, 'source' or 'target'.
     """
 
     def loss_fn(output: Output) -> tuple[jax.Array, Metrics]:
         loss = losses.upsampled_cross_entropy(output.logits, labels, total=total, reduction=setup.stage.reduction)
-        return loss, {name: loss}
+        return loss, {f"{domain}_ce": loss}
 
-    return pass_gradient(setup, state, batch_stats, images, dropout_keys, loss_fn)
+    return pass_gradient(setup, state, batch_stats, images, dropout_keys, loss_fn, domain)
 
 
 def labelled_view(setup: Setup, state: TrainState, batch: Batch, slots: jax.Array) -> tuple[jax.Array, jax.Array]:

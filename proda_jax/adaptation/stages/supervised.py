@@ -43,7 +43,7 @@ def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: st
         gradients, metrics = [], {}
         for domain, (images, labels, keys) in part.items():
             gradient, stats, extra = steps.labelled_gradient(
-                setup, state, stats, images, labels, totals[domain], keys, name=f"{domain}_ce"
+                setup, state, stats, images, labels, totals[domain], keys, domain
             )
             gradients.append(gradient)
             metrics |= extra

@@ -75,7 +75,7 @@ def update(state: TrainState, inputs: Inputs, *, setup: steps.Setup):
             return loss, {"adversarial": loss, "logits": output.logits}
 
         source_gradient, stats, source = steps.pass_gradient(
-            setup, state, stats, part.source_image, part.source_keys, source_loss
+            setup, state, stats, part.source_image, part.source_keys, source_loss, "source"
         )
         target_gradient, stats, target = steps.pass_gradient(
             setup, state, stats, part.target_image, part.target_keys, adversarial_loss

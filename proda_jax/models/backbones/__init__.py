@@ -56,4 +56,7 @@ def read_off(shapes: Mapping[str, tuple[int, ...]]) -> Backbone | None:
     return next(filter(None, (row.read_off(shapes) for row in families())), None)
 
 
-__all__ = ["BACKBONES", "DEFAULT", "PUBLISHED", "Backbone", "Published", "backbone", "families", "file_name", "published", "read_off"]
+__all__ = [
+    "BACKBONES", "DEFAULT", "PUBLISHED", "Backbone", "Published", "backbone", "families", "file_name", "published",
+    "read_off",
+]  # fmt: skip

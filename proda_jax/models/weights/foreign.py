@@ -72,7 +72,8 @@ def with_input_convention(
         how = f"BGR minus mean: {first.removesuffix('.weight')} was turned to RGB, input.mean and input.std do the rest"
         return changed | as_arrays(*fed), f"images are fed as {how}{guess}"
     mean, std = convention(images) if images else (backbone.input_mean, backbone.input_std)
-    how = "RGB in [0, 1]" if (mean, std) == CONVENTIONS["rgb01"] else f"(RGB in [0, 1] - {rounded(mean)}) / {rounded(std)}"
+    plainly = (mean, std) == CONVENTIONS["rgb01"]
+    how = "RGB in [0, 1]" if plainly else f"(RGB in [0, 1] - {rounded(mean)}) / {rounded(std)}"
     return dict(arrays) | as_arrays(mean, std), f"images are fed as {how}{guess}"
 
 
