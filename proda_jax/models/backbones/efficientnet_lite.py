@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from proda_jax.models.backbones.backbone import Backbone, Path
+from proda_jax.models.backbones.backbone import Backbone, Level, Path, Size
 from proda_jax.models.convolution import Conv
 from proda_jax.models.depthwise import DepthwiseConv
 from proda_jax.models.normalisation import BatchNorm
@@ -26,6 +26,7 @@ KERNELS = (3, 3, 5, 3, 5, 5, 3)  # sides of their depthwise convolutions
 STRIDES = (1, 2, 2, 2, 1, 1, 1)  # of their first block; the last but one lost its 2 ...
 DILATIONS = (1, 1, 1, 1, 1, 2, 2)  # ... and from its second block on they gained this
 CHANNELS = (16, 24, 40, 80, 112, 192, 320)  # that come out
+LEVELS = {4: 1, 8: 2, 16: 6}  # strides of the maps that it gives, and the groups that they come from
 CEILING = 6.0  # of ReLU6
 EPSILON = 1e-3  # of its batch normalisations
 MULTIPLE = 8  # channels of the published variants are multiples of this
@@ -35,9 +36,6 @@ BLOCK_NAMES = {
     "project_conv": "_project_conv", "project_bn": "_bn2",
 }  # fmt: skip
 BLOCK = re.compile(r"_blocks\.(\d+)\.")
-# The weights want (RGB - 127) / 128, as the stored statistics of their first normalisation tell; the README of one of
-# their packages has ImageNet's mean and deviation.
-INPUT_MEAN, INPUT_STD = 127 / 255, 128 / 255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +74,7 @@ class InvertedBottleneck(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """Images [batch, height, width, 3] to features [batch, ~height / 16, ~width / 16, channels].
+    """Images [batch, height, width, 3] to maps at strides 4, 8 and 16, the last blocks' of each.
 
     Images are filled up with zeros, below and on the right, to 16 n + 1 pixels. There TensorFlow's padding, with which
     the weights were trained, is as much before as behind, so that the features' corners are the images', which is how
@@ -90,15 +88,18 @@ class EfficientNetLite(nn.Module):
     recompute: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
         bottleneck = nn.remat(InvertedBottleneck) if self.recompute else InvertedBottleneck
         norm = lambda **options: self.norm(ceiling=CEILING, epsilon_value=EPSILON, **options)  # noqa: E731
         depthwise = lambda *sizes, **options: DepthwiseConv(*sizes, dtype=x.dtype, **options)  # noqa: E731
         x = jnp.pad(x, ((0, 0), *((0, -(size - 1) % OUTPUT_STRIDE) for size in x.shape[1:3]), (0, 0)))
         x = norm(rectify=True, name="stem_bn")(x, conv=self.conv(self.width, kernel=3, stride=2, name="stem_conv"))
+        maps = []
         for number, block in enumerate(self.blocks):
+            if block.stride > 1:
+                maps.append(x)
             x = bottleneck(block, self.conv, depthwise, norm, name=f"block{number}")(x)
-        return x
+        return *maps[1:], x
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +116,8 @@ class EfficientNetLiteBackbone(Backbone):
     output_stride = OUTPUT_STRIDE
     first_convolution = "stem_conv"
     groups = {"backbone": 1}
-    input_mean, input_std = (INPUT_MEAN,) * 3, (INPUT_STD,) * 3
+    # as the stored statistics of their first normalisation tell; a README of theirs has ImageNet's mean and deviation
+    images = "rgb127"
 
     def module(self, conv: Callable, norm: Callable, *, recompute: bool, name: str) -> EfficientNetLite:
         return EfficientNetLite(tuple(self._blocks()), self.width, conv, norm, recompute, name=name)
@@ -124,8 +126,16 @@ class EfficientNetLiteBackbone(Backbone):
     def channels(self) -> int:
         return self._channels(len(CHANNELS) - 1)
 
-    def output_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+    def output_size(self, image_size: Size) -> Size:
         return tuple(-(-(size - 1) // OUTPUT_STRIDE) + 1 for size in image_size)
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        return tuple(Level(stride, self._channels(group)) for stride, group in LEVELS.items())
+
+    def level_sizes(self, image_size: Size) -> tuple[Size, ...]:
+        last = self.output_size(image_size)
+        return tuple(tuple((n - 1) * OUTPUT_STRIDE // stride + 1 for n in last) for stride in LEVELS)
 
     def group(self, path: Path) -> str:
         return "backbone"

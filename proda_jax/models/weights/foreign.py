@@ -13,6 +13,7 @@ WRAPPERS = re.compile(r"^(?:module\.|Scale\.)+")  # of torch.nn.DataParallel, an
 Convention = tuple[tuple[float, ...], tuple[float, ...]]  # what is subtracted from RGB in [0, 1], what divides it
 CONVENTIONS: dict[str, Convention] = {
     "rgb01": ((0.0,) * 3, (1.0,) * 3),
+    "rgb127": ((127 / 255,) * 3, (128 / 255,) * 3),  # (RGB - 127) / 128, of tensorflow/tpu's EfficientNets
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # of torchvision, timm and Hugging Face
 }
 INPUTS = (*CONVENTIONS, "bgr_mean")
@@ -71,7 +72,7 @@ def with_input_convention(
         fed = (np.array(BGR_MEAN[::-1]) / 255.0, np.full(3, 1.0 / 255.0))
         how = f"BGR minus mean: {first.removesuffix('.weight')} was turned to RGB, input.mean and input.std do the rest"
         return changed | as_arrays(*fed), f"images are fed as {how}{guess}"
-    mean, std = convention(images) if images else (backbone.input_mean, backbone.input_std)
+    mean, std = convention(images or backbone.images)
     plainly = (mean, std) == CONVENTIONS["rgb01"]
     how = "RGB in [0, 1]" if plainly else f"(RGB in [0, 1] - {rounded(mean)}) / {rounded(std)}"
     return dict(arrays) | as_arrays(mean, std), f"images are fed as {how}{guess}"
