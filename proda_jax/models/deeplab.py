@@ -1,5 +1,6 @@
 """The segmentation network: a backbone and a head, with the feature that prototypes live in."""
 
+from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -47,6 +48,8 @@ class DeepLab(nn.Module):
       batch_norm_epsilon: 'added' or 'clamped', see `BatchNorm`.
       axis_name: mapped axis over which batch statistics are shared.
       recompute: blocks of the backbone are computed once more in the backward pass, instead of kept.
+      freeze_backbone: no gradient goes through the backbone; it uses running statistics and draws nothing, in training
+        too.
       dtype: type that convolutions compute in; parameters stay float32.
     """
 
@@ -64,7 +67,17 @@ class DeepLab(nn.Module):
     batch_norm_epsilon: str = "added"
     axis_name: str | None = None
     recompute: bool = False
+    freeze_backbone: bool = False
     dtype: jnp.dtype = jnp.float32
+
+    def output_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the output grid for an image of this height and width, in pixels."""
+        return HEADS[self.head].output_size(self.backbone, image_size)
+
+    @property
+    def output_stride(self) -> float:
+        """Pixels between two positions of the output grid."""
+        return HEADS[self.head].output_stride(self.backbone)
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool, dropout_keys: jax.Array | None = None) -> Output:
@@ -77,7 +90,7 @@ class DeepLab(nn.Module):
           dropout_keys: one random key an image, [batch]; None switches dropout off.
 
         Returns:
-          `Output` in float32 (or float64, if `dtype` is) on the output grid, `backbone.output_size`.
+          `Output` in float32 (or float64, if `dtype` is) on the output grid, `output_size`.
         """
         conv = partial(Conv, initialisation=self.initialisation, dtype=self.dtype)
         norm = partial(
@@ -88,10 +101,19 @@ class DeepLab(nn.Module):
             dtype=self.dtype,
         )
         x = InputConvention(self.input_mean, self.input_std, name="input")(images)
-        backbone = self.backbone.module(conv, norm, recompute=self.recompute, name="backbone")
-        x = backbone(x.astype(self.dtype))
+        maps, head = self.maps(x.astype(self.dtype), conv, norm, dropout_keys), HEADS[self.head]
+        maps = maps if head.takes_levels else (self.backbone.features(maps),)
         if self.extra_norm:
-            x = norm(name="extra_norm")(x)
-        output = HEADS[self.head].of(self, conv, name="head")(x, dropout_keys)
+            maps = *maps[:-1], norm(name="extra_norm")(maps[-1])
+        output = head.of(self, conv, norm, name="head")(maps if head.takes_levels else maps[0], dropout_keys)
         dtype = at_least_float32(self.dtype)
         return Output(output.features.astype(dtype), output.logits.astype(dtype))
+
+    def maps(self, x: jax.Array, conv: Callable, norm: Callable, keys: jax.Array | None) -> tuple[jax.Array, ...]:
+        """What the backbone gives, a map of each level, of images as it expects them."""
+        if self.freeze_backbone:
+            norm, keys = partial(norm, use_running_statistics=True), None
+        network = self.backbone.module(conv, norm, recompute=self.recompute, name="backbone")
+        maps = network(x, keys) if self.backbone.draws else network(x)
+        maps = maps if isinstance(maps, tuple) else (maps,)
+        return jax.lax.stop_gradient(maps) if self.freeze_backbone else maps

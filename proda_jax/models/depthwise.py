@@ -157,7 +157,7 @@ def image_gradient(
 
     def of_every(first: tuple[int, int]) -> jax.Array:
         """The gradient of every `stride`-th row and column from these on."""
-        total = jnp.zeros((len(dy), *counts, dy.shape[-1]), dtype)
+        total = jnp.zeros((dy.shape[0], *counts, dy.shape[-1]), dtype)
         for tap in taps(len(kernel)):
             # image row stride * m + first is row `tap` of the window of result m + shift
             shifts = [divmod(f + p[0] - t * dilation, stride) for f, p, t in zip(first, padding, tap, strict=True)]
@@ -169,7 +169,7 @@ def image_gradient(
     if stride == 1:
         return of_every((0, 0))
     rows = [jnp.stack([of_every((row, column)) for column in range(stride)], 3) for row in range(stride)]
-    whole = jnp.stack(rows, 2).reshape(len(dy), counts[0] * stride, counts[1] * stride, -1)
+    whole = jnp.stack(rows, 2).reshape(dy.shape[0], counts[0] * stride, counts[1] * stride, -1)
     return whole[:, : size[0], : size[1]]
 
 

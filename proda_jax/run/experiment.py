@@ -165,9 +165,8 @@ class Experiment:
         if self.looked is None:
             labelled = self.config.data.validation.name != NONE
             source = self.sources.open("validation" if labelled else "target")
-            self.looked = Looked(
-                source, wanted, self.evaluation_batch, build.backbone_of(self.config.model), labels=labelled
-            )
+            network = self.networks.network(extra_norm=False)
+            self.looked = Looked(source, wanted, self.evaluation_batch, network, labels=labelled)
             if hosts.is_first():
                 self.looked.write(self.workdir.path / "samples.npz")
         make, teacher = None, None

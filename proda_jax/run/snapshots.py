@@ -23,7 +23,6 @@ from proda_jax.adaptation.state import TrainState
 from proda_jax.data import metrics
 from proda_jax.data.label_spaces import IGNORE, LabelSpace
 from proda_jax.data.source import Batch, ExampleSource
-from proda_jax.models.backbones import Backbone
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.run import evaluate
 from proda_jax.system import devices, hosts
@@ -45,21 +44,21 @@ class Looked:
     """
 
     def __init__(self, source: ExampleSource, settings: ml_collections.ConfigDict, batch_size: int,
-                 backbone: Backbone, *, labels: bool):  # fmt: skip
+                 network: DeepLab, *, labels: bool):  # fmt: skip
         """Reads the images.
 
         Args:
           source: labelled validation images; target training images, whose labels stay unread, where there are none.
           settings: the configuration's `snapshots`.
           batch_size: images in one step, over all devices.
-          backbone: whose features are kept.
+          network: whose features are kept.
           labels: whether their labels may be read.
         """
         chosen = spread(len(source), max(settings.held_out, settings.images))
         self.images = source.to_memory(labels=labels, records=chosen)
         self.samples = spread(len(chosen), settings.images)
         self.batch_size = batch_size
-        self.grid = backbone.output_size(self.images.image_size)
+        self.grid = network.output_size(self.images.image_size)
         self.points = np.full((len(chosen), 0), -1, np.int32)
         if self.images.labelled:
             truth = at_corners(self.images.labels, self.grid)

@@ -50,8 +50,7 @@ def soft_labels(
 
 def soft_label_size(model: DeepLab, image_size: tuple[int, int], stride: int) -> tuple[int, int]:
     """Height and width of the soft labels of images of this size, see `soft_labels`."""
-    grid = model.backbone.output_size(image_size)
-    return tuple((n - 1) * model.backbone.output_stride // stride + 1 for n in grid)
+    return tuple(int((n - 1) * model.output_stride // stride) + 1 for n in model.output_size(image_size))
 
 
 def hard_labels(

@@ -2,21 +2,37 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from proda_jax.models.backbones.backbone import Backbone, Path
+from proda_jax.models.backbones.backbone import TOKENS, Backbone, Level, Path
+from proda_jax.models.backbones.mit import MiTBackbone
 from proda_jax.models.backbones.resnet import ResNetBackbone
 
 BACKBONES: dict[str, Backbone] = {
     "resnet50": ResNetBackbone(depths=(3, 4, 6, 3), width=64),
     "resnet101": ResNetBackbone(depths=(3, 4, 23, 3), width=64),
+    "mit_b0": MiTBackbone(depths=(2, 2, 2, 2), width=32),
+    "mit_b1": MiTBackbone(depths=(2, 2, 2, 2), width=64),
+    "mit_b2": MiTBackbone(depths=(3, 4, 6, 3), width=64),
+    "mit_b3": MiTBackbone(depths=(3, 4, 18, 3), width=64),
+    "mit_b4": MiTBackbone(depths=(3, 8, 27, 3), width=64),
+    "mit_b5": MiTBackbone(depths=(3, 6, 40, 3), width=64),
 }
 DEFAULT = "resnet101"
+OPTIONS = sorted({name for row in BACKBONES.values() for name in row.options})  # settings that some families have
 
 
-def backbone(name: str, depths: Sequence[int] = (), width: int = 0) -> Backbone:
-    """The backbone of that name, a row of `BACKBONES`; with other `depths` and `width` where they are given."""
+def backbone(name: str, depths: Sequence[int] = (), width: int = 0, **options: Any) -> Backbone:
+    """The backbone of that name, a row of `BACKBONES`, with other sizes where they are given.
+
+    Args:
+      name: of the row.
+      depths, width: see `Backbone`; () and 0: the row's own.
+      options: values of `OPTIONS`; None: the row's own. Those that its family does not have are left aside.
+    """
     row = BACKBONES[name]
-    return dataclasses.replace(row, depths=tuple(depths) or row.depths, width=width or row.width)
+    own = {name: value for name, value in options.items() if value is not None and name in row.options}
+    return dataclasses.replace(row, depths=tuple(depths) or row.depths, width=width or row.width, **own)
 
 
 def families() -> list[Backbone]:
@@ -41,4 +57,6 @@ def read_off(shapes: Mapping[str, tuple[int, ...]]) -> Backbone | None:
     return next(filter(None, (row.read_off(shapes) for row in families())), None)
 
 
-__all__ = ["BACKBONES", "DEFAULT", "Backbone", "backbone", "families", "file_name", "read_off"]
+__all__ = [
+    "BACKBONES", "DEFAULT", "OPTIONS", "TOKENS", "Backbone", "Level", "backbone", "families", "file_name", "read_off",
+]  # fmt: skip

@@ -6,10 +6,27 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar
 
 import flax.linen as nn
+import jax
 
 from proda_jax.models.shapes import Shape
 
 Path = tuple[str, ...]  # of a parameter below 'backbone', such as ('layer1_0', 'conv1', 'kernel')
+# names of parameters that are tokens, or say where tokens are, by the convention that all our networks keep
+TOKENS = ("cls_token", "register_tokens", "pos_embed")
+Size = tuple[int, int]  # height and width
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """One of the feature maps that a backbone gives.
+
+    Attributes:
+      stride: pixels between two of its positions.
+      channels: of each position.
+    """
+
+    stride: int
+    channels: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,19 +36,27 @@ class Backbone(abc.ABC):
     Attributes:
       depths: blocks of each group.
       width: channels of the stem.
+      drop_path: share of the residual branches of the last block that are left out in training (stochastic depth,
+        arXiv:1603.09382), less of the lower ones; of families that `draws` says to draw.
     """
 
     depths: tuple[int, ...]
     width: int
+    drop_path: float = 0.0
 
     family: ClassVar[str]  # of all rows whose network is the same but for its sizes
     output_stride: ClassVar[int]  # pixels between two features
-    first_convolution: ClassVar[str]  # name of the module that sees the images
+    first_convolution: ClassVar[str]  # path of the module that sees the images, joined by '/'
+    images: ClassVar[str] = "rgb01"  # how weights that others trained want them, one of `weights.foreign.INPUTS`
     groups: ClassVar[Mapping[str, int]]  # of parameters: how often the released optimizer steps
+    options: ClassVar[tuple[str, ...]] = ()  # fields that are settings of `model`, which other families do not have
+    draws: ClassVar[bool] = False  # whether the network draws in training: then it is called with a key an image, too
 
     @abc.abstractmethod
     def module(self, conv: Callable, norm: Callable, *, recompute: bool, name: str) -> nn.Module:
         """The network: images [batch, height, width, 3] to features [batch, *output_size, channels].
+
+        A network of several `levels` gives a tuple of maps, one a level, instead.
 
         Args:
           conv, norm: make convolutions and normalisations, see `convolution.Conv` and `normalisation.BatchNorm`.
@@ -47,6 +72,27 @@ class Backbone(abc.ABC):
     @abc.abstractmethod
     def output_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """Height and width of the features of an image of this height and width, in pixels."""
+
+    # Of a network that gives several maps
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The maps that the network gives, from the first: what heads take that want several."""
+        return (Level(self.output_stride, self.channels),)
+
+    def level_sizes(self, image_size: Size) -> tuple[Size, ...]:
+        """Height and width of each level for an image of this height and width, in pixels."""
+        return (self.output_size(image_size),)
+
+    def features(self, maps: tuple[jax.Array, ...]) -> jax.Array:
+        """What heads take that want one map, [batch, *output_size, channels]: the last one, unless a family says other.
+
+        Args:
+          maps: one a level, [batch, height, width, channels].
+        """
+        return maps[-1]
+
+    # Of its parameters
 
     @abc.abstractmethod
     def group(self, path: Path) -> str:

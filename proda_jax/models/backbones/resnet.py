@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from proda_jax.models.backbones.backbone import Backbone, Path
+from proda_jax.models.backbones.backbone import Backbone, Level, Path, Size
 from proda_jax.models.convolution import Conv
 from proda_jax.models.normalisation import BatchNorm
 from proda_jax.models.shapes import Shape, batch_norm
@@ -50,7 +50,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images [batch, height, width, 3] to features [batch, ~height / 8, ~width / 8, 32 * width].
+    """Images [batch, height, width, 3] to a map from each group of blocks; ~height / 8, ~width / 8 from the second on.
 
     With `recompute`, the backward pass keeps what goes into each block and computes what is inside once more.
     """
@@ -62,10 +62,10 @@ class ResNet(nn.Module):
     recompute: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
         bottleneck = nn.remat(Bottleneck) if self.recompute else Bottleneck
         conv = self.conv(self.width, kernel=7, stride=2, name="conv1")
-        x = max_pool(self.norm(rectify=True, name="bn1")(x, conv=conv))
+        x, maps = max_pool(self.norm(rectify=True, name="bn1")(x, conv=conv)), []
         for stage, depth in enumerate(self.depths):
             for block in range(depth):
                 x = bottleneck(
@@ -77,7 +77,8 @@ class ResNet(nn.Module):
                     norm=self.norm,
                     name=f"layer{stage + 1}_{block}",
                 )(x)
-        return x
+            maps.append(x)
+        return tuple(maps)
 
 
 @jax.custom_vjp
@@ -119,15 +120,14 @@ def _max_pool_gradient(x, dy):
 max_pool.defvjp(lambda x: (max_pool(x), x), _max_pool_gradient)
 
 
-def output_size(image_size: tuple[int, int]) -> tuple[int, int]:
+def pooled_size(image_size: Size) -> Size:
+    """Height and width of what the first group of blocks makes of an image of this size."""
+    return tuple(((size - 1) // 2 + 1) // 2 + 1 for size in image_size)
+
+
+def output_size(image_size: Size) -> Size:
     """Height and width of the feature map that an image of this size gives."""
-
-    def shrink(size: int) -> int:
-        stem = (size - 1) // 2 + 1
-        pooled = stem // 2 + 1
-        return (pooled - 1) // 2 + 1
-
-    return shrink(image_size[0]), shrink(image_size[1])
+    return tuple((size - 1) // 2 + 1 for size in pooled_size(image_size))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,8 +149,16 @@ class ResNetBackbone(Backbone):
     def channels(self) -> int:
         return EXPANSION * self.width * 2 ** (len(self.depths) - 1)
 
-    def output_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+    def output_size(self, image_size: Size) -> Size:
         return output_size(image_size)
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        strides = (OUTPUT_STRIDE // 2, *[OUTPUT_STRIDE] * (len(self.depths) - 1))
+        return tuple(Level(stride, EXPANSION * self.width * 2**i) for i, stride in enumerate(strides))
+
+    def level_sizes(self, image_size: Size) -> tuple[Size, ...]:
+        return pooled_size(image_size), *[output_size(image_size)] * (len(self.depths) - 1)
 
     def group(self, path: Path) -> str:
         if path[0] in ("conv1", "bn1"):

@@ -21,7 +21,7 @@ class DeepLabHead(Head):
     conv: Callable[..., Conv]
 
     @classmethod
-    def of(cls, network: Any, conv: Callable[..., Conv], name: str) -> "DeepLabHead":
+    def of(cls, network: Any, conv: Callable[..., Conv], norm: Callable, name: str) -> "DeepLabHead":
         return cls(network.classes, network.dilations, conv, name=name)
 
     @nn.compact

@@ -8,6 +8,8 @@ import flax
 import flax.linen as nn
 import jax
 
+from proda_jax.models.backbones import Backbone
+
 
 @flax.struct.dataclass
 class Output:
@@ -23,14 +25,29 @@ class Output:
 
 
 class Head(nn.Module):
-    """A head, called with the backbone's features [batch, h, w, channels] and one dropout key an image, or None."""
+    """A head, called with what it takes of the backbone and one dropout key an image, or None.
+
+    It takes the features [batch, h, w, channels], see `Backbone.features`; with `takes_levels`, the tuple of maps that
+    `Backbone.levels` describes, in place of them.
+    """
 
     segments: ClassVar[bool] = True  # whether its class scores label pixels
+    takes_levels: ClassVar[bool] = False
 
     @classmethod
     @abc.abstractmethod
-    def of(cls, network: Any, conv: Callable, name: str) -> "Head":
-        """The head of a network with these attributes, see `DeepLab`; `conv` makes convolutions."""
+    def of(cls, network: Any, conv: Callable, norm: Callable, name: str) -> "Head":
+        """The head of a network with these attributes, see `DeepLab`; `conv` and `norm` make its layers."""
+
+    @classmethod
+    def output_size(cls, backbone: Backbone, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of features and class scores of an image of this height and width, in pixels."""
+        return backbone.output_size(image_size)
+
+    @classmethod
+    def output_stride(cls, backbone: Backbone) -> float:
+        """Pixels between two of them."""
+        return backbone.output_stride
 
     @classmethod
     def check_sizes(cls, model: Mapping[str, Any]) -> tuple[str, str] | None:

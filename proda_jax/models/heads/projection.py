@@ -23,7 +23,7 @@ class ProjectionHead(Head):
     conv: Callable[..., Conv]
 
     @classmethod
-    def of(cls, network: Any, conv: Callable[..., Conv], name: str) -> "ProjectionHead":
+    def of(cls, network: Any, conv: Callable[..., Conv], norm: Callable, name: str) -> "ProjectionHead":
         return cls(network.head_channels, network.classes, conv, name=name)
 
     @nn.compact

@@ -29,7 +29,7 @@ class ReleasedHead(Head):
     dtype: jnp.dtype
 
     @classmethod
-    def of(cls, network: Any, conv: Callable[..., Conv], name: str) -> "ReleasedHead":
+    def of(cls, network: Any, conv: Callable[..., Conv], norm: Callable, name: str) -> "ReleasedHead":
         return cls(
             network.classes, network.dilations, network.head_channels, network.feature_channels, network.dropout, conv,
             network.initialisation, network.dtype, name=name,

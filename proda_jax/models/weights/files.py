@@ -66,8 +66,8 @@ def read(
         names; a TensorFlow checkpoint of SimCLRv2; the folder of a stage, or one that `save_pretrained` wrote. May be
         in a bucket.
       depths, width, classes: what the network should have; by default what the arrays' names and shapes say.
-      images: how the network wants its images, 'rgb01' or 'bgr_mean', where the file itself does not say; by default
-        'bgr_mean' for plain DeepLabv2 networks and 'rgb01' for all others.
+      images: how the network wants its images, 'rgb01', 'bgr_mean' or 'imagenet', where the file itself does not say;
+        by default 'bgr_mean' for plain DeepLabv2 networks and what the backbone's family says for all others.
       which: 'last' or 'best' checkpoint of a stage's folder.
 
     Returns:
@@ -91,8 +91,8 @@ def read(
     if wanted != found.backbone:
         notes.append(f"the file looks like depths {found.backbone.depths} and width {found.backbone.width}")
     plain = layout.head == "deeplab" or any("Scale." in name for name in contents.arrays)
-    first = f"{layout.backbone.file_name((layout.backbone.first_convolution,))}.weight"
-    arrays, note = with_input_convention(arrays, images, plain, first, path)
+    first = f"{wanted.file_name(tuple(wanted.first_convolution.split('/')))}.weight"
+    arrays, note = with_input_convention(arrays, images, "bgr_mean" if plain else wanted.images, first, path)
     expected = layout.shapes() | dict.fromkeys(INPUT_CONVENTION, (3,))
     if contents.prototypes is not None:
         arrays["prototypes"] = contents.prototypes

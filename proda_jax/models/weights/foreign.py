@@ -7,10 +7,13 @@ from os import PathLike
 import numpy as np
 
 from proda_jax.models.weights.torch_names import INPUT_CONVENTION
+from proda_jax.models.weights.transformer_names import authors_names
 
 WRAPPERS = re.compile(r"^(?:module\.|Scale\.)+")  # of torch.nn.DataParallel, and of AdaptSegNet's initial weights
-INPUTS = ("rgb01", "bgr_mean")
+INPUTS = ("rgb01", "bgr_mean", "imagenet")
 BGR_MEAN = (104.00698793, 116.66876762, 122.67891434)  # blue, green, red; what plain DeepLabv2 networks subtract
+
+IMAGENET = {"input.mean": (0.485, 0.456, 0.406), "input.std": (0.229, 0.224, 0.225)}  # of RGB in [0, 1], torchvision's
 
 
 def released_names(arrays: Mapping[str, np.ndarray], path: PathLike | str) -> tuple[dict, list[str], list[str]]:
@@ -25,8 +28,9 @@ def released_names(arrays: Mapping[str, np.ndarray], path: PathLike | str) -> tu
         if name in renamed:
             raise ValueError(f"{path}: expected one array named {name}, found it with and without a prefix")
         renamed[name] = array
+    renamed, notes = authors_names(renamed)
     if not any(name.startswith("layer6.conv2d_list.") for name in renamed):
-        return renamed, [], []
+        return renamed, [], notes
     # ADVENT and the multi-level AdaptSegNet: the main head is layer6, layer5 an auxiliary one on layer3
     aside = [name for name in renamed if name.startswith("layer5.")]
     kept = {re.sub(r"^layer6\.", "layer5.", name): a for name, a in renamed.items() if not name.startswith("layer5.")}
@@ -34,9 +38,11 @@ def released_names(arrays: Mapping[str, np.ndarray], path: PathLike | str) -> tu
 
 
 def with_input_convention(
-    arrays: Mapping[str, np.ndarray], images: str | None, plain: bool, first: str, path: PathLike | str
+    arrays: Mapping[str, np.ndarray], images: str | None, default: str, first: str, path: PathLike | str
 ) -> tuple[dict[str, np.ndarray], str]:
     """Arrays with 'input.mean' and 'input.std', and a note on where they come from.
+
+    `images`, or else `default`, says how the network wants its images: one of `INPUTS`.
 
     Images of plain DeepLabv2 networks are BGR in 0 .. 255 minus a mean. The same numbers reach the first convolution
     from RGB in [0, 1] when the input channels of `first`, its kernel, change places and the image is multiplied by 255.
@@ -47,9 +53,12 @@ def with_input_convention(
         return dict(arrays), "images are fed as the file says (input.mean, input.std)"
     if images not in (None, *INPUTS):
         raise ValueError(f"input convention {images!r}: expected one of {', '.join(INPUTS)}")
-    if images == "rgb01" or not (images or plain):
-        mean_and_std = {name: np.full(3, value, np.float32) for name, value in INPUT_CONVENTION.items()}
-        return dict(arrays) | mean_and_std, "images are fed as RGB in [0, 1]"
+    images = images or default
+    if images in ("rgb01", "imagenet"):
+        values = INPUT_CONVENTION if images == "rgb01" else IMAGENET
+        mean_and_std = {name: np.broadcast_to(np.float32(value), 3) for name, value in values.items()}
+        note = "images are fed as RGB in [0, 1]" + (" minus ImageNet's mean, by its deviation" * (images == "imagenet"))
+        return dict(arrays) | mean_and_std, note
     changed = dict(arrays)
     if first in changed and changed[first].ndim == 4:
         changed[first] = changed[first][:, ::-1]
