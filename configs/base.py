@@ -46,9 +46,10 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.lock()  # a setting that does not exist is refused where it is written
 
     c.model = ml_collections.ConfigDict()
-    c.model.backbone = "resnet101"  # or 'resnet50', 'efficientnet_lite0', ...; a row of proda_jax/models/backbones
+    c.model.backbone = "resnet101"  # or resnet50, efficientnet_lite0 to 2, mit_b0 to b5: docs/backbones.md has them all
     c.model.depths = ()  # blocks of each of its groups; (): its own, others make small networks
     c.model.width = 0  # channels of its stem; 0: its own
+    c.model.drop_path = placeholder(float)  # share of the last block's branches left out in training; None: its own
     c.model.head = "released"  # 'released': branches, squeeze and excitation; 'deeplab': sum of dilated convolutions
     c.model.dilations = (6, 12, 18, 24)  # of the head's 3x3 convolutions; (6, 12) as in AdaptSegNet's code
     c.model.head_channels = 256  # of each branch of the released head
@@ -159,12 +160,13 @@ def stage(kind: str, init: str, steps: int) -> ml_collections.ConfigDict:
     s.layer_decay = 1.0  # from each of the backbone's blocks to the one below, its rate falls by this factor
     s.momentum = 0.9  # of SGD
     s.weight_decay = 2e-4
-    s.decay_vectors = True  # scales and biases, norms' among them, decay too (released)
+    s.decay_vectors = True  # scales, biases, learnt tokens and their positions decay too (released)
     s.backbone_steps = "once"  # of SGD; 'released': most backbone parameters are stepped three times an iteration
     s.batch_norm = "batch"  # 'frozen': running statistics, fixed scale and bias
     s.statistics = "all"  # whose passes move running statistics: 'all' (released) or the 'target' images' alone; or
     #                       'recomputed': the same, and what is scored and handed on has those of whole target images
     s.statistics_images = 400  # target images from which they are recomputed, at most
+    s.freeze_backbone = False  # its parameters and statistics stay as the stage found them: only the head learns
     s.reduction = "mean"  # of losses over pixels: 'mean' (released) or 'sum' (Eq 1, 7, 10)
     s.jitter = ml_collections.ConfigDict()  # photometric jitter of labelled images, factors within 1 +- x; released: 0
     s.jitter.brightness = s.jitter.contrast = s.jitter.saturation = s.jitter.white_balance = 0.0

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from proda_jax.models.backbones import Backbone
+from proda_jax.models.backbones import TOKENS, Backbone
 from proda_jax.models.normalisation import is_batch_norm
 
 FROZEN = "frozen"  # the group whose parameters do not move, by decay neither
@@ -56,7 +56,7 @@ def schedule(stage: ml_collections.ConfigDict, rate: float, steps_per_epoch: int
 def network_optimizer(
     stage: ml_collections.ConfigDict, backbone: Backbone, steps_per_epoch: int
 ) -> optax.GradientTransformation:
-    """The optimizer of a stage's network; frozen batch normalisation does not move at all.
+    """The optimizer of a stage's network; frozen batch normalisation and a frozen backbone do not move at all.
 
     Args:
       stage: its settings.
@@ -71,6 +71,8 @@ def network_optimizer(
             return FROZEN
         if path[0] != "backbone":
             return HEAD
+        if stage.freeze_backbone:
+            return FROZEN
         return f"layer{backbone.layer(path[1:])}" if decays else backbone.group(path[1:])
 
     top, times = backbone.layers - 1, dict(backbone.groups) if stage.backbone_steps == "released" else {}
@@ -129,8 +131,12 @@ def sgd(
 
 
 def no_vectors(params: Any) -> Any:
-    """Which parameters decay where scales and biases, which are vectors, do not."""
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    """Which parameters decay where vectors (scales and biases), learnt tokens and their positions do not."""
+
+    def decays(path: tuple[Any, ...], leaf: jax.Array) -> bool:
+        return leaf.ndim > 1 and getattr(path[-1], "key", None) not in TOKENS
+
+    return jax.tree.map_with_path(decays, params)
 
 
 def _sgd(stage: ml_collections.ConfigDict, rate: optax.Schedule, times: int) -> optax.GradientTransformation:

@@ -24,14 +24,17 @@ def initialisers(scheme: str, fan_in: int) -> tuple[Callable, Callable]:
     """Kernel and bias initialisers of a scheme.
 
     Args:
-      scheme: 'released' (kernels N(0, 0.01), biases as PyTorch), 'pytorch' (both as PyTorch) or 'he' (for training
-        from scratch: kernels keep the variance of a rectified signal, biases zero).
+      scheme: 'released' (kernels N(0, 0.01), biases as PyTorch), 'pytorch' (both as PyTorch), 'he' (for training
+        from scratch: kernels keep the variance of a rectified signal, biases zero) or 'transformer' (as vision
+        transformers begin: kernels N(0, 0.02) within two deviations, biases zero).
       fan_in: number of inputs that one output sums over.
     """
     if scheme == "released":
         return nn.initializers.normal(0.01), pytorch_uniform(fan_in)
     if scheme == "pytorch":
         return pytorch_uniform(fan_in), pytorch_uniform(fan_in)
+    if scheme == "transformer":
+        return nn.initializers.truncated_normal(0.02), nn.initializers.zeros_init()
     return nn.initializers.he_normal(), nn.initializers.zeros_init()
 
 

@@ -157,7 +157,7 @@ def image_gradient(
 
     def of_every(first: tuple[int, int]) -> jax.Array:
         """The gradient of every `stride`-th row and column from these on."""
-        total = jnp.zeros((len(dy), *counts, dy.shape[-1]), dtype)
+        total = jnp.zeros((dy.shape[0], *counts, dy.shape[-1]), dtype)
         for tap in taps(len(kernel)):
             # image row stride * m + first is row `tap` of the window of result m + shift
             shifts = [divmod(f + p[0] - t * dilation, stride) for f, p, t in zip(first, padding, tap, strict=True)]
@@ -169,7 +169,7 @@ def image_gradient(
     if stride == 1:
         return of_every((0, 0))
     rows = [jnp.stack([of_every((row, column)) for column in range(stride)], 3) for row in range(stride)]
-    whole = jnp.stack(rows, 2).reshape(len(dy), counts[0] * stride, counts[1] * stride, -1)
+    whole = jnp.stack(rows, 2).reshape(dy.shape[0], counts[0] * stride, counts[1] * stride, -1)
     return whole[:, : size[0], : size[1]]
 
 
@@ -178,8 +178,9 @@ def kernel_gradient(
 ) -> jax.Array:
     """Gradient of the kernel of `depthwise`: for each tap, the sum over all positions of a shifted image times dy.
 
-    One row of all images after another: what the taps multiply stays in the processor's cache, which a sum over whole
-    images would leave once for each tap.
+    One row of all images after another, so that what the taps multiply stays in the processor's cache. Rows are summed
+    place by place and places at the end: XLA for CPUs makes quick loops of sums of arrays, and slow ones of sums over
+    the axes of an array.
 
     Args:
       x: images [batch, height, width, channels].
@@ -190,19 +191,19 @@ def kernel_gradient(
     Returns:
       [side, side, 1, channels], in float32 at least.
     """
-    dtype, (rows, columns, channels) = at_least_float32(x.dtype), dy.shape[1:]
+    dtype, (batch, rows, columns, channels) = at_least_float32(x.dtype), dy.shape
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
 
-    def one_more_row(total: jax.Array, row: jax.Array) -> tuple[jax.Array, None]:
+    def one_more_row(totals: list[jax.Array], row: jax.Array) -> tuple[list[jax.Array], None]:
         of_row, sums = jax.lax.dynamic_slice_in_dim(dy, row, 1, 1).astype(dtype), []
         for tap in range(side):
             image = jax.lax.dynamic_slice_in_dim(padded, row * stride + tap * dilation, 1, 1).astype(dtype)
-            sums += [jnp.sum(window(image, (0, column * dilation), (1, columns), stride) * of_row, (0, 1, 2))
-                     for column in range(side)]  # fmt: skip
-        return total + jnp.stack(sums), None
+            sums += [window(image, (0, column * dilation), (1, columns), stride) * of_row for column in range(side)]
+        return [total + more.reshape(total.shape) for total, more in zip(totals, sums, strict=True)], None
 
-    total, _ = jax.lax.scan(one_more_row, jnp.zeros((side * side, channels), dtype), jnp.arange(rows))
-    return total.reshape(side, side, 1, channels)
+    nothing = [jnp.zeros((batch * columns, channels), dtype)] * side**2
+    totals, _ = jax.lax.scan(one_more_row, nothing, jnp.arange(rows))
+    return jnp.stack([total.sum(0) for total in totals]).reshape(side, side, 1, channels)
 
 
 def taps(side: int) -> Iterator[tuple[int, int]]:

@@ -7,6 +7,10 @@ def conv(name: str, out: int | None, into: int | None, kernel: int) -> dict[str,
     return {f"{name}.weight": (out, into, kernel, kernel), f"{name}.bias": (out,)}
 
 
+def linear(name: str, out: int | None, into: int | None) -> dict[str, Shape]:
+    return {f"{name}.weight": (out, into), f"{name}.bias": (out,)}
+
+
 def affine(name: str, channels: int | None) -> dict[str, Shape]:
     return {f"{name}.weight": (channels,), f"{name}.bias": (channels,)}
 

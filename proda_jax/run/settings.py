@@ -15,7 +15,7 @@ from proda_jax.adaptation.stages.build import backbone_of, takes_backbone, views
 from proda_jax.adaptation.stages.kinds import KINDS
 from proda_jax.data.checks import NONE, ROLES, check_data, check_label_space
 from proda_jax.models import backbones
-from proda_jax.models.backbones import BACKBONES, Backbone
+from proda_jax.models.backbones import BACKBONES, OPTIONS, Backbone
 from proda_jax.models.heads import HEADS
 from proda_jax.models.weights import foreign, published
 from proda_jax.system.files import cache_folder
@@ -154,6 +154,9 @@ def check_model(model: ml_collections.ConfigDict) -> None:
     choose("model.initialisation", model.initialisation, ("released", "he"))
     choose("model.batch_norm_epsilon", model.batch_norm_epsilon, ("added", "clamped"))
     choose("model.dtype", model.dtype, ("float32", "bfloat16"))
+    for name in OPTIONS:
+        if model[name] is not None and name not in BACKBONES[model.backbone].options:
+            refuse(f"model.{name}", model[name], f"None, as backbone {model.backbone!r} has no such setting")
     for part in (backbone_of(model), HEADS[model.head]):
         if refused := part.check_sizes() if isinstance(part, Backbone) else part.check_sizes(model):
             refuse(f"model.{refused[0]}", model[refused[0]], refused[1])
@@ -268,6 +271,8 @@ def check_statistics(stage: ml_collections.ConfigDict, name: str) -> None:
 def check_pretraining(config: ml_collections.ConfigDict, name: str) -> None:
     """Checks what a stage of pretraining alone has, and what it cannot do."""
     stage = config[name]
+    if stage.freeze_backbone:
+        refuse(f"{name}.freeze_backbone", True, "False, as the backbone is all that pretraining is for")
     for key in ("batch_size", "projection_channels", "hidden_channels"):
         if stage[key] is not None and stage[key] < 1:
             refuse(f"{name}.{key}", stage[key], "at least 1")

@@ -107,7 +107,7 @@ def stage_settings(**settings):
 
 TREE = {  # a backbone of two groups of blocks, and a head
     "backbone": {
-        "conv1": {"kernel": RNG.standard_normal((3, 2))},
+        "conv1": {"kernel": RNG.standard_normal((3, 2)), "pos_embed": RNG.standard_normal((1, 3, 2))},
         "layer1_0": {"conv1": {"kernel": RNG.standard_normal((2, 2))}, "bn1": {"scale": RNG.standard_normal(2)}},
         "layer1_1": {"conv1": {"kernel": RNG.standard_normal((2, 2))}},
         "layer2_0": {"downsample_conv": {"kernel": RNG.standard_normal((2, 2))}},
@@ -151,7 +151,8 @@ def test_norms_and_biases_do_not_decay_where_the_stage_says_so(name):
     for decay_vectors in (True, False):
         params = moved(stage_settings(optimizer=name, decay_vectors=decay_vectors), nothing)
         assert (params["backbone"]["conv1"]["kernel"] != np.float32(TREE["backbone"]["conv1"]["kernel"])).all()
-        for vector in (("backbone", "layer1_0", "bn1", "scale"), ("head", "classifier", "bias")):
+        for vector in (("backbone", "layer1_0", "bn1", "scale"), ("head", "classifier", "bias"),
+                       ("backbone", "conv1", "pos_embed")):  # fmt: skip
             here, there = at(params, vector), at(TREE, vector)
             assert (np.asarray(here) != np.float32(there)).all() == decay_vectors
 

@@ -68,6 +68,16 @@ def test_frozen_batch_normalisation_keeps_its_parameters_and_statistics():
             assert not np.array_equal(params[name], old_params[name]), name
 
 
+def test_a_frozen_backbone_stays_as_it_is_with_its_statistics_and_has_no_optimizer_state():
+    (before, _), (after, _) = trail_of("supervised", 1, **{"under_test.freeze_backbone": True})
+    for part in ("params", "batch_stats"):
+        jax.tree.map(np.testing.assert_array_equal, *(getattr(state, part)["backbone"] for state in (before, after)))
+    assert all(np.any(old != new) for old, new in zip(*map(jax.tree.leaves, (before.params["head"],
+                                                                             after.params["head"])), strict=True))
+    momentum = [leaf.shape for leaf in jax.tree.leaves(after.opt_state) if leaf.ndim]
+    assert sorted(momentum) == sorted(leaf.shape for leaf in jax.tree.leaves(after.params["head"]))
+
+
 def test_the_oracle_learns_from_source_and_target_labels():
     """Its gradient is the sum of the gradients from each: what SGD adds beside them is its weight decay."""
     decay = 0.01 * 2e-4

@@ -1,4 +1,4 @@
-"""What every network promises: each backbone of the table, below each head, has all of these tests."""
+"""What every network promises: each backbone and each head of the tables has all of these tests, some in all pairs."""
 
 import contextlib
 import functools
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contracts import LABELLING_HEADS, NETWORKS, assert_same, floats, network, network_config, shapes_of
+from contracts import COMPILED, LABELLING_HEADS, NETWORKS, assert_same, floats, network, network_config, shapes_of
 from jax.sharding import PartitionSpec as P
 from tiny import CLASSES, CROP, IMAGE, blocks, tiny_model, tiny_variables
 
@@ -21,12 +21,13 @@ from proda_jax.system import devices
 from proda_jax.system.checkpoints import Checkpoints
 
 SIZES = [CROP, (33, 47), (63, 65)]
-each_network = pytest.mark.parametrize(("backbone", "head"), NETWORKS)
-each_labelling_network = pytest.mark.parametrize(("backbone", "head"), [n for n in NETWORKS if n[1] in LABELLING_HEADS])
+each_pair = pytest.mark.parametrize(("backbone", "head"), NETWORKS)
+each_network = pytest.mark.parametrize(("backbone", "head"), COMPILED)
+each_labelling_pair = pytest.mark.parametrize(("backbone", "head"), [n for n in NETWORKS if n[1] in LABELLING_HEADS])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@each_network
+@each_pair
 def test_features_and_scores_have_the_shapes_and_types_that_the_rest_relies_on(backbone, head, dtype):
     model = network(backbone, head, dtype)
 
@@ -102,7 +103,7 @@ def test_bfloat16_is_roughly_the_same_and_keeps_parameters_statistics_and_output
 
 
 @pytest.mark.parametrize("extra_norm", [False, True])
-@each_labelling_network
+@each_labelling_pair
 def test_a_network_goes_to_the_names_of_files_and_back_bit_by_bit(backbone, head, extra_norm, tmp_path):
     variables = tiny_variables(tiny_model(network_config(backbone, head), extra_norm=extra_norm), 0)
     state = to_torch(variables)

@@ -30,6 +30,10 @@ from proda_jax.system import devices
 BACKBONES = {row.family: name for name, row in ROWS.items()}  # rows of a family differ in sizes, which are tiny here
 LABELLING_HEADS = [name for name, head in HEADS.items() if head.segments]
 NETWORKS = [(backbone, head) for backbone in BACKBONES.values() for head in HEADS]
+HEAD_OF = {}  # the head that a family is compiled with, where it is another than the released one
+# each backbone below one head and each head above one backbone, for what takes a compiler's time
+COMPILED = [(name, HEAD_OF.get(family, "released")) for family, name in BACKBONES.items()]
+COMPILED += [(BACKBONES["resnet"], head) for head in HEADS if head not in dict(map(reversed, COMPILED))]
 # settings of a small network, where they are other than depths and width
 SMALL: dict[str, dict] = {}
 

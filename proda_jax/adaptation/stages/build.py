@@ -15,7 +15,7 @@ from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.stages.kinds import KINDS
 from proda_jax.adaptation.stages.step import Setup
 from proda_jax.adaptation.state import DiscriminatorState, TrainState, copy
-from proda_jax.models.backbones import DEFAULT, Backbone, backbone
+from proda_jax.models.backbones import DEFAULT, OPTIONS, Backbone, backbone
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.models.discriminator import Discriminator
 
@@ -59,12 +59,13 @@ def network(model: ml_collections.ConfigDict, classes: int, *, extra_norm: bool,
 
 def backbone_of(model: ml_collections.ConfigDict) -> Backbone:
     """The backbone of the configuration's `model` section, which older ones do not name."""
-    return backbone(model.get("backbone", DEFAULT), model.depths or (), model.width or 0)
+    options = {name: model.get(name) for name in OPTIONS}
+    return backbone(model.get("backbone", DEFAULT), model.depths or (), model.width or 0, **options)
 
 
 def stage_network(network: DeepLab, stage: ml_collections.ConfigDict) -> DeepLab:
     """The network of a stage: the configuration's, with another head where the kind of stage says so."""
-    kind = kinds.of(stage)
+    kind, network = kinds.of(stage), network.clone(freeze_backbone=stage.get("freeze_backbone", False))
     return network if kind.head is None else network.clone(extra_norm=False, **kind.head(stage))
 
 

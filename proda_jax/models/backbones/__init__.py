@@ -2,9 +2,11 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from proda_jax.models.backbones.backbone import Backbone, Path, Published
+from proda_jax.models.backbones.backbone import TOKENS, Backbone, Level, Path, Published
 from proda_jax.models.backbones.efficientnet_lite import EfficientNetLiteBackbone
+from proda_jax.models.backbones.mit import MiTBackbone
 from proda_jax.models.backbones.resnet import ResNetBackbone
 
 BACKBONES: dict[str, Backbone] = {
@@ -13,6 +15,12 @@ BACKBONES: dict[str, Backbone] = {
     "efficientnet_lite0": EfficientNetLiteBackbone(depths=(1, 2, 2, 3, 3, 4, 1), width=32),
     "efficientnet_lite1": EfficientNetLiteBackbone(depths=(1, 3, 3, 4, 4, 5, 1), width=32),
     "efficientnet_lite2": EfficientNetLiteBackbone(depths=(1, 3, 3, 4, 4, 5, 1), width=32, widening=1.1),
+    "mit_b0": MiTBackbone(depths=(2, 2, 2, 2), width=32),
+    "mit_b1": MiTBackbone(depths=(2, 2, 2, 2), width=64),
+    "mit_b2": MiTBackbone(depths=(3, 4, 6, 3), width=64),
+    "mit_b3": MiTBackbone(depths=(3, 4, 18, 3), width=64),
+    "mit_b4": MiTBackbone(depths=(3, 8, 27, 3), width=64),
+    "mit_b5": MiTBackbone(depths=(3, 6, 40, 3), width=64),
 }
 DEFAULT = "resnet101"
 PUBLISHED = {
@@ -21,12 +29,20 @@ PUBLISHED = {
     )
     for n in (0, 1, 2)
 }
+OPTIONS = sorted({name for row in BACKBONES.values() for name in row.options})  # settings that some families have
 
 
-def backbone(name: str, depths: Sequence[int] = (), width: int = 0) -> Backbone:
-    """The backbone of that name, a row of `BACKBONES`; with other `depths` and `width` where they are given."""
+def backbone(name: str, depths: Sequence[int] = (), width: int = 0, **options: Any) -> Backbone:
+    """The backbone of that name, a row of `BACKBONES`, with other sizes where they are given.
+
+    Args:
+      name: of the row.
+      depths, width: see `Backbone`; () and 0: the row's own.
+      options: values of `OPTIONS`; None: the row's own. Those that its family does not have are left aside.
+    """
     row = BACKBONES[name]
-    return dataclasses.replace(row, depths=tuple(depths) or row.depths, width=width or row.width)
+    own = {name: value for name, value in options.items() if value is not None and name in row.options}
+    return dataclasses.replace(row, depths=tuple(depths) or row.depths, width=width or row.width, **own)
 
 
 def published(name: str, depths: Sequence[int] = (), width: int = 0) -> Published | None:
@@ -57,6 +73,6 @@ def read_off(shapes: Mapping[str, tuple[int, ...]]) -> Backbone | None:
 
 
 __all__ = [
-    "BACKBONES", "DEFAULT", "PUBLISHED", "Backbone", "Published", "backbone", "families", "file_name", "published",
-    "read_off",
+    "BACKBONES", "DEFAULT", "OPTIONS", "PUBLISHED", "TOKENS", "Backbone", "Level", "Published", "backbone", "families",
+    "file_name", "published", "read_off",
 ]  # fmt: skip

@@ -50,7 +50,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images [batch, height, width, 3] to a map from each group, the last [batch, ~height / 8, ~width / 8, channels].
+    """Images [batch, height, width, 3] to a map from each group of blocks; ~height / 8, ~width / 8 from the second on.
 
     With `recompute`, the backward pass keeps what goes into each block and computes what is inside once more.
     """

@@ -8,6 +8,7 @@ import numpy as np
 
 from proda_jax.models.backbones import Backbone
 from proda_jax.models.weights.torch_names import INPUT_CONVENTION
+from proda_jax.models.weights.transformer_names import authors_names
 
 WRAPPERS = re.compile(r"^(?:module\.|Scale\.)+")  # of torch.nn.DataParallel, and of AdaptSegNet's initial weights
 Convention = tuple[tuple[float, ...], tuple[float, ...]]  # what is subtracted from RGB in [0, 1], what divides it
@@ -32,8 +33,9 @@ def released_names(arrays: Mapping[str, np.ndarray], path: PathLike | str) -> tu
         if name in renamed:
             raise ValueError(f"{path}: expected one array named {name}, found it with and without a prefix")
         renamed[name] = array
+    renamed, notes = authors_names(renamed)
     if not any(name.startswith("layer6.conv2d_list.") for name in renamed):
-        return renamed, [], []
+        return renamed, [], notes
     # ADVENT and the multi-level AdaptSegNet: the main head is layer6, layer5 an auxiliary one on layer3
     aside = [name for name in renamed if name.startswith("layer5.")]
     kept = {re.sub(r"^layer6\.", "layer5.", name): a for name, a in renamed.items() if not name.startswith("layer5.")}
@@ -65,7 +67,7 @@ def with_input_convention(
         return dict(arrays), "images are fed as the file says (input.mean, input.std)"
     guess = "" if images else "; this is a guess, as the file does not say"
     if images == "bgr_mean" or (plain and not images):
-        first = f"{backbone.file_name((backbone.first_convolution,))}.weight"
+        first = f"{backbone.file_name(tuple(backbone.first_convolution.split('/')))}.weight"
         changed = dict(arrays)
         if first in changed and changed[first].ndim == 4:
             changed[first] = changed[first][:, ::-1]

@@ -17,7 +17,8 @@ RELEASED_HEAD = {
     "bottleneck_norm": "layer5.bottleneck.2",
     "classifier": "layer5.head.1",
 }
-LINEAR = ("squeeze", "excite")  # 1x1 convolutions here, fully connected layers with matrices [out, in] there
+# 1x1 convolutions here, fully connected layers with matrices [out, in] there
+LINEAR = re.compile(r".*/(squeeze|excite|q|kv|qkv|fc[12]|attn/proj|embed\d)")
 # Ours alone: what is subtracted from RGB in [0, 1] and what divides it, where a state dict does not say.
 INPUT_CONVENTION = {"input.mean": 0.0, "input.std": 1.0}
 
@@ -48,7 +49,7 @@ def torch_name(path: tuple[str, ...], *, plain_head: bool = False) -> str:
         module = place or RELEASED_HEAD[modules[1]]
     else:  # the discriminator, whose names agree
         module = ".".join(modules)
-    return f"{module}.{leaves[leaf]}"
+    return ".".join(filter(None, (module, leaves.get(leaf, leaf))))
 
 
 def is_norm(module: str) -> bool:
@@ -103,6 +104,6 @@ def to_torch(variables: Mapping) -> dict[str, np.ndarray]:
     for path, value in flat.items():
         value = np.asarray(value)
         value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
-        value = value[..., 0, 0] if value.ndim == 4 and path[-2] in LINEAR else value
+        value = value[..., 0, 0] if value.ndim == 4 and LINEAR.fullmatch("/".join(path[:-1])) else value
         state[torch_name(path[1:], plain_head=plain_head)] = value
     return state
