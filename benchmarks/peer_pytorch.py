@@ -33,11 +33,11 @@ from benchmarks.flops import PEAKS, Minimum
 from benchmarks.programs import Programs
 from benchmarks.torch_network import Block, Network
 from proda_jax.adaptation import prototypes, views
-from proda_jax.adaptation.resizing import align_corners_weights
 from proda_jax.adaptation.stages import build, denoise
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.configs import base
 from proda_jax.data.label_spaces import IGNORE
+from proda_jax.models.resizing import align_corners_weights
 from proda_jax.models.weights.torch_names import to_torch
 from proda_jax.system import devices, paths
 

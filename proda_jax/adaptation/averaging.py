@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from proda_jax.adaptation.resizing import resize_align_corners
 from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.resizing import resize_align_corners
 
 
 def logits_of_views(

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from proda_jax.adaptation.prototypes import log_assignment_weights
-from proda_jax.adaptation.resizing import resize_align_corners
 from proda_jax.data.label_spaces import IGNORE
+from proda_jax.models.resizing import resize_align_corners
 
 PREDICTION_FLOOR = 1e-7  # clamp of the prediction in the reverse cross entropy (released code)
 LABEL_FLOOR = 1e-4  # clamp of its one-hot label, whose log would be infinite (Equation 7 and the line below it)

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from proda_jax.adaptation import selectors
-from proda_jax.adaptation.resizing import transposed_resize_align_corners
 from proda_jax.data.label_spaces import IGNORE
+from proda_jax.models.resizing import transposed_resize_align_corners
 
 HIGHEST = jax.lax.Precision.HIGHEST
 NEGLIGIBLE = -1e9  # a logit whose softmax is zero in float32, and which stays finite in sums and gradients

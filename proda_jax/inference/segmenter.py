@@ -13,13 +13,13 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from proda_jax.adaptation.averaging import logits_of_views, mean_probabilities
-from proda_jax.adaptation.resizing import HIGHEST, align_corners_weights
 from proda_jax.data import pixels
 from proda_jax.data.pixels import Range, Unreadable
 from proda_jax.inference import model_card, windows
 from proda_jax.inference.facts import facts
 from proda_jax.inference.prediction import Prediction, maps_of
 from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.resizing import HIGHEST, align_corners_weights
 from proda_jax.models.weights import pretrained_folder
 from proda_jax.run.card import Card
 from proda_jax.system import devices

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from proda_jax.adaptation.resizing import resize_align_corners
 from proda_jax.data import metrics
 from proda_jax.data.label_spaces import LabelSpace
 from proda_jax.data.source import ExampleSource
 from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.resizing import resize_align_corners
 from proda_jax.system import devices, hosts
 from proda_jax.system.progress import progress
 

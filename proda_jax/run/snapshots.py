@@ -16,7 +16,6 @@ from etils import epath
 from jax.sharding import Mesh
 
 from proda_jax.adaptation import prototypes, selectors
-from proda_jax.adaptation.resizing import resize_align_corners
 from proda_jax.adaptation.stages import kinds
 from proda_jax.adaptation.stages.step import probabilities
 from proda_jax.adaptation.state import TrainState
@@ -24,6 +23,7 @@ from proda_jax.data import metrics
 from proda_jax.data.label_spaces import IGNORE, LabelSpace
 from proda_jax.data.source import Batch, ExampleSource
 from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.resizing import resize_align_corners
 from proda_jax.run import evaluate
 from proda_jax.system import devices, hosts
 from proda_jax.system.files import NotWritten, npz, write_atomically, write_if_new

@@ -22,7 +22,6 @@ from view_examples import identity_strong_view
 from proda_jax.adaptation import views
 from proda_jax.adaptation.optim import discriminator_optimizer, network_optimizer
 from proda_jax.adaptation.prototypes import Prototypes
-from proda_jax.adaptation.resizing import resize_align_corners
 from proda_jax.adaptation.stages import denoise, distill, warmup
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.state import DiscriminatorState, TrainState, copy
@@ -30,6 +29,7 @@ from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.backbones import backbone
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.models.discriminator import Discriminator
+from proda_jax.models.resizing import resize_align_corners
 from proda_jax.models.weights.torch_names import to_torch
 
 GOLDEN = load("steps")

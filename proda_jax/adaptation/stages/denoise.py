@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import ml_collections
 
 from proda_jax.adaptation import losses, prototypes, selectors, views
-from proda_jax.adaptation.resizing import resize_align_corners
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.stages.kinds import uses_momentum_encoder
 from proda_jax.adaptation.state import TrainState, average
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.heads import Output
+from proda_jax.models.resizing import resize_align_corners
 
 SMALLEST_FLOAT16 = 2.0**-24  # which soft labels are stored in
 

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from proda_jax.adaptation import losses, views
-from proda_jax.adaptation.resizing import resize_align_corners, resize_nearest
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.state import TrainState
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.heads import Output
+from proda_jax.models.resizing import resize_align_corners, resize_nearest
 
 
 @flax.struct.dataclass

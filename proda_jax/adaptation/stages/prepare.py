@@ -12,11 +12,11 @@ from jax.sharding import Mesh
 
 from proda_jax.adaptation import prototypes, selectors
 from proda_jax.adaptation.averaging import averaged_probabilities
-from proda_jax.adaptation.resizing import resize_nearest
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.data.pseudo_labels import PseudoLabels
 from proda_jax.data.source import ExampleSource, ordered_records
 from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.resizing import resize_nearest
 from proda_jax.system import devices, hosts
 from proda_jax.system.interruption import Stopped
 from proda_jax.system.progress import progress

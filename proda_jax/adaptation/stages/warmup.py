@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import optax
 
 from proda_jax.adaptation import losses, views
-from proda_jax.adaptation.resizing import resize_align_corners
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.state import TrainState
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.heads import Output
+from proda_jax.models.resizing import resize_align_corners
 
 SOURCE, TARGET = 0.0, 1.0  # what the discriminator calls the domains
 

@@ -69,6 +69,7 @@ class Backbone(abc.ABC):
     first_convolution: ClassVar[str]  # path of the module that sees the images, joined by '/'
     images: ClassVar[str] = "rgb01"  # how weights that others trained want them, see `weights.foreign.convention`
     groups: ClassVar[Mapping[str, int]]  # of parameters: how often the released optimizer steps
+    options: ClassVar[tuple[str, ...]] = ()  # fields that are settings of `model`, which other families do not have
     draws: ClassVar[bool] = False  # whether the network draws in training: then it is called with a key an image, too
 
     @abc.abstractmethod
