@@ -23,10 +23,11 @@ from view_examples import (
     weak_soft_label,
 )
 
-from proda_jax.adaptation import resizing, views
+from proda_jax.adaptation import views
 from proda_jax.adaptation.views import WeakView
 from proda_jax.adaptation.views.weak import products_of_halves
 from proda_jax.data.label_spaces import IGNORE
+from proda_jax.models import resizing
 
 
 def pillow_weak(image: np.ndarray, view: WeakView, index: int, crop, method, outside: int) -> np.ndarray:

@@ -7,9 +7,10 @@ import numpy as np
 import optax
 import pytest
 
-from proda_jax.adaptation import losses, optim, prototypes, resizing
+from proda_jax.adaptation import losses, optim, prototypes
 from proda_jax.data import metrics
 from proda_jax.data.label_spaces import IGNORE
+from proda_jax.models import resizing
 
 B, K, C, H, W = 2, 19, 256, 16, 24
 FUNCTIONS = golden_inputs.load("functions")

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from proda_jax.adaptation import resizing
+from proda_jax.models import resizing
 
 ENLARGED, REDUCED, EQUAL = [((9, 13), (33, 57)), ((9, 13), (9, 40))], [((9, 13), (4, 5))], [((4, 4), (4, 4))]
 SIZES = [*ENLARGED, *REDUCED, *EQUAL, ((5, 1), (7, 3)), ((6, 7), (1, 1))]

@@ -1,6 +1,7 @@
-"""A light decoder for backbones of large stride: DeepLabv3+ (arXiv:1802.02611) in small."""
+"""The decoder of DeepLabv3+ (arXiv:1802.02611), in small, for backbones of large stride."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,17 +12,22 @@ import jax.numpy as jnp
 from proda_jax.models.backbones import Backbone
 from proda_jax.models.convolution import Conv
 from proda_jax.models.depthwise import DepthwiseConv
-from proda_jax.models.heads.head import Head, Output
+from proda_jax.models.heads.head import Head, Output, Path
 from proda_jax.models.heads.released import channel_dropout
 from proda_jax.models.normalisation import BatchNorm
 from proda_jax.models.resizing import resize_align_corners
+from proda_jax.models.shapes import Shape, batch_norm
 
 STRIDE = 8  # of features and class scores, where the backbone has such a map; DeepLabv3+ has 4
+PREFIX = "decoder"  # of names in files; modules are called there as here
+BRANCH = re.compile(rf"{PREFIX}\.branch(\d+)_")
 DETAIL_CHANNELS = 48  # of the finer map beside the context (DeepLabv3+)
 
 
-class LightHead(Head):
-    """Context from depthwise dilated convolutions of the last map, joined with a finer one, and a feature from both.
+class DeepLabV3PlusHead(Head):
+    """Context from separable dilated convolutions of the last map, joined with a finer one, and a feature from both.
+
+    What DeepLabv3+ has besides is left out: the branch of the whole image's mean, and one of two convolutions at the end.
 
     Attributes:
       classes: number of classes.
@@ -43,9 +49,11 @@ class LightHead(Head):
     dtype: jnp.dtype
 
     takes_levels = True
+    mark = "context_conv"
+    classifier = (f"{PREFIX}.classifier.weight",)
 
     @classmethod
-    def of(cls, network: Any, conv: Callable[..., Conv], norm: Callable, name: str) -> "LightHead":
+    def of(cls, network: Any, conv: Callable[..., Conv], norm: Callable, name: str) -> "DeepLabV3PlusHead":
         levels = (finer(network.backbone), len(network.backbone.levels) - 1)
         return cls(
             network.classes, network.dilations, network.head_channels, network.feature_channels, network.dropout,
@@ -71,7 +79,7 @@ class LightHead(Head):
         detail = self.joined(detail, DETAIL_CHANNELS, "detail")
         features = self.separable(jnp.concatenate([context, detail], axis=-1), self.feature_channels, "fusion")
         features = channel_dropout(features, dropout_keys, self.dropout)
-        return Output(features, self.conv(self.classes, name="scores")(features))
+        return Output(features, self.conv(self.classes, name="classifier")(features))
 
     def joined(self, x: jax.Array, channels: int, name: str) -> jax.Array:
         """A 1x1 convolution, normalised and rectified."""
@@ -82,6 +90,51 @@ class LightHead(Head):
         conv = partial(DepthwiseConv, initialisation=self.initialisation, dtype=self.dtype)
         conv = conv(x.shape[-1], kernel=3, dilation=dilation, name=f"{name}_depthwise_conv")
         return self.joined(self.norm(rectify=True, name=f"{name}_depthwise_bn")(x, conv=conv), channels, name)
+
+    @classmethod
+    def file_name(cls, modules: Path) -> str | None:
+        return f"{PREFIX}.{modules[0]}"
+
+    @classmethod
+    def shapes(cls, layout: Any) -> Iterator[tuple[str, Shape]]:
+        levels, channels, features = layout.backbone.levels, layout.head_channels, layout.feature_channels
+        detail, last = levels[finer(layout.backbone)].channels, levels[-1].channels
+        joined = channels and channels * (layout.dilated_branches + 1)
+        fused = features and features + DETAIL_CHANNELS
+        yield from joined_shapes("branch0", channels, last)
+        for i in range(1, layout.dilated_branches + 1):
+            yield from separable_shapes(f"branch{i}", channels, last)
+        yield from joined_shapes("context", features, joined)
+        yield from joined_shapes("detail", DETAIL_CHANNELS, detail)
+        yield from separable_shapes("fusion", features, fused)
+        yield f"{PREFIX}.classifier.weight", (layout.classes, features, 1, 1)
+
+    @classmethod
+    def read_off(cls, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int | None] | None:
+        if not any(name.startswith(f"{PREFIX}.{cls.mark}") for name in shapes):
+            return None
+
+        def channels(module: str) -> int | None:
+            return next(iter(shapes.get(f"{PREFIX}.{module}.weight", ())), None)
+
+        branches = (int(match[1]) for match in map(BRANCH.match, shapes) if match)
+        return {
+            "dilated_branches": max(branches, default=0),
+            "classes": channels("classifier"),
+            "head_channels": channels("branch0_conv"),
+            "feature_channels": channels("context_conv"),
+        }
+
+
+def joined_shapes(name: str, out: int | None, into: int | None) -> Iterator[tuple[str, Shape]]:
+    yield f"{PREFIX}.{name}_conv.weight", (out, into, 1, 1)
+    yield from batch_norm(f"{PREFIX}.{name}_bn", out).items()
+
+
+def separable_shapes(name: str, out: int | None, into: int | None) -> Iterator[tuple[str, Shape]]:
+    yield f"{PREFIX}.{name}_depthwise_conv.weight", (into, 1, 3, 3)
+    yield from batch_norm(f"{PREFIX}.{name}_depthwise_bn", into).items()
+    yield from joined_shapes(name, out, into)
 
 
 def finer(backbone: Backbone) -> int:
