@@ -55,16 +55,17 @@ def described_light(state: dict, x: torch.Tensor, classes: int) -> tuple:
     channels = x.shape[1]
     half, quarter = channels // 2, channels // 4
     layers = nn.ModuleDict({
-        "upsampling1": nn.ConvTranspose2d(channels, half, 2, stride=2), "norm1": Norm2d(half, 1e-6),
-        "upsampling2": nn.ConvTranspose2d(half, quarter, 2, stride=2), "norm2": Norm2d(quarter, 1e-6),
-        "conv": nn.Conv2d(quarter, quarter, 3, padding=1), "norm3": Norm2d(quarter, 1e-6),
-        "classifier": nn.Conv2d(quarter, classes, 1, bias=False),
+        "upscale": nn.Sequential(
+            nn.ConvTranspose2d(channels, half, 2, stride=2, bias=False), Norm2d(half, 1e-6), nn.GELU(),
+            nn.ConvTranspose2d(half, quarter, 2, stride=2, bias=False), Norm2d(quarter, 1e-6),
+            nn.Conv2d(quarter, quarter, 3, padding=1, bias=False), Norm2d(quarter, 1e-6),
+        ),
+        "out": nn.Conv2d(quarter, classes, 1, bias=False),
     })  # fmt: skip
-    own = {name.removeprefix("light_head."): torch.tensor(value) for name, value in state.items() if "light_" in name}
+    own = {name: torch.tensor(value) for name, value in state.items() if name.startswith(("upscale.", "out."))}
     layers.load_state_dict(own, strict=True)
-    x = nn.functional.gelu(layers["norm1"](layers["upsampling1"](x)))
-    x = layers["norm3"](layers["conv"](layers["norm2"](layers["upsampling2"](x))))
-    return x, layers["classifier"](x)
+    x = layers["upscale"](x)
+    return x, layers["out"](x)
 
 
 @pytest.mark.parametrize("head", ["daformer", "light"])

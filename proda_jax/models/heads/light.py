@@ -1,4 +1,4 @@
-"""The light convolutional decoder of VFM-UDA (Englert et al., CVPR workshops 2024, arXiv:2406.09896)."""
+"""The light convolutional decoder of VFM-UDA (Englert et al., 2024, arXiv:2406.09896)."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -10,13 +10,15 @@ from proda_jax.models.backbones import Backbone
 from proda_jax.models.convolution import Conv
 from proda_jax.models.heads.head import Head, Output, Path
 from proda_jax.models.layer_norm import LayerNorm
-from proda_jax.models.shapes import Shape, affine, conv
+from proda_jax.models.shapes import Shape, affine
 from proda_jax.models.upsampling import Upsampling
 
 EPSILON = 1e-6
 UPSAMPLED = 4  # positions in a row for one of the backbone's
-PREFIX = "light_head"  # of its names in files
-MODULES = ("upsampling1", "norm1", "upsampling2", "norm2", "conv", "norm3", "classifier")
+NAMES = {  # of modules, here and in files, where they are those of the authors' code
+    "upsampling1": "upscale.0", "norm1": "upscale.1", "upsampling2": "upscale.3", "norm2": "upscale.4",
+    "conv": "upscale.5", "norm3": "upscale.6", "classifier": "out",
+}  # fmt: skip
 
 
 class LightHead(Head):
@@ -28,7 +30,7 @@ class LightHead(Head):
     """
 
     mark = "upsampling1"
-    classifier = (f"{PREFIX}.classifier.weight",)
+    classifier = ("out.weight",)
 
     classes: int
     conv: Callable[..., Conv]
@@ -50,29 +52,27 @@ class LightHead(Head):
         half, quarter = channels_of(x.shape[-1])
         x = nn.gelu(LayerNorm(EPSILON, name="norm1")(Upsampling(half, name="upsampling1")(x)), approximate=False)
         x = LayerNorm(EPSILON, name="norm2")(Upsampling(quarter, name="upsampling2")(x))
-        features = LayerNorm(EPSILON, name="norm3")(self.conv(quarter, kernel=3, use_bias=True, name="conv")(x))
+        features = LayerNorm(EPSILON, name="norm3")(self.conv(quarter, kernel=3, name="conv")(x))
         return Output(features, self.conv(self.classes, name="classifier")(features))
 
     @classmethod
     def file_name(cls, modules: Path) -> str | None:
-        return f"{PREFIX}.{modules[0]}" if modules[0] in MODULES else None
+        return NAMES.get(modules[0])
 
     @classmethod
     def shapes(cls, layout: Any) -> Iterator[tuple[str, Shape]]:
         channels = layout.backbone.channels
         half, quarter = channels_of(channels)
-        for i, (out, into) in enumerate(((half, channels), (quarter, half)), start=1):
-            # PyTorch's transposed convolutions have their inputs first
-            yield f"{PREFIX}.upsampling{i}.weight", (into, out, 2, 2)
-            yield f"{PREFIX}.upsampling{i}.bias", (out,)
-            yield from affine(f"{PREFIX}.norm{i}", out).items()
-        yield from conv(f"{PREFIX}.conv", quarter, quarter, 3).items()
-        yield from affine(f"{PREFIX}.norm3", quarter).items()
-        yield cls.classifier[0], (layout.classes, quarter, 1, 1)
+        for i, (out, into) in {0: (half, channels), 3: (quarter, half)}.items():
+            yield f"upscale.{i}.weight", (into, out, 2, 2)  # PyTorch's transposed convolutions have their inputs first
+            yield from affine(f"upscale.{i + 1}", out).items()
+        yield "upscale.5.weight", (quarter, quarter, 3, 3)
+        yield from affine("upscale.6", quarter).items()
+        yield "out.weight", (layout.classes, quarter, 1, 1)
 
     @classmethod
     def read_off(cls, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int | None] | None:
-        if not any(name.startswith(f"{PREFIX}.") for name in shapes):
+        if not any(name.startswith("upscale.") for name in shapes):
             return None
         return {"classes": next((shapes[name][0] for name in cls.classifier if shapes.get(name)), None)}
 
