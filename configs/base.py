@@ -46,14 +46,17 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.lock()  # a setting that does not exist is refused where it is written
 
     c.model = ml_collections.ConfigDict()
-    c.model.backbone = "resnet101"  # or resnet50, efficientnet_lite0 to 2, mit_b0 to b5: docs/backbones.md has them all
+    c.model.backbone = "resnet101"  # or resnet50, efficientnet_lite0, mit_b0, dinov2_vits14 and others: docs/backbones.md
     c.model.depths = ()  # blocks of each of its groups; (): its own, others make small networks
     c.model.width = 0  # channels of its stem; 0: its own
     c.model.drop_path = placeholder(float)  # share of the last block's branches left out in training; None: its own
-    c.model.head = "released"  # 'released': branches, squeeze and excitation; 'deeplab': sum of dilated convolutions
-    c.model.dilations = (6, 12, 18, 24)  # of the head's 3x3 convolutions; (6, 12) as in AdaptSegNet's code
-    c.model.head_channels = 256  # of each branch of the released head
-    c.model.feature_channels = 256  # of the feature f that prototypes live in
+    c.model.position_resize = placeholder(str)  # 'offset', 'plain', 'antialias': of DINOv2; None: its authors'
+    c.model.head = "released"  # 'released': branches, squeeze and excitation; 'deeplab': sum of dilated convolutions;
+    #                            'daformer': several levels, separable branches; 'light': for plain transformers
+    c.model.dilations = (6, 12, 18, 24)  # of the head's 3x3 convolutions; (6, 12) as in AdaptSegNet's code, (6, 12, 18)
+    #                                      as in DAFormer's
+    c.model.head_channels = 256  # of each branch of the released head and of DAFormer's
+    c.model.feature_channels = 256  # of these two heads' feature f, that prototypes live in
     c.model.dropout = 0.1  # share of feature channels dropped in training (released)
     c.model.input_mean = (0.0, 0.0, 0.0)  # subtracted from RGB in [0, 1] where no weights say otherwise (released: 0)
     c.model.input_std = (1.0, 1.0, 1.0)

@@ -24,7 +24,7 @@ _EVERYWHERE = ("seed", "batch_size", "micro_batches", "handover", "model", "view
 _BEFORE = {
     "optimizer": "sgd", "adam_betas": [0.9, 0.999], "layer_decay": 1.0, "decay_vectors": True, "schedule_warmup": 0,
     "schedule_warmup_start": 1e-6, "backbone": "resnet", "weights_input": "", "statistics": "all",
-    "statistics_images": 400, "drop_path": None, "freeze_backbone": False,
+    "statistics_images": 400, "drop_path": None, "position_resize": None, "freeze_backbone": False,
 }  # fmt: skip
 _OF_DATA = ("name", "split", "image_size", "label_values")  # of a data set; where its files lie may change
 _OF_DATA_IF_SET = ("color_tolerance",)  # of these, older versions knew nothing

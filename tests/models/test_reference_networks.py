@@ -1,5 +1,6 @@
 """Backbones against other libraries': the same random weights, read from their files, give the same features."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -21,7 +22,7 @@ SEGFORMER = {"hidden_sizes": [8, 16, 40, 64], "depths": [1, 2, 1, 1]}
 def maps_of(read: weights.Weights, images: np.ndarray, **settings) -> list[np.ndarray]:
     """What the backbone in a file gives of images in RGB in [0, 1], one array a level."""
     makers = partial(Conv), partial(BatchNorm, use_running_statistics=True)
-    network = read.backbone.module(*makers, recompute=False, name=None)
+    network = dataclasses.replace(read.backbone, **settings).module(*makers, recompute=False, name=None)
     given = (images - read.arrays["input.mean"]) / read.arrays["input.std"]
     arguments = (given, None) if read.backbone.draws else (given,)
     shapes = jax.eval_shape(network.init, jax.random.key(0), *arguments)
@@ -52,6 +53,59 @@ def test_mix_transformers_are_those_of_transformers(settings, size, tmp_path):
         assert all(np.array_equal(again.arrays[name], array) for name, array in read.arrays.items())
     else:
         assert read.backbone == BACKBONES["mit_b0"]
+
+
+DINOV2 = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 70, "patch_size": 14}
+SIZES = [(70, 70), (56, 98), (112, 84)]  # that of the positions, and others
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+@pytest.mark.parametrize("size", SIZES)
+def test_vision_transformers_are_those_of_transformers(size, registers, tmp_path):
+    library, images = reference.library("transformers"), reference.image(*size)
+    if registers:
+        config = library.Dinov2WithRegistersConfig(**DINOV2, num_register_tokens=registers)
+        theirs = library.Dinov2WithRegistersModel(config)
+    else:
+        theirs = library.Dinov2Model(library.Dinov2Config(**DINOV2))
+    reference.randomise(theirs).save_pretrained(tmp_path)
+    read = weights.load(tmp_path / "model.safetensors")
+    found = theirs(reference.normalised(images), output_hidden_states=True)
+    wanted = [patches(theirs.layernorm(x), size, registers) for x in found.hidden_states[1:]]
+    way = "antialias" if registers else "plain"
+    assert_equal(maps_of(read, images, position_resize=way), wanted)
+    torch.save(theirs.state_dict(), tmp_path / "network.pth")  # names of its files are not those in memory
+    again = weights.load(tmp_path / "network.pth")
+    assert all(np.array_equal(again.arrays[name], array) for name, array in read.arrays.items())
+
+
+def patches(tokens: torch.Tensor, size: tuple[int, int], registers: int) -> torch.Tensor:
+    """[1, channels, rows, columns] of tokens [1, 1 + registers + rows * columns, channels]."""
+    return tokens[:, 1 + registers :].reshape(1, size[0] // 14, size[1] // 14, -1).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize(("name", "size"), [
+    ("vit_small_patch14_dinov2", (56, 98)), ("vit_small_patch14_reg4_dinov2", (112, 84)),
+])  # fmt: skip
+def test_vision_transformers_are_those_of_timm(name, size, tmp_path):
+    library, images = reference.library("timm"), reference.image(*size)
+    theirs = library.create_model(name, img_size=70, embed_dim=128, num_heads=2, depth=4, dynamic_img_size=True)
+    torch.save(reference.randomise(theirs).state_dict(), tmp_path / "network.pth")
+    read = weights.load(tmp_path / "network.pth")
+    wanted = theirs.forward_intermediates(reference.normalised(images), norm=True, intermediates_only=True)
+    assert_equal(maps_of(read, images, position_resize="antialias"), wanted)
+
+
+def test_the_small_vision_transformer_is_that_of_transformers_at_another_size_than_it_was_trained_for(tmp_path):
+    library, images = reference.library("transformers"), reference.image(70, 98)
+    theirs = reference.randomise(library.Dinov2Model(library.Dinov2Config(
+        hidden_size=384, num_attention_heads=6, image_size=518, patch_size=14,
+    )))  # fmt: skip
+    theirs.save_pretrained(tmp_path)
+    read = weights.load(tmp_path / "model.safetensors")
+    assert read.backbone == BACKBONES["dinov2_vits14"]
+    wanted = patches(theirs(reference.normalised(images)).last_hidden_state, (70, 98), 0)
+    assert_equal(maps_of(read, images, position_resize="plain")[-1:], [wanted])
 
 
 def test_transformers_normalises_with_another_epsilon_than_its_configuration_says():

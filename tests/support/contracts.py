@@ -30,12 +30,12 @@ from proda_jax.system import devices
 BACKBONES = {row.family: name for name, row in ROWS.items()}  # rows of a family differ in sizes, which are tiny here
 LABELLING_HEADS = [name for name, head in HEADS.items() if head.segments]
 NETWORKS = [(backbone, head) for backbone in BACKBONES.values() for head in HEADS]
-HEAD_OF = {}  # the head that a family is compiled with, where it is another than the released one
+HEAD_OF = {"mit": "daformer", "dinov2": "light"}  # that a family is compiled with, where it is not the released one
 # each backbone below one head and each head above one backbone, for what takes a compiler's time
 COMPILED = [(name, HEAD_OF.get(family, "released")) for family, name in BACKBONES.items()]
 COMPILED += [(BACKBONES["resnet"], head) for head in HEADS if head not in dict(map(reversed, COMPILED))]
 # settings of a small network, where they are other than depths and width
-SMALL: dict[str, dict] = {}
+SMALL: dict[str, dict] = {"dinov2_vitl14_reg": {"depths": (2,), "width": 64}}
 
 
 def network_config(backbone: str, head: str, dtype: str = "float32") -> ml_collections.ConfigDict:
@@ -56,7 +56,11 @@ def shapes_of(model: DeepLab, image: tuple[int, int]) -> tuple[tuple, tuple]:
     channels, grid = model.backbone.channels, model.backbone.output_size(image)
     if not HEADS[model.head].segments:
         return (1, 1, channels), (1, 1, model.classes)
-    features = model.feature_channels if model.head == "released" else channels
+    if model.head == "daformer":
+        grid = model.backbone.level_sizes(image)[0]
+    if model.head == "light":
+        grid, channels = tuple(4 * n for n in grid), channels // 4
+    features = model.feature_channels if model.head in ("released", "daformer") else channels
     return (*grid, features), (*grid, model.classes)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from proda_jax.models.backbones.backbone import TOKENS, Backbone, Level, Path, Published
+from proda_jax.models.backbones.dinov2 import DINOv2Backbone
 from proda_jax.models.backbones.efficientnet_lite import EfficientNetLiteBackbone
 from proda_jax.models.backbones.mit import MiTBackbone
 from proda_jax.models.backbones.resnet import ResNetBackbone
@@ -21,6 +22,12 @@ BACKBONES: dict[str, Backbone] = {
     "mit_b3": MiTBackbone(depths=(3, 4, 18, 3), width=64),
     "mit_b4": MiTBackbone(depths=(3, 8, 27, 3), width=64),
     "mit_b5": MiTBackbone(depths=(3, 6, 40, 3), width=64),
+    "dinov2_vits14": DINOv2Backbone(depths=(12,), width=384),
+    "dinov2_vitb14": DINOv2Backbone(depths=(12,), width=768),
+    "dinov2_vitl14": DINOv2Backbone(depths=(24,), width=1024),
+    "dinov2_vits14_reg": DINOv2Backbone(depths=(12,), width=384, registers=4),
+    "dinov2_vitb14_reg": DINOv2Backbone(depths=(12,), width=768, registers=4),
+    "dinov2_vitl14_reg": DINOv2Backbone(depths=(24,), width=1024, registers=4),
 }
 DEFAULT = "resnet101"
 PUBLISHED = {
@@ -61,7 +68,7 @@ def file_name(modules: Path) -> str:
     Raises:
       KeyError: no backbone has such a module.
     """
-    found = next(filter(None, (row.file_name(modules) for row in families())), None)
+    found = next((name for row in families() if (name := row.file_name(modules)) is not None), None)
     if found is None:
         raise KeyError("/".join(modules))
     return found

@@ -27,7 +27,7 @@ DETAIL_CHANNELS = 48  # of the finer map beside the context (DeepLabv3+)
 class DeepLabV3PlusHead(Head):
     """Context from separable dilated convolutions of the last map, joined with a finer one, and a feature from both.
 
-    What DeepLabv3+ has besides is left out: the branch of the whole image's mean, and one of two convolutions at the end.
+    What DeepLabv3+ has besides is left out: the branch of the whole image's mean, one of two convolutions at the end.
 
     Attributes:
       classes: number of classes.

@@ -1,7 +1,7 @@
 """What a head is: it takes what a backbone gives, and returns features and class scores."""
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import flax
@@ -9,6 +9,9 @@ import flax.linen as nn
 import jax
 
 from proda_jax.models.backbones import Backbone
+from proda_jax.models.shapes import Shape
+
+Path = tuple[str, ...]  # of a module below 'head'
 
 
 @flax.struct.dataclass
@@ -33,6 +36,8 @@ class Head(nn.Module):
 
     segments: ClassVar[bool] = True  # whether its class scores label pixels
     takes_levels: ClassVar[bool] = False
+    mark: ClassVar[str | None] = None  # name of a module that no other head has, by which files of weights know it
+    classifier: ClassVar[tuple[str, ...]] = ()  # names in files of what scores classes, which files may lack
 
     @classmethod
     @abc.abstractmethod
@@ -54,5 +59,22 @@ class Head(nn.Module):
         """The setting of `model` that cannot be, and what was expected; None where all can."""
         return None
 
-    def __call__(self, x: jax.Array, dropout_keys: jax.Array | None) -> Output:
+    def __call__(self, x: jax.Array | tuple[jax.Array, ...], dropout_keys: jax.Array | None) -> Output:
         raise NotImplementedError
+
+    # In files of weights; those of 'released' and 'deeplab' are in `weights.layout` and `weights.torch_names`
+
+    @classmethod
+    def file_name(cls, modules: Path) -> str | None:
+        """Name of a module in files of weights, without its leaf; None where no head of this kind has it."""
+        return None
+
+    @classmethod
+    def shapes(cls, layout: Any) -> Iterator[tuple[str, Shape]]:
+        """Name in such a file and shape of each of its arrays, in a network of this `weights.layout.Layout`."""
+        yield from ()
+
+    @classmethod
+    def read_off(cls, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int | None] | None:
+        """Fields of a `Layout` as arrays of these names and shapes say; None where they are of another head."""
+        return None

@@ -47,7 +47,7 @@ class Weights:
 
     @property
     def head(self) -> str | None:
-        """'released', 'deeplab', or None where there is only a backbone."""
+        """A name of `heads.HEADS`, or None where there is only a backbone."""
         return self.layout.head
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from proda_jax.models import backbones
 from proda_jax.models.backbones import Backbone
+from proda_jax.models.heads import HEADS
 from proda_jax.models.heads.released import SQUEEZE_RATIO
 from proda_jax.models.shapes import Shape, affine, batch_norm, conv
 
@@ -20,10 +21,10 @@ class Layout:
     Attributes:
       backbone: None where no array is of any.
       extra_norm: one more batch normalisation follows the backbone.
-      head: 'released', 'deeplab', or None where there is only a backbone.
-      dilated_branches: 3x3 branches of the head; the released head has one of 1x1 besides.
+      head: a name of `HEADS`, or None where there is only a backbone.
+      dilated_branches: 3x3 branches of the head; those of 'released' and 'daformer' have one of 1x1 besides.
       classes: None where no array tells.
-      head_channels, feature_channels: of the released head.
+      head_channels, feature_channels: of these two.
     """
 
     backbone: Backbone | None = None
@@ -38,18 +39,24 @@ class Layout:
         """The shape of every array, in PyTorch's layouts, by its name."""
         shapes = dict(self.backbone.shapes())
         if self.extra_norm:
-            shapes |= batch_norm("bn_pretrain", self.backbone.channels)
+            whole = self.head is None or not HEADS[self.head].takes_levels
+            last = self.backbone.channels if whole else self.backbone.levels[-1].channels
+            shapes |= batch_norm("bn_pretrain", last)
         if self.head == "released":
             shapes |= dict(self._released_head())
         elif self.head == "deeplab":
             for i in range(self.dilated_branches):
                 shapes |= conv(f"layer5.conv2d_list.{i}", self.classes, self.backbone.channels, 3)
+        elif self.head is not None:
+            shapes |= dict(HEADS[self.head].shapes(self))
         return shapes
 
     def classifier(self) -> set[str]:
         """Names of what scores classes: files for another set of classes, or for none, may lack it."""
         if self.head == "released":
             return {"layer5.head.1.weight"}
+        if self.head not in (None, "deeplab"):
+            return set(HEADS[self.head].classifier)
         return {name for name in self.shapes() if PLAIN_BRANCH.fullmatch(name)}
 
     def _released_head(self) -> Iterator[tuple[str, Shape]]:
@@ -97,4 +104,7 @@ def read_off(shapes: Mapping[str, tuple[int, ...]]) -> Layout:
         first = min(plain)
         names = (f"layer5.conv2d_list.{first}.{leaf}" for leaf in ("weight", "bias"))
         return dataclasses.replace(layout, head="deeplab", dilated_branches=max(plain) + 1, classes=channels(*names))
+    for name, head in HEADS.items():
+        if sizes := head.read_off(shapes):
+            return dataclasses.replace(layout, head=name, **sizes)
     return layout

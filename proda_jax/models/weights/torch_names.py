@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import flax
 import numpy as np
 
-from proda_jax.models import backbones
+from proda_jax.models import backbones, heads
 
 NORM_LEAVES = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 CONV_LEAVES = {"kernel": "weight", "bias": "bias"}
@@ -23,12 +23,12 @@ LINEAR = re.compile(r".*/(squeeze|excite|q|kv|qkv|fc[12]|attn/proj|embed\d)")
 INPUT_CONVENTION = {"input.mean": 0.0, "input.std": 1.0}
 
 
-def torch_name(path: tuple[str, ...], *, plain_head: bool = False) -> str:
+def torch_name(path: tuple[str, ...], *, head: str = "released") -> str:
     """The released code's name of the variable at `path`, such as ('backbone', 'layer1_0', 'bn1', 'scale').
 
     Args:
       path: modules and leaf, without the collection before them.
-      plain_head: the head is plain DeepLabv2's, whose branches are single convolutions and have shorter names.
+      head: a name of `heads.HEADS`; the branches of 'deeplab' are single convolutions and have shorter names.
 
     Raises:
       KeyError: for a variable that has no counterpart there.
@@ -41,10 +41,12 @@ def torch_name(path: tuple[str, ...], *, plain_head: bool = False) -> str:
         module = backbones.file_name(tuple(modules[1:]))
     elif modules[0] == "extra_norm":
         module = "bn_pretrain"
+    elif modules[0] == "head" and head not in ("released", "deeplab"):
+        module = heads.file_name(head, tuple(modules[1:]))
     elif modules[0] == "head":
         branch = re.fullmatch(r"branch(\d+)_(conv|norm)", modules[1])
         place = branch and f"layer5.conv2d_list.{branch[1]}"
-        if branch and not plain_head:
+        if branch and head == "released":
             place += f".{int(branch[2] == 'norm')}"
         module = place or RELEASED_HEAD[modules[1]]
     else:  # the discriminator, whose names agree
@@ -56,10 +58,12 @@ def is_norm(module: str) -> bool:
     return module.startswith("bn") or module.endswith(("_bn", "_norm"))
 
 
-def has_plain_head(paths: Iterable[tuple[str, ...]]) -> bool:
-    """Whether the head among these variables, ('params', 'head', module, leaf) and others, is plain DeepLabv2's."""
+def head_of(paths: Iterable[tuple[str, ...]]) -> str:
+    """Which of `heads.HEADS` is among these variables, ('params', 'head', module, leaf) and others."""
     modules = {path[2] for path in paths if path[1] == "head"}
-    return bool(modules) and all(re.fullmatch(r"branch\d+_conv", module) for module in modules)
+    if modules and all(re.fullmatch(r"branch\d+_conv", module) for module in modules):
+        return "deeplab"
+    return next((name for name, head in heads.HEADS.items() if head.mark in modules), "released")
 
 
 def from_torch(state: Mapping[str, np.ndarray], variables: Mapping) -> dict:
@@ -76,10 +80,10 @@ def from_torch(state: Mapping[str, np.ndarray], variables: Mapping) -> dict:
       ValueError: naming every entry that is missing or of another shape.
     """
     wanted = flax.traverse_util.flatten_dict(flax.core.unfreeze(variables))
-    plain_head = has_plain_head(wanted)
+    head = head_of(wanted)
     taken, problems = {}, []
     for path, like in wanted.items():
-        name = torch_name(path[1:], plain_head=plain_head)
+        name = torch_name(path[1:], head=head)
         if name in INPUT_CONVENTION and name not in state:
             taken[path] = np.full(like.shape, INPUT_CONVENTION[name], np.float32)
             continue
@@ -100,10 +104,10 @@ def from_torch(state: Mapping[str, np.ndarray], variables: Mapping) -> dict:
 def to_torch(variables: Mapping) -> dict[str, np.ndarray]:
     """The inverse of `from_torch`: a state dict under the released code's names, in PyTorch's layouts."""
     state, flat = {}, flax.traverse_util.flatten_dict(flax.core.unfreeze(variables))
-    plain_head = has_plain_head(flat)
+    head = head_of(flat)
     for path, value in flat.items():
         value = np.asarray(value)
         value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
         value = value[..., 0, 0] if value.ndim == 4 and LINEAR.fullmatch("/".join(path[:-1])) else value
-        state[torch_name(path[1:], plain_head=plain_head)] = value
+        state[torch_name(path[1:], head=head)] = value
     return state
