@@ -35,7 +35,10 @@ HEAD_OF = {"mit": "daformer", "dinov2": "light"}  # that a family is compiled wi
 COMPILED = [(name, HEAD_OF.get(family, "released")) for family, name in BACKBONES.items()]
 COMPILED += [(BACKBONES["resnet"], head) for head in HEADS if head not in dict(map(reversed, COMPILED))]
 # settings of a small network, where they are other than depths and width
-SMALL: dict[str, dict] = {"dinov2_vitl14_reg": {"depths": (2,), "width": 64}}
+SMALL: dict[str, dict] = {
+    "dinov2_vitl14_reg": {"depths": (2,), "width": 64},
+    "efficientnet_lite2": {"depths": (1,) * 7, "width": 8},
+}
 
 
 def network_config(backbone: str, head: str, dtype: str = "float32") -> ml_collections.ConfigDict:
@@ -58,9 +61,12 @@ def shapes_of(model: DeepLab, image: tuple[int, int]) -> tuple[tuple, tuple]:
         return (1, 1, channels), (1, 1, model.classes)
     if model.head == "daformer":
         grid = model.backbone.level_sizes(image)[0]
+    if model.head == "deeplabv3plus":  # the last level that is finer than the last and no coarser than 8 pixels
+        strides = [level.stride for level in model.backbone.levels]
+        grid = model.backbone.level_sizes(image)[sum(stride <= min(8, strides[-1] - 1) for stride in strides) - 1]
     if model.head == "light":
         grid, channels = tuple(4 * n for n in grid), channels // 4
-    features = model.feature_channels if model.head in ("released", "daformer") else channels
+    features = model.feature_channels if model.head in ("released", "daformer", "deeplabv3plus") else channels
     return (*grid, features), (*grid, model.classes)
 
 

@@ -96,7 +96,7 @@ def read(
     expected = layout.shapes() | dict.fromkeys(INPUT_CONVENTION, (3,))
     if contents.prototypes is not None:
         arrays["prototypes"] = contents.prototypes
-        sized = layout.head in ("released", "daformer")  # others follow the backbone's channels
+        sized = layout.head in ("released", "daformer", "deeplabv3plus")  # others follow the backbone's channels
         expected["prototypes"] = (layout.classes, layout.feature_channels if sized else None)
     arrays = {name: matrix(array) if len(expected.get(name, ())) == 2 else array for name, array in arrays.items()}
     result = account(
