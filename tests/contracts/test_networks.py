@@ -98,7 +98,7 @@ def test_bfloat16_is_roughly_the_same_and_keeps_parameters_statistics_and_output
     assert floats(found) == {np.dtype("float32")}
     for part in ("features", "logits"):
         actual, expected = (getattr(tree["output"], part) for tree in (found, wanted))
-        assert 1e-5 < np.abs(actual - expected).max() / np.abs(expected).max() < 0.1, part  # it does compute in it
+        assert 1e-5 < np.abs(actual - expected).mean() / np.abs(expected).mean() < 0.1, part  # it does compute in it
     assert_same(found["batch_stats"], wanted["batch_stats"], 0.05)
 
 
