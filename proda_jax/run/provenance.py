@@ -12,6 +12,7 @@ import ml_collections
 from etils import epath
 
 from proda_jax.adaptation.stages import build, kinds
+from proda_jax.models.backbones import OPTIONS
 from proda_jax.system import hosts
 from proda_jax.system.files import json_text, read_json, write_if_new, write_json
 from proda_jax.system.paths import expand_settings
@@ -24,7 +25,7 @@ _EVERYWHERE = ("seed", "batch_size", "micro_batches", "handover", "model", "view
 _BEFORE = {
     "optimizer": "sgd", "adam_betas": [0.9, 0.999], "layer_decay": 1.0, "decay_vectors": True, "schedule_warmup": 0,
     "schedule_warmup_start": 1e-6, "backbone": "resnet", "weights_input": "", "statistics": "all",
-    "statistics_images": 400, "drop_path": None, "position_resize": None, "freeze_backbone": False,
+    "statistics_images": 400, "drop_path": None, "position_resize": None, "stride_in": None, "freeze_backbone": False,
 }  # fmt: skip
 _OF_DATA = ("name", "split", "image_size", "label_values")  # of a data set; where its files lie may change
 _OF_DATA_IF_SET = ("color_tolerance",)  # of these, older versions knew nothing
@@ -45,7 +46,8 @@ def decisive(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
     if config.handover == "best":
         found["evaluate_every"] = config.evaluate_every
     backbone = build.backbone_of(config.model)
-    sizes = {"backbone": backbone.family} | dataclasses.asdict(backbone)
+    sizes = {field.name for field in dataclasses.fields(backbone)} - {*OPTIONS, "drop_path"}  # what the row decides
+    sizes = {"backbone": backbone.family} | {name: getattr(backbone, name) for name in sorted(sizes)}
     settings = dict(flat(found)) | {f"model.{name}": value for name, value in sizes.items()}
     return json.loads(json.dumps(settings))
 

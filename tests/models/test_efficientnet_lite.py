@@ -75,6 +75,7 @@ def test_maps_are_timms_where_tensorflows_padding_is_as_much_before_as_behind(si
     assert [x.shape[1:3] for x in ours] == list(row.level_sizes(size))
     for actual, expected in zip(ours, wanted, strict=True):
         expected = expected.detach().permute(0, 2, 3, 1).numpy()
+        assert expected.std() > 0.1  # something comes through the rectifiers
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 

@@ -108,6 +108,27 @@ def test_the_small_vision_transformer_is_that_of_transformers_at_another_size_th
     assert_equal(maps_of(read, images, position_resize="plain")[-1:], [wanted])
 
 
+@pytest.mark.parametrize("stride_in", ["1x1", "3x3"])
+def test_a_resnet_with_its_stride_in_the_3x3_is_torchvisions(stride_in, tmp_path):
+    library = reference.library("torchvision").models.resnet
+    theirs = library.ResNet(library.Bottleneck, [1, 2, 2, 2], replace_stride_with_dilation=[False, True, True])
+    # the first block of a group of DeepLabv2's is dilated, too
+    for group, dilation in ((theirs.layer3, 2), (theirs.layer4, 4)):
+        group[0].conv2.dilation = group[0].conv2.padding = (dilation, dilation)
+    torch.save(reference.randomise(theirs).state_dict(), tmp_path / "network.pth")
+    read, images = weights.load(tmp_path / "network.pth", images="imagenet"), reference.image(65, 97)
+    x = theirs.relu(theirs.bn1(theirs.conv1(reference.normalised(images))))
+    x, wanted = theirs.maxpool(x), []
+    for group in (theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4):
+        wanted.append(x := group(x))
+    ours = maps_of(read, images, stride_in=stride_in)
+    if stride_in == "3x3":
+        assert_equal(ours, wanted)
+    else:  # they differ from the second group on, in size not at all
+        assert_equal(ours[:1], wanted[:1])
+        assert np.abs(ours[1] - wanted[1].detach().permute(0, 2, 3, 1).numpy()).max() > 0.1
+
+
 def test_transformers_normalises_with_another_epsilon_than_its_configuration_says():
     library = reference.library("transformers")
     network = library.SegformerModel(library.SegformerConfig(**SEGFORMER))

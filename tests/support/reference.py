@@ -49,7 +49,7 @@ def randomise(network: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
         drawn = torch.randn(value.shape, generator=generator)
         if name.endswith("running_var"):
             drawn = 1 + 0.1 * drawn.tanh()
-        elif value.ndim == 1 and ("norm" in name or "bn" in name or "ls" in name) and not name.endswith("bias"):
+        elif value.ndim == 1 and ("norm" in name or "bn" in name or "ls" in name) and name.endswith("weight"):
             drawn = 1 + 0.1 * drawn
         else:
             drawn *= value[0].numel() ** -0.5 if value.ndim > 1 and value.shape[0] > 1 else 0.1

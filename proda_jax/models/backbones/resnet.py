@@ -16,6 +16,7 @@ from proda_jax.models.shapes import Shape, batch_norm
 
 EXPANSION = 4  # output channels of a bottleneck over its inner channels
 OUTPUT_STRIDE = 8
+STRIDES_IN = ("1x1", "3x3")
 STAGE_STRIDES = (1, 2, 1, 1)
 STAGE_DILATIONS = (1, 1, 2, 4)  # what the last two stages lose in stride they gain in dilation
 # How often the released optimizer steps a parameter in one iteration: its generator yields most of them three times, a
@@ -26,12 +27,14 @@ BLOCK = re.compile(r"layer([1-4])\.(\d+)\.")
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 convolutions around a shortcut; the stride sits in the first 1x1, as in the released code."""
+    """1x1, 3x3, 1x1 convolutions around a shortcut; the stride sits in the first 1x1, as in the released code, or in
+    the 3x3."""
 
     channels: int
     stride: int
     dilation: int
     project: bool
+    stride_in: str
     conv: Callable[..., Conv]
     norm: Callable[..., BatchNorm]
 
@@ -41,9 +44,10 @@ class Bottleneck(nn.Module):
         if self.project:
             conv = self.conv(EXPANSION * self.channels, stride=self.stride, name="downsample_conv")
             shortcut = self.norm(name="downsample_bn")(x, conv=conv)
-        conv = self.conv(self.channels, stride=self.stride, name="conv1")
+        strides = (self.stride, 1) if self.stride_in == "1x1" else (1, self.stride)
+        conv = self.conv(self.channels, stride=strides[0], name="conv1")
         x = self.norm(rectify=True, name="bn1")(x, conv=conv)
-        conv = self.conv(self.channels, kernel=3, dilation=self.dilation, name="conv2")
+        conv = self.conv(self.channels, kernel=3, stride=strides[1], dilation=self.dilation, name="conv2")
         x = self.norm(rectify=True, name="bn2")(x, conv=conv)
         conv = self.conv(EXPANSION * self.channels, name="conv3")
         return self.norm(rectify=True, name="bn3")(x, shortcut, conv=conv)
@@ -57,6 +61,7 @@ class ResNet(nn.Module):
 
     depths: tuple[int, ...]
     width: int
+    stride_in: str
     conv: Callable[..., Conv]
     norm: Callable[..., BatchNorm]
     recompute: bool = False
@@ -73,6 +78,7 @@ class ResNet(nn.Module):
                     stride=STAGE_STRIDES[stage] if block == 0 else 1,
                     dilation=STAGE_DILATIONS[stage],
                     project=block == 0,
+                    stride_in=self.stride_in,
                     conv=self.conv,
                     norm=self.norm,
                     name=f"layer{stage + 1}_{block}",
@@ -135,15 +141,22 @@ class ResNetBackbone(Backbone):
     """ResNet as a row of the table of backbones: bottleneck blocks of each of up to four groups, channels of the stem.
 
     In files it has the names of torchvision, which the released code keeps.
+
+    Attributes:
+      stride_in: which convolution of a block that halves the size has its stride: '1x1', the first one
+        (arXiv:1512.03385, released), or '3x3' (torchvision's and timm's weights).
     """
 
+    stride_in: str = "1x1"
+
+    options = ("stride_in",)
     family = "resnet"
     output_stride = OUTPUT_STRIDE
     first_convolution = "conv1"
     groups = RELEASED_STEPS
 
     def module(self, conv: Callable, norm: Callable, *, recompute: bool, name: str) -> ResNet:
-        return ResNet(self.depths, self.width, conv, norm, recompute, name=name)
+        return ResNet(self.depths, self.width, self.stride_in, conv, norm, recompute, name=name)
 
     @property
     def channels(self) -> int:
@@ -172,6 +185,8 @@ class ResNetBackbone(Backbone):
     def check_sizes(self) -> tuple[str, str] | None:
         if not 2 <= len(self.depths) <= 4 or min(self.depths) < 1:
             return "depths", "two to four groups of blocks, each of at least one"
+        if self.stride_in not in STRIDES_IN:
+            return "stride_in", f"one of {', '.join(STRIDES_IN)}"
         return ("width", "at least 1") if self.width < 1 else None
 
     def file_name(self, modules: Path) -> str | None:
