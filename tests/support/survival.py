@@ -89,11 +89,14 @@ def records_of(folder: pathlib.Path) -> dict[str, list | bytes]:
     return found
 
 
-def assert_same_end(workdir, whole, *stages: str) -> None:
-    """Going on, through the first stage or those that are named, ends as the run did that nothing happened to."""
+def assert_same_end(workdir, whole, *stages: str, config=None) -> None:
+    """Going on, through the first stage or those that are named, ends as the run did that nothing happened to.
+
+    Both are of `config_of`, or of another configuration.
+    """
     original, results = whole
     stages = stages or ("source",)
-    assert run(workdir, config_of(stages=stages))["stages"] == results["stages"][: len(stages)]
+    assert run(workdir, config or config_of(stages=stages))["stages"] == results["stages"][: len(stages)]
     assert (workdir / "samples.npz").read_bytes() == (original / "samples.npz").read_bytes()
     for stage in stages:
         assert checkpoint_of(workdir / stage) == checkpoint_of(original / stage)
