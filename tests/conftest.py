@@ -2,11 +2,13 @@
 
 import gc
 import os
+import pathlib
 import shutil
 import subprocess
 
 import pytest
 from quick import FLAGS
+from xdist.scheduler import LoadScopeScheduling
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 for flag in ("--xla_force_host_platform_device_count=4", *FLAGS):
@@ -59,10 +61,21 @@ GROUPS = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+GROUP_OF = {file: group for group, files in GROUPS.items() for file in files}
+
+
 def pytest_collection_modifyitems(items):
-    group_of = {file: group for group, files in GROUPS.items() for file in files}
-    order = [file for files in GROUPS.values() for file in files]
-    items.sort(key=lambda item: order.index(item.path.stem) if item.path.stem in order else len(order))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group_of.get(item.path.stem, item.path.stem)))
+    order = list(GROUP_OF)
+    items.sort(key=lambda item: order.index(item.path.stem) if item.path.stem in GROUP_OF else len(order))
+
+
+class ByGroup(LoadScopeScheduling):
+    """Sends the tests of a group to one process; xdist's own marks of groups are lost on pytest since 9.2."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = pathlib.PurePath(nodeid.partition("::")[0]).stem
+        return GROUP_OF.get(file, file)
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return ByGroup(config, log)

@@ -160,6 +160,7 @@ def start(counts=(4, 0, 2, 0, 1)) -> prototypes.Prototypes:
     return prototypes.Prototypes(VECTORS * (counts > 0)[:, None], counts)
 
 
+@pytest.mark.smoke("adaptation")
 @pytest.mark.parametrize("unseen", ["replace", "released"])
 def test_update_in_turn_is_a_loop_over_images_and_classes(unseen):
     means, pixels = naive_means(FEATURES, ASSIGNED, 12)

@@ -16,6 +16,7 @@ from proda_jax.models.convolution import Conv
 from proda_jax.system import devices
 
 
+@pytest.mark.smoke("benchmarks")
 @pytest.mark.parametrize(
     ("size", "kernel", "stride", "dilation"),
     [(9, 1, 1, 1), (9, 1, 2, 1), (10, 3, 1, 1), (10, 3, 2, 1), (11, 3, 1, 4), (5, 3, 1, 6), (18, 7, 2, 1)],

@@ -123,6 +123,7 @@ def test_memory_source_without_labels_gives_none_and_refuses_to():
 # Data sets on disk.
 
 
+@pytest.mark.smoke("data")
 def test_tfds_and_memory_sources_give_identical_batches(gta5):
     source = _open("gta5", gta5[0])
     memory = source.to_memory(labels=True)

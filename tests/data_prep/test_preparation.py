@@ -106,6 +106,7 @@ def test_cityscapes_test_images_come_without_labels(tmp_path):
 # What is shown of it
 
 
+@pytest.mark.smoke("data_prep")
 def test_the_summary_counts_what_the_files_hold(tmp_path):
     truth = fixtures.write_gta5(tmp_path / "raw", 5, SIZE, odd_sizes=True)
     summary = Summary.load(prepare_gta5(tmp_path))

@@ -126,6 +126,18 @@ def test_each_room_says_on_its_door_what_it_is(room):
         assert ast.get_docstring(ast.parse(door.read_text())), f"{door} has no sentence"
 
 
+def smoke_tests() -> Iterator[str]:
+    """The rooms that marks name, of tests which are among the first to run."""
+    for path in (ROOT / "tests").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.smoke":
+                yield from (ast.literal_eval(room) for room in node.args)
+
+
+def test_each_room_has_a_test_in_the_run_of_a_minute():
+    assert set(smoke_tests()) == set(ROOMS)
+
+
 def test_nothing_stands_outside_of_the_rooms():
     assert [path.name for path in (ROOT / "proda_jax").glob("*.py")] == ["__init__.py"]
     inside = {path.name for path in (ROOT / "proda_jax").iterdir() if path.is_dir() and path.name != "__pycache__"}

@@ -37,6 +37,7 @@ def model(workdir):
 # One image
 
 
+@pytest.mark.smoke("inference")
 def test_labels_are_those_of_evaluation(model):
     for image, labels in zip(IMAGES, labels_of("stage1", LAST), strict=True):
         np.testing.assert_array_equal(model(image), labels)

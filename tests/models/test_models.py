@@ -76,6 +76,7 @@ def batch_norms(channels: int = 4) -> tuple[dict, torch.nn.BatchNorm2d]:
     return variables, layer
 
 
+@pytest.mark.smoke("models")
 def test_batch_normalisation_trains_like_pytorchs():
     variables, theirs = batch_norms()
     x = 3 * normal(2, 5, 7, 4) + 10  # far from zero, where a careless variance loses its digits

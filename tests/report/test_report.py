@@ -31,6 +31,7 @@ def whole(tmp_path_factory):
     return path, page.read_text()
 
 
+@pytest.mark.smoke("report")
 def test_scores_on_the_page_are_those_of_the_results(whole):
     path, page = whole
     results = {name: json.loads((path / name / "result.json").read_text()) for name in STAGES}

@@ -36,6 +36,7 @@ def test_a_missing_weight_file_is_refused_and_named_before_anything_is_computed(
         settings.check(importlib.import_module(f"proda_jax.configs.{name}").get_config())
 
 
+@pytest.mark.smoke("configs")
 @pytest.mark.parametrize("config", [gta5, synthia, gta5_released])
 def test_full_recipes_run_long_stages_in_the_papers_order(config):
     c = config.get_config()

@@ -14,6 +14,7 @@ def test_a_run_that_is_interrupted_at_any_step_ends_in_the_same_bits(stage, step
     assert_same_end(tmp_path, whole, "source", "stage1")
 
 
+@pytest.mark.smoke("run")
 def test_checkpoints_are_as_far_apart_as_settings_say(tmp_path):
     config = config_of(save_every=3)
     with pytest.raises(KeyboardInterrupt):

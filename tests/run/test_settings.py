@@ -195,6 +195,7 @@ def test_the_command_line_suggests_the_nearest_setting_for_an_unknown_one(tmp_pa
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.smoke("cli")
 def test_the_command_line_refuses_a_flag_whose_value_stands_apart(tmp_path):
     """`--config.views.flip False` would leave it true, as 'False' is a positional argument."""
     result = main(tmp_path, "--config=configs/demo.py", "--config.views.flip", "False")

@@ -174,6 +174,7 @@ def written(tmp_path) -> tuple[Plan, pathlib.Path]:
     return Plan("made_up", "Made up", "Table 0", rows, (0, 1, 2), {"": demo.get_config()}, ("A note.",)), tmp_path
 
 
+@pytest.mark.smoke("study")
 def test_means_spreads_and_gains_are_those_of_numpy(written):
     found, workdir = written
     rows = {row["row"]: row for row in csv.DictReader(io.StringIO(results.csv_table(found, results.collect(*written))))}

@@ -20,6 +20,7 @@ def test_a_folder_below_a_file_is_refused_by_the_setting_that_names_it(tmp_path)
             check_writable(folder, "--workdir")
 
 
+@pytest.mark.smoke("system")
 def test_a_file_that_cannot_be_written_leaves_the_older_one_and_no_half(tmp_path, monkeypatch):
     path, write = tmp_path / "file", type(epath.Path(tmp_path)).write_bytes
     write_atomically(path, "older")
