@@ -62,6 +62,15 @@ class MemorySource:
             labels, sizes = padded_labels([self.own_labels[record] for record in np.maximum(records, 0)])
             yield self._batch(records, labels=False) | {"label": labels, "label_size": sizes}
 
+    def image(self, record: int) -> np.ndarray:
+        """The image of a record, uint8 [height, width, 3], RGB."""
+        return self.images[record]
+
+    def label(self, record: int) -> np.ndarray:
+        """The label of a record at its own size, train ids or IGNORE, uint8 [h, w]."""
+        self._check_labels(True)
+        return self.own_labels[record]
+
     def to_memory(self, *, labels: bool, records: Sequence[int] | None = None) -> "MemorySource":
         """These records alone (all by default), with or without labels."""
         self._check_labels(labels)

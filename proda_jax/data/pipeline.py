@@ -67,6 +67,7 @@ class TfdsSource:
         self.labelled = bool(prepared.metadata["labelled"][split])
         self.image_size = (int(image_size[0]), int(image_size[1]))
         self._title = f"{dataset}/{split}"
+        self._unlabelled = f"labels of {self._title} were asked for, but it was prepared without any"
         self._records = prepared.records(split)
 
     def __len__(self) -> int:
@@ -91,6 +92,16 @@ class TfdsSource:
         for batch in self._batches(records, batch_size // shard[1], True, own_size=True):
             del batch["label"]  # at the images' size
             yield {"label" if key == "own_label" else key: value for key, value in batch.items()}
+
+    def image(self, record: int) -> np.ndarray:
+        """The image of a record at the size at which it is stored, uint8 [h, w, 3], RGB."""
+        return decode_pillow.image(self._read(record)["image"])
+
+    def label(self, record: int) -> np.ndarray:
+        """The label of a record at its own size, train ids or IGNORE, uint8 [h, w]."""
+        if not self.labelled:
+            raise ValueError(self._unlabelled)
+        return decode_pillow.label(self._read(record)["label"], self._map)
 
     def to_memory(
         self, *, labels: bool, records: Sequence[int] | None = None, own_labels: bool = False
@@ -121,7 +132,7 @@ class TfdsSource:
     ) -> Iterator[Batch]:
         """Batches of these records; with `own_size` they have labels of their own sizes besides, 'own_label'."""
         if labels and not self.labelled:
-            raise ValueError(f"labels of {self._title} were asked for, but it was prepared without any")
+            raise ValueError(self._unlabelled)
         by = self._decoded_by_tensorflow if has_tensorflow() else self._decoded_by_threads
         return by(records, batch_size, labels, own_size)
 

@@ -50,6 +50,14 @@ class ExampleSource(Protocol):
         """
         ...
 
+    def image(self, record: int) -> np.ndarray:
+        """The image of a record at the size at which it is stored, uint8 [h, w, 3], RGB."""
+        ...
+
+    def label(self, record: int) -> np.ndarray:
+        """The label of a record at its own size, train ids or IGNORE, uint8 [h, w]."""
+        ...
+
     def to_memory(self, *, labels: bool, records: Sequence[int] | None = None) -> "ExampleSource":
         """These records (all by default), decoded into memory, with or without labels."""
         ...

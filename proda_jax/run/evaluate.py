@@ -114,16 +114,24 @@ def evaluate(
     return total
 
 
-def summary(confusion: np.ndarray, space: LabelSpace, subsets: Mapping[str, Sequence[int]] | None = None) -> dict:
+def summary(
+    confusion: np.ndarray,
+    space: LabelSpace,
+    subsets: Mapping[str, Sequence[int]] | None = None,
+    *,
+    dice: bool = False,
+) -> dict:
     """Scores in percent, as results.json has them.
 
     Args:
-      confusion: [classes, classes].
+      confusion: [classes, classes], or with a column more, see `metrics.scores`.
       space: label space of the classes.
       subsets: train ids over which mIoU is reported, too, by name; default: those of the space.
+      dice: whether it is wanted, too.
 
     Returns:
-      {'miou', 'pixel_accuracy', 'iou': {class: value or None}, 'miou_<name>' for each of the subsets}.
+      {'miou', 'pixel_accuracy', 'iou': {class: value or None}, 'miou_<name>' for each of the subsets}, and 'mdice' and
+      'dice' likewise.
     """
 
     def percent(value: float) -> float | None:
@@ -133,4 +141,6 @@ def summary(confusion: np.ndarray, space: LabelSpace, subsets: Mapping[str, Sequ
     result = {"miou": percent(scores["miou"]), "pixel_accuracy": percent(scores["pixel_accuracy"])}
     for name, subset in (space.subsets if subsets is None else subsets).items():
         result[f"miou_{name}"] = percent(metrics.scores(confusion, subset)["miou"])
-    return result | {"iou": {name: percent(value) for name, value in zip(space.classes, scores["iou"], strict=True)}}
+    for measure in ("iou", "dice") if dice else ("iou",):
+        result[measure] = {name: percent(value) for name, value in zip(space.classes, scores[measure], strict=True)}
+    return result | ({"mdice": percent(scores["mdice"])} if dice else {})

@@ -357,13 +357,12 @@ class Experiment:
           ValueError: there are no labelled validation images, or no network.
         """
         data = self.config.data.validation
-        if data.name == NONE or not self.sources.open("validation").labelled:
-            raise ValueError("there are no labelled validation images (config.data.validation) to evaluate on")
+        self.sources.labelled_validation()
         model, variables, origin = self.networks.choose(stage, which)
         confusion = self.scorer(model, origin.get("stage", "network"))(variables)
         images = {"data": f"{data.name}, {data.split}", "images": len(self.sources.open("validation"))}
         images["evaluate_at"] = evaluate.scored_at(self.config)
-        scores = evaluate.summary(confusion, self.space, reported_subsets(self.space))
+        scores = evaluate.summary(confusion, self.space, reported_subsets(self.space), dice=True)
         return {"task": self.config.task} | origin | images | scores
 
     def check_labels(self) -> None:

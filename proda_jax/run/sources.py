@@ -9,7 +9,7 @@ from absl import logging
 from etils import epath
 
 from proda_jax.adaptation.stages import kinds
-from proda_jax.data.checks import meaning_of
+from proda_jax.data.checks import NONE, meaning_of
 from proda_jax.data.decoders import has_tensorflow
 from proda_jax.data.label_spaces import FOLDER
 from proda_jax.data.source import ExampleSource
@@ -46,6 +46,16 @@ class Sources:
             with phase(f"opening the {role} images"):
                 self._opened[role] = self._open(role)
         return self._opened[role]
+
+    def labelled_validation(self) -> ExampleSource:
+        """The validation images, which have labels.
+
+        Raises:
+          ValueError: they have none, or there are no such images.
+        """
+        if self._config.data.validation.name == NONE or not self.open("validation").labelled:
+            raise ValueError("there are no labelled validation images (config.data.validation) to evaluate on")
+        return self.open("validation")
 
     def _open(self, role: str) -> ExampleSource:
         from proda_jax.data.pipeline import TfdsSource
