@@ -27,6 +27,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.max_skipped = 20  # steps in a row, left out because a loss or gradient is not finite, that end the run
     c.evaluate_every = 1000  # steps between two evaluations; the best and the last network are kept (released)
     c.handover = "last"  # which network the next stage gets: 'last', or 'best' on the validation set (released)
+    c.evaluate_at = "labels"  # where scores are: at the 'labels', which are never resized, or at validation.image_size:
+    #                           'image_size' (versions before 0.2). Released: 2048 x 1024, where both are the same
     c.evaluate_batch_size = 1  # whole images at once on each device, in evaluation and where labels are made
 
     c.data = ml_collections.ConfigDict()

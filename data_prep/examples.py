@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from proda_jax.data import decode_pillow
 from proda_jax.data.decoders import decoder
 from proda_jax.data.label_spaces import LabelMap
 from proda_jax.data_prep.counts import Counts, without_meaning
@@ -31,7 +30,8 @@ class Checks:
     Attributes:
       label_map: meaning of raw label values, for counts, pictures and `strict`.
       strict: whether a label value without meaning is an error.
-      store_scale: share of width and height at which images and labels are stored; 1 keeps the files as they came.
+      store_scale: share of width and height at which images are stored; 1 keeps the files as they came, and labels
+        always are kept.
     """
 
     label_map: LabelMap
@@ -121,7 +121,6 @@ def checked(record: Record, image: bytes, label: bytes, checks: Checks) -> Examp
     if checks.store_scale != 1.0:
         size = (max(round(height * checks.store_scale), 1), max(round(width * checks.store_scale), 1))
         image = encode_png(np.asarray(decoder().resized(pixels, size, "bilinear")))
-        label = label and encode_png(_smaller_label(label, size, in_color=meaning.in_color))
     counts.bytes = len(image) + len(label)
     return Example(image, label, Stored(record.name, (), "", {}, counts))
 
@@ -152,14 +151,6 @@ def _count_label(raw: np.ndarray, checks: Checks, counts: Counts) -> None:
             f"{checks.label_map.space.name}: give it a class in label_values, or 'ignored'"
         )
     counts.cap_values()
-
-
-def _smaller_label(png: bytes, size: tuple[int, int], *, in_color: bool) -> np.ndarray:
-    """Pixels of a stored label at another size: [height, width, 3] colours, or [height, width] values."""
-    if in_color:
-        return decode_pillow.resized(decode_pillow.image(png), size, "nearest")
-    smaller = decode_pillow.resized(decode_pillow.raw_label(png, in_color=False), size, "nearest")
-    return smaller.astype(np.uint8 if smaller.max() < 256 else np.uint16)
 
 
 def _is_rotated(encoded: bytes) -> bool:

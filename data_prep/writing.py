@@ -54,6 +54,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         splits, data_set = self._split_generators(dl_manager), self._data_set
         labelled = {name: records[0].label is not None for name, records in splits.items()}
         plan = {"origin": data_set.origin, "names": {s: [r.name for r in records] for s, records in splits.items()}}
+        plan["label_scale"] = 1.0  # whatever the images' is
         folder = self.data_path.parent / f"{self.version}{UNFINISHED}"
         for killed in self.data_path.parent.glob(f"{self.version}.incomplete*"):
             if killed != self.data_path:

@@ -21,7 +21,7 @@ MODE = flags.DEFINE_enum(
     "write the page about a workdir, or with --compare about several. study: run the rows of one of the paper's tables "
     "over several seeds, or with --sweep the values of a setting.",
 )  # fmt: skip
-OUTPUT = flags.DEFINE_string("output", None, "predict, export: folder for the results.")
+OUTPUT = flags.DEFINE_string("output", None, "predict, export, evaluate with --write: folder for the results.")
 STAGE = flags.DEFINE_string(
     "stage", None, "evaluate, predict, export: which stage's network; default: that of the last complete one."
 )
@@ -37,7 +37,8 @@ FLIP = flags.DEFINE_bool("flip", False, "predict, export: average with the mirro
 INPUT = flags.DEFINE_string("input", None, "predict: image, video, folder of them, or a pattern like 'photos/*.png'.")
 WRITE = flags.DEFINE_list(
     "write", ["ids", "colors", "overlays"],
-    "predict: what is written: ids, label_ids, colors, overlays, confidence, entropy.",
+    "predict: what is written: ids, label_ids, colors, overlays, confidence, entropy. evaluate: likewise, of all "
+    "validation images, to --output; default: nothing.",
 )  # fmt: skip
 SKIP_EXISTING = flags.DEFINE_bool("skip_existing", False, "predict: leave out what the same network has done before.")
 VALUE_RANGE = flags.DEFINE_list(
@@ -48,6 +49,12 @@ UNTAGGED_VIDEO = flags.DEFINE_enum(
     "untagged_video", "auto", ["auto", "bt601", "bt709", "bt2020"],
     "predict: what the colours of videos mean that do not say so; auto: bt709 in high definition, bt601 below.",
 )  # fmt: skip
+PREDICTIONS = flags.DEFINE_string(
+    "predictions", None, "evaluate: folder of PNG files, whoever made them, that are scored in place of a network."
+)
+PREDICTION_VALUES = flags.DEFINE_enum(
+    "prediction_values", "auto", ["auto", "train_ids", "label_ids", "colors"], "evaluate: what these files hold."
+)
 WINDOW = flags.DEFINE_integer(
     "window", None, "predict: side, in pixels, of the windows that larger images are predicted in; default: 2048, for "
     "images of more than four million pixels.",
@@ -110,6 +117,18 @@ def read_config() -> ml_collections.ConfigDict:
     if config is None:
         raise app.UsageError("--config is needed: a configuration, such as configs/demo.py")
     return config
+
+
+def check_evaluation() -> None:
+    """Refuses flags of an evaluation that do not go together."""
+    if PREDICTIONS.value is not None:
+        if WRITE.present or STAGE.value or CHECKPOINT.value:
+            raise app.UsageError("--predictions are scored in place of a network: leave --write, --stage and "
+                                 "--checkpoint out")  # fmt: skip
+    elif PREDICTION_VALUES.present:
+        raise app.UsageError("--prediction_values says what the files of --predictions hold")
+    if WRITE.present != (OUTPUT.value is not None):
+        raise app.UsageError("--mode=evaluate writes what --write names to the folder --output: give both or neither")
 
 
 def check_format() -> None:

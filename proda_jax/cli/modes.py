@@ -92,22 +92,30 @@ def write_last_report(workdir: epath.Path) -> None:
 
 
 def evaluate(config: ml_collections.ConfigDict) -> None:
-    """Prints the scores of one network, and writes them to the workdir if there is one."""
+    """Prints the scores of one network, or of predictions in files, and writes them to the workdir if there is one."""
     from proda_jax.report import score_tables as tables
-    from proda_jax.run import experiment, settings
+    from proda_jax.run import experiment, predictions, settings
     from proda_jax.run.sources import Sources
     from proda_jax.system import hosts
 
-    if flags.WORKDIR.value is None and config.init_from is None:
-        raise app.UsageError("--mode=evaluate needs --config.init_from, a file of weights, or --workdir of a run")
+    flags.check_evaluation()
+    if flags.WORKDIR.value is None and config.init_from is None and flags.PREDICTIONS.value is None:
+        raise app.UsageError("--mode=evaluate needs --config.init_from, a file of weights, --workdir of a run, or "
+                             "--predictions, a folder of PNG files")  # fmt: skip
     if config.init_from is not None and (flags.STAGE.value or flags.CHECKPOINT.value):
         raise app.UsageError("--stage and --checkpoint choose a network of the workdir, config.init_from one in a file")
     settings.check_evaluation(config)
     settings.use_compilation_cache()
     workdir = epath.Path(flags.WORKDIR.value) if flags.WORKDIR.value else cache_folder()
     check_writable(workdir, "--workdir" if flags.WORKDIR.value else "the cache folder, XDG_CACHE_HOME,")
-    run = experiment.Experiment(config, workdir, Sources(config, workdir))
-    scores = run.evaluate(flags.STAGE.value, flags.CHECKPOINT.value)
+    sources = Sources(config, workdir)
+    run = experiment.Experiment(config, workdir, sources)
+    if flags.PREDICTIONS.value is not None:
+        scores = predictions.score(config, sources, flags.PREDICTIONS.value, flags.PREDICTION_VALUES.value)
+    elif flags.WRITE.present:
+        scores = write_split(run, flags.WRITE.value)
+    else:
+        scores = run.evaluate(flags.STAGE.value, flags.CHECKPOINT.value)
     if not hosts.is_first():
         return
     print(f"{tables.origin(scores)}\n{tables.class_table(scores)}")
@@ -116,6 +124,14 @@ def evaluate(config: ml_collections.ConfigDict) -> None:
         write_atomically(workdir / "evaluation.csv", tables.csv_table(scores))
         write_atomically(workdir / "evaluation.tex", tables.latex_table(scores, run.space))
         print(f"scores: {workdir / 'evaluation.json'}, .csv and .tex")
+
+
+def write_split(run: "experiment.Experiment", kinds: list[str]) -> dict:  # noqa: F821
+    """Writes predictions of all validation images, and returns their scores."""
+    from proda_jax.inference import split
+
+    model, variables, origin = run.networks.choose(flags.STAGE.value, flags.CHECKPOINT.value)
+    return split.predict(run.config, run.sources, model, variables, origin, flags.OUTPUT.value, kinds, run.mesh)
 
 
 def show_status() -> None:

@@ -66,6 +66,13 @@ def label(png, label_map: LabelMap):
     return tf.gather(tf.constant(label_map.table), raw_label(png, in_color=label_map.in_color))
 
 
+def label_size(label):
+    """Height and width of a label, int32 [2]."""
+    import tensorflow as tf
+
+    return tf.shape(label)
+
+
 def resized(pixels, size: tuple[int, int], method: str):
     """Pixels at `size`, uint8 [height, width, channels]; 'bilinear' averages where it shrinks, 'nearest' picks."""
     import tensorflow as tf

@@ -72,6 +72,11 @@ def label(png: bytes, label_map: LabelMap) -> np.ndarray:
     return np.asarray(label_map.table)[raw_label(png, in_color=label_map.in_color)]
 
 
+def label_size(label: np.ndarray) -> np.ndarray:
+    """Height and width of a label, int32 [2]."""
+    return np.array(label.shape, np.int32)
+
+
 def resized(pixels: np.ndarray, size: tuple[int, int], method: str) -> np.ndarray:
     """Pixels at `size`, uint8 [height, width, channels]; 'bilinear' averages where it shrinks, 'nearest' picks."""
     if pixels.shape[:2] == tuple(size):

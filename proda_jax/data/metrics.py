@@ -34,10 +34,11 @@ def _nanmean(values: np.ndarray) -> float:
 
 
 def scores(confusion: np.ndarray, subset: Sequence[int] | None = None) -> dict[str, np.ndarray | float]:
-    """Intersection over union and accuracies of a confusion matrix.
+    """Intersection over union, Dice and accuracies of a confusion matrix.
 
     Args:
-      confusion: [classes, classes], row = truth, column = prediction.
+      confusion: [classes, classes], row = truth, column = prediction; a further column, if there is one, counts pixels
+        that were given no class, which is wrong.
       subset: classes to report, as for SYNTHIA's 13 of 16; None for all. Each class keeps the IoU it has among all
         classes, confusions with classes outside the subset included, and only the averages run over the subset: so
         the paper's mIoU* (Table 2) follows from the columns of its table. Accuracies are over the true pixels of
@@ -45,15 +46,19 @@ def scores(confusion: np.ndarray, subset: Sequence[int] | None = None) -> dict[s
 
     Returns:
       `iou` [classes or subset] (nan for a class in neither truth nor prediction), `miou` (mean over the others),
+      `dice` [classes or subset] (twice the pixels of both over the sum of the pixels of each; also called F1), `mdice`,
       `pixel_accuracy`, and `class_accuracy` (mean over classes of the share of their true pixels found). Fractions.
     """
     confusion = np.asarray(confusion, np.float64)
     chosen = np.arange(len(confusion)) if subset is None else np.asarray(subset, int)
     hits, truth, predicted = np.diag(confusion)[chosen], confusion.sum(1)[chosen], confusion.sum(0)[chosen]
     iou = _ratio(hits, truth + predicted - hits)
+    dice = _ratio(2 * hits, truth + predicted)
     return {
         "iou": iou,
         "miou": _nanmean(iou),
+        "dice": dice,
+        "mdice": _nanmean(dice),
         "pixel_accuracy": float(_ratio(hits.sum(), truth.sum())),
         "class_accuracy": _nanmean(_ratio(hits, truth)),
     }

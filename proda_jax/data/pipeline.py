@@ -13,10 +13,10 @@ from etils import epath
 
 from proda_jax.data import decode, decode_pillow
 from proda_jax.data.decoders import has_tensorflow
-from proda_jax.data.label_spaces import LabelMap
-from proda_jax.data.memory import MemorySource
+from proda_jax.data.label_spaces import IGNORE, LabelMap
+from proda_jax.data.memory import MemorySource, held
 from proda_jax.data.prepared import INDEX, Prepared
-from proda_jax.data.source import Batch, ordered_records, training_records
+from proda_jax.data.source import Batch, ordered_records, padded_labels, training_records
 from proda_jax.system.paths import expanded
 from proda_jax.system.progress import progress
 
@@ -28,6 +28,7 @@ class TfdsSource:
       image_size: (height, width), pixels; images and labels of another size are resized to it.
       names: unique name of each record.
       labelled: whether the split has labels.
+      label_scale: share of their own width and height at which labels are stored; 1 but for copies of old versions.
     """
 
     def __init__(
@@ -62,9 +63,11 @@ class TfdsSource:
             known = ", ".join(prepared.splits)
             raise ValueError(f"data set {dataset!r} has no split {split!r}; choose one of {known}")
         self.names = tuple(prepared.metadata["names"][split])
+        self.label_scale = prepared.label_scale
         self.labelled = bool(prepared.metadata["labelled"][split])
         self.image_size = (int(image_size[0]), int(image_size[1]))
         self._title = f"{dataset}/{split}"
+        self._unlabelled = f"labels of {self._title} were asked for, but it was prepared without any"
         self._records = prepared.records(split)
 
     def __len__(self) -> int:
@@ -83,40 +86,76 @@ class TfdsSource:
         """Every record once, in order; see `source.ordered_records`."""
         return self._batches(ordered_records(len(self), batch_size, shard), batch_size // shard[1], labels)
 
-    def to_memory(self, *, labels: bool, records: Sequence[int] | None = None) -> MemorySource:
-        """These records (all by default) decoded into memory, for what fits and is read many times."""
+    def scored_batches(self, batch_size: int, *, shard: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+        """Every record once, in order, with labels of their own sizes; see `ExampleSource`."""
+        records = ordered_records(len(self), batch_size, shard)
+        for batch in self._batches(records, batch_size // shard[1], True, own_size=True):
+            del batch["label"]  # at the images' size
+            yield {"label" if key == "own_label" else key: value for key, value in batch.items()}
+
+    def image(self, record: int) -> np.ndarray:
+        """The image of a record at the size at which it is stored, uint8 [h, w, 3], RGB."""
+        return decode_pillow.image(self._read(record)["image"])
+
+    def label(self, record: int) -> np.ndarray:
+        """The label of a record at its own size, train ids or IGNORE, uint8 [h, w]."""
+        if not self.labelled:
+            raise ValueError(self._unlabelled)
+        return decode_pillow.label(self._read(record)["label"], self._map)
+
+    def to_memory(
+        self, *, labels: bool, records: Sequence[int] | None = None, own_labels: bool = False
+    ) -> MemorySource:
+        """These records (all by default) decoded into memory, for what fits and is read many times.
+
+        Args:
+          labels: whether their labels are wanted.
+          records: which.
+          own_labels: whether these are wanted at their own sizes, too.
+
+        Raises:
+          ValueError: memory has no room for them.
+        """
         chosen = np.arange(len(self)) if records is None else np.asarray(records, np.int64)
-        examples = []
+        names = [self.names[i] for i in chosen]
         with progress(f"decoding {self._title} into memory", len(chosen), leave=False) as bar:
-            for example in self._batches(chosen[:, None], 1, labels):
-                examples.append(example)
-                bar.update()
-        images = np.concatenate([example["image"] for example in examples])
-        held = np.concatenate([example["label"] for example in examples]) if labels else None
-        return MemorySource(images, held, [self.names[i] for i in chosen])
 
-    def _batches(self, records: Iterable[np.ndarray], batch_size: int, labels: bool) -> Iterator[Batch]:
+            def examples() -> Iterator[dict[str, np.ndarray]]:
+                for batch in self._batches(chosen[:, None], 1, labels, own_size=own_labels):
+                    yield {key: values[0] for key, values in batch.items()}
+                    bar.update()
+
+            return held(examples(), names, self.image_size, self._title, labels=labels, own_labels=own_labels)
+
+    def _batches(
+        self, records: Iterable[np.ndarray], batch_size: int, labels: bool, *, own_size: bool = False
+    ) -> Iterator[Batch]:
+        """Batches of these records; with `own_size` they have labels of their own sizes besides, 'own_label'."""
         if labels and not self.labelled:
-            raise ValueError(f"labels of {self._title} were asked for, but it was prepared without any")
+            raise ValueError(self._unlabelled)
         by = self._decoded_by_tensorflow if has_tensorflow() else self._decoded_by_threads
-        return by(records, batch_size, labels)
+        return by(records, batch_size, labels, own_size)
 
-    def _decoded_by_threads(self, records: Iterable[np.ndarray], batch_size: int, labels: bool) -> Iterator[Batch]:
+    def _decoded_by_threads(
+        self, records: Iterable[np.ndarray], batch_size: int, labels: bool, own_size: bool
+    ) -> Iterator[Batch]:
         encoded, running = self._encoded(records, labels), deque()
         ahead = 2 * batch_size + self._threads  # examples
         with ThreadPoolExecutor(self._threads) as pool:
             try:
                 while True:
                     for example in itertools.islice(encoded, batch_size + ahead - len(running)):
-                        running.append(pool.submit(self._decode, decode_pillow, example))
+                        running.append(pool.submit(self._decode, decode_pillow, example, own_size=own_size))
                     if not running:
                         return
                     batch = [running.popleft().result() for _ in range(min(batch_size, len(running)))]
-                    yield {key: np.stack([example[key] for example in batch]) for key in batch[0]}
+                    yield _stacked(batch)
             finally:  # whoever asked may want no more
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _decoded_by_tensorflow(self, records: Iterable[np.ndarray], batch_size: int, labels: bool) -> Iterator[Batch]:
+    def _decoded_by_tensorflow(
+        self, records: Iterable[np.ndarray], batch_size: int, labels: bool, own_size: bool
+    ) -> Iterator[Batch]:
         import tensorflow as tf
 
         signature = {"image": tf.TensorSpec((), tf.string), "record": tf.TensorSpec((), tf.int32)}
@@ -136,10 +175,15 @@ class TfdsSource:
         options.threading.private_threadpool_size = self._threads
         options.deterministic = True
         options.autotune.enabled = False  # nothing is left to tune, and its thread can hold up the end for a minute
-        decode_one = functools.partial(self._decode, decode)
+        decode_one = functools.partial(self._decode, decode, own_size=own_size)
         decoded = encoded.map(decode_one, num_parallel_calls=self._threads, deterministic=True)
+        if own_size:
+            filling = {key: np.zeros((), spec.dtype.as_numpy_dtype) for key, spec in decoded.element_spec.items()}
+            batches = decoded.padded_batch(batch_size, padding_values=filling | {"own_label": np.uint8(IGNORE)})
+        else:
+            batches = decoded.batch(batch_size)
         try:
-            yield from decoded.batch(batch_size).prefetch(2).with_options(options).as_numpy_iterator()
+            yield from batches.prefetch(2).with_options(options).as_numpy_iterator()
         except tf.errors.OpError:  # in which TensorFlow wraps what was raised while it read
             if refused:
                 raise refused[0] from None
@@ -164,13 +208,23 @@ class TfdsSource:
                 "command again, which prepares it anew"
             ) from error
 
-    def _decode(self, using: ModuleType, example: dict) -> dict:
+    def _decode(self, using: ModuleType, example: dict, *, own_size: bool) -> dict:
         image = using.resized(using.image(example["image"]), self.image_size, "bilinear")
         decoded = {"image": image, "record": example["record"]}
         if "label" in example:
             label = using.label(example["label"], self._map)
             decoded["label"] = using.resized(label[..., None], self.image_size, "nearest")[..., 0]
+        if own_size:
+            decoded |= {"own_label": label, "label_size": using.label_size(label)}
         return decoded
+
+
+def _stacked(examples: Sequence[dict[str, np.ndarray]]) -> Batch:
+    """A batch of examples; their own labels are filled up to one size."""
+    batch = {key: np.stack([example[key] for example in examples]) for key in examples[0] if key != "own_label"}
+    if "own_label" in examples[0]:
+        batch["own_label"], _ = padded_labels([example["own_label"] for example in examples])
+    return batch
 
 
 def _prepared_directory(dataset: str, data_dir: str) -> epath.Path:

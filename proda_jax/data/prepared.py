@@ -30,6 +30,11 @@ class Prepared:
         """{'origin': what it was made from, 'names': of each split's records, 'labelled': whether each split is}."""
         return json.loads((self._folder / METADATA).read_text())
 
+    @property
+    def label_scale(self) -> float:
+        """Share of their width and height at which labels are stored; below 1 in copies by versions before 0.2."""
+        return self.metadata.get("label_scale") or self.metadata.get("origin", {}).get("store_scale", 1.0)
+
     def records(self, split: str) -> "Records":
         """The records of a split, encoded."""
         lengths = self.splits[split]

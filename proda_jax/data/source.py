@@ -5,6 +5,8 @@ from typing import Protocol
 
 import numpy as np
 
+from proda_jax.data.label_spaces import IGNORE
+
 Batch = dict[str, np.ndarray]
 
 
@@ -40,9 +42,34 @@ class ExampleSource(Protocol):
         """Every record once, in order; see `ordered_records`."""
         ...
 
+    def scored_batches(self, batch_size: int, *, shard: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+        """Every record once, in order, with labels of their own sizes, which are never resized.
+
+        'label' is uint8 [batch, h, w], filled up with IGNORE at the bottom and on the right; 'label_size' int32
+        [batch, 2] are the height and width of each.
+        """
+        ...
+
+    def image(self, record: int) -> np.ndarray:
+        """The image of a record at the size at which it is stored, uint8 [h, w, 3], RGB."""
+        ...
+
+    def label(self, record: int) -> np.ndarray:
+        """The label of a record at its own size, train ids or IGNORE, uint8 [h, w]."""
+        ...
+
     def to_memory(self, *, labels: bool, records: Sequence[int] | None = None) -> "ExampleSource":
         """These records (all by default), decoded into memory, with or without labels."""
         ...
+
+
+def padded_labels(labels: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of several sizes in one array, as `ExampleSource.scored_batches` has them: 'label' and 'label_size'."""
+    sizes = np.array([label.shape for label in labels], np.int32)
+    padded = np.full((len(labels), *sizes.max(0)), IGNORE, np.uint8)
+    for into, label in zip(padded, labels, strict=True):
+        into[: label.shape[0], : label.shape[1]] = label
+    return padded, sizes
 
 
 def example_order(seed: int, epoch: int, size: int) -> np.ndarray:

@@ -23,6 +23,7 @@ from proda_jax.inference.prediction import Prediction
 from proda_jax.inference.record import Record
 from proda_jax.inference.segmenter import BUCKET, Segmenter
 from proda_jax.inference.video import Reader, Writer
+from proda_jax.run.card import Card
 from proda_jax.system import memory
 from proda_jax.system.files import NotWritten, check_writable, write_atomically
 from proda_jax.system.folders import PassedOver, shown
@@ -62,11 +63,7 @@ def predict(
       ValueError: there is nothing to predict or nowhere to write, results of another network are to be skipped, or,
         once the others are done, some of the files could not be predicted.
     """
-    if not kinds or (unknown := [kind for kind in kinds if kind not in KINDS]):
-        raise ValueError(f"--write={','.join(unknown) if kinds else ''}: expected some of {', '.join(KINDS)}")
-    if "label_ids" in kinds and segmenter.card.label_ids is None:
-        raise ValueError("--write=label_ids: the labels of this network's data set are colours, or nobody noted what "
-                         "they are: leave it out, or name the configuration that it was trained with")  # fmt: skip
+    check_kinds(kinds, segmenter.card)
     inputs, passed_over = images.find(pattern, output, KINDS)
     output = epath.Path(expanded(output))
     check_writable(output, "--output")
@@ -93,6 +90,27 @@ def predict(
         print(f"passed over: {line}")
     print(f"results: {output}")
     files.raise_for_failures(all_of_them, passed_over)
+
+
+def check_kinds(kinds: Sequence[str], card: Card) -> None:
+    """Refuses kinds of results that there are not, or not of this network."""
+    if not kinds or (unknown := [kind for kind in kinds if kind not in KINDS]):
+        raise ValueError(f"--write={','.join(unknown) if kinds else ''}: expected some of {', '.join(KINDS)}")
+    if "label_ids" in kinds and card.label_ids is None:
+        raise ValueError("--write=label_ids: the labels of this network's data set are colours, or nobody noted what "
+                         "they are: leave it out, or name the configuration that it was trained with")  # fmt: skip
+
+
+def picture(segmenter: Segmenter, kind: str, image: np.ndarray, found: Prediction) -> np.ndarray:
+    """One of `KINDS` of an image [height, width, 3] and its prediction, as its file holds it."""
+    if kind == "label_ids":
+        ids = np.array(segmenter.card.label_ids)
+        return ids.astype(np.uint8 if ids.max() < 256 else np.uint16)[found.labels]
+    if kind == "colors":
+        return segmenter.colorize(found.labels)
+    if kind == "overlays":
+        return segmenter.overlay(image, found.labels)
+    return {"ids": found.labels, "confidence": found.confidence, "entropy": found.entropy}[kind]
 
 
 class Files:
@@ -264,14 +282,7 @@ class Files:
             pass
 
     def _picture(self, kind: str, image: np.ndarray, found: Prediction) -> np.ndarray:
-        if kind == "label_ids":
-            ids = np.array(self._segmenter.card.label_ids)
-            return ids.astype(np.uint8 if ids.max() < 256 else np.uint16)[found.labels]
-        if kind == "colors":
-            return self._segmenter.colorize(found.labels)
-        if kind == "overlays":
-            return self._segmenter.overlay(image, found.labels)
-        return {"ids": found.labels, "confidence": found.confidence, "entropy": found.entropy}[kind]
+        return picture(self._segmenter, kind, image, found)
 
     def raise_for_failures(self, count: int, passed_over: PassedOver) -> None:
         """Says what could not be predicted, of so many files.

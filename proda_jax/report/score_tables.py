@@ -64,11 +64,20 @@ def score_title(key: str) -> str:
 
 
 def class_table(scores: dict) -> str:
-    """IoU of each class and their means as text, in percent."""
-    means = {score_title(key): value for key, value in scores.items() if key.startswith("miou")}
-    rows = scores["iou"] | means | {"pixel accuracy": scores["pixel_accuracy"]}
-    width = max(map(len, rows))
-    return "\n".join(f"{name:<{width}} {'-' if v is None else format(v, '.1f'):>6}" for name, v in rows.items())
+    """IoU of each class, Dice where it is there, and their means as text, in percent."""
+    dice = scores.get("dice", {})
+    rows = [(name, iou, dice.get(name, "")) for name, iou in scores["iou"].items()]
+    rows += [(score_title(key), value, scores.get("mdice", "") if key == "miou" else "")
+             for key, value in scores.items() if key.startswith("miou")]  # fmt: skip
+    rows.append(("pixel accuracy", scores["pixel_accuracy"], ""))
+    width = max(len(name) for name, *_ in rows)
+    lines = [f"{'':<{width}} {'IoU':>6} {'Dice':>6}"] if dice else []
+    lines += [f"{name:<{width}} {_cell(iou):>6} {_cell(of_dice):>6}".rstrip() for name, iou, of_dice in rows]
+    return "\n".join(lines)
+
+
+def _cell(value: float | str | None) -> str:
+    return value if isinstance(value, str) else _score(value)
 
 
 def origin(scores: dict) -> str:
@@ -79,11 +88,15 @@ def origin(scores: dict) -> str:
 
 def csv_table(scores: dict) -> str:
     """An evaluation (`Experiment.evaluate`) as two lines of CSV, names and values; lines of several can be joined."""
-    means = {score_title(key): value for key, value in scores.items() if key.startswith("miou")}
-    origin = {key: scores.get(key) for key in ("task", "network", "stage", "checkpoint", "step", "data", "images")}
-    row = origin | scores["iou"] | means | {"pixel accuracy": scores["pixel_accuracy"]}
+    origin = [(key, scores.get(key)) for key in ("task", "network", "stage", "checkpoint", "step", "data", "images")]
+    means = [(score_title(key), value) for key, value in scores.items() if key.startswith("miou")]
+    means.append(("pixel accuracy", scores["pixel_accuracy"]))
+    if "dice" in scores:
+        means += [("mDice", scores["mdice"]), *((f"Dice of {name}", value) for name, value in scores["dice"].items())]
+    taken = {name for name, _ in (*origin, *means)}
+    classes = [(f"IoU of {name}" if name in taken else name, value) for name, value in scores["iou"].items()]
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([row.keys(), row.values()])
+    csv.writer(text, lineterminator="\n").writerows(zip(*origin, *classes, *means, strict=True))
     return text.getvalue()
 
 

@@ -1,4 +1,8 @@
-"""Evaluation on whole images: one scale, no flip, confusion matrix on the device (Section 5.1)."""
+"""Evaluation on whole images: one scale, no flip, confusion matrix on the device (Section 5.1).
+
+Scores are at the labels' own size (`LABELS`), or at `IMAGE_SIZE`, to which labels are resized as images are; that of
+configurations which do not say. Where labels have that size, as in the paper's tasks, it is the same.
+"""
 
 import contextlib
 import functools
@@ -7,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
@@ -14,14 +19,20 @@ from proda_jax.data import metrics
 from proda_jax.data.label_spaces import LabelSpace
 from proda_jax.data.source import ExampleSource
 from proda_jax.models.deeplab import DeepLab
-from proda_jax.models.resizing import resize_align_corners
+from proda_jax.run import own_size
 from proda_jax.system import devices, hosts
 from proda_jax.system.progress import progress
 
+LABELS, IMAGE_SIZE = "labels", "image_size"  # where scores are
 NOTHING_COUNTS = (
     "no pixel of the {} validation images has a label that counts: do the label files hold the values that "
     "data.label_space expects?"
 )
+
+
+def scored_at(config: ml_collections.ConfigDict) -> str:
+    """Where a configuration's scores are; those of older versions do not say."""
+    return config.get("evaluate_at", IMAGE_SIZE)
 
 
 def predict(model: DeepLab, variables: Any, images: jax.Array) -> jax.Array:
@@ -39,9 +50,10 @@ def predict(model: DeepLab, variables: Any, images: jax.Array) -> jax.Array:
     return jnp.argmax(resize_align_corners(logits, images.shape[1:3]), axis=-1)
 
 
-def confusion_step(model: DeepLab, mesh: Mesh) -> Callable:
+def confusion_step(model: DeepLab, mesh: Mesh, at: str = IMAGE_SIZE) -> Callable:
     """Mapped function (variables, matrix, batch of images and labels) -> the matrix with all devices' pixels added."""
-
+    if at == LABELS:
+        return own_size.confusion_step(model, mesh)
     return devices.map_step(functools.partial(_add_confusion, model), mesh, "rrb", "r")
 
 
@@ -60,6 +72,7 @@ def evaluate(
     mesh: Mesh,
     title: str = "evaluating",
     new: bool = True,
+    at: str = IMAGE_SIZE,
 ) -> np.ndarray:
     """Confusion matrix of a network on a labelled data set.
 
@@ -72,6 +85,7 @@ def evaluate(
       mesh: the devices.
       title: for the progress bar.
       new: whether `step` is called for the first time, which compiles it.
+      at: where scores are, as `step` has them.
 
     Returns:
       int64 [classes, classes]; row = truth.
@@ -81,8 +95,12 @@ def evaluate(
     """
     empty = devices.replicate(np.zeros((classes, classes), np.int32), mesh)
     total, matrix, pixels = np.zeros((classes, classes), np.int64), empty, 0
+    if at == LABELS:
+        batches = own_size.batches(source, batch_size)
+    else:
+        batches = source.ordered_batches(batch_size, labels=True, shard=hosts.share())
     with progress(title, len(source), leave=False) as bar:
-        for batch in devices.prefetch(source.ordered_batches(batch_size, labels=True, shard=hosts.share()), mesh):
+        for batch in devices.prefetch(batches, mesh):
             pixels += batch["label"].size
             if pixels >= 2**31:  # more than a cell on the device is sure to hold
                 total, matrix, pixels = total + np.asarray(matrix), empty, batch["label"].size
@@ -95,16 +113,24 @@ def evaluate(
     return total
 
 
-def summary(confusion: np.ndarray, space: LabelSpace, subsets: Mapping[str, Sequence[int]] | None = None) -> dict:
+def summary(
+    confusion: np.ndarray,
+    space: LabelSpace,
+    subsets: Mapping[str, Sequence[int]] | None = None,
+    *,
+    dice: bool = False,
+) -> dict:
     """Scores in percent, as results.json has them.
 
     Args:
-      confusion: [classes, classes].
+      confusion: [classes, classes], or with a column more, see `metrics.scores`.
       space: label space of the classes.
       subsets: train ids over which mIoU is reported, too, by name; default: those of the space.
+      dice: whether it is wanted, too.
 
     Returns:
-      {'miou', 'pixel_accuracy', 'iou': {class: value or None}, 'miou_<name>' for each of the subsets}.
+      {'miou', 'pixel_accuracy', 'iou': {class: value or None}, 'miou_<name>' for each of the subsets}, and 'mdice' and
+      'dice' likewise.
     """
 
     def percent(value: float) -> float | None:
@@ -114,4 +140,6 @@ def summary(confusion: np.ndarray, space: LabelSpace, subsets: Mapping[str, Sequ
     result = {"miou": percent(scores["miou"]), "pixel_accuracy": percent(scores["pixel_accuracy"])}
     for name, subset in (space.subsets if subsets is None else subsets).items():
         result[f"miou_{name}"] = percent(metrics.scores(confusion, subset)["miou"])
-    return result | {"iou": {name: percent(value) for name, value in zip(space.classes, scores["iou"], strict=True)}}
+    for measure in ("iou", "dice") if dice else ("iou",):
+        result[measure] = {name: percent(value) for name, value in zip(space.classes, scores[measure], strict=True)}
+    return result | ({"mdice": percent(scores["mdice"])} if dice else {})

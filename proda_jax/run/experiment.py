@@ -213,13 +213,14 @@ class Experiment:
         """
         if self.config.data.validation.name == NONE:
             return None
-        validation, confusion = self.sources.open("validation"), evaluate.confusion_step(model, self.mesh)
+        at = evaluate.scored_at(self.config)
+        validation, confusion = self.sources.open("validation"), evaluate.confusion_step(model, self.mesh, at)
         new = iter([True])  # the first time, the program is compiled
 
         def score(variables: Any) -> np.ndarray:
             return evaluate.evaluate(
                 confusion, variables, validation, self.evaluation_batch, model.classes, self.mesh,
-                f"{title}: evaluating", next(new, False),
+                f"{title}: evaluating", next(new, False), at,
             )  # fmt: skip
 
         return score
@@ -334,6 +335,10 @@ class Experiment:
 
     def begin(self) -> None:
         """Refuses what cannot be run, before anything is computed, and notes the configuration."""
+        if "evaluate_at" in self.config and provenance.scores_as_before(self.workdir.path):
+            with self.config.unlocked():  # so that all its scores can be compared
+                del self.config.evaluate_at
+            say("scores are at data.validation.image_size, as this workdir began with a version that had them there")
         for name in self.config.stages:
             devices.check_batch_size(build.batch_size(self.config, name), self.mesh, self.config.micro_batches)
             provenance.check(self.workdir.folder(name), self.config, name)
@@ -371,18 +376,18 @@ class Experiment:
 
         Returns:
           `evaluate.summary` over each set of classes that papers report, with where the network is from, 'task',
-          'data' ('camvid, dusk_test') and 'images'.
+          'data' ('camvid, dusk_test'), 'images', and 'evaluate_at', the setting.
 
         Raises:
           ValueError: there are no labelled validation images, or no network.
         """
         data = self.config.data.validation
-        if data.name == NONE or not self.sources.open("validation").labelled:
-            raise ValueError("there are no labelled validation images (config.data.validation) to evaluate on")
+        self.sources.labelled_validation()
         model, variables, origin = self.networks.choose(stage, which)
         confusion = self.scorer(model, origin.get("stage", "network"))(variables)
         images = {"data": f"{data.name}, {data.split}", "images": len(self.sources.open("validation"))}
-        scores = evaluate.summary(confusion, self.space, reported_subsets(self.space))
+        images["evaluate_at"] = evaluate.scored_at(self.config)
+        scores = evaluate.summary(confusion, self.space, reported_subsets(self.space), dice=True)
         return {"task": self.config.task} | origin | images | scores
 
     def check_labels(self) -> None:

@@ -12,7 +12,9 @@ import ml_collections
 from etils import epath
 
 from proda_jax.adaptation.stages import build, kinds
+from proda_jax.data.checks import NONE
 from proda_jax.models.backbones import OPTIONS
+from proda_jax.run.evaluate import scored_at
 from proda_jax.system import hosts
 from proda_jax.system.files import json_text, read_json, write_if_new, write_json
 from proda_jax.system.paths import expand_settings
@@ -26,6 +28,7 @@ _BEFORE = {
     "optimizer": "sgd", "adam_betas": [0.9, 0.999], "layer_decay": 1.0, "decay_vectors": True, "schedule_warmup": 0,
     "schedule_warmup_start": 1e-6, "backbone": "resnet", "weights_input": "", "statistics": "all",
     "statistics_images": 400, "drop_path": None, "position_resize": None, "stride_in": None, "freeze_backbone": False,
+    "evaluate_at": "image_size",
 }  # fmt: skip
 _OF_DATA = ("name", "split", "image_size", "label_values")  # of a data set; where its files lie may change
 _OF_DATA_IF_SET = ("color_tolerance",)  # of these, older versions knew nothing
@@ -43,6 +46,8 @@ def decisive(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
     found |= {f"data.{role}.{key}": config.data[role][key] for role in roles for key in _OF_DATA}
     found |= {f"data.{role}.{key}": value for role in roles for key in _OF_DATA_IF_SET
               if (value := config.data[role].get(key))}  # fmt: skip
+    if config.data.validation.name != NONE:  # one history has scores of one kind
+        found["evaluate_at"] = scored_at(config)
     if config.handover == "best":
         found["evaluate_every"] = config.evaluate_every
     backbone = build.backbone_of(config.model)
@@ -71,6 +76,11 @@ def note_configuration(workdir: epath.Path, config: ml_collections.ConfigDict) -
     """Notes the whole configuration of a run, for reports and for predictions."""
     if hosts.is_first():
         write_if_new(workdir / CONFIGURATION, json_text(config.to_dict()).encode())
+
+
+def scores_as_before(workdir: epath.Path) -> bool:
+    """Whether a workdir began with a version that knew nothing of `evaluate_at`."""
+    return (workdir / CONFIGURATION).exists() and "evaluate_at" not in read_configuration(workdir)
 
 
 def note_data(workdir: epath.Path, noted: dict[str, dict]) -> None:

@@ -18,13 +18,14 @@ from proda_jax.models import backbones
 from proda_jax.models.backbones import BACKBONES, OPTIONS, Backbone
 from proda_jax.models.heads import HEADS
 from proda_jax.models.weights import foreign, published
+from proda_jax.run.evaluate import IMAGE_SIZE, LABELS, scored_at
 from proda_jax.system.files import cache_folder
 from proda_jax.system.refusals import choose, refuse
 
 TOP_LEVEL = (
     "task", "init_from", "seed", "stages", "batch_size", "micro_batches", "log_every", "summaries", "save_every",
-    "save_minutes", "max_skipped", "evaluate_every", "handover", "evaluate_batch_size", "data", "model", "views",
-    "snapshots", "study",
+    "save_minutes", "max_skipped", "evaluate_every", "handover", "evaluate_at", "evaluate_batch_size", "data", "model",
+    "views", "snapshots", "study",
 )  # fmt: skip
 COUNTS = (
     "batch_size", "micro_batches", "log_every", "save_every", "max_skipped", "evaluate_every", "evaluate_batch_size",
@@ -86,6 +87,7 @@ def check(config: ml_collections.ConfigDict) -> None:
                "network in a file, name it as config.<stage>.weights of the stage it stands for")  # fmt: skip
     check_data(config)
     choose("handover", config.handover, ("last", "best"))
+    choose("evaluate_at", scored_at(config), (LABELS, IMAGE_SIZE))
     if config.handover == "best" and config.data.validation.name == NONE:
         refuse("handover", "best", "'last', as there are no validation images to choose by")
     if not config.save_minutes > 0:
@@ -132,6 +134,7 @@ def check_evaluation(config: ml_collections.ConfigDict) -> None:
     """Checks what evaluating a network needs of a configuration; what training needs may be missing."""
     check_sections(config)
     check_data(config)
+    choose("evaluate_at", scored_at(config), (LABELS, IMAGE_SIZE))
     check_model(config.model)
     if config.evaluate_batch_size < 1:
         refuse("evaluate_batch_size", config.evaluate_batch_size, "at least 1")

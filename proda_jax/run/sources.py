@@ -9,12 +9,13 @@ from absl import logging
 from etils import epath
 
 from proda_jax.adaptation.stages import kinds
-from proda_jax.data.checks import meaning_of
+from proda_jax.data.checks import NONE, meaning_of
 from proda_jax.data.decoders import has_tensorflow
 from proda_jax.data.label_spaces import FOLDER
 from proda_jax.data.source import ExampleSource
+from proda_jax.run.evaluate import LABELS, scored_at
 from proda_jax.run.train import Writer
-from proda_jax.system import hosts
+from proda_jax.system import hosts, memory
 from proda_jax.system.progress import phase, say
 
 
@@ -46,6 +47,16 @@ class Sources:
                 self._opened[role] = self._open(role)
         return self._opened[role]
 
+    def labelled_validation(self) -> ExampleSource:
+        """The validation images, which have labels.
+
+        Raises:
+          ValueError: they have none, or there are no such images.
+        """
+        if self._config.data.validation.name == NONE or not self.open("validation").labelled:
+            raise ValueError("there are no labelled validation images (config.data.validation) to evaluate on")
+        return self.open("validation")
+
     def _open(self, role: str) -> ExampleSource:
         from proda_jax.data.pipeline import TfdsSource
         from proda_jax.data_prep.prepare import prepare_role
@@ -66,8 +77,14 @@ class Sources:
         )
         labels = source.labelled and (role != "target" or self._needs_target_labels())
         self._look(role, folder, labels)
+        if role == "validation" and self._at_labels and source.label_scale != 1.0:
+            raise ValueError(
+                f"{folder} holds labels at {source.label_scale} of their size, as versions before 0.2 stored them with "
+                "data.store_scale, and scores are at their own: delete that folder and give the same command again, or "
+                "set --config.evaluate_at=image_size"
+            )
         if data.loader == "memory" or not has_tensorflow() and self._is_held_instead(source):
-            return source.to_memory(labels=labels)
+            return source.to_memory(labels=labels, own_labels=labels and role == "validation" and self._at_labels)
         return source
 
     def _look(self, role: str, folder: epath.Path, labels: bool) -> None:
@@ -83,12 +100,21 @@ class Sources:
             raise refusal(role, wrong)
 
     def _is_held_instead(self, source: ExampleSource) -> bool:
-        """Whether images that TensorFlow cannot read ahead are held in memory: all that fit into half of it."""
+        """Whether images that TensorFlow cannot read ahead are held in memory: all that fit into half of what is free.
+
+        Where nobody knows what is free, into half of all there is.
+        """
         height, width = source.image_size
-        held = len(source) * height * width * 4 < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
+        room = memory.free() or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        held = len(source) * height * width * 4 < room / 2
         how = "held in memory, as by data.loader=memory" if held else "read again and again, too many for the memory"
         self._say_once(f"TensorFlow cannot be imported: images are decoded with Pillow and {how}")
         return held
+
+    @property
+    def _at_labels(self) -> bool:
+        """Whether scores are at the labels' own sizes."""
+        return scored_at(self._config) == LABELS
 
     def _say_once(self, message: str) -> None:
         if message not in self._said:

@@ -64,3 +64,8 @@ def as_the_first_sees(seen: bool) -> bool:
 def everywhere(done: bool) -> bool:
     """Whether something was done on every host."""
     return done if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.asarray(done))))
+
+
+def largest(numbers: np.ndarray) -> np.ndarray:
+    """The largest of each number over all hosts, of the same shape."""
+    return numbers if jax.process_count() == 1 else np.max(multihost_utils.process_allgather(numbers), axis=0)

@@ -12,7 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from proda_jax.data import decode, decode_pillow, pipeline
-from proda_jax.data.label_spaces import label_map, label_space
+from proda_jax.data.label_spaces import IGNORE, label_map, label_space
 from proda_jax.data.prepared import Prepared, parse_example
 from proda_jax.data_prep.examples import index_png
 from proda_jax.data_prep.prepare import prepare
@@ -121,10 +121,33 @@ def test_batches_are_the_same_with_tensorflow_and_without(synthia, monkeypatch):
         source = pipeline.TfdsSource("synthia", "train", data_dir=str(root / "data"), image_size=(32, 80),
                                      label_map=meaning, threads=2)  # fmt: skip
         endless = source.training_batches(2, seed=1, labels=True)
-        return [*itertools.islice(endless, 5), *source.ordered_batches(2, labels=True)]
+        scored, held = source.scored_batches(2), source.to_memory(labels=True, own_labels=True)
+        return [*itertools.islice(endless, 5), *source.ordered_batches(2, labels=True), *scored,
+                *held.scored_batches(2)]  # fmt: skip
 
     for one, other in zip(batches(False), batches(True), strict=True):
-        assert one.keys() == other.keys() == {"image", "label", "record"}
+        assert one.keys() == other.keys() >= {"image", "label", "record"}
         for key in one:
             assert one[key].dtype == other[key].dtype
             np.testing.assert_array_equal(one[key], other[key])
+
+
+def test_labels_are_scored_at_their_own_sizes_from_disk_and_from_memory(tmp_path, monkeypatch):
+    truth = fixtures.write_gta5(tmp_path / "raw", 3, SIZE, odd_sizes=True)
+    prepare("gta5", data_dir=str(tmp_path / "data"), raw_dir=str(tmp_path / "raw"))
+    expected = [label for _, _, label in truth]
+    expected[1] = expected[1][::2, ::2]  # as it is stored
+    meaning = label_map("gta5", label_space("cityscapes19"))
+    for has_tensorflow in (True, False):
+        monkeypatch.setattr(pipeline, "has_tensorflow", lambda has=has_tensorflow: has)
+        source = pipeline.TfdsSource("gta5", "train", data_dir=str(tmp_path / "data"), image_size=(32, 80),
+                                     label_map=meaning, threads=2)  # fmt: skip
+        for opened in (source, source.to_memory(labels=True, own_labels=True)):
+            batches = list(opened.scored_batches(2))
+            assert [batch["image"].shape for batch in batches] == [(2, 32, 80, 3)] * 2
+            assert [batch["record"].tolist() for batch in batches] == [[0, 1], [2, -1]]
+            for i, label in enumerate(expected):
+                held, (height, width) = (batches[i // 2][key][i % 2] for key in ("label", "label_size"))
+                assert (height, width) == label.shape
+                assert set(held[height:].ravel()) | set(held[:, width:].ravel()) <= {IGNORE}
+                np.testing.assert_array_equal(held[:height, :width], label)

@@ -1,5 +1,6 @@
 """Preparing twice, after an interruption, at the same time, and into smaller copies."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from command import python
 from PIL import Image
 from raw_files import CITYSCAPES, ROOT, SIZE, noise, png, prepare_gta5, stored
 
+from proda_jax.configs import base
 from proda_jax.data import decode
 from proda_jax.data.label_spaces import CUSTOM, label_map, label_space
 from proda_jax.data.pipeline import TfdsSource
@@ -20,6 +22,7 @@ from proda_jax.data_prep.png import encode_png
 from proda_jax.data_prep.prepare import prepare
 from proda_jax.data_prep.records import Record
 from proda_jax.data_prep.summary import Summary
+from proda_jax.run.sources import Sources
 
 
 @pytest.fixture
@@ -186,17 +189,17 @@ def test_files_are_stored_byte_for_byte(gta5):
 
 
 @pytest.mark.parametrize("depth", [8, 16])
-def test_smaller_copies_of_labels_in_colour_and_of_16_bits_keep_their_values(tmp_path, depth):
+def test_copies_of_smaller_images_have_labels_as_they_came(tmp_path, depth):
     values = np.array([[1, 300], [70, 65535]], np.uint16) if depth == 16 else np.array([[1, 30], [70, 255]], np.uint8)
-    file = encode_png(values.repeat(2, 0).repeat(2, 1))
+    file = encode_png(values)
     assert file[24] == depth
     example = checked(Record("a", "a", "b"), png(noise(4, 4, 3)), file, Checks(CITYSCAPES, store_scale=0.5))
     np.testing.assert_array_equal(decode.raw_label(example.label, in_color=False), values)
     in_color = label_map("folder", label_space(CUSTOM, ("a",)), [((1, 2, 3), "a")])
     colors = noise(2, 2, 3)
-    file = png(colors.repeat(2, 0).repeat(2, 1))
+    file = png(colors)
     if depth == 16:
-        fixtures.write_png16(tmp_path / "b.png", colors.repeat(2, 0).repeat(2, 1).astype(np.uint16) * 257)
+        fixtures.write_png16(tmp_path / "b.png", colors.astype(np.uint16) * 257)
         file = (tmp_path / "b.png").read_bytes()
     example = checked(Record("a", "a", "b"), png(noise(4, 4, 3)), file, Checks(in_color, store_scale=0.5))
     np.testing.assert_array_equal(decode.image(example.label), colors)
@@ -215,7 +218,7 @@ def test_a_photograph_as_label_does_not_flood_the_summary():
     assert len(counts.values) <= 1024 and counts.values.total() + counts.others == 10_000
 
 
-def test_a_smaller_copy_averages_images_and_picks_labels(gta5):
+def test_a_smaller_copy_averages_images_and_keeps_labels(gta5):
     half = prepare_gta5(gta5, store_scale=0.5)
     source = TfdsSource("gta5", "train", data_dir=str(gta5 / "data"), image_size=(32, 64), label_map=CITYSCAPES)
     memory = source.to_memory(labels=True)
@@ -224,3 +227,20 @@ def test_a_smaller_copy_averages_images_and_picks_labels(gta5):
         smaller = np.asarray(Image.fromarray(image).resize((64, 32), Image.Resampling.BILINEAR)).astype(int)
         assert np.abs(memory.images[i] - smaller).max() <= 1
         np.testing.assert_array_equal(memory.labels[i], label[1::2, 1::2])
+    scored = [batch["label"][0] for batch in source.scored_batches(1)]
+    np.testing.assert_array_equal(scored[6], label)
+
+
+def test_scores_are_not_at_labels_that_an_older_version_stored_smaller(gta5, tmp_path):
+    folder = prepare_gta5(gta5, store_scale=0.5)
+    metadata = json.loads((folder / "metadata.json").read_text())
+    del metadata["label_scale"]
+    (folder / "metadata.json").write_text(json.dumps(metadata))
+    c = base.get_config()
+    c.data.data_dir, c.data.store_scale = str(gta5 / "data"), 0.5
+    c.data.validation = base.dataset("gta5", "train", SIZE)
+    c.data.validation.raw_dir = str(gta5 / "raw")
+    with pytest.raises(ValueError, match=r"labels at 0.5 of their size.*--config.evaluate_at=image_size"):
+        Sources(c, tmp_path).open("validation")
+    c.evaluate_at = "image_size"
+    assert Sources(c, tmp_path).open("validation").labelled

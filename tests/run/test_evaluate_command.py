@@ -104,6 +104,22 @@ def test_csv_is_read_back_as_it_was():
         scores[f"miou{over}"] for over in ("", "_16", "_13")]  # fmt: skip
 
 
+def test_classes_that_are_named_like_columns_keep_their_own():
+    space = label_space("custom", ("images", "mIoU", "pixel accuracy", "mDice", "sky"))
+    scores = {"network": "x", "data": "folder, x", "images": 2} | evaluate.summary(
+        np.arange(25).reshape(5, 5), space, dice=True)  # fmt: skip
+    header, values = csv.reader(io.StringIO(tables.csv_table(scores)))
+    assert len(set(header)) == len(header)
+    row = dict(zip(header, values, strict=True))
+    assert (row["images"], row["mIoU"], row["pixel accuracy"]) == ("2", str(scores["miou"]),
+                                                                  str(scores["pixel_accuracy"]))  # fmt: skip
+    for name in space.classes:
+        assert row[name if name == "sky" else f"IoU of {name}"] == str(scores["iou"][name])
+        assert row[f"Dice of {name}"] == str(scores["dice"][name])
+    lines = tables.class_table(scores).splitlines()
+    assert len(lines) == 1 + 5 + 2 and len([line for line in lines if line.startswith("mIoU ")]) == 2
+
+
 def test_the_terminal_shows_each_class_and_each_mean():
     scores, iou = scores_in("cityscapes19")
     lines = tables.class_table(scores).splitlines()
@@ -250,7 +266,7 @@ def test_the_command_scores_a_workdir_by_itself_and_other_images_with_its_config
     assert by_itself.returncode == 0, by_itself.stderr
     scores = json.loads((workdir / "evaluation.json").read_text())
     assert scores["miou"] == pytest.approx(mean_iou(model, variables, truth["dusk_test"]), abs=0.01)
-    assert f"mIoU           {scores['miou']:>6.1f}\n" in by_itself.stdout
+    assert f"mIoU           {scores['miou']:>6.1f} {scores['mdice']:>6.1f}\n" in by_itself.stdout
     (row,) = csv.DictReader(io.StringIO((workdir / "evaluation.csv").read_text()))
     assert (row["stage"], row["checkpoint"], float(row["mIoU"])) == ("source", "last", scores["miou"])
     assert rows_of((workdir / "evaluation.tex").read_text())[1][-1] == f"{scores['miou']:.1f}"

@@ -66,6 +66,8 @@ def test_the_stage_that_was_interrupted_is_loaded_too(kept):
 
 def test_it_is_evaluated_with_the_settings_that_it_notes(kept, expected, exact):
     found = experiment(kept / "workdir", provenance.read_configuration(kept / "workdir")).evaluate()
+    assert found.pop("evaluate_at") == "image_size"
+    assert found.pop("dice").keys() == found["iou"].keys() and found.pop("mdice") > found["miou"]
     assert found.pop("network") == str(kept / "workdir" / "source")
     assert_scores(found, {name: value for name, value in expected["evaluation"].items() if name != "network"}, exact)
 
