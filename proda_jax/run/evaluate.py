@@ -19,6 +19,7 @@ from proda_jax.data import metrics
 from proda_jax.data.label_spaces import LabelSpace
 from proda_jax.data.source import ExampleSource
 from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.resizing import resize_align_corners
 from proda_jax.run import own_size
 from proda_jax.system import devices, hosts
 from proda_jax.system.progress import progress
