@@ -2,32 +2,55 @@
 
     python main.py --config=configs/camvid.py --config.data.raw_dir=<CamVid folder> --workdir=...
 
-A small network from scratch on half-size images, for two CPU cores; `--config=configs/camvid.py:large` is a ResNet-50
-on whole ones, for an accelerator. The oracle alone learns from labels of the dusk training images; where there are
-none, leave it out:
-`--config.stages="('source', 'source_jitter', 'warmup', 'self_training', 'stage1', 'stage2', 'stage3')"`.
+EfficientNet-Lite0 from ImageNet weights at 240 x 320 pixels, for a CPU. `--config=configs/camvid.py:scratch` is a small
+network that knows nothing yet, on images of 180 x 240; `:large` a ResNet-50 from scratch on whole photographs, for an
+accelerator. The oracle alone learns from labels of the dusk training images; where there are none, leave it out:
+`--config.stages="('source', 'control', 'warmup', 'self_training', 'stage1', 'stage2', 'stage3')"`.
 """
 
 import ml_collections
 
-from proda_jax.configs import base, demo
+from proda_jax.configs import base, demo, lite
+
+FORMS = ("pretrained", "scratch", "large")
 
 
-def get_config(size: str = "small") -> ml_collections.ConfigDict:
-    """The configuration for `size` 'small' or 'large', what follows the colon after the file's name."""
-    if size not in ("small", "large"):
-        raise ValueError(f"configs/camvid.py:{size}: expected configs/camvid.py, or configs/camvid.py:large")
-    c = demo.get_config()  # its small network from scratch, with centred input
+def get_config(form: str = "pretrained") -> ml_collections.ConfigDict:
+    """The configuration of one of `FORMS`, what follows the colon after the file's name."""
+    if form not in FORMS:
+        others = ", ".join(f"configs/camvid.py:{other}" for other in FORMS)
+        raise ValueError(f"configs/camvid.py:{form}: expected configs/camvid.py, or one of {others}")
+    c = demo.get_config()
     c.task = "camvid"
-    c.stages = ("source", "source_jitter", "warmup", "self_training", "stage1", "stage2", "stage3", "oracle")
     c.evaluate_every = 500
     c.evaluate_batch_size = 2
-
     c.data.label_space = "camvid11"  # void is ignored
     c.data.allow = ("absent_classes",)  # of rare ones, single sequences may have no pixel
+    return pretrained(c) if form == "pretrained" else from_scratch(c, form)
 
+
+def pretrained(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """From ImageNet weights. The control takes as many more steps on the source as all later stages do together."""
+    set_size(c, (240, 320), (176, 240))
+    lite.network(c)
+    c.stages = ("source", "control", "warmup", "self_training", "stage1", "stage2", "stage3", "oracle")
+    c.source = lite.supervised("imagenet", 500)
+    c.control = lite.supervised("source", 700)
+    c.warmup = lite.warmup("source", 100)
+    c.self_training = lite.self_training("warmup", 200)
+    c.stage1 = lite.denoise("warmup", 200)  # the same start, rate and number of steps as self-training
+    c.stage2 = lite.distill("stage1", 200)
+    c.stage3 = lite.distill("stage2", 200)
+    # the oracle starts where stages 1 to 3 start and takes as many steps as they do together, with the target's labels
+    c.oracle = lite.supervised("warmup", 600, target_labels=True)
+    return c
+
+
+def from_scratch(c: ml_collections.ConfigDict, form: str) -> ml_collections.ConfigDict:
+    """The demo's small network from scratch with centred input; or a ResNet-50."""
+    c.stages = ("source", "source_jitter", "warmup", "self_training", "stage1", "stage2", "stage3", "oracle")
     set_size(c, (180, 240), (128, 176))  # half of the photographs' 360 x 480
-    if size == "large":
+    if form == "large":
         set_size(c, (360, 480), (256, 352))
         c.model.depths = (3, 4, 6, 3)  # ResNet-50
         c.model.width = 64
@@ -38,10 +61,9 @@ def get_config(size: str = "small") -> ml_collections.ConfigDict:
     c.source_jitter = demo.jitter(demo.small(base.supervised("random", 1000)))
     c.warmup = demo.warmup("source_jitter", 300)
     c.self_training = demo.self_training("warmup", 400)
-    c.stage1 = demo.denoise("warmup", 400)  # the same start, rate and number of steps as self-training
+    c.stage1 = demo.denoise("warmup", 400)
     c.stage2 = demo.distill("stage1", 400)
     c.stage3 = demo.distill("stage2", 400)
-    # the oracle starts where stages 1 to 3 start and takes as many steps as they do together, with the target's labels
     c.oracle = demo.jitter(demo.small(base.supervised("warmup", 1200, target_labels=True)))
     return c
 

