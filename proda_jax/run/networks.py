@@ -8,11 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+from etils import epath
 from jax.sharding import Mesh
 
 from proda_jax.adaptation.stages import build, kinds
 from proda_jax.data.label_spaces import LabelSpace
 from proda_jax.models import weights
+from proda_jax.models.backbones import BACKBONES, Backbone
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.models.weights import published
 from proda_jax.models.weights.torch_names import from_torch
@@ -130,7 +132,18 @@ class Networks:
             path = published.path(model.backbone, model.depths or (), model.width or 0)
         with phase(f"reading {path}"):
             read = weights.load(path, images=model.weights_input or None)
+            self.check_backbone(path, read.backbone)
             return from_torch(read.arrays, backbone(wanted))
+
+    def check_backbone(self, path: epath.PathLike, found: Backbone) -> None:
+        """Refuses weights of another backbone than the configuration's."""
+        wanted = build.backbone_of(self._config.model)
+        sizes = {row: (row.family, row.depths, row.width) for row in (found, wanted, *BACKBONES.values())}
+        if sizes[found] != sizes[wanted]:
+            name = next((name for name, row in BACKBONES.items() if sizes[row] == sizes[found]), None)
+            there, here = ("{} of depths {} and width {}".format(*sizes[row]) for row in (found, wanted))
+            remedy = f"set config.model.backbone to {name!r}, or name another file" if name else "name another file"
+            raise ValueError(f"{path} holds a {there}; config.model.backbone and its sizes are a {here}: {remedy}")
 
     def initial(self, name: str, model: DeepLab) -> Any:
         """Where the network of stage `name` starts: random, weights from a file, or an earlier stage's network."""

@@ -108,7 +108,7 @@ def test_a_file_that_would_run_code_is_refused_and_not_run(form, tmp_path):
 def test_files_that_are_not_weights_are_refused_in_one_sentence(tmp_path):
     for name, payload, message in (
         ("a.pth", [1, 2], "expected a state dict, found a list"),
-        ("b.pth", {"model": {"conv1.weight": torch.ones(1)}}, "expected a state dict, alone.*found entries model"),
+        ("b.pth", {"options": {"rate": 0.1}}, "expected a state dict, alone.*found entries options"),
         ("c.pth", {"weight": torch.ones(1)}, "expected arrays of a backbone.*found weight"),
         ("d.pkl", {"ResNet101": {"weights": {}}}, "expected the network's state dict under 'ResNet101'"),
     ):

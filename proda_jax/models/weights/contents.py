@@ -68,6 +68,7 @@ class Contents:
       arrays: under the file's own names.
       left_over: names of what lies beside the network.
       prototypes, step, best_miou: as in `Weights`.
+      notes: what the reader should know of where they were found.
     """
 
     arrays: dict[str, np.ndarray]
@@ -75,6 +76,7 @@ class Contents:
     prototypes: np.ndarray | None = None
     step: int | None = None
     best_miou: float | None = None
+    notes: Sequence[str] = ()
 
 
 def from_own_arrays(arrays: dict[str, np.ndarray]) -> Contents:

@@ -6,10 +6,11 @@ and score. Formats of PyTorch and TensorFlow are read by `torch_files`, which is
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import safetensors.numpy
+import safetensors
 from absl import logging
 from etils import epath
 
@@ -30,6 +31,11 @@ from proda_jax.models.weights.layout import read_off
 from proda_jax.models.weights.torch_names import INPUT_CONVENTION, to_torch
 from proda_jax.system import digests
 from proda_jax.system.files import npz, parse_npz, write_atomically
+
+SAFETENSORS_TYPES = {  # NumPy's type of each of the format's that weights come in
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1",
+    "BOOL": "?",
+}  # fmt: skip
 
 
 def load(path: epath.PathLike, *, allow_missing: Sequence[str] = (), **expected) -> Weights:
@@ -79,6 +85,7 @@ def read(
     """
     contents = read_contents(path, which)
     arrays, left_over, notes = released_names(contents.arrays, path)
+    notes = [*contents.notes, *notes]
     found = read_off({name: array.shape for name, array in arrays.items()})
     if found.backbone is None:
         some = ", ".join(list(contents.arrays)[:5]) or "none"
@@ -136,8 +143,8 @@ def read_npz(path: epath.Path) -> Contents:
 def read_safetensors(path: epath.Path) -> Contents:
     data = file_bytes(path)
     try:
-        arrays = safetensors.numpy.load(data)
-    except safetensors.SafetensorError as error:
+        arrays = {name: as_array(view) for name, view in safetensors.deserialize(data)}
+    except (safetensors.SafetensorError, UnknownType) as error:
         raise ValueError(f"{path}: expected a safetensors file ({error})") from error
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     try:
@@ -146,6 +153,20 @@ def read_safetensors(path: epath.Path) -> Contents:
         raise ValueError(f"{path} is damaged: {error}") from None
     facts = {name: float(value) for name, value in metadata.items() if name in FACTS}
     return from_own_arrays(arrays | {name: np.array(value) for name, value in facts.items()})
+
+
+class UnknownType(ValueError):
+    """An array is of a type that weights are not kept in here."""
+
+
+def as_array(view: Mapping[str, Any]) -> np.ndarray:
+    """A tensor of a safetensors file: {'dtype', 'shape', 'data'}; bfloat16, for which NumPy has no type, as float32."""
+    kind = view["dtype"]
+    if kind == "BF16":
+        return (np.frombuffer(view["data"], "<u2").astype(np.uint32) << 16).view(np.float32).reshape(view["shape"])
+    if kind not in SAFETENSORS_TYPES:
+        raise UnknownType(f"an array of type {kind}, expected one of {', '.join((*SAFETENSORS_TYPES, 'BF16'))}")
+    return np.frombuffer(view["data"], SAFETENSORS_TYPES[kind]).reshape(view["shape"])
 
 
 def save(weights: Weights, path: epath.PathLike) -> None:

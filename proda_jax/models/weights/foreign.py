@@ -6,11 +6,14 @@ from os import PathLike
 
 import numpy as np
 
+from proda_jax.models import backbones
 from proda_jax.models.backbones import Backbone
+from proda_jax.models.weights.resnet_names import has_deep_stem, torchvision_names
 from proda_jax.models.weights.torch_names import INPUT_CONVENTION
 from proda_jax.models.weights.transformer_names import authors_names
 
 WRAPPERS = re.compile(r"^(?:module\.|Scale\.)+")  # of torch.nn.DataParallel, and of AdaptSegNet's initial weights
+PREFIXES = ("backbone", "encoder", "encoder_q", "base_encoder", "online_encoder", "student", "teacher", "encoder_k")
 Convention = tuple[tuple[float, ...], tuple[float, ...]]  # what is subtracted from RGB in [0, 1], what divides it
 CONVENTIONS: dict[str, Convention] = {
     "rgb01": ((0.0,) * 3, (1.0,) * 3),
@@ -25,7 +28,7 @@ def released_names(arrays: Mapping[str, np.ndarray], path: PathLike | str) -> tu
     """Arrays under the released code's names, names of those set aside, and notes on what was renamed.
 
     Raises:
-      ValueError: two arrays end up under one name.
+      ValueError: two arrays end up under one name, or the network is one that is known and has no counterpart here.
     """
     renamed: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
@@ -33,13 +36,43 @@ def released_names(arrays: Mapping[str, np.ndarray], path: PathLike | str) -> tu
         if name in renamed:
             raise ValueError(f"{path}: expected one array named {name}, found it with and without a prefix")
         renamed[name] = array
-    renamed, notes = authors_names(renamed)
+    renamed, notes = authors_names(torchvision_names(renamed))
+    if has_deep_stem(renamed):
+        raise ValueError(
+            f"{path} holds a ResNet with a deep stem, three 3x3 convolutions in place of one of 7x7: expected the "
+            "plain one (torchvision's resnet50 and resnet101; timm's without a 'd' behind the number; mmsegmentation's "
+            "ResNet without V1c or V1d)"
+        )
+    renamed, aside, more = without_prefix(renamed)
+    notes += more
     if not any(name.startswith("layer6.conv2d_list.") for name in renamed):
-        return renamed, [], notes
+        return renamed, aside, notes
     # ADVENT and the multi-level AdaptSegNet: the main head is layer6, layer5 an auxiliary one on layer3
-    aside = [name for name in renamed if name.startswith("layer5.")]
+    aside += [name for name in renamed if name.startswith("layer5.")]
     kept = {re.sub(r"^layer6\.", "layer5.", name): a for name, a in renamed.items() if not name.startswith("layer5.")}
-    return kept, aside, ["layer6, the main head, was taken as layer5"]
+    return kept, aside, [*notes, "layer6, the main head, was taken as layer5"]
+
+
+def without_prefix(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
+    """Arrays of the backbone that stands below a prefix, such as 'backbone.', 'encoder.' or 'encoder_q.', without it;
+    names of all others, and a note. As they are, where the backbone has none.
+
+    Of several backbones, MoCo's and others', the one whose prefix comes first in `PREFIXES` is taken.
+    """
+    if backbones.read_off({name: array.shape for name, array in arrays.items()}) is not None:
+        return dict(arrays), [], []
+    firsts = [f"{row.file_name(tuple(row.first_convolution.split('/')))}.weight" for row in backbones.families()]
+    found = {name.removesuffix(first) for name in arrays for first in firsts if name.endswith(f".{first}")}
+    found = {prefix for prefix in found if not any(prefix != other and prefix.startswith(other) for other in found)}
+    if not found:
+        return dict(arrays), [], []
+    preferred = {prefix: place for place, prefix in enumerate(PREFIXES)}
+    prefix = min(sorted(found), key=lambda prefix: preferred.get(prefix.split(".")[-2], len(PREFIXES)))
+    kept = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    note = f"the backbone was taken from below {prefix!r}"
+    if len(found) > 1:
+        note += f"; there is one below {', '.join(repr(other) for other in sorted(found - {prefix}))}, too"
+    return kept, [name for name in arrays if not name.startswith(prefix)], [note]
 
 
 def with_input_convention(

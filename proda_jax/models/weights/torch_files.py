@@ -23,6 +23,9 @@ from proda_jax.system.files import write_atomically
 
 NETWORK = "ResNet101"  # class of the released network, under which its files hold it
 COUNTER = "num_batches_tracked"
+# keys below which others keep a network; where a file has several, the first is taken
+WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model", "network", "net", "module", "student", "teacher",
+            "model_ema", "ema_model", "ema", "state_dict_ema", "params")  # fmt: skip
 
 
 def read(path: epath.PathLike, which: str = "last") -> Contents:
@@ -56,17 +59,36 @@ def from_torch_file(payload: Any, path: epath.PathLike) -> Contents:
         raise ValueError(f"{path}: expected a state dict, found a {type(payload).__name__}")
     if NETWORK in payload:
         return from_released(payload, path)
-    state, beside = payload, {}
-    if isinstance(payload.get("state_dict"), Mapping):
-        state, beside = payload["state_dict"], {k: v for k, v in payload.items() if k != "state_dict"}
-    arrays = tensors(state)
-    if not arrays:
+    found = {names: arrays for names, state in mappings_in(payload) if (arrays := tensors(state))}
+    if not found:
         raise ValueError(
-            f"{path}: expected a state dict, alone, under 'state_dict' or as the released code writes it; "
-            f"found entries {', '.join(map(str, payload)) or 'none'}"
+            f"{path}: expected a state dict, alone, below a name such as 'state_dict' or 'model', or as the released "
+            f"code writes it; found entries {', '.join(map(str, payload)) or 'none'}"
         )
-    others = {k: v for k, v in state.items() if k not in arrays}
-    return Contents(arrays, left_over=[*names_in(others), *names_in(beside)])
+    taken = min(found, key=lambda names: (rank(names), -len(found[names])))
+    beside = [".".join((*names, str(key))) for names, state in mappings_in(payload) for key, value in state.items()
+              if not isinstance(value, Mapping) and not (names == taken and str(key) in found[taken])]  # fmt: skip
+    others = [".".join(names) for names in found if names not in (taken, ()) and len(found[names]) > 1]
+    notes = []
+    if taken:
+        too = f"; the file has {', '.join(repr(name) for name in others)}, too" if others else ""
+        notes = [f"the network was taken from {'.'.join(taken)!r}{too}"]
+    return Contents(found[taken], left_over=beside, notes=notes)
+
+
+def mappings_in(tree: Mapping, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Mapping]]:
+    """All nested dictionaries, the outermost first, with their keys."""
+    yield path, tree
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from mappings_in(value, (*path, str(key)))
+
+
+def rank(names: tuple[str, ...]) -> int:
+    """Place of a state dict below these keys among those that a network is looked for in: the least first."""
+    if not names:
+        return 0
+    return min((WRAPPERS.index(name) + 1 for name in names if name in WRAPPERS), default=len(WRAPPERS) + 1)
 
 
 def from_released(payload: Mapping, path: epath.PathLike) -> Contents:

@@ -1,0 +1,125 @@
+"""Weights that others trained: below any usual wrapper and prefix, under each library's names, and what is no use."""
+
+import functools
+
+import numpy as np
+import pytest
+import reference
+import safetensors.torch
+import torch
+import weight_fixtures as fixtures
+from survival import config_of
+from test_reference_networks import assert_equal, maps_of
+from weight_fixtures import save_torch
+
+from proda_jax.models import weights
+from proda_jax.run.networks import Networks
+from proda_jax.run.workdir import Workdir
+from proda_jax.system import devices
+
+
+@functools.cache
+def backbone() -> dict:
+    """A small ResNet's state dict under torchvision's names."""
+    return fixtures.network(head=None).state_dict()
+
+
+def assert_taken(read: weights.Weights, state: dict) -> None:
+    arrays = {name: array for name, array in read.arrays.items() if not name.startswith("input.")}
+    assert set(arrays) == {name for name in state if not name.endswith("num_batches_tracked")}
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, state[name], err_msg=name)
+
+
+OTHERS = {name: torch.zeros_like(value) for name, value in backbone().items()}
+
+
+@pytest.mark.parametrize(("payload", "said"), [
+    ({"model": backbone(), "epoch": 3}, "the network was taken from 'model'"),
+    ({"meta": {"mmcv": "2"}, "state_dict": backbone()}, "taken from 'state_dict'"),
+    ({"student": backbone(), "teacher": OTHERS}, "taken from 'student'; the file has 'teacher', too"),
+    ({"ema": OTHERS, "model": backbone(), "optimizer": {"state": {0: {"step": torch.ones(())}}}},
+     "taken from 'model'; the file has 'ema', too"),
+    ({"trainer": {"network": backbone()}}, "taken from 'trainer.network'"),
+    ({"something": backbone()}, "taken from 'something'"),
+])  # fmt: skip
+def test_a_network_is_found_below_any_wrapper_which_is_said(payload, said, tmp_path):
+    read, account = weights.read(save_torch(payload, tmp_path / "a.pth"))
+    assert_taken(read, backbone())
+    assert any(said in note for note in account.notes), account.notes
+    assert not account.missing
+
+
+@pytest.mark.parametrize(("prefixes", "said"), [
+    (("backbone.",), "from below 'backbone.'"),  # mmsegmentation
+    (("encoder.",), "from below 'encoder.'"),  # segmentation_models_pytorch
+    (("module.encoder_q.", "module.encoder_k."), "below 'encoder_q.'; there is one below 'encoder_k.', too"),  # MoCo
+    (("model.anything.at_all.",), "from below 'model.anything.at_all.'"),
+])  # fmt: skip
+def test_a_backbone_is_found_below_any_prefix_which_is_said(prefixes, said, tmp_path):
+    states = dict(zip(prefixes, (backbone(), OTHERS), strict=False))
+    state = {prefix + name: value for prefix, part in states.items() for name, value in part.items()}
+    state["decode_head.conv.weight"] = torch.ones(3, 3, 1, 1)
+    read, account = weights.read(save_torch({"state_dict": state}, tmp_path / "a.pth"))
+    assert_taken(read, backbone())
+    assert any(said in note for note in account.notes), account.notes
+    assert "decode_head.conv.weight" in account.left_over
+
+
+def test_a_resnet_under_hugging_faces_names_is_theirs(tmp_path):
+    library, images = reference.library("transformers"), reference.image(65, 97)
+    config = library.ResNetConfig(hidden_sizes=[256, 512, 1024, 2048], depths=[1, 2, 1, 1])
+    theirs = reference.randomise(library.ResNetModel(config))
+    theirs.save_pretrained(tmp_path)
+    read = weights.load(tmp_path / "model.safetensors", images="imagenet")
+    assert (read.backbone.depths, read.backbone.width) == ((1, 2, 1, 1), 64)
+    wanted = theirs(reference.normalised(images), output_hidden_states=True).hidden_states[1:3]  # the others are dilated here
+    assert_equal(maps_of(read, images, stride_in="3x3")[:2], wanted)
+
+
+def test_a_deep_stem_is_refused_in_a_sentence(tmp_path):
+    theirs = reference.library("timm").create_model("resnet26d")
+    with pytest.raises(ValueError, match="a.pth holds a ResNet with a deep stem.*expected the plain one"):
+        weights.load(save_torch(theirs.state_dict(), tmp_path / "a.pth"))
+    renamed = {name.replace("conv1.", "stem.", 1) if name.startswith("conv1.") else name: value
+               for name, value in theirs.state_dict().items()}  # fmt: skip
+    with pytest.raises(ValueError, match="deep stem"):
+        weights.load(save_torch({f"backbone.{name}": value for name, value in renamed.items()}, tmp_path / "b.pth"))
+
+
+def test_weights_of_another_backbone_than_the_configurations_are_refused_in_a_sentence(tmp_path):
+    rows = {"depths": (3, 4, 6, 3), "width": 8}
+    path = save_torch(fixtures.network(head=None, **rows).state_dict(), tmp_path / "a.pth")
+    config = config_of(**{"model.imagenet_weights": str(path), "model.backbone": "resnet101", "model.depths": ()})
+    networks = Networks(config, Workdir(tmp_path), devices.make_mesh(1), range(11))
+    message = r"a.pth holds a resnet of depths \(3, 4, 6, 3\) and width 8.* are a resnet of depths \(3, 4, 23, 3\)"
+    with pytest.raises(ValueError, match=message):
+        networks.in_weights("imagenet", None)
+
+
+def test_half_precision_of_either_kind_arrives_in_safetensors(tmp_path):
+    for kind in (torch.bfloat16, torch.float16):
+        state = {name: value.to(kind) if value.is_floating_point() else value for name, value in backbone().items()}
+        safetensors.torch.save_file(state, tmp_path / "a.safetensors")
+        assert_taken(weights.load(tmp_path / "a.safetensors"), {name: value.float() for name, value in state.items()})
+    state["conv1.weight"] = torch.zeros(8, 3, 7, 7, dtype=torch.float8_e4m3fn)
+    safetensors.torch.save_file(state, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match="a.safetensors: .*an array of type F8_E4M3, expected one of"):
+        weights.load(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(("images", "mean", "std"), [
+    ("rgb01", (0, 0, 0), (1, 1, 1)), ("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ("0.5,0.4,0.3/0.2,0.25,0.3", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)), (None, (0, 0, 0), (1, 1, 1)),
+])  # fmt: skip
+def test_an_input_convention_has_a_name_or_numbers_and_a_guess_is_said_to_be_one(images, mean, std, tmp_path):
+    read, account = weights.read(save_torch(backbone(), tmp_path / "a.pth"), images=images)
+    np.testing.assert_allclose(read.arrays["input.mean"], mean)
+    np.testing.assert_allclose(read.arrays["input.std"], std)
+    assert ("this is a guess" in account.notes[-1]) == (images is None)
+
+
+@pytest.mark.parametrize("images", ["rgb", "1,2,3", "0,0,0/1,1,0", "0,0/1,1"])
+def test_what_is_no_convention_is_refused(images, tmp_path):
+    with pytest.raises(ValueError, match="input convention.*expected one of rgb01.*such as 0.5,0.5,0.5/0.25"):
+        weights.load(save_torch(backbone(), tmp_path / "a.pth"), images=images)
