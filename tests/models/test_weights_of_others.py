@@ -73,7 +73,8 @@ def test_a_resnet_under_hugging_faces_names_is_theirs(tmp_path):
     theirs.save_pretrained(tmp_path)
     read = weights.load(tmp_path / "model.safetensors", images="imagenet")
     assert (read.backbone.depths, read.backbone.width) == ((1, 2, 1, 1), 64)
-    wanted = theirs(reference.normalised(images), output_hidden_states=True).hidden_states[1:3]  # the others are dilated here
+    found = theirs(reference.normalised(images), output_hidden_states=True)
+    wanted = found.hidden_states[1:3]  # the others are dilated here
     assert_equal(maps_of(read, images, stride_in="3x3")[:2], wanted)
 
 
