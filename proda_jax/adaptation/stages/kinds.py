@@ -7,7 +7,7 @@ how a run is doing is said without.
 import importlib
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from proda_jax.adaptation.stages import in_paper
@@ -41,7 +41,12 @@ class Kind:
         what becomes of them.
       teacher: setting with the name of the stage whose frozen network the step is given, if any.
       discriminator: whether it trains one.
-      momentum_encoder: whether it has an average of its parameters, and prototypes.
+      momentum_encoder: whether it has an average of its parameters.
+      averages_statistics: whether this has running statistics of its own.
+      prototypes: whether it has prototypes, which start as means of the features of the network that it starts from.
+      frozen_start: whether the step is given the network that the stage starts from, as its teacher.
+      draws_rare_classes: whether source images are drawn by the classes that they hold.
+      choices: values of settings that other kinds have with others, {'setting': values}.
       head: that takes the place of the configuration's, by settings of the network; none by default.
       role: in reports: 'source', 'oracle', 'self-training', 'adaptation', or 'pretraining', whose network labels
         nothing.
@@ -55,6 +60,11 @@ class Kind:
     teacher: str | None = None
     discriminator: bool = False
     momentum_encoder: Callable[[Settings], bool] = lambda stage: False
+    averages_statistics: Callable[[Settings], bool] = lambda stage: False
+    prototypes: Callable[[Settings], bool] = lambda stage: False
+    frozen_start: Callable[[Settings], bool] = lambda stage: False
+    draws_rare_classes: Callable[[Settings], bool] = lambda stage: False
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     head: Callable[[Settings], dict[str, Any]] | None = None
     role: Callable[[Settings], str] = lambda stage: "adaptation"
     paper_row: Callable[[Settings, in_paper.Kinds], str | None] = lambda stage, kinds: None
@@ -107,6 +117,7 @@ KINDS: dict[str, Kind] = {
         "denoise",
         pseudo_labels=NeededLabels("soft_label", "soft pseudo labels", made_by="labels_from"),
         momentum_encoder=uses_momentum_encoder,
+        prototypes=uses_momentum_encoder,
         role=lambda stage: "self-training" if stage.get("weighting") == "none" else "adaptation",
         paper_row=in_paper.denoise_row,
         paper_settings=in_paper.denoise_settings,
@@ -117,6 +128,15 @@ KINDS: dict[str, Kind] = {
         teacher="teacher",
         paper_row=in_paper.distill_row,
         paper_settings=lambda stage, source: in_paper.DISTILL,
+    ),
+    "mix": Kind(
+        "mix",
+        momentum_encoder=lambda stage: True,
+        averages_statistics=lambda stage: stage.get("teacher_statistics") == "averaged",
+        prototypes=lambda stage: stage.get("weighting") == "prototypes",
+        frozen_start=lambda stage: stage.get("feature_distance_weight", 0.0) > 0,
+        draws_rare_classes=lambda stage: stage.get("rare_class_sampling", False),
+        choices={"weighting": ("share", "pixels", "none", "prototypes")},
     ),
 }  # fmt: skip
 
