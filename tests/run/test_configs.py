@@ -76,16 +76,16 @@ def test_the_released_configuration_changes_only_the_rows_in_which_our_default_i
 
 
 def test_camvid_large_is_larger_and_nothing_else_is_accepted():
-    small, large = camvid.get_config(), camvid.get_config("large")
+    small, large = camvid.get_config("scratch"), camvid.get_config("large")
     settings.check(large)
     assert large.views.crop_size[0] > small.views.crop_size[0] and large.model.width > small.model.width
     with pytest.raises(ValueError, match="camvid.py:huge: expected"):
         camvid.get_config("huge")
 
 
-@pytest.mark.parametrize("size", ["small", "large"])
-def test_the_smallest_camvid_photograph_still_fills_a_crop(size):
-    c = camvid.get_config(size)
+@pytest.mark.parametrize("form", camvid.FORMS)
+def test_the_smallest_camvid_photograph_still_fills_a_crop(form):
+    c = camvid.get_config(form)
     height, width = c.data.source.image_size
     smallest = c.views.base_width * c.views.scale[0]
     assert height * smallest / width >= c.views.crop_size[0] and smallest >= c.views.crop_size[1]
