@@ -49,6 +49,7 @@ def decisive(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
     backbone = build.backbone_of(config.model)
     sizes = {"backbone": backbone.family, "depths": backbone.depths, "width": backbone.width}
     settings = dict(flat(found)) | {f"model.{name}": value for name, value in sizes.items()}
+    settings["views.base_width"] = build.base_width(config, config.views)
     return json.loads(json.dumps(settings))
 
 

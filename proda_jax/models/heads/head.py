@@ -26,6 +26,7 @@ class Head(nn.Module):
     """A head, called with the backbone's features [batch, h, w, channels] and one dropout key an image, or None."""
 
     segments: ClassVar[bool] = True  # whether its class scores label pixels
+    unused: ClassVar[tuple[str, ...]] = ()  # settings of `model` that other heads have, and that do nothing here
 
     @classmethod
     @abc.abstractmethod
