@@ -52,8 +52,11 @@ def check_data(config: ml_collections.ConfigDict) -> None:
 def check_label_space(data: ml_collections.ConfigDict) -> None:
     """Checks the classes and their colours."""
     choose("data.label_space", data.label_space, (*LABEL_SPACES, CUSTOM))
-    if data.label_space == CUSTOM and not 1 <= len(set(data.classes)) == len(data.classes) < IGNORE:
-        refuse("data.classes", tuple(data.classes), f"1 to {IGNORE - 1} different names of classes")
+    if data.label_space == CUSTOM and len(data.classes) == 1:
+        refuse("data.classes", tuple(data.classes), "at least two: what is not the object is a class, too, such as "
+               f"('background', {data.classes[0]!r})")  # fmt: skip
+    if data.label_space == CUSTOM and not 2 <= len(set(data.classes)) == len(data.classes) < IGNORE:
+        refuse("data.classes", tuple(data.classes), f"2 to {IGNORE - 1} different names of classes")
     if IGNORED in data.classes:
         refuse("data.classes", tuple(data.classes), f"no class called {IGNORED!r}, which is said of values without one")
     if data.label_space != CUSTOM and data.classes:
@@ -75,6 +78,8 @@ def check_role(data: ml_collections.ConfigDict, role: str, space: LabelSpace) ->
             refuse(f"data.{role}.images", wanted.images, "a folder of images")
         if not re.fullmatch(r"[A-Za-z]\w*", wanted.split) or wanted.split == "all":  # which TFDS keeps for itself
             refuse(f"data.{role}.split", wanted.split, "a name of letters, digits and underscores, other than 'all'")
+        if wanted.raw_dir is not None:
+            refuse(f"data.{role}.raw_dir", wanted.raw_dir, f"None, as data.{role}.images says where the files are")
         if not wanted.labels and role != "target":
             refuse(f"data.{role}.labels", wanted.labels, "a folder of labels, one for each image")
         for key in ("images", "labels"):

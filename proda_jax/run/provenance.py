@@ -54,6 +54,7 @@ def decisive(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
     sizes = {field.name for field in dataclasses.fields(backbone)} - {*OPTIONS, "drop_path"}  # what the row decides
     sizes = {"backbone": backbone.family} | {name: getattr(backbone, name) for name in sorted(sizes)}
     settings = dict(flat(found)) | {f"model.{name}": value for name, value in sizes.items()}
+    settings["views.base_width"] = build.base_width(config, config.views)
     return json.loads(json.dumps(settings))
 
 

@@ -6,6 +6,7 @@ import pathlib
 import ml_collections
 import pytest
 
+from proda_jax.adaptation.stages.build import views_of
 from proda_jax.configs import base, camvid, gta5, gta5_released, synthia
 from proda_jax.run import settings
 
@@ -87,7 +88,7 @@ def test_camvid_large_is_larger_and_nothing_else_is_accepted():
 def test_the_smallest_camvid_photograph_still_fills_a_crop(form):
     c = camvid.get_config(form)
     height, width = c.data.source.image_size
-    smallest = c.views.base_width * c.views.scale[0]
+    smallest = views_of(c, "source").base_width * c.views.scale[0]
     assert height * smallest / width >= c.views.crop_size[0] and smallest >= c.views.crop_size[1]
 
 

@@ -42,6 +42,7 @@ class Kind:
       teacher: setting with the name of the stage whose frozen network the step is given, if any.
       discriminator: whether it trains one.
       momentum_encoder: whether it has an average of its parameters, and prototypes.
+      unused_views: settings of the section 'views' that do nothing in it.
       head: that takes the place of the configuration's, by settings of the network; none by default.
       role: in reports: 'source', 'oracle', 'self-training', 'adaptation', or 'pretraining', whose network labels
         nothing.
@@ -55,6 +56,7 @@ class Kind:
     teacher: str | None = None
     discriminator: bool = False
     momentum_encoder: Callable[[Settings], bool] = lambda stage: False
+    unused_views: Callable[[Settings], tuple[str, ...]] = lambda stage: ()
     head: Callable[[Settings], dict[str, Any]] | None = None
     role: Callable[[Settings], str] = lambda stage: "adaptation"
     paper_row: Callable[[Settings, in_paper.Kinds], str | None] = lambda stage, kinds: None
@@ -82,9 +84,12 @@ def uses_momentum_encoder(stage: Settings) -> bool:
     return moving or stage.get("consistency_weight", 1.0) > 0
 
 
+_STRONG = ("strong_operations", "strong_flip", "randaugment", "cutout_fraction")  # views of the strong view alone
+
 KINDS: dict[str, Kind] = {
     "pretrain": Kind(
         "pretrain",
+        unused_views=lambda stage: (*_STRONG, "target_stride"),
         head=lambda stage: {
             "head": "projection", "classes": stage["projection_channels"], "head_channels": stage["hidden_channels"],
         },
@@ -93,6 +98,7 @@ KINDS: dict[str, Kind] = {
     "supervised": Kind(
         "supervised",
         target=lambda stage: "labels" if stage.get("target_labels", False) else None,
+        unused_views=lambda stage: (*_STRONG, "target_stride"),
         role=lambda stage: "oracle" if stage.get("target_labels", False) else "source",
         paper_row=lambda stage, kinds: None if stage.get("target_labels", False) else "source",
         paper_settings=lambda stage, source: in_paper.JITTER,
@@ -100,6 +106,7 @@ KINDS: dict[str, Kind] = {
     "warmup": Kind(
         "warmup",
         discriminator=True,
+        unused_views=lambda stage: (*_STRONG, "target_stride"),
         paper_row=lambda stage, kinds: "warm-up",
         paper_settings=lambda stage, source: in_paper.JITTER,
     ),
@@ -107,6 +114,7 @@ KINDS: dict[str, Kind] = {
         "denoise",
         pseudo_labels=NeededLabels("soft_label", "soft pseudo labels", made_by="labels_from"),
         momentum_encoder=uses_momentum_encoder,
+        unused_views=lambda stage: _STRONG if stage.get("consistency_weight") == 0 else (),
         role=lambda stage: "self-training" if stage.get("weighting") == "none" else "adaptation",
         paper_row=in_paper.denoise_row,
         paper_settings=in_paper.denoise_settings,
@@ -115,6 +123,7 @@ KINDS: dict[str, Kind] = {
         "distill",
         pseudo_labels=NeededLabels("hard_label", "hard pseudo labels", made_by="teacher"),
         teacher="teacher",
+        unused_views=lambda stage: _STRONG if stage.get("target_view") == "weak" else (),
         paper_row=in_paper.distill_row,
         paper_settings=lambda stage, source: in_paper.DISTILL,
     ),
