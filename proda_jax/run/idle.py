@@ -7,6 +7,7 @@ import ml_collections
 from proda_jax.adaptation.stages import kinds
 from proda_jax.adaptation.stages.build import views_of
 from proda_jax.configs import base
+from proda_jax.models.backbones import BACKBONES, OPTIONS
 from proda_jax.models.heads import HEADS
 from proda_jax.system.refusals import refuse
 
@@ -14,7 +15,7 @@ Stage = ml_collections.ConfigDict
 # names of settings, when they act, and that in words
 Rule = tuple[tuple[str, ...], Callable[[Stage], bool], str]
 
-_OF_OPTIMIZERS: tuple[Rule, ...] = (
+_OF_ALL: tuple[Rule, ...] = (
     (("adam_betas",), lambda s: s.optimizer == "adamw", "optimizer 'adamw'"),
     (("momentum",), lambda s: s.optimizer == "sgd", "optimizer 'sgd'"),
     (("decay_vectors",), lambda s: s.weight_decay > 0, "weight_decay above 0"),
@@ -22,6 +23,7 @@ _OF_OPTIMIZERS: tuple[Rule, ...] = (
     (("schedule_power",), lambda s: s.schedule == "poly", "schedule 'poly'"),
     (("schedule_factor",), lambda s: s.schedule == "per_epoch", "schedule 'per_epoch'"),
     (("schedule_warmup_start",), lambda s: s.schedule_warmup > 0, "schedule_warmup above 0"),
+    (("statistics_images",), lambda s: s.statistics == "recomputed", "statistics 'recomputed'"),
 )
 _OF_DENOISING: tuple[Rule, ...] = (
     (
@@ -43,7 +45,7 @@ _OF_DISTILLATION: tuple[Rule, ...] = (
 _OF_PRETRAINING: tuple[Rule, ...] = (
     (("weights", "reduction"), lambda s: False, "a stage that labels pixels"),
 )
-# beside those of optimizers, by kind; with the settings that the kind begins with
+# beside those of all, by kind; with the settings that the kind begins with
 _RULES = {
     "denoise": (_OF_DENOISING, lambda: base.denoise("", 1)),
     "distill": (_OF_DISTILLATION, lambda: base.distill("", "", 1)),
@@ -60,7 +62,7 @@ def check(config: ml_collections.ConfigDict, name: str) -> None:
     stage = config[name]
     rules, usual = _RULES.get(stage.kind, ((), lambda: ml_collections.ConfigDict()))
     usual = ml_collections.ConfigDict(base.stage("", "", 1).to_dict() | usual().to_dict())
-    for setting, wanted in _idle(stage, (*_OF_OPTIMIZERS, *rules)):
+    for setting, wanted in _idle(stage, (*_OF_ALL, *rules)):
         if setting in stage and stage[setting] != usual[setting]:
             refuse(f"{name}.{setting}", stage[setting], f"{usual[setting]!r}, as it acts beside {wanted} alone")
     unused = kinds.of(stage).unused_views(stage)
@@ -73,7 +75,7 @@ def check(config: ml_collections.ConfigDict, name: str) -> None:
 
 
 def check_model(model: ml_collections.ConfigDict) -> None:
-    """Refuses what the chosen head leaves alone.
+    """Refuses what the chosen head or backbone leaves alone.
 
     Raises:
       ValueError: the setting.
@@ -82,6 +84,9 @@ def check_model(model: ml_collections.ConfigDict) -> None:
     for setting in HEADS[model.head].unused:
         if model[setting] != usual[setting]:
             refuse(f"model.{setting}", model[setting], f"{usual[setting]!r}, as head {model.head!r} has no use for it")
+    for setting in set(OPTIONS) - set(BACKBONES[model.backbone].options):
+        if model[setting] is not None:
+            refuse(f"model.{setting}", model[setting], f"None, as backbone {model.backbone!r} has no use for it")
 
 
 def _idle(stage: Stage, rules: tuple[Rule, ...]) -> Iterator[tuple[str, str]]:
