@@ -46,7 +46,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.lock()  # a setting that does not exist is refused where it is written
 
     c.model = ml_collections.ConfigDict()
-    c.model.backbone = "resnet101"  # or resnet50, mit_b0, dinov2_vits14 and others: docs/backbones.md
+    c.model.backbone = "resnet101"  # or resnet50, mit_b0, dinov2_vits14 and more: docs/backbones.md
     c.model.depths = ()  # blocks of each of its groups; (): its own, others make small networks
     c.model.width = 0  # channels of its stem; 0: its own
     c.model.drop_path = placeholder(float)  # share of the last block's branches left out in training; None: its own
