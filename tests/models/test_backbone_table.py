@@ -41,13 +41,16 @@ def test_mix_transformers_have_as_many_parameters_as_those_of_transformers(name)
 @pytest.mark.parametrize(("name", "theirs"), [
     ("dinov2_vits14", "vit_small_patch14_dinov2"), ("dinov2_vitb14", "vit_base_patch14_dinov2"),
     ("dinov2_vitl14", "vit_large_patch14_dinov2"), ("dinov2_vitl14_reg", "vit_large_patch14_reg4_dinov2"),
+    ("dinov3_vits16", "vit_small_patch16_dinov3_qkvb"), ("dinov3_vitl16", "vit_large_patch16_dinov3_qkvb"),
 ])  # fmt: skip
 def test_vision_transformers_have_as_many_parameters_as_those_of_timm(name, theirs):
     library = reference.library("timm")
     with torch.device("meta"):
         network = library.create_model(theirs)
-    # with registers, timm's first token has no position
-    assert parameters(name) == count(network) + BACKBONES[name].width * bool(BACKBONES[name].registers)
+    row = BACKBONES[name]
+    more = row.width * row.depths[0] if row.family == "dinov3" else row.width * bool(row.registers)
+    # ours keeps the bias of keys that the authors' files hold; timm's first token beside registers has no position
+    assert parameters(name) == count(network) + more
 
 
 def test_residual_networks_have_as_many_parameters_as_torchvisions():
@@ -74,7 +77,7 @@ def test_the_page_says_how_many_parameters_each_backbone_has():
                                                                         said.items()}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["resnet50", "efficientnet_lite2", "mit_b0", "dinov2_vits14_reg"])
+@pytest.mark.parametrize("name", ["resnet50", "efficientnet_lite2", "mit_b0", "dinov2_vits14_reg", "dinov3_vits16"])
 def test_the_page_says_how_many_multiply_adds_a_backbone_takes(name):
     row = BACKBONES[name]
     network = row.module(partial(Conv), partial(BatchNorm, use_running_statistics=True), recompute=False, name=None)

@@ -11,6 +11,7 @@ import torch
 
 from proda_jax.models import weights
 from proda_jax.models.backbones import BACKBONES
+from proda_jax.models.backbones.dinov3 import DINOv3Backbone
 from proda_jax.models.convolution import Conv
 from proda_jax.models.normalisation import BatchNorm
 from proda_jax.models.weights.torch_names import from_torch
@@ -79,9 +80,34 @@ def test_vision_transformers_are_those_of_transformers(size, registers, tmp_path
     assert all(np.array_equal(again.arrays[name], array) for name, array in read.arrays.items())
 
 
-def patches(tokens: torch.Tensor, size: tuple[int, int], registers: int) -> torch.Tensor:
+def patches(tokens: torch.Tensor, size: tuple[int, int], registers: int, side: int = 14) -> torch.Tensor:
     """[1, channels, rows, columns] of tokens [1, 1 + registers + rows * columns, channels]."""
-    return tokens[:, 1 + registers :].reshape(1, size[0] // 14, size[1] // 14, -1).permute(0, 3, 1, 2)
+    return tokens[:, 1 + registers :].reshape(1, size[0] // side, size[1] // side, -1).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (80, 48)])
+def test_dinov3_is_that_of_transformers(size, tmp_path):
+    library, images = reference.library("transformers"), reference.image(*size)
+    theirs = reference.randomise(library.DINOv3ViTModel(library.DINOv3ViTConfig(
+        hidden_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=2, num_register_tokens=4,
+    )))  # fmt: skip
+    theirs.save_pretrained(tmp_path)
+    read = weights.load(tmp_path / "model.safetensors")
+    assert read.backbone == DINOv3Backbone((4,), 128)
+    found = theirs(reference.normalised(images), output_hidden_states=True)
+    assert_equal(maps_of(read, images), [patches(theirs.norm(x), size, 4, 16) for x in found.hidden_states[1:]])
+    torch.save(theirs.state_dict(), tmp_path / "network.pth")  # names of its files are not those in memory
+    again = weights.load(tmp_path / "network.pth")
+    assert all(np.array_equal(again.arrays[name], array) for name, array in read.arrays.items())
+
+
+def test_dinov3_is_that_of_timm(tmp_path):
+    library, images = reference.library("timm"), reference.image(64, 96)
+    theirs = library.create_model("vit_small_patch16_dinov3_qkvb", embed_dim=128, num_heads=2, depth=4)
+    torch.save(reference.randomise(theirs).state_dict(), tmp_path / "network.pth")
+    read = weights.load(tmp_path / "network.pth")
+    wanted = theirs.forward_intermediates(reference.normalised(images), norm=True, intermediates_only=True)
+    assert_equal(maps_of(read, images), wanted)
 
 
 @pytest.mark.parametrize(("name", "size"), [
