@@ -16,7 +16,8 @@ for flag in ("--xla_force_host_platform_device_count=4", *FLAGS):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 
 # what test_golden.py gathers from these modules should explain its failures, as test modules do
-pytest.register_assert_rewrite("golden_functions_checks", "golden_network_checks", "golden_steps_checks")
+pytest.register_assert_rewrite("golden_functions_checks", "golden_network_checks", "golden_steps_checks",
+                              "comparators", "golden_dacs_checks")
 
 
 gc.set_threshold(20_000, 20, 20)  # traces make millions of objects, of which little is garbage

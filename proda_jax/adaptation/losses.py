@@ -6,6 +6,8 @@ loss, and the sum of their gradients its gradient, however unevenly ignored pixe
 given, these pixels are the whole batch, and the share is the loss.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -98,6 +100,36 @@ def upsampled_cross_entropy(
         return _pixel_cross_entropy(resize_align_corners(logits, labels.shape[1:3]), labels)
 
     return share_of_mean(pixel_losses(logits, labels), labels != IGNORE, total, reduction)
+
+
+def weighted_cross_entropy(
+    logits: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array,
+    *,
+    total: jax.Array | None = None,
+    resize: Callable[[jax.Array, tuple[int, int]], jax.Array] = resize_align_corners,
+) -> jax.Array:
+    """Cross entropy at label size in which each pixel has a weight of its own: of mixed and masked images (DACS).
+
+    It is the mean over **all** pixels, ignored ones too, which add nothing: fewer labels weigh less.
+
+    Args:
+      logits: [batch, height, width, classes]; resized to the labels, and again in the backward pass.
+      labels: integer [batch, label height, label width]; IGNORE adds nothing.
+      weights: float [batch, label height, label width].
+      total: number of pixels in the whole batch; None: these are all.
+      resize: (values, (height, width)) -> values of that size.
+
+    Returns:
+      The share of the loss, float32 scalar.
+    """
+    @jax.checkpoint
+    def pixel_losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
+        return _pixel_cross_entropy(resize(logits, labels.shape[1:3]), labels)
+
+    total = count(jnp.ones(labels.shape, bool)) if total is None else total
+    return share_of_mean(weights * pixel_losses(logits, labels), labels != IGNORE, total)
 
 
 def soft_cross_entropy(

@@ -62,7 +62,15 @@ class TrainState:
         return self.replace(params=variables["params"], **{missing: variables["batch_stats"]})
 
 
-def average(ema: Any, params: Any, momentum: float) -> Any:
+def rising_momentum(step: jax.Array | int, momentum: float) -> jax.Array:
+    """Momentum of a mean teacher that starts as a copy: min(1 - 1 / (step + 1), momentum) (DACS, DAFormer).
+
+    While it rises, the teacher is the plain mean of the networks after 0, 1, ..., `step` steps.
+    """
+    return jnp.minimum(1.0 - 1.0 / (jnp.asarray(step, jnp.float32) + 1.0), momentum)
+
+
+def average(ema: Any, params: Any, momentum: jax.Array | float) -> Any:
     """Exponential moving average of parameters: momentum * ema + (1 - momentum) * params, leaf by leaf."""
     return jax.tree.map(lambda old, new: momentum * old + (1.0 - momentum) * new, ema, params)
 

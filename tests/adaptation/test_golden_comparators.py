@@ -1,0 +1,36 @@
+"""Agreement with other methods' released code, by golden numbers that it computed: see `support/comparators.py`.
+
+Another set of the same kind: `GOLDEN_COMPARATORS_DIR=<folder of .npz files> pytest` with this file's name.
+"""
+
+import functools
+
+import golden_dacs_checks
+import pytest
+from comparators import golden
+from golden_dacs_checks import *  # noqa: F403
+
+CHECKS = (golden_dacs_checks,)
+COMPLETE = ("dacs", "daformer", "mic")  # methods all of whose arrays are compared
+
+
+def left(method: str) -> set[str]:
+    """Arrays that no test has asked for yet."""
+    return set(golden(method).arrays) - golden(method).compared
+
+
+@functools.cache
+def run_all() -> None:
+    """Every check once more, where this test runs without those above."""
+    for checks in CHECKS:
+        for name, check in vars(checks).items():
+            if name.startswith("test_"):
+                for arguments in getattr(check, "cases", [()]):
+                    check(*arguments)
+
+
+@pytest.mark.parametrize("method", COMPLETE)
+def test_every_golden_array_of_the_method_is_compared(method):
+    if left(method):
+        run_all()
+    assert left(method) == set()
