@@ -36,7 +36,7 @@ HEAD_OF = {"mit": "daformer", "dinov2": "light", "dinov3": "light"}
 COMPILED = [(name, HEAD_OF.get(family, "released")) for family, name in BACKBONES.items()]
 COMPILED += [(BACKBONES["resnet"], head) for head in HEADS if head not in dict(map(reversed, COMPILED))]
 # settings of a small network, where they are other than depths and width
-SMALL: dict[str, dict] = dict.fromkeys(("dinov2_vitl14_reg", "dinov3_vitl16"), {"depths": (2,), "width": 64})
+SMALL: dict[str, dict] = dict.fromkeys(("dinov2_vitl14_reg", "dinov3_vitl16"), {"depths": (1,), "width": 64})
 SMALL["efficientnet_lite2"] = {"depths": (1,) * 7, "width": 8}
 
 
