@@ -1,5 +1,8 @@
 """Mix Transformers: sizes, stochastic depth, what optimizers and settings ask of them."""
 
+import functools
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,6 +47,19 @@ def test_a_network_draws_in_training_alone_and_not_where_its_backbone_is_frozen(
         traced = jax.make_jaxpr(lambda *given, other=other: logits(*given, model=other))(images, keys)
         assert ("random_bits" in str(traced)) == draws
     assert "random_bits" not in str(jax.make_jaxpr(lambda images: logits(images, None))(images))
+
+
+@pytest.mark.parametrize("name", ["mit_b5", "dinov2_vitl14_reg", "dinov3_vitl16"])
+def test_blocks_are_computed_again_where_a_setting_says_so(name):
+    images, keys = np.zeros((2, 32, 64, 3), np.float32), jax.random.split(jax.random.key(0))
+
+    def loss(variables, model):
+        return model.apply(variables, images, train=False, dropout_keys=keys).logits.sum()
+
+    for recompute in (False, True):
+        model = network(name, "deeplab").clone(recompute=recompute)
+        text = str(jax.make_jaxpr(jax.grad(functools.partial(loss, model=model)))(tiny_variables(model, 0)))
+        assert len(re.findall(r"\b(?:checkpoint|remat2?)\[", text)) == recompute * sum(model.backbone.depths)
 
 
 def test_layers_count_the_blocks_below():
