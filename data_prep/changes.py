@@ -92,6 +92,8 @@ class Copy:
         stored = self._stored[split][record.name][1]
         if stored is None:
             return True
+        if stored.counts.rotated and record.label is None:  # by a version that left photographs on their side
+            return False
         try:
             now = records.states(record)
         except ValueError:

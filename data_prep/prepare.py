@@ -23,6 +23,7 @@ from ml_collections import config_flags
 from proda_jax.data.checks import NONE, ROLES, check_data, meaning_of
 from proda_jax.data.decoders import has_tensorflow
 from proda_jax.data.label_spaces import FOLDER, label_map, own_space
+from proda_jax.data.pixels import check_range
 from proda_jax.data.prepared import Prepared
 from proda_jax.data_prep import contact_sheet
 from proda_jax.data_prep.base import DataSet
@@ -176,7 +177,8 @@ def origin_differs(folder: epath.Path, data_set: DataSet) -> list[str]:
 
 def checks_of(data: ml_collections.ConfigDict, role: str) -> Checks:
     """What a configuration demands of the files of a role, and what their labels mean."""
-    return Checks(meaning_of(data, role), data.strict, data.store_scale)
+    value_range = check_range(data[role].get("value_range", ()), f"config.data.{role}.value_range")
+    return Checks(meaning_of(data, role), data.strict, data.store_scale, value_range)
 
 
 def prepare_role(
