@@ -105,6 +105,7 @@ def dataset(name: str, split: str, image_size: tuple[int, int]) -> ml_collection
     #                                                                as ('a', 'b')
     d.file_list = placeholder(str)  # text file that names those of them that are meant
     d.skip_unlabelled = False  # leave out images without a label, of a split that has labels, instead of refusing them
+    d.value_range = ()  # values that are black and white in images of more than 8 bits; (): the upper 8 of 16 bits
     d.label_values = ()  # pairs (raw value or colour, class or 'ignored'); (): the data set's own
     d.color_tolerance = 0  # a colour off by this in a channel still means what the nearest in label_values does
     return d.lock()

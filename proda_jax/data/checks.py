@@ -92,6 +92,9 @@ def check_role(data: ml_collections.ConfigDict, role: str, space: LabelSpace) ->
             refuse(f"data.{role}.{key}", wanted[key], f"None, as data.{role}.name is not {FOLDER!r}")
     if wanted.get("skip_unlabelled") and wanted.name == FOLDER and not wanted.labels:
         refuse(f"data.{role}.skip_unlabelled", True, "False, as there are no labels")
+    seen = tuple(wanted.get("value_range") or ())
+    if seen and not (len(seen) == 2 and seen[0] < seen[1]):
+        refuse(f"data.{role}.value_range", seen, "the values that are black and white, as in (0, 4095)")
     tolerance = wanted.get("color_tolerance", 0)
     if not 0 <= tolerance <= 127:
         refuse(f"data.{role}.color_tolerance", tolerance, "0 to 127, the most that a channel may be off")

@@ -31,7 +31,7 @@ _BEFORE = {
     "evaluate_at": "image_size",
 }  # fmt: skip
 _OF_DATA = ("name", "split", "image_size", "label_values")  # of a data set; where its files lie may change
-_OF_DATA_IF_SET = ("color_tolerance",)  # of these, older versions knew nothing
+_OF_DATA_IF_SET = ("color_tolerance", "value_range")  # of these, older versions knew nothing
 
 
 def decisive(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
