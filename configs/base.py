@@ -76,9 +76,10 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.views = ml_collections.ConfigDict()
     c.views.crop_size = (512, 896)  # height, width of what the network trains on (released)
-    c.views.base_width = 2200  # pixels; an image is resized to this width times `scale`, keeping its shape (released);
-    #                            0: to its own
-    c.views.scale = (0.5, 1.5)  # uniform (released); (1, 1) at the image's own base_width: the paper's random crop
+    c.views.base_width = placeholder(int)  # pixels; an image is resized to this width times `scale`, keeping its shape
+    #                         (released: 2200 of Cityscapes' 2048); default: the width of data.target.image_size;
+    #                         0: each image's own
+    c.views.scale = (0.5, 1.5)  # uniform (released); (1, 1) at the default base_width: the paper's random crop
     c.views.target_stride = 4  # crop pixels between two pixels of target losses and labels (released)
     c.views.flip = True  # left-right with probability 1/2 (released)
     c.views.randaugment = True  # Table 7
@@ -105,6 +106,7 @@ def dataset(name: str, split: str, image_size: tuple[int, int]) -> ml_collection
     #                                                                as ('a', 'b')
     d.file_list = placeholder(str)  # text file that names those of them that are meant
     d.skip_unlabelled = False  # leave out images without a label, of a split that has labels, instead of refusing them
+    d.value_range = ()  # values that are black and white in images of more than 8 bits; (): the upper 8 of 16 bits
     d.label_values = ()  # pairs (raw value or colour, class or 'ignored'); (): the data set's own
     d.color_tolerance = 0  # a colour off by this in a channel still means what the nearest in label_values does
     return d.lock()

@@ -76,5 +76,4 @@ def set_size(c: ml_collections.ConfigDict, image_size: tuple[int, int], crop_siz
     c.data.target = base.dataset("camvid", "dusk_train", image_size)  # sequence 0001TP
     c.data.validation = base.dataset("camvid", "dusk_test", image_size)
     c.views.crop_size = crop_size
-    c.views.base_width = image_size[1]
     c.views.scale = (0.75, 1.25)  # the smallest is just wider and higher than a crop

@@ -47,7 +47,6 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.validation = base.folder("validation", VALIDATION_IMAGES, VALIDATION_LABELS, IMAGE_SIZE, LABEL_VALUES)
 
     c.views.crop_size = CROP_SIZE
-    c.views.base_width = IMAGE_SIZE[1]
 
     c.warmup = base.warmup("imagenet", STEPS)
     c.stage1 = base.denoise("warmup", STEPS)

@@ -33,7 +33,6 @@ def get_config() -> ml_collections.ConfigDict:
     c.model.input_std = (0.25, 0.25, 0.25)
 
     c.views.crop_size = (64, 128)
-    c.views.base_width = 192
     c.views.scale = (0.75, 1.25)
     c.views.target_stride = 2  # an image is 192 pixels wide, not 2,048: every fourth pixel would be too coarse
 

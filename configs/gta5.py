@@ -36,6 +36,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.target = base.dataset("cityscapes", "train", (1024, 2048))
     c.data.validation = base.dataset("cityscapes", "val", (1024, 2048))
 
+    c.views.base_width = 2200  # (released)
+
     c.warmup = base.warmup("imagenet", STEPS)  # Algorithm 1, line 1
     c.stage1 = base.denoise("warmup", STEPS)  # lines 2 to 20
     c.stage2 = base.distill("stage1", "self_supervised", STEPS)  # lines 22 to 34

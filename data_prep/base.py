@@ -91,7 +91,8 @@ class DataSet:
     @property
     def origin(self) -> dict:
         """What a prepared copy was made from, and how; another copy in its place has to agree."""
-        return {
+        seen = {"value_range": list(self.checks.value_range)} if self.checks.value_range else {}
+        return seen | {
             "raw_dir": str(self.raw_dir) if self.raw_dir else None,
             "store_scale": self.checks.store_scale,
             "labels_in_color": self.checks.label_map.in_color,  # palettes are kept then, otherwise their indices

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from proda_jax.data import pixels
 from proda_jax.data.decoders import decoder
 from proda_jax.data.label_spaces import LabelMap
+from proda_jax.data.pixels import Range
 from proda_jax.data_prep.counts import Counts, without_meaning
-from proda_jax.data_prep.png import check_complete, encode_png, index_png, is_png
+from proda_jax.data_prep.png import check_complete, depth, encode_png, index_png, is_png
 from proda_jax.data_prep.records import FileState, Record, Stored
 
 _JPEG_MAGIC = b"\xff\xd8\xff"
@@ -30,6 +32,7 @@ class Checks:
     Attributes:
       label_map: meaning of raw label values, for counts, pictures and `strict`.
       strict: whether a label value without meaning is an error.
+      value_range: values that are black and white in images of more than 8 bits, see `pixels.read`.
       store_scale: share of width and height at which images are stored; 1 keeps the files as they came, and labels
         always are kept.
     """
@@ -37,6 +40,7 @@ class Checks:
     label_map: LabelMap
     strict: bool = False
     store_scale: float = 1.0
+    value_range: Range | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +109,9 @@ def checked(record: Record, image: bytes, label: bytes, checks: Checks) -> Examp
     meaning = checks.label_map
     with naming(record.image):
         check_complete(image)
-        pixels = np.asarray(decoder().image(image))
-    height, width = pixels.shape[:2]
+        image = _as_prediction_sees_it(image, checks.value_range, turned=not label)
+        decoded = np.asarray(decoder().image(image))
+    height, width = decoded.shape[:2]
     counts = Counts(images=1, sizes=Counter([f"{width} x {height}"]), rotated=int(_is_rotated(image)))
     if label:
         with naming(record.label):
@@ -120,9 +125,26 @@ def checked(record: Record, image: bytes, label: bytes, checks: Checks) -> Examp
         _compare_sizes(record, raw.shape, (height, width), counts)
     if checks.store_scale != 1.0:
         size = (max(round(height * checks.store_scale), 1), max(round(width * checks.store_scale), 1))
-        image = encode_png(np.asarray(decoder().resized(pixels, size, "bilinear")))
+        image = encode_png(np.asarray(decoder().resized(decoded, size, "bilinear")))
     counts.bytes = len(image) + len(label)
     return Example(image, label, Stored(record.name, (), "", {}, counts))
+
+
+def _as_prediction_sees_it(encoded: bytes, value_range: Range | None, *, turned: bool) -> bytes:
+    """An image file whose plain pixels are those that prediction has of it; the file itself wherever that is so.
+
+    Args:
+      encoded: the file.
+      value_range: see `Checks`.
+      turned: whether the camera's orientation (EXIF) is followed; labels are drawn on pixels as they are stored.
+
+    Raises:
+      Unreadable: it has 16 bits that would come out nearly black.
+    """
+    if is_png(encoded) and depth(encoded) == 16:
+        seen = pixels.read(encoded, value_range)  # which refuses what would be nearly black
+        return encode_png(seen) if value_range else encoded
+    return encode_png(pixels.read(encoded)) if turned and not pixels.plain(encoded) else encoded
 
 
 def _compare_sizes(record: Record, label: tuple[int, int], image: tuple[int, int], counts: Counts) -> None:

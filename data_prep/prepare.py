@@ -23,16 +23,20 @@ from ml_collections import config_flags
 from proda_jax.data.checks import NONE, ROLES, check_data, meaning_of
 from proda_jax.data.decoders import has_tensorflow
 from proda_jax.data.label_spaces import FOLDER, label_map, own_space
+from proda_jax.data.pixels import check_range
 from proda_jax.data.prepared import Prepared
 from proda_jax.data_prep import contact_sheet
 from proda_jax.data_prep.base import DataSet
+from proda_jax.data_prep.changes import Copy
 from proda_jax.data_prep.examples import Checks
 from proda_jax.data_prep.summary import Summary
 from proda_jax.data_prep.suspicions import suspicions
 from proda_jax.system import command, configurations, paths
 from proda_jax.system.extras import need
-from proda_jax.system.files import alone, check_writable
+from proda_jax.system.files import alone, check_writable, is_remote
+from proda_jax.system.progress import say
 
+BEFORE, UPDATE = ".before", ".update"  # end the names of the folders of an update
 DATA_SETS = {
     "demo": ("proda_jax.data_prep.demo", "Demo"),
     "camvid": ("proda_jax.data_prep.camvid", "CamVid"),
@@ -43,13 +47,16 @@ DATA_SETS = {
 }
 
 
-def prepare(dataset: str, *, data_dir: str, checks: Checks | None = None, **files: Any) -> epath.Path:
-    """Prepares a data set, unless that was done before.
+def prepare(
+    dataset: str, *, data_dir: str, checks: Checks | None = None, update: bool = False, **files: Any
+) -> epath.Path:
+    """Prepares a data set, unless that was done before; raw files that changed since are noticed.
 
     Args:
       dataset: one of `DATA_SETS`.
       data_dir: folder for prepared data sets; may be in a bucket.
       checks: what is demanded of the files, and how they are stored; by default, in the data set's own label space.
+      update: whether a copy whose raw files changed is brought up to date, and not only said to be of before.
       **files: raw_dir, the folder with the data set's unpacked archives, or split, images, labels and file_list of
         'folder'; skip_unlabelled.
 
@@ -70,9 +77,12 @@ def prepare(dataset: str, *, data_dir: str, checks: Checks | None = None, **file
     folder = data_set.folder(epath.Path(data_dir))
     lock = epath.Path(data_dir) / f"{dataset}.lock"
     with alone(lock, f"another process prepares {dataset}: waiting", wait=True):
+        before = folder.with_name(f"{folder.name}{BEFORE}")
+        if before.exists() and not folder.exists():  # killed between two names
+            before.rename(folder)
         done = folder.exists()
         if done:
-            check_origin(folder, data_set)
+            done = look_again(folder, data_set, update=update)
         else:
             check_writable(data_dir, "data_dir")
             write(data_set, data_dir)
@@ -86,8 +96,52 @@ def prepare(dataset: str, *, data_dir: str, checks: Checks | None = None, **file
     return folder
 
 
-def write(data_set: DataSet, data_dir: str) -> None:
-    """Writes a data set with TFDS.
+def look_again(folder: epath.Path, data_set: DataSet, *, update: bool) -> bool:
+    """Compares a prepared copy with its raw files, if they are still there.
+
+    Returns:
+      Whether it is as it was; otherwise it has been brought up to date.
+
+    Raises:
+      ValueError: it was made from other files, or otherwise, than it would be now.
+    """
+    if is_remote(data_set.raw_dir or "") and not update:  # where looking at every file takes long
+        check_origin(folder, data_set)
+        return True
+    copy = Copy(folder, data_set)
+    if origin_differs(folder, data_set) and copy.adopt(data_set.origin):
+        say(f"{folder}: its raw files have moved, and hold the same")
+        return True
+    check_origin(folder, data_set)
+    changes = copy.changes(read=update)
+    if not changes:
+        return True
+    if not update:
+        say(f"{folder} is of before its raw files changed: {changes}. It is used as it is; python -m "
+            "data_prep.prepare with the same settings brings it up to date")  # fmt: skip
+        return True
+    if copy.gone:
+        say(f"{folder} is of before its raw files changed: {changes}. It is used as it is, as no raw files are left of "
+            f"{', '.join(copy.gone)}: to prepare the others anew, delete it")  # fmt: skip
+        return True
+    say(f"{folder} is brought up to date: {changes}")
+    _replace(folder, data_set, copy)
+    return False
+
+
+def _replace(folder: epath.Path, data_set: DataSet, copy: Copy) -> None:
+    """Writes a copy anew beside the old one, with what is unchanged from that, and puts it in its place."""
+    check_writable(folder.parent, "data_dir")
+    aside, before = (folder.with_name(f"{folder.name}{end}") for end in (UPDATE, BEFORE))
+    write(data_set, str(aside), copy.splits, copy.kept(data_set))
+    folder.rename(before)
+    data_set.folder(aside).rename(folder)
+    for leftover in (before, aside):
+        leftover.rmtree()
+
+
+def write(data_set: DataSet, data_dir: str, *kept: Any) -> None:
+    """Writes a data set with TFDS; `kept` are further arguments of `writing.Builder`.
 
     Without TFDS's announcement of a download, which there is not, and its warning of a folder not yet prepared.
     """
@@ -99,7 +153,7 @@ def write(data_set: DataSet, data_dir: str) -> None:
     logging.set_verbosity(logging.ERROR)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            Builder(data_set, data_dir).download_and_prepare()
+            Builder(data_set, data_dir, *kept).download_and_prepare()
     finally:
         logging.set_verbosity(verbosity)
 
@@ -107,21 +161,29 @@ def write(data_set: DataSet, data_dir: str) -> None:
 def check_origin(folder: epath.Path, data_set: DataSet) -> None:
     """Refuses a prepared copy that was made from other files, or otherwise, than it would be now."""
     found, wanted = Prepared(folder).metadata.get("origin", {}), data_set.origin
-    if wanted["raw_dir"] is None:  # the prepared copy is all there is
-        wanted = wanted | {"raw_dir": found.get("raw_dir")}
-    differing = [key for key in wanted if found.get(key) != wanted[key]]
-    if differing:
+    if differing := origin_differs(folder, data_set):
         key = differing[0]
         raise ValueError(f"{folder} was prepared with {key} = {found.get(key)}, not {wanted[key]}: name another "
                          "data_dir, or delete that folder")  # fmt: skip
 
 
+def origin_differs(folder: epath.Path, data_set: DataSet) -> list[str]:
+    """What of a prepared copy's origin is another now."""
+    found, wanted = Prepared(folder).metadata.get("origin", {}), data_set.origin
+    if wanted["raw_dir"] is None:  # the prepared copy is all there is
+        wanted = wanted | {"raw_dir": found.get("raw_dir")}
+    return [key for key in wanted if found.get(key) != wanted[key]]
+
+
 def checks_of(data: ml_collections.ConfigDict, role: str) -> Checks:
     """What a configuration demands of the files of a role, and what their labels mean."""
-    return Checks(meaning_of(data, role), data.strict, data.store_scale)
+    value_range = check_range(data[role].get("value_range", ()), f"config.data.{role}.value_range")
+    return Checks(meaning_of(data, role), data.strict, data.store_scale, value_range)
 
 
-def prepare_role(data: ml_collections.ConfigDict, role: str, data_dir: str) -> epath.Path:
+def prepare_role(
+    data: ml_collections.ConfigDict, role: str, data_dir: str, *, update: bool = False
+) -> epath.Path:
     """Prepares the data set that a configuration's `data` section names for 'source', 'target' or 'validation'."""
     wanted, checks = data[role], checks_of(data, role)
     same = [data[other] for other in ROLES if data[other].name == wanted.name]  # maybe other splits of one copy
@@ -133,7 +195,7 @@ def prepare_role(data: ml_collections.ConfigDict, role: str, data_dir: str) -> e
         found = others if role == "validation" else []
         files = {"raw_dir": next(filter(None, [wanted.raw_dir, *found]), data.raw_dir)}
         files["skip_unlabelled"] = any(other.get("skip_unlabelled", False) for other in same)
-    return prepare(wanted.name, data_dir=data_dir, checks=checks, **files)
+    return prepare(wanted.name, data_dir=data_dir, checks=checks, update=update, **files)
 
 
 def problems(data: ml_collections.ConfigDict, role: str, folder: epath.Path, *, labels: bool) -> list[str]:
@@ -180,13 +242,13 @@ def main(arguments: list[str]) -> None:
                              "folders (configs/custom.py)")  # fmt: skip
     if given.config is None:
         checks = Checks(label_map(given.dataset, own_space(given.dataset)), given.strict, given.store_scale)
-        folder = prepare(given.dataset, data_dir=given.data_dir, checks=checks, raw_dir=given.raw_dir)
+        folder = prepare(given.dataset, data_dir=given.data_dir, checks=checks, raw_dir=given.raw_dir, update=True)
         prepared, found = {folder: checks.label_map}, {}
     else:
         check_data(given.config)
         data = given.config.data
         roles = [role for role in ROLES if data[role].name != NONE]
-        folders = {role: prepare_role(data, role, given.data_dir) for role in roles}
+        folders = {role: prepare_role(data, role, given.data_dir, update=True) for role in roles}
         prepared = {folder: meaning_of(data, role) for role, folder in folders.items()}
         found = {role: problems(data, role, folder, labels=role != "target") for role, folder in folders.items()}
     for folder, meaning in prepared.items():

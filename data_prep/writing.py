@@ -1,6 +1,6 @@
 """Writes a data set with TFDS: encoded files stored as they are, in order, with their names."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -23,8 +23,19 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version("0.0.0")  # that of the data set takes its place
 
-    def __init__(self, data_set: DataSet, data_dir: str):
-        self._data_set = data_set
+    def __init__(
+        self, data_set: DataSet, data_dir: str, splits: dict[str, Sequence[Record]] | None = None,
+        example: Callable[[Record], Example] | None = None,
+    ):  # fmt: skip
+        """Writes nothing yet.
+
+        Args:
+          data_set: what is written.
+          data_dir: folder for prepared data sets.
+          splits: its records, if they are listed already.
+          example: reads the example of a record; None: from its files.
+        """
+        self._data_set, self._splits, self._example = data_set, splits, example or data_set.example
         self.name, self.VERSION = data_set.name, tfds.core.Version(data_set.version)
         config = tfds.core.BuilderConfig(name=data_set.config) if data_set.config else None
         super().__init__(data_dir=data_dir, config=config, file_format="array_record")
@@ -41,11 +52,11 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )  # fmt: skip
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Sequence[Record]]:
-        return self._data_set.records()
+        return self._splits or self._data_set.records()
 
     def _generate_examples(self, records: Sequence[Record]) -> Iterator[tuple[str, Example]]:
         for record in records:
-            yield record.name, self._data_set.example(record).features
+            yield record.name, self._example(record).features
 
     def _generate_splits(
         self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig
@@ -59,7 +70,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         for killed in self.data_path.parent.glob(f"{self.version}.incomplete*"):
             if killed != self.data_path:
                 killed.rmtree()
-        written = shards.write(folder, plan, splits, data_set.example, self.info.features, self.info.name)
+        written = shards.write(folder, plan, splits, self._example, self.info.features, self.info.name)
         stored = {name: [one for shard in made for one in shard.examples] for name, made in written.items()}
         records.save(self.data_path, stored)
         counts = {name: [one.counts for one in found] for name, found in stored.items()}

@@ -52,8 +52,11 @@ def check_data(config: ml_collections.ConfigDict) -> None:
 def check_label_space(data: ml_collections.ConfigDict) -> None:
     """Checks the classes and their colours."""
     choose("data.label_space", data.label_space, (*LABEL_SPACES, CUSTOM))
-    if data.label_space == CUSTOM and not 1 <= len(set(data.classes)) == len(data.classes) < IGNORE:
-        refuse("data.classes", tuple(data.classes), f"1 to {IGNORE - 1} different names of classes")
+    if data.label_space == CUSTOM and len(data.classes) == 1:
+        refuse("data.classes", tuple(data.classes), "at least two: what is not the object is a class, too, such as "
+               f"('background', {data.classes[0]!r})")  # fmt: skip
+    if data.label_space == CUSTOM and not 2 <= len(set(data.classes)) == len(data.classes) < IGNORE:
+        refuse("data.classes", tuple(data.classes), f"2 to {IGNORE - 1} different names of classes")
     if IGNORED in data.classes:
         refuse("data.classes", tuple(data.classes), f"no class called {IGNORED!r}, which is said of values without one")
     if data.label_space != CUSTOM and data.classes:
@@ -75,6 +78,8 @@ def check_role(data: ml_collections.ConfigDict, role: str, space: LabelSpace) ->
             refuse(f"data.{role}.images", wanted.images, "a folder of images")
         if not re.fullmatch(r"[A-Za-z]\w*", wanted.split) or wanted.split == "all":  # which TFDS keeps for itself
             refuse(f"data.{role}.split", wanted.split, "a name of letters, digits and underscores, other than 'all'")
+        if wanted.raw_dir is not None:
+            refuse(f"data.{role}.raw_dir", wanted.raw_dir, f"None, as data.{role}.images says where the files are")
         if not wanted.labels and role != "target":
             refuse(f"data.{role}.labels", wanted.labels, "a folder of labels, one for each image")
         for key in ("images", "labels"):
@@ -87,6 +92,9 @@ def check_role(data: ml_collections.ConfigDict, role: str, space: LabelSpace) ->
             refuse(f"data.{role}.{key}", wanted[key], f"None, as data.{role}.name is not {FOLDER!r}")
     if wanted.get("skip_unlabelled") and wanted.name == FOLDER and not wanted.labels:
         refuse(f"data.{role}.skip_unlabelled", True, "False, as there are no labels")
+    seen = tuple(wanted.get("value_range") or ())
+    if seen and not (len(seen) == 2 and seen[0] < seen[1]):
+        refuse(f"data.{role}.value_range", seen, "the values that are black and white, as in (0, 4095)")
     tolerance = wanted.get("color_tolerance", 0)
     if not 0 <= tolerance <= 127:
         refuse(f"data.{role}.color_tolerance", tolerance, "0 to 127, the most that a channel may be off")

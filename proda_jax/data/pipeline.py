@@ -236,7 +236,8 @@ def _prepared_directory(dataset: str, data_dir: str) -> epath.Path:
     parent = epath.Path(expanded(data_dir)) / dataset
     versions = []
     if parent.exists():
-        versions = [path for path in parent.iterdir() if (path / INDEX).exists()]
+        named = (path for path in parent.iterdir() if re.fullmatch(r"[\d.]+", path.name))  # others are being replaced
+        versions = [path for path in named if (path / INDEX).exists()]
     if not versions:
         raise FileNotFoundError(f"data set {dataset!r} is not prepared: no {INDEX} under {parent}; run "
                                 f"python -m data_prep.prepare --dataset={dataset} --data_dir={data_dir}")  # fmt: skip

@@ -118,7 +118,12 @@ def input_key(features: np.ndarray) -> str:
 def _umap(name: str, features: np.ndarray) -> np.ndarray:
     """The features in two dimensions, by UMAP with its own settings and a fixed seed."""
     print(f"report: features of {name} in two dimensions (UMAP, some seconds; kept for the next report)", flush=True)
-    import umap  # with it comes TensorFlow, where that is installed
+    try:
+        import umap  # with it come TensorFlow, PyTorch and torchvision, where they are installed
+    except ImportError:
+        raise
+    except Exception as error:  # of one of those, such as a torchvision that is made for another PyTorch
+        raise ImportError(f"umap-learn cannot be imported: {error}") from error
 
     return umap.UMAP(random_state=_SEED, n_jobs=1).fit_transform(np.asarray(features, np.float32))
 

@@ -83,13 +83,13 @@ def _class_tables(run: Run, task: Any, folder: Folder) -> list[Table]:
         gains = [f"gain, {change[1].name}"] if change else []
         titles = ["class", *(stage.name for stage in stages), *gains, *(f"paper: {row}" for row in theirs)]
         rows = []
-        for name in [*classes, "mIoU"]:
-            values = [entry.get("miou") if name == "mIoU" else entry.get("iou", {}).get(name) for entry in entries]
-            cells = [name, *map(number, values)]
+        for name in [*classes, None]:  # the last row is that of the mean; a class may be called so, too
+            values = [entry.get("miou") if name is None else entry.get("iou", {}).get(name) for entry in entries]
+            cells = ["mIoU" if name is None else name, *map(number, values)]
             if change:
                 before, after = (values[stages.index(stage)] for stage in change)
                 cells.append(gain(None if None in (before, after) else after - before))
-            cells += [number(row.miou if name == "mIoU" else row.iou.get(name)) for row in theirs.values()]
+            cells += [number(row.miou if name is None else row.iou.get(name)) for row in theirs.values()]
             rows.append(cells)
         caption = f"IoU by class, percent, of the {which} network of each stage. A dash: no such pixels."
         caption += f" The gain is over {change[0].name}." if change else ""

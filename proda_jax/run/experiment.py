@@ -24,7 +24,7 @@ from proda_jax.data.rare_classes import RareClassOrder, label_pixels
 from proda_jax.data.source import ExampleSource
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.report import score_tables as tables
-from proda_jax.run import evaluate, provenance, train
+from proda_jax.run import evaluate, provenance, scales, train
 from proda_jax.run.card import Card
 from proda_jax.run.networks import Networks
 from proda_jax.run.records import History
@@ -365,6 +365,8 @@ class Experiment:
         missing = [name for name in self.config.stages if not self.is_complete(name)]
         if missing:
             self.networks.check_files(missing)
+            for note in scales.notes(self.config) if hosts.is_first() else ():
+                say(note)
             self.check_labels()
             provenance.note_data(self.workdir.path, self.sources.noted)
         provenance.note_configuration(self.workdir.path, self.config)

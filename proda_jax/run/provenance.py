@@ -31,7 +31,7 @@ _BEFORE = {
     "evaluate_at": "image_size",
 }  # fmt: skip
 _OF_DATA = ("name", "split", "image_size", "label_values")  # of a data set; where its files lie may change
-_OF_DATA_IF_SET = ("color_tolerance",)  # of these, older versions knew nothing
+_OF_DATA_IF_SET = ("color_tolerance", "value_range")  # of these, older versions knew nothing
 
 
 def decisive(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
@@ -54,6 +54,7 @@ def decisive(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
     sizes = {field.name for field in dataclasses.fields(backbone)} - {*OPTIONS, "drop_path"}  # what the row decides
     sizes = {"backbone": backbone.family} | {name: getattr(backbone, name) for name in sorted(sizes)}
     settings = dict(flat(found)) | {f"model.{name}": value for name, value in sizes.items()}
+    settings["views.base_width"] = build.base_width(config, config.views)
     return json.loads(json.dumps(settings))
 
 

@@ -19,6 +19,7 @@ from proda_jax.models import backbones
 from proda_jax.models.backbones import BACKBONES, OPTIONS, Backbone
 from proda_jax.models.heads import HEADS
 from proda_jax.models.weights import foreign, published
+from proda_jax.run import idle
 from proda_jax.run.evaluate import IMAGE_SIZE, LABELS, scored_at
 from proda_jax.system.files import cache_folder
 from proda_jax.system.refusals import choose, refuse
@@ -106,6 +107,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         if config[name] < 1:
             refuse(name, config[name], "at least 1")
     check_model(config.model)
+    idle.check_model(config.model)
     check_views(config, config.views)
     if not 0 <= config.seed < 2**31:
         refuse("seed", config.seed, "0 to 2147483647")
@@ -198,7 +200,7 @@ def check_views(config: ml_collections.ConfigDict, views: ml_collections.ConfigD
         stride = views.target_stride
         refuse("views.crop_size", tuple(views.crop_size), f"multiples of views.target_stride, which is {stride}")
     for name, least in (("base_width", 0), ("strong_operations", 0)):
-        if views[name] < least:
+        if views[name] is not None and views[name] < least:
             refuse(f"views.{name}", views[name], f"at least {least}")
     if len(views.scale) != 2 or not 0 < views.scale[0] <= views.scale[1]:
         refuse("views.scale", tuple(views.scale), "(smallest, largest), positive")
@@ -211,7 +213,7 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
     stage = config[name]
     choose(f"{name}.kind", stage.kind, KINDS)
     kind = kinds.of(stage)
-    if stage.weights is not None:
+    if stage.weights is not None and kind.segments:
         check_file(f"{name}.weights", stage.weights)
         return
     for key, choices in (CHOICES | dict(kind.choices)).items():
@@ -253,6 +255,7 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
         check_mixing(config, name)
     check_optimizer(stage, name)
     check_statistics(stage, name)
+    idle.check(config, name)
     whole = stage.init in labelling and not takes_backbone(config, name)
     if whole and has_extra_norm(config, stage.init) and not has_extra_norm(config, name):
         refuse(f"{name}.extra_norm", stage.extra_norm, f"True, as stage {stage.init!r}, which it starts from, has it")

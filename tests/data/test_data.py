@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from proda_jax.data import memory
 from proda_jax.data.label_spaces import IGNORE, label_map, label_space
 from proda_jax.data.memory import MemorySource
 from proda_jax.data.pipeline import TfdsSource
@@ -118,6 +119,32 @@ def test_memory_source_without_labels_gives_none_and_refuses_to():
         source.ordered_batches(2, labels=True)
     with pytest.raises(ValueError, match="as many different names"):
         MemorySource(images, names=["a"] * len(images))
+
+
+@pytest.mark.parametrize(("free", "refused"), [(None, False), (10**9, False), (10_000, True)])
+def test_images_are_held_where_memory_has_room_and_refused_before_any_is_read(free, refused, monkeypatch):
+    monkeypatch.setattr(memory.memory, "free", lambda: free)
+    read = []
+
+    def examples():
+        for i in range(3):
+            read.append(i)
+            yield {"image": np.full((40, 50, 3), i, np.uint8), "label": np.full((40, 50), i, np.uint8)}
+
+    if refused:
+        with pytest.raises(ValueError, match="3 images of x take 0.0 GB of memory, of which 0.0 are free"):
+            memory.held(examples(), ["a", "b", "c"], (40, 50), "x", labels=True)
+        assert not read
+        return
+    source = memory.held(examples(), ["a", "b", "c"], (40, 50), "x", labels=True)
+    assert source.images.base is None and source.images[2, 0, 0, 0] == source.labels[2, 0, 0] == 2
+
+
+def test_own_labels_of_the_images_size_are_not_held_twice():
+    examples = [{"image": np.zeros((4, 5, 3), np.uint8), "label": np.zeros((4, 5), np.uint8),
+                 "own_label": np.ones(size, np.uint8)} for size in ((4, 5), (8, 10))]  # fmt: skip
+    source = memory.held(examples, ["a", "b"], (4, 5), "x", labels=True, own_labels=True)
+    assert np.shares_memory(source.own_labels[0], source.labels) and source.own_labels[1].shape == (8, 10)
 
 
 # Data sets on disk.

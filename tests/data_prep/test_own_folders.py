@@ -64,8 +64,8 @@ def test_own_files_are_matched_by_what_their_patterns_leave_open(tmp_path):
 
 
 def test_own_folders_of_different_names_share_a_data_folder(tmp_path):
-    for name in ("sim", "real"):
-        save(tmp_path / name / "a.png", noise(8, 10, 3))
+    for name, pixels in (("sim", noise(8, 10, 3)), ("real", 255 - noise(8, 10, 3))):
+        save(tmp_path / name / "a.png", pixels)
     save(tmp_path / "labels" / "a.png", np.ones((8, 10), np.uint8))
     data = own_data(
         source=base.folder("sim", str(tmp_path / "sim"), str(tmp_path / "labels"), (8, 10)),

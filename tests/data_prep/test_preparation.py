@@ -14,11 +14,12 @@ from raw_files import (
     images_of_each_kind,
     labels_of_each_kind,
     noise,
+    png,
     prepare_gta5,
     stored,
 )
 
-from proda_jax.data import decode
+from proda_jax.data import decode, decode_pillow, pixels
 from proda_jax.data.label_spaces import label_space
 from proda_jax.data_prep import contact_sheet, shards
 from proda_jax.data_prep.counts import class_pixels
@@ -140,12 +141,26 @@ def test_photographs_that_ask_to_be_rotated_are_counted():
     exif = Image.Exif()
     exif[274] = 6
     file = encoded(Image.fromarray(noise(6, 8, 3)), "JPEG", exif=exif)
+    labelled = checked(Record("a", "a.jpg", "a.png"), file, png(np.zeros((6, 8), np.uint8)), Checks(CITYSCAPES))
+    assert labelled.counts.rotated == 1 and dict(labelled.counts.sizes) == {"8 x 6": 1} and labelled.image == file
     example = checked(Record("a", "a.jpg"), file, b"", Checks(CITYSCAPES))
-    assert example.counts.rotated == 1 and dict(example.counts.sizes) == {"8 x 6": 1}
+    assert example.counts.rotated == 0 and dict(example.counts.sizes) == {"6 x 8": 1}
+    np.testing.assert_array_equal(decode_pillow.image(example.image), pixels.read(file))  # as prediction sees it
     lying, upright = (encoded(Image.fromarray(np.zeros(size, np.uint8)), "PNG") for size in ((6, 8), (8, 6)))
     assert checked(Record("a", "a.jpg", "a.png"), file, lying, Checks(CITYSCAPES)).counts.other_label_sizes == 0
     with pytest.raises(ValueError, match="a.png cannot be used: it is upright, and a.jpg lies on its side"):
         checked(Record("a", "a.jpg", "a.png"), file, upright, Checks(CITYSCAPES))
+
+
+def test_images_of_12_bits_are_not_nearly_black():
+    values = np.random.default_rng(0).integers(0, 4096, (6, 8)).astype(np.uint16)
+    file = encoded(Image.fromarray(values), "PNG")
+    with pytest.raises(ValueError, match=r"a.png cannot be used: its 16 bits hold no value .*value_range 0,4095"):
+        checked(Record("a", "a.png"), file, b"", Checks(CITYSCAPES))
+    example = checked(Record("a", "a.png"), file, b"", Checks(CITYSCAPES, value_range=(0, 4095)))
+    np.testing.assert_array_equal(decode_pillow.image(example.image), np.repeat(values[..., None] // 16, 3, -1))
+    whole = encoded(Image.fromarray(values * 16), "PNG")
+    assert checked(Record("a", "a.png"), whole, b"", Checks(CITYSCAPES)).image == whole  # 16 bits, as they came
 
 
 def test_plans_of_other_files_are_not_continued(gta5, monkeypatch):

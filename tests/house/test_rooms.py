@@ -22,7 +22,7 @@ ROOMS = {
     "adaptation": ("system", "data", "models"),
     "report": ("system", "data", "adaptation"),
     "data_prep": ("system", "data", "models"),
-    "run": ("system", "data", "models", "adaptation", "report", "data_prep"),
+    "run": ("configs", "system", "data", "models", "adaptation", "report", "data_prep"),
     "inference": ("configs", "system", "data", "models", "adaptation", "run"),
     "study": ("system", "adaptation", "report", "run"),
     "benchmarks": ("configs", "system", "data", "models", "adaptation", "report", "data_prep", "run"),

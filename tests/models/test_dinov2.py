@@ -56,15 +56,15 @@ def test_positions_are_resized_as_the_authors_do_unless_a_setting_says_other():
 
 
 def test_patches_cover_images_of_any_size():
-    row = backbone("dinov2_vits14", (2,), 16)
+    row = backbone("dinov2_vits14", (1,), 16)
     assert row.output_size((1024, 512)) == (74, 37) and row.output_size((42, 43)) == (3, 4)
     network = row.module(partial(Conv), None, recompute=False, name=None)
     image = np.random.default_rng(0).random((1, 43, 28, 3), np.float32)
-    variables = network.init(jax.random.key(0), image, None)
-    whole = network.apply(variables, resize(image, (56, 28)), None)
-    for actual, wanted in zip(network.apply(variables, image, None), whole, strict=True):
-        assert actual.shape == (1, 4, 2, 16)
-        np.testing.assert_allclose(actual, wanted, atol=1e-5)
+    variables = jax.jit(network.init)(jax.random.key(0), image, None)
+    apply = jax.jit(network.apply)
+    (found,), (wanted,) = apply(variables, image, None), apply(variables, resize(image, (56, 28)), None)
+    assert found.shape == (1, 4, 2, 16)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_levels_are_the_last_blocks_of_each_quarter():

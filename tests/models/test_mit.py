@@ -1,5 +1,8 @@
 """Mix Transformers: sizes, stochastic depth, what optimizers and settings ask of them."""
 
+import functools
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,19 +35,31 @@ def test_branches_are_left_out_as_often_as_their_block_says_and_by_the_example_a
 
 def test_a_network_draws_in_training_alone_and_not_where_its_backbone_is_frozen():
     model = network("mit_b5", "deeplab").clone(backbone=backbone("mit_b5", (1, 1), 8, drop_path=0.5))
-    variables, images = tiny_variables(model, 0), np.random.default_rng(0).random((2, 32, 64, 3), np.float32)
-    keys = jax.random.split(jax.random.key(1), 8)
+    variables, image = tiny_variables(model, 0), np.random.default_rng(0).random((1, 32, 64, 3), np.float32)
+    images, keys = jnp.concatenate([image] * 8), jax.random.split(jax.random.key(1), 8)
 
-    @jax.jit
-    def logits(image, keys):
-        return model.apply(variables, image, train=False, dropout_keys=keys).logits
+    def logits(images, keys, model=model):
+        return model.apply(variables, images, train=False, dropout_keys=keys).logits
 
-    images = jnp.concatenate([images[:1]] * 8)
-    drawn, plain = logits(images, keys), logits(images, None)
+    drawn = jax.jit(logits)(images, keys)
     assert len({row.tobytes() for row in np.asarray(drawn)}) in (3, 4)  # of two branches, all, one or none
-    np.testing.assert_allclose(logits(images[:1], keys[5:6])[0], drawn[5], atol=1e-5)
-    frozen = model.clone(freeze_backbone=True).apply(variables, images[:1], train=False, dropout_keys=keys[:1]).logits
-    np.testing.assert_allclose(frozen[0], plain[0], atol=1e-5)
+    for other, draws in ((model, True), (model.clone(freeze_backbone=True), False)):
+        traced = jax.make_jaxpr(lambda *given, other=other: logits(*given, model=other))(images, keys)
+        assert ("random_bits" in str(traced)) == draws
+    assert "random_bits" not in str(jax.make_jaxpr(lambda images: logits(images, None))(images))
+
+
+@pytest.mark.parametrize("name", ["mit_b5", "dinov2_vitl14_reg", "dinov3_vitl16"])
+def test_blocks_are_computed_again_where_a_setting_says_so(name):
+    images, keys = np.zeros((2, 32, 64, 3), np.float32), jax.random.split(jax.random.key(0))
+
+    def loss(variables, model):
+        return model.apply(variables, images, train=False, dropout_keys=keys).logits.sum()
+
+    for recompute in (False, True):
+        model = network(name, "deeplab").clone(recompute=recompute)
+        text = str(jax.make_jaxpr(jax.grad(functools.partial(loss, model=model)))(tiny_variables(model, 0)))
+        assert len(re.findall(r"\b(?:checkpoint|remat2?)\[", text)) == recompute * sum(model.backbone.depths)
 
 
 def test_layers_count_the_blocks_below():

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import types
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from report_pages import first_two, lines_of, rows_of, table_of
 
 from proda_jax import report
 from proda_jax.data.label_spaces import IGNORE, LABEL_SPACES
-from proda_jax.report import embedding
+from proda_jax.report import embedding, tables
 
 SIZE = (48, 96)
 SPACE = LABEL_SPACES["cityscapes19"]
@@ -51,6 +52,19 @@ def test_scores_on_the_page_are_those_of_the_results(whole):
     best, last = results["stage3"]["last"]["miou"], f"{results['stage3']['last']['miou']:.1f} mIoU after stage3"
     assert re.search(r"<h1>(.*?)</h1>", page).group(1).startswith(f"{last}, {best - start:+.1f} over source")
     assert "no column of its own" in page  # the paper has no such task
+
+
+def test_a_class_that_is_named_like_a_row_keeps_its_own():
+    def stage(name: str, iou: dict, miou: float) -> types.SimpleNamespace:
+        entry = {"step": 1, "iou": iou, "miou": miou}
+        return types.SimpleNamespace(name=name, last=entry, best=entry, role="source", settings={}, random_as=None)
+
+    run = types.SimpleNamespace(scored=[stage("source", {"mIoU": 10.0, "class": 30.0}, 20.0)])
+    folder = types.SimpleNamespace(table=lambda name, columns, rows: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "compared", lambda stages: [])
+        table, _ = tables._class_tables(run, None, folder)
+    assert [row[:2] for row in table.rows] == [["mIoU", "10.0"], ["class", "30.0"], ["mIoU", "20.0"]]
 
 
 def test_csv_files_hold_the_scores_with_all_digits(whole):

@@ -44,6 +44,14 @@ def test_the_four_highlighted_classes_are_the_papers_or_the_most_frequent():
     assert list(embedding.highlighted(SPACE, without)) == [2, 0, 10, 13]
 
 
+def test_a_umap_whose_own_imports_fail_is_left_out_as_well(tmp_path, monkeypatch):
+    (tmp_path / "umap.py").write_text("raise RuntimeError('made for another PyTorch')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "umap", raising=False)
+    with pytest.raises(ImportError, match="umap-learn cannot be imported: made for another PyTorch"):
+        embedding._umap("source", np.zeros((4, 2)))
+
+
 @pytest.mark.slow
 def test_umap_keeps_apart_what_is_apart_and_repeats_itself(tmp_path):
     """The real one, which takes half a minute to import and compile."""

@@ -6,6 +6,7 @@ import pathlib
 import ml_collections
 import pytest
 
+from proda_jax.adaptation.stages.build import views_of
 from proda_jax.configs import base, camvid, dacs, daformer, gta5, gta5_released, mic, synthia
 from proda_jax.run import settings
 
@@ -100,18 +101,18 @@ def test_camvids_stage_on_mixed_images_sees_as_much_as_stages_1_to_3():
 
 
 def test_camvid_large_is_larger_and_nothing_else_is_accepted():
-    small, large = camvid.get_config(), camvid.get_config("large")
+    small, large = camvid.get_config("scratch"), camvid.get_config("large")
     settings.check(large)
     assert large.views.crop_size[0] > small.views.crop_size[0] and large.model.width > small.model.width
     with pytest.raises(ValueError, match="camvid.py:huge: expected"):
         camvid.get_config("huge")
 
 
-@pytest.mark.parametrize("size", ["small", "large"])
-def test_the_smallest_camvid_photograph_still_fills_a_crop(size):
-    c = camvid.get_config(size)
+@pytest.mark.parametrize("form", camvid.FORMS)
+def test_the_smallest_camvid_photograph_still_fills_a_crop(form):
+    c = camvid.get_config(form)
     height, width = c.data.source.image_size
-    smallest = c.views.base_width * c.views.scale[0]
+    smallest = views_of(c, "source").base_width * c.views.scale[0]
     assert height * smallest / width >= c.views.crop_size[0] and smallest >= c.views.crop_size[1]
 
 

@@ -35,7 +35,8 @@ SMALL = NETWORK | {
 def run_main(config: str, settings: dict, *flags: str, anew: bool = False) -> str:
     """Runs main.py with a configuration, on a single device, and returns what it printed."""
     overrides = [f"--config.{name}={value}" for name, value in settings.items()]
-    result = command.run_main(f"--config=configs/{config}.py", *overrides, *flags, anew=anew)
+    name, _, form = config.partition(":")
+    result = command.run_main(f"--config=configs/{name}.py{form and f':{form}'}", *overrides, *flags, anew=anew)
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout
 
@@ -169,7 +170,7 @@ def test_real_photographs_train_a_network_from_scratch(tmp_path):
     } | {f"data.{role}.image_size": (48, 64) for role in ("source", "target", "validation")} | {
         f"{name}.steps": 1 for name in stages
     }  # fmt: skip
-    printed = run_main("camvid", settings, f"--workdir={tmp_path / 'run'}")
+    printed = run_main("camvid:scratch", settings, f"--workdir={tmp_path / 'run'}")
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert [stage["name"] for stage in results["stages"]] == list(stages)
     assert all(f"{stage['last']['miou']:.1f}" in printed for stage in results["stages"])

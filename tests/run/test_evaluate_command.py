@@ -247,7 +247,7 @@ def mean_iou(model, variables, truth: fixtures.Truth) -> float:
 
 def test_the_command_scores_a_workdir_by_itself_and_other_images_with_its_configuration(tmp_path):
     truth = fixtures.write_camvid(tmp_path / "CamVid", dusk_train_labels=False)
-    workdir, config = tmp_path / "run", camvid.get_config()
+    workdir, config = tmp_path / "run", camvid.get_config("scratch")
     settings = {
         "data.raw_dir": str(tmp_path / "CamVid"), "stages": ("source",), "evaluate_batch_size": 1,
         "model.depths": (1, 1), "model.width": 4, "model.head_channels": 32, "model.feature_channels": 32,
@@ -272,7 +272,7 @@ def test_the_command_scores_a_workdir_by_itself_and_other_images_with_its_config
     assert rows_of((workdir / "evaluation.tex").read_text())[1][-1] == f"{scores['miou']:.1f}"
 
     given = [f"--config.{name}={value}" for name, value in settings.items()]
-    others = run_main("--mode=evaluate", "--config=configs/camvid.py", f"--workdir={workdir}", *given,
+    others = run_main("--mode=evaluate", "--config=configs/camvid.py:scratch", f"--workdir={workdir}", *given,
                       "--config.data.validation.split=day_train")  # fmt: skip
     assert others.returncode == 0, others.stderr
     scores = json.loads((workdir / "evaluation.json").read_text())

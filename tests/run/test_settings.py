@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from command import run_main
 
+from proda_jax.adaptation.stages.build import views_of
 from proda_jax.configs import base
-from proda_jax.run import settings
+from proda_jax.run import provenance, scales, settings
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = sorted(
     str(path.relative_to(ROOT).with_suffix("")).replace("/", ".")
     for path in (ROOT / "configs").rglob("*.py")
-    if path.stem not in ("__init__", "base", "common")  # these two are what the others are made of
+    if path.stem not in ("__init__", "base", "lite", "common")  # what the others are made of
 )
 
 
@@ -138,8 +139,10 @@ def own_folders():
 
 
 REFUSED_OF_FOLDERS = [
-    ("data.classes", (), "1 to 249 different names"),
-    ("data.classes", ("road", "road"), "1 to 249 different names"),
+    ("data.classes", (), "2 to 249 different names"),
+    ("data.classes", ("road", "road"), "2 to 249 different names"),
+    ("data.classes", ("road",), "what is not the object is a class, too, such as ('background', 'road')"),
+    ("data.source.raw_dir", "raw", "None, as data.source.images says where"),
     ("data.colors", ((1, 2, 3),), "a colour for each of the 2 classes"),
     ("data.target.name", "gta5", "one of folder"),  # without values of its own
     ("data.source.images", None, "a folder of images"),
@@ -162,6 +165,46 @@ def test_folders_of_ones_own_are_refused_by_the_setting_that_does_not_fit(settin
         settings.check(config)
     assert str(refusal.value).startswith(f"config.{setting} = {value!r}: expected "), refusal.value
     assert hint in str(refusal.value)
+
+
+IDLE = [
+    ("source.adam_betas", (0.8, 0.9), "optimizer 'adamw'"),
+    ("source.schedule_factor", 0.5, "schedule 'per_epoch'"),
+    ("source.schedule_warmup_start", 0.1, "schedule_warmup above 0"),
+    ("stage1.regulariser", "mrent", "regulariser_weight above 0"),  # which is 0 in the demo
+    ("model.head", "deeplab", "0.1, as head 'deeplab' has no use for it"),
+]
+
+
+@pytest.mark.parametrize(("setting", "value", "hint"), IDLE)
+def test_a_setting_that_does_nothing_beside_the_others_is_refused_with_what_it_would_act_beside(setting, value, hint):
+    config = demo()
+    config.model.dropout = 0.2 if setting == "model.head" else config.model.dropout
+    config.model.head_channels = 256
+    config.update_from_flattened_dict({setting: value})
+    with pytest.raises(ValueError, match="config.model.dropout" if setting == "model.head" else setting) as refusal:
+        settings.check(config)
+    assert hint in str(refusal.value)
+
+
+def test_the_width_of_training_follows_the_targets_images_unless_it_is_set():
+    config = demo()
+    config.data.target.image_size = (192, 384)
+    assert views_of(config, "source").base_width == 384
+    assert provenance.decisive(config, "source")["views.base_width"] == 384
+    config.views.base_width = 100
+    assert views_of(config, "source").base_width == provenance.decisive(config, "source")["views.base_width"] == 100
+
+
+def test_scales_of_training_and_scoring_that_differ_by_more_than_a_third_are_told():
+    for name in CONFIGS:
+        assert not list(scales.notes(importlib.import_module(name).get_config())), name
+    config = demo()
+    config.views.base_width = 300
+    (note,) = scales.notes(config)
+    assert "trains on images 300 pixels wide" in note and "validation images are 192 wide: 1.6 times apart" in note
+    config.data.validation.image_size = (160, 320)
+    assert not list(scales.notes(config))
 
 
 def test_stages_are_refused_that_do_not_exist_or_start_from_one_that_has_not_run():

@@ -30,15 +30,14 @@ from proda_jax.system import devices
 BACKBONES = {row.family: name for name, row in ROWS.items()}  # rows of a family differ in sizes, which are tiny here
 LABELLING_HEADS = [name for name, head in HEADS.items() if head.segments]
 NETWORKS = [(backbone, head) for backbone in BACKBONES.values() for head in HEADS]
-HEAD_OF = {"mit": "daformer", "dinov2": "light"}  # that a family is compiled with, where it is not the released one
+# that a family is compiled with, where it is not the released one
+HEAD_OF = {"mit": "daformer", "dinov2": "light", "dinov3": "light"}
 # each backbone below one head and each head above one backbone, for what takes a compiler's time
 COMPILED = [(name, HEAD_OF.get(family, "released")) for family, name in BACKBONES.items()]
 COMPILED += [(BACKBONES["resnet"], head) for head in HEADS if head not in dict(map(reversed, COMPILED))]
 # settings of a small network, where they are other than depths and width
-SMALL: dict[str, dict] = {
-    "dinov2_vitl14_reg": {"depths": (2,), "width": 64},
-    "efficientnet_lite2": {"depths": (1,) * 7, "width": 8},
-}
+SMALL: dict[str, dict] = dict.fromkeys(("dinov2_vitl14_reg", "dinov3_vitl16"), {"depths": (1,), "width": 64})
+SMALL["efficientnet_lite2"] = {"depths": (1,) * 7, "width": 8}
 
 
 def network_config(backbone: str, head: str, dtype: str = "float32") -> ml_collections.ConfigDict:

@@ -43,9 +43,8 @@ def declare_operators() -> torch.library.Library | None:
 def randomise(network: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     """The network for prediction, no two of its layers alike."""
     generator = torch.Generator().manual_seed(seed)
-    for name, value in [*network.named_parameters(), *network.named_buffers()]:
-        if not value.is_floating_point():
-            continue
+    statistics = [(name, value) for name, value in network.named_buffers() if "running_" in name]
+    for name, value in [*network.named_parameters(), *statistics]:
         drawn = torch.randn(value.shape, generator=generator)
         if name.endswith("running_var"):
             drawn = 1 + 0.1 * drawn.tanh()

@@ -32,7 +32,7 @@ SETTINGS = {
 
 def start(workdir: pathlib.Path, settings: dict, devices: int, *flags: str, **environment: str) -> subprocess.Popen:
     overrides = [f"--config.{name}={value}" for name, value in settings.items()]
-    command = [*python(), "main.py", "--config=configs/camvid.py", f"--workdir={workdir}", *overrides, *flags]
+    command = [*python(), "main.py", "--config=configs/camvid.py:scratch", f"--workdir={workdir}", *overrides, *flags]
     flags = f"--xla_force_host_platform_device_count={devices} {QUICK}"
     return subprocess.Popen(
         command, cwd=ROOT, env=os.environ | {"XLA_FLAGS": flags} | environment, stdout=subprocess.PIPE,

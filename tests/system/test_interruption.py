@@ -100,7 +100,7 @@ def test_the_program_keeps_a_second_one_out_and_exits_with_the_documented_status
         "summaries": False, "batch_size": 2, "views.crop_size": (32, 32), "views.base_width": 64,
         "model.depths": (1, 1), "model.width": 4, "model.head_channels": 32, "model.feature_channels": 32,
     } | {f"data.{role}.image_size": (48, 64) for role in ("source", "target", "validation")}  # fmt: skip
-    command = [*python(), "main.py", "--config=configs/camvid.py", f"--workdir={tmp_path / 'run'}"]
+    command = [*python(), "main.py", "--config=configs/camvid.py:scratch", f"--workdir={tmp_path / 'run'}"]
     command += [f"--config.{name}={value}" for name, value in settings.items()]
     one_device = os.environ | {"XLA_FLAGS": QUICK}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": one_device}

@@ -98,10 +98,16 @@ def random_name(config: ml_collections.ConfigDict, name: str) -> str:
 
 
 def views_of(config: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
-    """The views of a stage: the section 'views', with what the stage has of its own."""
+    """The views of a stage: the section 'views', with what the stage has of its own, and the width that follows."""
     views = ml_collections.ConfigDict(dict(config.views))
     views.update(dict(config[name].get("views", {})))
+    views.base_width = base_width(config, views)
     return views
+
+
+def base_width(config: ml_collections.ConfigDict, views: ml_collections.ConfigDict) -> int:
+    """The width to which scale 1 of these views brings an image, pixels: that of target images, unless it is set."""
+    return config.data.target.image_size[1] if views.base_width is None else views.base_width
 
 
 def setup(

@@ -47,6 +47,7 @@ class Kind:
       frozen_start: whether the step is given the network that the stage starts from, as its teacher.
       draws_rare_classes: whether source images are drawn by the classes that they hold.
       choices: values of settings that other kinds have with others, {'setting': values}.
+      unused_views: settings of the section 'views' that do nothing in it.
       head: that takes the place of the configuration's, by settings of the network; none by default.
       role: in reports: 'source', 'oracle', 'self-training', 'adaptation', or 'pretraining', whose network labels
         nothing.
@@ -65,6 +66,7 @@ class Kind:
     frozen_start: Callable[[Settings], bool] = lambda stage: False
     draws_rare_classes: Callable[[Settings], bool] = lambda stage: False
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unused_views: Callable[[Settings], tuple[str, ...]] = lambda stage: ()
     head: Callable[[Settings], dict[str, Any]] | None = None
     role: Callable[[Settings], str] = lambda stage: "adaptation"
     paper_row: Callable[[Settings, in_paper.Kinds], str | None] = lambda stage, kinds: None
@@ -92,9 +94,12 @@ def uses_momentum_encoder(stage: Settings) -> bool:
     return moving or stage.get("consistency_weight", 1.0) > 0
 
 
+_STRONG = ("strong_operations", "strong_flip", "randaugment", "cutout_fraction")  # views of the strong view alone
+
 KINDS: dict[str, Kind] = {
     "pretrain": Kind(
         "pretrain",
+        unused_views=lambda stage: (*_STRONG, "target_stride"),
         head=lambda stage: {
             "head": "projection", "classes": stage["projection_channels"], "head_channels": stage["hidden_channels"],
         },
@@ -103,6 +108,7 @@ KINDS: dict[str, Kind] = {
     "supervised": Kind(
         "supervised",
         target=lambda stage: "labels" if stage.get("target_labels", False) else None,
+        unused_views=lambda stage: (*_STRONG, "target_stride"),
         role=lambda stage: "oracle" if stage.get("target_labels", False) else "source",
         paper_row=lambda stage, kinds: None if stage.get("target_labels", False) else "source",
         paper_settings=lambda stage, source: in_paper.JITTER,
@@ -110,6 +116,7 @@ KINDS: dict[str, Kind] = {
     "warmup": Kind(
         "warmup",
         discriminator=True,
+        unused_views=lambda stage: (*_STRONG, "target_stride"),
         paper_row=lambda stage, kinds: "warm-up",
         paper_settings=lambda stage, source: in_paper.JITTER,
     ),
@@ -118,6 +125,7 @@ KINDS: dict[str, Kind] = {
         pseudo_labels=NeededLabels("soft_label", "soft pseudo labels", made_by="labels_from"),
         momentum_encoder=uses_momentum_encoder,
         prototypes=uses_momentum_encoder,
+        unused_views=lambda stage: _STRONG if stage.get("consistency_weight") == 0 else (),
         role=lambda stage: "self-training" if stage.get("weighting") == "none" else "adaptation",
         paper_row=in_paper.denoise_row,
         paper_settings=in_paper.denoise_settings,
@@ -126,11 +134,13 @@ KINDS: dict[str, Kind] = {
         "distill",
         pseudo_labels=NeededLabels("hard_label", "hard pseudo labels", made_by="teacher"),
         teacher="teacher",
+        unused_views=lambda stage: _STRONG if stage.get("target_view") == "weak" else (),
         paper_row=in_paper.distill_row,
         paper_settings=lambda stage, source: in_paper.DISTILL,
     ),
     "mix": Kind(
         "mix",
+        unused_views=lambda stage: (*_STRONG, "target_stride"),
         momentum_encoder=lambda stage: True,
         averages_statistics=lambda stage: stage.get("teacher_statistics") == "averaged",
         prototypes=lambda stage: stage.get("weighting") == "prototypes",

@@ -6,6 +6,7 @@ from typing import Any
 
 from proda_jax.models.backbones.backbone import TOKENS, Backbone, Level, Path, Published
 from proda_jax.models.backbones.dinov2 import DINOv2Backbone
+from proda_jax.models.backbones.dinov3 import DINOv3Backbone
 from proda_jax.models.backbones.efficientnet_lite import EfficientNetLiteBackbone
 from proda_jax.models.backbones.mit import MiTBackbone
 from proda_jax.models.backbones.resnet import ResNetBackbone
@@ -28,6 +29,9 @@ BACKBONES: dict[str, Backbone] = {
     "dinov2_vits14_reg": DINOv2Backbone(depths=(12,), width=384, registers=4),
     "dinov2_vitb14_reg": DINOv2Backbone(depths=(12,), width=768, registers=4),
     "dinov2_vitl14_reg": DINOv2Backbone(depths=(24,), width=1024, registers=4),
+    "dinov3_vits16": DINOv3Backbone(depths=(12,), width=384),
+    "dinov3_vitb16": DINOv3Backbone(depths=(12,), width=768),
+    "dinov3_vitl16": DINOv3Backbone(depths=(24,), width=1024),
 }
 DEFAULT = "resnet101"
 PUBLISHED = {

@@ -12,7 +12,7 @@ from proda_jax.models.shapes import Shape
 
 Path = tuple[str, ...]  # of a parameter below 'backbone', such as ('layer1_0', 'conv1', 'kernel')
 # names of parameters that are tokens, or say where tokens are, by the convention that all our networks keep
-TOKENS = ("cls_token", "register_tokens", "pos_embed")
+TOKENS = ("cls_token", "register_tokens", "storage_tokens", "pos_embed")
 Size = tuple[int, int]  # height and width
 
 

@@ -1,7 +1,7 @@
 """The head of DeepLabv2 (arXiv:1606.00915)."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -15,6 +15,8 @@ class DeepLabHead(Head):
 
     Its feature is the backbone's own. AdaptSegNet's code returns early and sums only the first two branches.
     """
+
+    unused: ClassVar[tuple[str, ...]] = ("head_channels", "feature_channels", "dropout")
 
     classes: int
     dilations: tuple[int, ...]

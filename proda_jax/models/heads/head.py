@@ -40,6 +40,7 @@ class Head(nn.Module):
     takes_levels: ClassVar[bool] = False
     mark: ClassVar[str | None] = None  # name of a module that no other head has, by which files of weights know it
     classifier: ClassVar[tuple[str, ...]] = ()  # names in files of what scores classes, which files may lack
+    unused: ClassVar[tuple[str, ...]] = ()  # settings of `model` that other heads have, and that do nothing here
 
     @classmethod
     @abc.abstractmethod

@@ -31,6 +31,7 @@ class LightHead(Head):
 
     mark = "upsampling1"
     classifier = ("out.weight",)
+    unused = ("dilations", "head_channels", "feature_channels", "dropout")
 
     classes: int
     conv: Callable[..., Conv]

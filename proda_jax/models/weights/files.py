@@ -89,7 +89,7 @@ def read(
     found = read_off({name: array.shape for name, array in arrays.items()})
     if found.backbone is None:
         some = ", ".join(list(contents.arrays)[:5]) or "none"
-        names = " or ".join(next(iter(row.shapes()))[0] for row in backbones.families())
+        names = " or ".join(dict.fromkeys(next(iter(row.shapes()))[0] for row in backbones.families()))
         raise ValueError(
             f"{path}: expected arrays of a backbone under PyTorch's names, such as {names}; found {some}"
         )

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-WRAPPERS = re.compile(r"^(?:segformer|backbone|dinov2|dinov2_with_registers)\.")  # of networks that hold a backbone
+# of networks that hold a backbone
+WRAPPERS = re.compile(r"^(?:segformer|backbone|dinov2|dinov2_with_registers|model(?=\.layer\.))\.")
 
 # Modules below a block: theirs to the authors'. A number after ':' is the place among arrays that are joined as one.
 SEGFORMER_BLOCK = {
@@ -22,13 +23,13 @@ SEGFORMER_BLOCK = {
     "attention.sequence_reduction.layer_norm": "attn.norm", "attention.o_proj": "attn.proj",
     "layernorm_after": "norm2", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2",
 }  # fmt: skip
-DINOV2_BLOCK = {
+DINO_BLOCK = {
     "norm1": "norm1", "attention.attention.query": "attn.qkv:0", "attention.attention.key": "attn.qkv:1",
     "attention.attention.value": "attn.qkv:2", "attention.output.dense": "attn.proj", "layer_scale1": "ls1",
     "norm2": "norm2", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2", "layer_scale2": "ls2",
-    # in memory
+    # in memory, and DINOv3's
     "attention.q_proj": "attn.qkv:0", "attention.k_proj": "attn.qkv:1", "attention.v_proj": "attn.qkv:2",
-    "attention.o_proj": "attn.proj",
+    "attention.o_proj": "attn.proj", "mlp.up_proj": "mlp.fc1", "mlp.down_proj": "mlp.fc2",
 }  # fmt: skip
 JOINED = {"attn.kv": 2, "attn.qkv": 3}  # of how many arrays
 LEAVES = {"lambda1": "gamma"}
@@ -40,7 +41,7 @@ MODULES = {
     r"stages\.(\d+)\.patch_embeddings\.proj": "patch_embed{1}.proj",
     r"stages\.(\d+)\.patch_embeddings\.layer_norm": "patch_embed{1}.norm",
     r"stages\.(\d+)\.layer_norm": "norm{1}",
-    r"embeddings\.patch_embeddings\.projection": "patch_embed.proj",
+    r"embeddings\.patch_embeddings(?:\.projection)?": "patch_embed.proj",
     r"layernorm": "norm",
 }
 TOKENS = {  # arrays that belong to no module
@@ -48,10 +49,13 @@ TOKENS = {  # arrays that belong to no module
     "embeddings.register_tokens": "register_tokens", "embeddings.mask_token": "mask_token",
     "reg_token": "register_tokens",
 }  # fmt: skip
+TIMM = {  # of timm's DINOv3, whole names below a block
+    "gamma_1": "ls1.gamma", "gamma_2": "ls2.gamma", "attn.q_bias": "attn.qkv.bias:0", "attn.v_bias": "attn.qkv.bias:2",
+}  # fmt: skip
 SEGFORMER = re.compile(r"(?:encoder\.block|stages)\.(\d+)\.(?:blocks\.)?(\d+)\.(.+)")
-DINOV2 = re.compile(r"encoder\.layer\.(\d+)\.(.+)")
+DINO = re.compile(r"(?:encoder\.)?layer\.(\d+)\.(.+)")
 OF_TRANSFORMERS = re.compile(
-    r"(encoder\.block|stages)\.\d+\.|encoder\.layer\.\d+\.|encoder\.patch_embeddings|embeddings\.|block\d\.|blocks\.\d"
+    r"(encoder\.block|stages)\.\d+\.|(encoder\.)?layer\.\d+\.|encoder\.patch_embeddings|embeddings\.|block\d\.|blocks\.\d"
 )
 
 
@@ -76,8 +80,13 @@ def authors_names(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarra
         else:
             parts.setdefault(renamed, {})[part] = array
     notes = ["names were brought to those of the authors' code"] * (set(found) != set(arrays))
+    dinov3 = bool(found) and "pos_embed" not in found and "register_tokens" in found
+    if dinov3:
+        found["storage_tokens"] = found.pop("register_tokens")
     for name, some in parts.items():
         number = JOINED[re.search(r"attn\.\w+", name)[0]]
+        if dinov3 and name.endswith("qkv.bias") and sorted(some) == [0, 2]:
+            some = some | {1: np.zeros_like(some[0])}  # keys have none
         if sorted(some) == list(range(number)) and len({array.shape for array in some.values()}) == 1:
             found[name] = np.concatenate([some[i] for i in range(number)])
         else:
@@ -94,12 +103,15 @@ def authors_name(name: str) -> tuple[str, int | None]:
     """The authors' name of an array, and its place where it is one of several that are joined."""
     if name in TOKENS:
         return TOKENS[name], None
+    if timm := re.fullmatch(r"(blocks\.\d+)\.(gamma_[12]|attn\.[qv]_bias)", name):
+        below, _, part = TIMM[timm[2]].partition(":")
+        return f"{timm[1]}.{below}", int(part) if part else None
     module, _, leaf = name.rpartition(".")
     leaf = LEAVES.get(leaf, leaf)
     if block := SEGFORMER.fullmatch(module):
         below, prefix = SEGFORMER_BLOCK.get(block[3]), f"block{int(block[1]) + 1}.{block[2]}"
-    elif block := DINOV2.fullmatch(module):
-        below, prefix = DINOV2_BLOCK.get(block[2]), f"blocks.{block[1]}"
+    elif block := DINO.fullmatch(module):
+        below, prefix = DINO_BLOCK.get(block[2]), f"blocks.{block[1]}"
     else:
         for pattern, ours in MODULES.items():
             if match := re.fullmatch(pattern, module):

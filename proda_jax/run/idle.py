@@ -1,0 +1,117 @@
+"""Settings that do nothing beside others: somebody who changed one believes that it acts, so it is refused."""
+
+from collections.abc import Callable, Iterator
+
+import ml_collections
+
+from proda_jax.adaptation.stages import kinds
+from proda_jax.adaptation.stages.build import views_of
+from proda_jax.configs import base
+from proda_jax.models.backbones import BACKBONES, OPTIONS
+from proda_jax.models.heads import HEADS
+from proda_jax.system.refusals import refuse
+
+Stage = ml_collections.ConfigDict
+# names of settings, when they act, and that in words
+Rule = tuple[tuple[str, ...], Callable[[Stage], bool], str]
+
+_OF_ALL: tuple[Rule, ...] = (
+    (("adam_betas",), lambda s: s.optimizer == "adamw", "optimizer 'adamw'"),
+    (("momentum",), lambda s: s.optimizer == "sgd", "optimizer 'sgd'"),
+    (("decay_vectors",), lambda s: s.weight_decay > 0, "weight_decay above 0"),
+    (("schedule_steps",), lambda s: s.schedule in ("poly", "linear"), "schedule 'poly' or 'linear'"),
+    (("schedule_power",), lambda s: s.schedule == "poly", "schedule 'poly'"),
+    (("schedule_factor",), lambda s: s.schedule == "per_epoch", "schedule 'per_epoch'"),
+    (("schedule_warmup_start",), lambda s: s.schedule_warmup > 0, "schedule_warmup above 0"),
+    (("statistics_images",), lambda s: s.statistics == "recomputed", "statistics 'recomputed'"),
+)
+_OF_DENOISING: tuple[Rule, ...] = (
+    (
+        ("ema_momentum", "ema_view", "ema_crop", "ema_mode", "temperature", "unseen_prototypes", "prototype_momentum",
+         "prototype_update", "prototype_min_pixels", "prototype_init", "prototype_init_by", "prototype_init_limit",
+         "prototype_init_min_pixels", "prototype_init_passes"),
+        kinds.uses_momentum_encoder,
+        "a weighting other than 'none', label_source 'moving' or consistency_weight above 0",
+    ),
+    (("ema_crop",), lambda s: s.ema_view == "image", "ema_view 'image'"),
+    (("consistency_over_classes",), lambda s: s.consistency_weight > 0, "consistency_weight above 0"),
+    (("regulariser",), lambda s: s.regulariser_weight > 0, "regulariser_weight above 0"),
+    (("label_threshold",), lambda s: s.label_selector != "none", "a label_selector other than 'none'"),
+)  # fmt: skip
+_OF_DISTILLATION: tuple[Rule, ...] = (
+    (("distillation_form",), lambda s: s.distillation_weight > 0, "distillation_weight above 0"),
+    (("label_threshold",), lambda s: s.label_selector != "none", "a label_selector other than 'none'"),
+)
+_OF_PRETRAINING: tuple[Rule, ...] = (
+    (("weights", "reduction"), lambda s: False, "a stage that labels pixels"),
+)
+_OF_MIXING: tuple[Rule, ...] = (
+    (
+        ("temperature", "unseen_prototypes", "prototype_momentum", "prototype_update", "prototype_min_pixels",
+         "prototype_init", "prototype_init_by", "prototype_init_limit", "prototype_init_min_pixels",
+         "prototype_init_passes"),
+        lambda s: s.weighting == "prototypes",
+        "weighting 'prototypes'",
+    ),
+    (("weight_over",), lambda s: s.weighting == "share", "weighting 'share'"),
+    (("label_threshold",), lambda s: s.weighting in ("share", "pixels"), "weighting 'share' or 'pixels'"),
+    (("margins_of",), lambda s: any(s.ignored_margins), "ignored_margins other than zero"),
+    (("mask_block", "mask_ratio", "mask_strong"), lambda s: s.masked_weight > 0, "masked_weight above 0"),
+    (("feature_distance_classes",), lambda s: s.feature_distance_weight > 0, "feature_distance_weight above 0"),
+    (("feature_distance_share",), lambda s: s.feature_distance_weight > 0 and len(s.feature_distance_classes) > 0,
+     "feature_distance_weight above 0 and feature_distance_classes"),
+    (("rare_class_temperature", "rare_class_min_pixels", "rare_class_crop_pixels"), lambda s: s.rare_class_sampling,
+     "rare_class_sampling"),
+    (("crop_tries",), lambda s: s.rare_class_sampling or s.largest_class < 1,
+     "rare_class_sampling or largest_class below 1"),
+)  # fmt: skip
+# beside those of all, by kind; with the settings that the kind begins with
+_RULES = {
+    "denoise": (_OF_DENOISING, lambda: base.denoise("", 1)),
+    "distill": (_OF_DISTILLATION, lambda: base.distill("", "", 1)),
+    "pretrain": (_OF_PRETRAINING, lambda: base.pretrain("", 1)),
+    "mix": (_OF_MIXING, lambda: base.mix("", 1)),
+}
+
+
+def check(config: ml_collections.ConfigDict, name: str) -> None:
+    """Refuses a setting of a stage that is not what `configs/base.py` has, and does nothing.
+
+    Raises:
+      ValueError: the setting, and what it would act beside.
+    """
+    stage = config[name]
+    rules, usual = _RULES.get(stage.kind, ((), lambda: ml_collections.ConfigDict()))
+    usual = ml_collections.ConfigDict(base.stage("", "", 1).to_dict() | usual().to_dict())
+    for setting, wanted in _idle(stage, (*_OF_ALL, *rules)):
+        if setting in stage and stage[setting] != usual[setting]:
+            refuse(f"{name}.{setting}", stage[setting], f"{usual[setting]!r}, as it acts beside {wanted} alone")
+    unused = kinds.of(stage).unused_views(stage)
+    for setting in stage.get("views", {}):
+        if setting in unused:
+            refuse(f"{name}.views.{setting}", stage.views[setting], f"none: stage {name!r} has no view that it acts on")
+    views = views_of(config, name)
+    if not views.randaugment and views.strong_operations != base.get_config().views.strong_operations:
+        refuse("views.strong_operations", views.strong_operations, "the usual number, as views.randaugment is False")
+
+
+def check_model(model: ml_collections.ConfigDict) -> None:
+    """Refuses what the chosen head or backbone leaves alone.
+
+    Raises:
+      ValueError: the setting.
+    """
+    usual = base.get_config().model
+    for setting in HEADS[model.head].unused:
+        if model[setting] != usual[setting]:
+            refuse(f"model.{setting}", model[setting], f"{usual[setting]!r}, as head {model.head!r} has no use for it")
+    for setting in set(OPTIONS) - set(BACKBONES[model.backbone].options):
+        if model[setting] is not None:
+            refuse(f"model.{setting}", model[setting], f"None, as backbone {model.backbone!r} has no use for it")
+
+
+def _idle(stage: Stage, rules: tuple[Rule, ...]) -> Iterator[tuple[str, str]]:
+    """(setting, what it would act beside) of all that do nothing."""
+    for settings, acts, wanted in rules:
+        if not acts(stage):
+            yield from ((setting, wanted) for setting in settings)

@@ -1,0 +1,164 @@
+"""A setting acts or is refused: what a stage of each kind reads, and what changes with each of its settings.
+
+Every setting of `configs/base.py` is found by reflection. A run is followed up to its first step, which is traced and
+not compiled; networks and labels are stand-ins.
+"""
+
+import hashlib
+import re
+
+import ml_collections
+import numpy as np
+import pytest
+import spy
+from tiny import CLASSES, IMAGE, block_source, tiny_config, tiny_variables
+
+from proda_jax.adaptation.stages import kinds, prepare
+from proda_jax.configs import base
+from proda_jax.run import experiment, networks, settings
+from proda_jax.run.sources import Sources
+from proda_jax.system import devices
+
+STAGES = {
+    "pretrain": lambda: base.pretrain("random", 10),
+    "supervised": lambda: base.supervised("random", 10),
+    "oracle": lambda: base.supervised("random", 10, target_labels=True),
+    "warmup": lambda: base.warmup("source", 10),
+    "denoise": lambda: base.denoise("source", 10),
+    "self_training": lambda: base.self_training("source", 10),
+    "distill": lambda: base.distill("source", "source", 10),
+    "mix": lambda: base.mix("source", 10),
+}
+# of other stages, or of the folder that a network is in, which this run does not have
+ELSEWHERE = {"kind", "weights"}
+
+
+def config_of(kind: str) -> ml_collections.ConfigDict:
+    c = tiny_config()
+    c.batch_size, c.snapshots.images = 1, 0  # snapshots are looked at, and nothing is learnt from them
+    c.other, c.source = base.supervised("random", 1), base.supervised("random", 1)
+    c.x = STAGES[kind]()
+    if kind == "distill":
+        c.x.extra_norm = False  # as the network that it starts from
+    c.stages = ("other", "source", "x")
+    return c
+
+
+class Followed(Exception):
+    """The first step has been traced."""
+
+
+@pytest.fixture
+def follow(monkeypatch, tmp_path):
+    """A function that follows a configuration's stage 'x', and returns all that decides what it does."""
+    seen: list = []
+
+    def train(step, state, teacher, batches_from, evaluate, schedule, folder, mesh, *rest):
+        batch = next(iter(batches_from(0)))
+        closed = step.trace(state, devices.put_batch(batch, mesh), teacher).jaxpr
+        constants = hashlib.sha256(b"".join(np.asarray(c).tobytes() for c in closed.consts)).hexdigest()
+        key = np.asarray(state.key.view(np.uint32) if state.key.dtype == np.uint32 else 0)
+        text = re.sub(r"0x[0-9a-f]+", "", str(closed))
+        seen.extend([schedule, text, constants, str(state.key), key.tolist(), batch["source"]["image"].sum()])
+        raise Followed
+
+    def with_labels(batches, store, names, name):
+        for batch in batches:
+            shape = (len(batch["image"]), *((7, 13, CLASSES) if name == "soft_label" else IMAGE))
+            yield batch | {name: np.zeros(shape, np.float16 if name == "soft_label" else np.uint8)}
+
+    def accumulate(model, variables, current, batch, **options):
+        seen.append(options)
+        return current
+
+    def checkpoint(self, name, which, writable=True):
+        seen.append((name, which))
+        return devices.replicate(tiny_variables(self.model(name), 0), self._mesh), 0
+
+    monkeypatch.setattr(experiment.train, "train", train)
+    monkeypatch.setattr(experiment, "with_pseudo_labels", with_labels)
+    monkeypatch.setattr(experiment.Experiment, "fill", lambda self, *of, **options: seen.append((of[1:3], options)))
+    monkeypatch.setattr(prepare, "_accumulate", accumulate)
+    monkeypatch.setattr(networks.Networks, "checkpoint", checkpoint)
+    monkeypatch.setattr(networks.Networks, "initialise", lambda self, model, key: tiny_variables(model, 0))
+    count = iter(range(1000))
+
+    def run(config) -> list:
+        seen.clear()
+        folder = tmp_path / str(next(count))
+        given = {role: block_source(3, 0) for role in ("source", "target", "validation")}
+        made = experiment.Experiment(config, folder, Sources(config, folder, given=given), devices_used=1)
+        for name in ("other", "source"):
+            result = {"name": name, "steps": 1, "seconds": 1, "best": {"step": 1}, "last": {"step": 1}}
+            made.workdir.finish(name, result)
+        with pytest.raises(Followed):
+            made.run_stage("x")
+        return list(seen)
+
+    return run
+
+
+def other_value(name: str, value):
+    """Another value of a setting, which may be possible."""
+    choices = {"init": "other", "labels_from": "other", "teacher": "other", "random_as": "other", "weights": "x.npz",
+               "init_takes": "backbone", "head": "deeplab", "label_scales": (1.0, 1.5), "scale": (0.8, 1.1),
+               "crop_size": (32, 32), "soft_label_stride": 4, "target_stride": 2, "batch_size": 2, "dilations": (3,),
+               "discriminator_channels": (8, 8, 8, 8), "adam_betas": (0.8, 0.99),
+               "ignored_margins": (1, 2, 0, 0), "feature_distance_classes": ("sky",)}  # fmt: skip
+    if name in choices:
+        return choices[name]
+    if name in settings.CHOICES:
+        return next(choice for choice in settings.CHOICES[name] if choice != value)
+    if isinstance(value, bool):
+        return not value
+    return value + 1 if isinstance(value, int) else value * 0.5 if value else 0.25
+
+
+def is_refused(config) -> bool:
+    try:
+        settings.check(config)
+    except ValueError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("kind", STAGES)
+def test_what_a_stage_does_not_read_is_refused_where_it_is_changed(kind, follow):
+    config = config_of(kind)
+    config.x.schedule_steps = 98765  # so that nothing traced before is reused
+    settings.check(config)
+    with spy.recorded() as read:
+        follow(config)
+    assert len(read) > 40
+    for name in set(config.x) - read - ELSEWHERE - {"views", "jitter"}:
+        changed = config_of(kind)
+        changed.x[name] = other_value(name, changed.x[name])
+        with pytest.raises(ValueError, match=f"config.x.{name} = "):
+            settings.check(changed)
+    for name in set(config.views) - read:
+        changed = config_of(kind)
+        changed.x.unlock()
+        changed.x.views[name] = other_value(name, changed.views[name])
+        with pytest.raises(ValueError, match=f"config.x.views.{name} = "):
+            settings.check(changed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", STAGES)
+def test_each_setting_changes_what_a_stage_does_or_is_refused(kind, follow):
+    before, idle = follow(config_of(kind)), []
+    sections = {"x.": config_of(kind).x, "x.jitter.": config_of(kind).x.jitter, "views.": config_of(kind).views}
+    if kind == "denoise":
+        sections["model."] = config_of(kind).model
+    for prefix, section in sections.items():
+        for name in section:
+            if isinstance(section[name], ml_collections.ConfigDict) or name in ELSEWHERE | {"dtype"}:
+                continue
+            changed = config_of(kind)
+            with changed.unlocked():
+                changed.update_from_flattened_dict({f"{prefix}{name}": other_value(name, section[name])})
+            if not is_refused(changed) and follow(changed) == before:
+                idle.append(f"{prefix}{name}")
+    stage = config_of(kind).x  # other stages may use what this one does not, or has of its own
+    shared = {f"views.{name}" for name in (*kinds.of(stage).unused_views(stage), *stage.views)}
+    assert set(idle) <= shared | {"model.imagenet_weights", "model.self_supervised_weights"}
