@@ -157,7 +157,8 @@ def stage_in(name: str, count: int, **settings) -> tuple:
     create = jax.jit(functools.partial(build.create_state, setup), out_shardings=devices.replicated(mesh))
     state = create(build.stage_key(0, "under_test"), tiny_variables(setup.model, 0), start)
     if state.ema_params is not None:  # momentum encoder and network differ, as they do later on
-        state = state.replace(ema_params=tiny_variables(setup.model, 1)["params"])
+        other, whole = tiny_variables(setup.model, 1), kinds.of(setup.stage).averages_statistics(setup.stage)
+        state = state.replace(ema_params=other if whole else other["params"])
     teacher = tiny_variables(setup.teacher, 2) if has_teacher(setup.stage) else None
     place = devices.replicated(mesh)
     return mapped, jax.device_put(state, place), jax.device_put(teacher, place), mesh

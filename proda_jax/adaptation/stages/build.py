@@ -174,6 +174,7 @@ def create_state(
         discriminator = DiscriminatorState(params, setup.discriminator_optimizer.init(params))
     variables, kind = copy(variables), kinds.of(setup.stage)
     averaged = start is not None or kind.momentum_encoder(setup.stage) and not kind.prototypes(setup.stage)
+    teacher = variables if kind.averages_statistics(setup.stage) else variables["params"]
     return TrainState(
         step=jnp.int32(0),
         key=jnp.copy(key),
@@ -181,8 +182,7 @@ def create_state(
         batch_stats=variables["batch_stats"],
         opt_state=setup.optimizer.init(variables["params"]),
         skipped=jnp.zeros(2, jnp.int32),
-        ema_params=copy(variables["params"]) if averaged else None,
-        ema_batch_stats=copy(variables["batch_stats"]) if kind.averages_statistics(setup.stage) else None,
+        ema_params=copy(teacher) if averaged else None,
         prototypes=copy(start) if start is not None else None,
         recomputed=copy(variables["batch_stats"]) if setup.stage.get("statistics") == "recomputed" else None,
         discriminator=discriminator,

@@ -211,11 +211,11 @@ def teach(state: TrainState, inputs: Inputs, setup: steps.Setup) -> Taught:
 
 def teacher_pass(state: TrainState, images: jax.Array, setup: steps.Setup) -> Output:
     """The teacher on images: by its own running statistics, or by those of the batch as in the released codes."""
+    if setup.stage.teacher_statistics == "averaged":
+        return setup.model.apply(dict(state.ema_params), images, train=False)
     variables = {"params": state.ema_params, "batch_stats": state.batch_stats}
     if setup.stage.teacher_statistics == "batch":
         return setup.model.apply(variables, images, train=True, mutable=["batch_stats"])[0]
-    if setup.stage.teacher_statistics == "averaged":
-        variables["batch_stats"] = state.ema_batch_stats
     return setup.model.apply(variables, images, train=False)
 
 
@@ -330,11 +330,10 @@ def follow(state: TrainState, new_state: TrainState, taught: Taught, setup: step
     """The teacher, and the prototypes, after a step of the network."""
     c = setup.stage
     momentum = rising_momentum(new_state.step, c.ema_momentum)
-    new_state = new_state.replace(ema_params=average(state.ema_params, new_state.params, momentum))
+    network = new_state.params
     if c.teacher_statistics == "averaged":
-        new_state = new_state.replace(
-            ema_batch_stats=average(state.ema_batch_stats, new_state.batch_stats, momentum)
-        )
+        network = {"params": network, "batch_stats": new_state.batch_stats}
+    new_state = new_state.replace(ema_params=average(state.ema_params, network, momentum))
     if c.weighting == "prototypes":
         new_state = new_state.replace(prototypes=move_prototypes(state.prototypes, taught, setup))
     return new_state
