@@ -12,7 +12,7 @@ from ml_collections.config_dict import placeholder
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The settings that all configurations share; stages are added by `supervised`, `warmup`, `denoise`, `distill`."""
+    """The settings that all configurations share; stages are added by `supervised`, `warmup`, `mix`, ... below."""
     c = ml_collections.ConfigDict()
     c.task = "base"  # name of the experiment, in results and tables
     c.init_from = placeholder(str)  # file of a whole network, in any format, for --mode=evaluate, predict and export
@@ -77,7 +77,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.views = ml_collections.ConfigDict()
     c.views.crop_size = (512, 896)  # height, width of what the network trains on (released)
     c.views.base_width = placeholder(int)  # pixels; an image is resized to this width times `scale`, keeping its shape
-    #                         (released: 2200 of Cityscapes' 2048); default: the width of data.target.image_size
+    #                         (released: 2200 of Cityscapes' 2048); default: the width of data.target.image_size; 0:
+    #                         each image's own
     c.views.scale = (0.5, 1.5)  # uniform (released); (1, 1) at the default base_width: the paper's random crop
     c.views.target_stride = 4  # crop pixels between two pixels of target losses and labels (released)
     c.views.flip = True  # left-right with probability 1/2 (released)
@@ -144,7 +145,7 @@ def stage(kind: str, init: str, steps: int) -> ml_collections.ConfigDict:
     """What every stage has.
 
     Args:
-      kind: 'pretrain', 'supervised', 'warmup', 'denoise' or 'distill'.
+      kind: 'pretrain', 'supervised', 'warmup', 'denoise', 'distill' or 'mix'.
       init: where its network starts: 'random', 'imagenet', 'self_supervised', or the name of an earlier stage.
       steps: number of steps.
     """
@@ -240,6 +241,12 @@ def denoise(init: str, steps: int, *, labels_from: str | None = None) -> ml_coll
     s.ema_crop = "released"  # how its output is cropped: by target_stride pixels at a time ('released'), or 'exact',
     #                          which small images need: two pixels are much of what they show
     s.ema_mode = "train"  # 'train': batch statistics and dropout (released); 'eval': running statistics
+    add_prototypes(s)
+    return s.lock()
+
+
+def add_prototypes(s: ml_collections.ConfigDict) -> None:
+    """Adds how prototypes start and move to the settings of a stage."""
     s.prototype_momentum = 0.9999  # lambda of Eq 6 (Table 5), for each vector or batch as below
     s.prototype_update = "in_turn"  # every (image, class) vector in turn (released), or once a 'batch' (Eq 6)
     s.prototype_min_pixels = 10  # fewer pixels (on the grid of target losses) make no vector (released)
@@ -250,6 +257,49 @@ def denoise(init: str, steps: int, *, labels_from: str | None = None) -> ml_coll
     s.prototype_init_min_pixels = 10  # fewer pixels (at an eighth of the image) make no vector (released)
     s.prototype_init_limit = 3000  # vectors after which the running mean's count stops (released)
     s.prototype_init_passes = 1  # over the data; the released tool makes four, which changes little but the time
+
+
+def mix(init: str, steps: int) -> ml_collections.ConfigDict:
+    """One-stage self-training on mixed images, as DACS has it (Tranheden et al., WACV 2021).
+
+    What else DAFormer (Hoyer et al., CVPR 2022), HRDA (ECCV 2022) and MIC (CVPR 2023) do is in the settings.
+    """
+    s = stage("mix", init, steps)
+    s.ema_momentum = 0.99  # of the teacher, once min(1 - 1 / (step + 1), it) has risen to it (DACS; DAFormer: 0.999)
+    s.teacher_statistics = "averaged"  # the teacher's own, which follow like its parameters; 'network': the trained
+    #                                    network's; 'batch': those of its target images (released codes)
+    s.weighting = "share"  # what pseudo labels count: the 'share' of an image's pixels that are confident (DACS,
+    #                        DAFormer); 'pixels', 1 where confident (DACS' variant); 'none', 1; 'prototypes', Eq 4's
+    #                        weight of the label that Eq 3 chooses
+    s.weight_over = "image"  # what the share is taken over; 'batch', one for all of its images (released codes)
+    s.label_threshold = 0.968  # probability from which on a pixel is confident (DACS)
+    s.ignored_margins = (0, 0, 0, 0)  # top, bottom, left, right, pixels in which pseudo labels do not count (DAFormer,
+    #                                   Cityscapes: 15, 120, 0, 0 of a crop of 512)
+    s.margins_of = "crop"  # what they are margins of: the 'crop' (DAFormer), or the whole 'image' (HRDA)
+    s.mixed_weight = 1.0  # of the mixed images' cross entropy (DACS)
+    s.mix_classes = "image"  # half of the classes of each source 'image' is pasted (DACS), or half of those of the
+    #                          'batch', of which an image may hold few (DAFormer's code)
+    s.strong = ml_collections.ConfigDict()  # what mixed images go through (DACS)
+    s.strong.brightness = s.strong.contrast = s.strong.saturation = 0.2  # factors within 1 +- x
+    s.strong.hue = 0.2  # shift within +- x turns of the colour circle
+    s.strong.jitter_probability = 0.8  # the released parameter, 0.2, is that of none
+    s.strong.blur_probability = 0.5
+    s.strong.blur_sigma = (0.15, 1.15)  # pixels, uniform
+    s.masked_weight = 0.0  # of the cross entropy of target images with hidden blocks (MIC: 1)
+    s.mask_block = 64  # side of a block, pixels of the crop (MIC; 32 for networks that see half the resolution)
+    s.mask_ratio = 0.7  # share of blocks that are hidden (MIC)
+    s.mask_strong = True  # masked images are jittered and blurred too (MIC; not from clear to adverse weather)
+    s.feature_distance_weight = 0.0  # of the backbone's features from those that it started with (DAFormer: 0.005)
+    s.feature_distance_classes = ()  # names of classes on which they are compared (DAFormer: things); (): everywhere
+    s.feature_distance_share = 0.75  # of a feature's part of the image that such a class covers (DAFormer)
+    s.rare_class_sampling = False  # source images are drawn by a class that they hold, rare ones more often (DAFormer)
+    s.rare_class_temperature = 0.01  # T of softmax((1 - frequency) / T), by which the class is drawn (DAFormer)
+    s.rare_class_min_pixels = 3000  # an image of that class has more of its pixels, at its own size (DAFormer)
+    s.rare_class_crop_pixels = 1500  # and so has a crop, which is drawn again where not (DAFormer)
+    s.largest_class = 1.0  # share of a source crop's labelled pixels that no class reaches; 1: any may (DAFormer: 0.75)
+    s.crop_tries = 10  # how often a source crop is drawn at most (DAFormer)
+    s.temperature = 1.0  # tau of Eq 4, in units of feature distance, of weighting 'prototypes', as all below
+    add_prototypes(s)  # their pixels are those of the network's output grid
     return s.lock()
 
 

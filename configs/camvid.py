@@ -6,6 +6,7 @@ EfficientNet-Lite0 from ImageNet weights at 240 x 320 pixels, for a CPU. `--conf
 network that knows nothing yet, on images of 180 x 240; `:large` a ResNet-50 from scratch on whole photographs, for an
 accelerator. The oracle alone learns from labels of the dusk training images; where there are none, leave it out:
 `--config.stages="('source', 'control', 'warmup', 'self_training', 'stage1', 'stage2', 'stage3')"`.
+Self-training on mixed images in one stage is `--config.stages="('source', 'mix')"`.
 """
 
 import ml_collections
@@ -41,6 +42,7 @@ def pretrained(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c.stage1 = lite.denoise("warmup", 200)  # the same start, rate and number of steps as self-training
     c.stage2 = lite.distill("stage1", 200)
     c.stage3 = lite.distill("stage2", 200)
+    c.mix = lite.mix("source", 600)  # in one stage, as many steps; not among `stages`
     # the oracle starts where stages 1 to 3 start and takes as many steps as they do together, with the target's labels
     c.oracle = lite.supervised("warmup", 600, target_labels=True)
     return c

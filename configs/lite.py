@@ -59,3 +59,8 @@ def denoise(init: str, steps: int) -> ml_collections.ConfigDict:
 def distill(teacher: str, steps: int) -> ml_collections.ConfigDict:
     """Stages 2 and 3, whose student starts as its teacher."""
     return tuned(demo.distill(teacher, steps))
+
+
+def mix(init: str, steps: int) -> ml_collections.ConfigDict:
+    """Self-training on mixed images in one stage (DACS), with the source's colour augmentation that all have."""
+    return tuned(demo.jitter(base.mix(init, steps)))

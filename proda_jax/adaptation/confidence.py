@@ -38,8 +38,8 @@ def pixel_weight(confidence: jax.Array, threshold: float) -> jax.Array:
     return (confidence >= threshold).astype(jnp.float32)
 
 
-def margin_weight(size: tuple[int, int], margins: tuple[int, int, int, int]) -> jax.Array:
-    """0 in an image's margins and 1 elsewhere, bool [height, width].
+def outside_margins(size: tuple[int, int], margins: tuple[int, int, int, int]) -> jax.Array:
+    """False in an image's margins and true elsewhere, bool [height, width].
 
     A car's bonnet and the blurred edge of a camera's image have no sensible pseudo label (DAFormer: top 15 and bottom
     120 rows of a crop of 512).

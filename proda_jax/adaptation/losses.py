@@ -233,6 +233,22 @@ def mrent(log_p: jax.Array, reduction: str) -> jax.Array:
 REGULARISERS = {"mrkld": mrkld, "mrent": mrent}
 
 
+def robust_entropy(logits: jax.Array, power: float = 2.0, *, total: jax.Array | None = None) -> jax.Array:
+    """Entropy of the prediction, of which sure pixels count little: ((E / log K)^2 + 1e-8)^power (FDA, Equation 7).
+
+    Args:
+      logits: [batch, ..., classes]; every pixel counts.
+      power: eta (FDA: 2).
+      total: see `share_of_mean`.
+
+    Returns:
+      The share of the mean over pixels, float32 scalar.
+    """
+    log_p = _log_softmax(logits)
+    entropy = -jnp.sum(jnp.exp(log_p) * log_p, axis=-1) / jnp.log(logits.shape[-1])
+    return share_of_mean((entropy**2 + 1e-8) ** power, jnp.ones(entropy.shape, bool), total)
+
+
 def assignment_consistency(
     student_distances: jax.Array,
     teacher_distances: jax.Array,

@@ -27,7 +27,8 @@ class TrainState:
       params, batch_stats: variables of the trained network.
       opt_state: state of its optimizer.
       ema_params: parameters of the momentum encoder (Section 4.1); its running statistics are the trained network's,
-        as in the released code. None in stages without one.
+        as in the released code, unless it has its own. None in stages without one.
+      ema_batch_stats: its own running statistics, which follow like parameters; None where it has none.
       skipped: steps that were left out because something in them was not finite, in all and in a row, int32 [2].
       prototypes: class centroids with their counts, or None.
       discriminator: or None.
@@ -42,6 +43,7 @@ class TrainState:
     opt_state: Any
     skipped: jax.Array | None = None
     ema_params: Any = None
+    ema_batch_stats: Any = None
     prototypes: Prototypes | None = None
     discriminator: DiscriminatorState | None = None
     recomputed: Any = None

@@ -48,6 +48,11 @@ class MemorySource:
         records = training_records(len(self), batch_size, seed=seed, first_step=first_step, shard=shard)
         return (self._batch(r, labels) for r in records)
 
+    def chosen_batches(self, records: Iterable[np.ndarray], batch_size: int, *, labels: bool) -> Iterator[Batch]:
+        """Batches of these records, int64 [batch_size] each."""
+        self._check_labels(labels)
+        return (self._batch(r, labels) for r in records)
+
     def ordered_batches(
         self, batch_size: int, *, labels: bool, shard: tuple[int, int] = (0, 1)
     ) -> Iterator[Batch]:

@@ -80,6 +80,10 @@ class TfdsSource:
         records = training_records(len(self), batch_size, seed=seed, first_step=first_step, shard=shard)
         return self._batches(records, batch_size // shard[1], labels)
 
+    def chosen_batches(self, records: Iterable[np.ndarray], batch_size: int, *, labels: bool) -> Iterator[Batch]:
+        """Batches of these records, int64 [batch_size] each."""
+        return self._batches(records, batch_size, labels)
+
     def ordered_batches(
         self, batch_size: int, *, labels: bool, shard: tuple[int, int] = (0, 1)
     ) -> Iterator[Batch]:

@@ -4,10 +4,12 @@ Hoyer et al., CVPR 2022, Section 3.3. NumPy only, like the order of records in `
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from proda_jax.data.source import host_places
+from proda_jax.data.source import Batch, ExampleSource, host_places
+from proda_jax.system.progress import progress
 
 
 def class_probabilities(pixels: np.ndarray, temperature: float) -> np.ndarray:
@@ -29,6 +31,26 @@ def class_probabilities(pixels: np.ndarray, temperature: float) -> np.ndarray:
     logits = (1.0 - pixels / pixels.sum()) / temperature
     weights = np.where(pixels > 0, np.exp(logits - logits[pixels > 0].max()), 0.0)
     return weights / weights.sum()
+
+
+def label_pixels(source: ExampleSource, classes: int, threads: int) -> np.ndarray:
+    """Pixels of each class in each label at its own size, int64 [records, classes]; labels alone are decoded.
+
+    Args:
+      source: with labels.
+      classes: number of classes.
+      threads: that decode.
+    """
+
+    def count(record: int) -> np.ndarray:
+        return np.bincount(source.label(record).ravel(), minlength=classes)[:classes]
+
+    found = np.zeros((len(source), classes), np.int64)
+    with progress("counting classes of the source", len(source)) as bar, ThreadPoolExecutor(threads) as pool:
+        for record, pixels in enumerate(pool.map(count, range(len(source)))):
+            found[record] = pixels
+            bar.update()
+    return found
 
 
 class RareClassOrder:
@@ -71,3 +93,13 @@ class RareClassOrder:
             drawn = [self.draw(int(step * batch_size + place)) for place in places]
             yield np.array([d[0] for d in drawn], np.int64), np.array([d[1] for d in drawn], np.int32)
             step += 1
+
+    def source_batches(
+        self, source: ExampleSource, batch_size: int, *, first_step: int = 0, shard: tuple[int, int] = (0, 1)
+    ) -> Iterator[Batch]:
+        """Endless batches of a labelled source, with the class that each example was drawn by, 'rare_class' [batch]."""
+        drawn = [self.batches(batch_size, first_step=first_step, shard=shard) for _ in range(2)]
+        records, classes = (record for record, _ in drawn[0]), (chosen for _, chosen in drawn[1])
+        batches = source.chosen_batches(records, batch_size // shard[1], labels=True)
+        for batch, chosen in zip(batches, classes, strict=False):
+            yield batch | {"rare_class": chosen}

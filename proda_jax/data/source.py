@@ -1,6 +1,6 @@
 """What the training loop asks of a data set, and the order in which its records come (NumPy only)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -34,6 +34,10 @@ class ExampleSource(Protocol):
         self, batch_size: int, *, seed: int, first_step: int = 0, labels: bool, shard: tuple[int, int] = (0, 1)
     ) -> Iterator[Batch]:
         """Endless shuffled batches, the first being that of `first_step`; see `training_records`."""
+        ...
+
+    def chosen_batches(self, records: Iterable[np.ndarray], batch_size: int, *, labels: bool) -> Iterator[Batch]:
+        """Batches of these records, int64 [batch_size] each."""
         ...
 
     def ordered_batches(

@@ -102,6 +102,7 @@ class DeepLab(nn.Module):
         )
         x = InputConvention(self.input_mean, self.input_std, name="input")(images)
         maps, head = self.maps(x.astype(self.dtype), conv, norm, dropout_keys), HEADS[self.head]
+        self.sow("intermediates", "encoded", maps[-1])  # kept where somebody asks for this collection
         maps = maps if head.takes_levels else (self.backbone.features(maps),)
         if self.extra_norm:
             maps = *maps[:-1], norm(name="extra_norm")(maps[-1])

@@ -14,6 +14,10 @@ from proda_jax.report.tables import paper_rows
 _METRICS = {
     "source_ce": "cross entropy on the source",
     "target_fit": "loss of the pseudo labels",
+    "mixed_ce": "cross entropy on mixed images",
+    "masked_ce": "cross entropy on masked images",
+    "feature_distance": "distance from the first features",
+    "confident": "share of pixels with a confident label",
     "consistency": "consistency of two views (Equation 9)",
     "regulariser": "regulariser (Equation 10)",
     "distillation": "distillation (Equation 12)",

@@ -152,7 +152,8 @@ def _stage(folder: epath.Path, section: dict | None, damaged: list[str], integri
     prefix = f"{folder.name}."
     settings = section or {key.removeprefix(prefix): note[key] for key in note if key.startswith(prefix)}
     _json(folder / "environment.json", damaged, AGAIN)
-    for archive in (folder / "initial_prototypes.npz", *_inside(folder / "snapshots")):
+    prepared = (folder / "initial_prototypes.npz", folder / "source_class_pixels.npz")
+    for archive in (*prepared, *_inside(folder / "snapshots")):
         _check_archive(archive, damaged, integrity)
     checkpoint = _newest_checkpoint(folder / "checkpoints", damaged, integrity)
     saved = _time(folder / "checkpoints" / str(checkpoint)) if checkpoint is not None else None

@@ -115,7 +115,7 @@ def differences(
         expected.append(("views.cutout_fraction", cutout, "more than 0", "Section 5.1, Table 7"))
     size = settings.get("data.target.image_size")
     if size:
-        width = settings.get("views.base_width")
+        width = settings.get("views.base_width") or size[1]
         expected.append(("views.base_width", width, size[1], "random crop alone, Appendix A"))
     for name, stage in stages.items():
         kind = kinds.KINDS.get(stage.get("kind"))

@@ -17,8 +17,10 @@ from proda_jax.adaptation.stages import build, kinds, prepare
 from proda_jax.adaptation.stages.step import Setup
 from proda_jax.adaptation.state import TrainState
 from proda_jax.data.checks import NONE
+from proda_jax.data.decode import cores
 from proda_jax.data.label_spaces import label_space, reported_subsets
 from proda_jax.data.pseudo_labels import PseudoLabels, with_pseudo_labels
+from proda_jax.data.rare_classes import RareClassOrder, label_pixels
 from proda_jax.data.source import ExampleSource
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.report import score_tables as tables
@@ -84,11 +86,12 @@ class Experiment:
             steps_per_epoch=steps_per_epoch,
         )
         self.labels(name)  # before training begins, which an interruption lets finish its step
-        start = self.initial_prototypes(name) if kind.momentum_encoder(stage) else None
+        start = self.initial_prototypes(name) if kind.prototypes(stage) else None
         with phase(f"{name}: setting up its network"):
             variables = self.networks.initial(name, model)
             key = build.stage_key(config.seed, build.random_name(config, name))
             state = devices.replicate(build.create_state(setup, key, variables, start), self.mesh)
+            frozen = devices.replicate(variables, self.mesh) if kind.frozen_start(stage) else None
         step = functools.partial(build.train_step(stage.kind), setup=setup)
         step = devices.map_step(step, self.mesh, "rbr", "rr", donate=(0,))
         schedule = train.Schedule(
@@ -100,7 +103,7 @@ class Experiment:
             _, history = train.train(
                 step,
                 state,
-                self.networks.variables(teacher_name) if teacher_name else None,
+                self.networks.variables(teacher_name) if teacher_name else frozen,
                 lambda first_step: self.batches(name, setup, first_step),
                 note,
                 schedule,
@@ -249,9 +252,12 @@ class Experiment:
         arguments = {"first_step": first_step, "shard": (index, count)}
         order = build.order_seed(config.seed, build.random_name(config, name))
         size = build.batch_size(config, name)
-        source = self.sources.open("source").training_batches(size, seed=order, labels=True, **arguments)
+        source, kind = self.sources.open("source"), kinds.of(stage)
+        if kind.draws_rare_classes(stage):
+            source = self.rare_classes(name, order).source_batches(source, size, **arguments)
+        else:
+            source = source.training_batches(size, seed=order, labels=True, **arguments)
         target = None
-        kind = kinds.of(stage)
         if wanted := kind.target(stage):
             data = self.sources.open("target")
             target = data.training_batches(size, seed=order + 1, labels=wanted == "labels", **arguments)
@@ -296,6 +302,20 @@ class Experiment:
             prepare.fill_store(
                 store, mapped, self.networks.variables(teacher), target, self.evaluation_batch, self.mesh, title
             )
+
+    def rare_classes(self, name: str, seed: int) -> RareClassOrder:
+        """The order of source images of a stage that draws them by their classes, which are counted once."""
+        stage, path = self.config[name], self.workdir.folder(name) / "source_class_pixels.npz"
+        if not hosts.as_the_first_sees(hosts.is_first() and is_readable(path)):
+            if hosts.is_first():
+                threads = self.config.data.threads or cores()
+                pixels = label_pixels(self.sources.open("source"), len(self.space), threads)
+                write_atomically(path, npz(pixels=pixels))
+            hosts.wait("classes of the source are counted")
+        return RareClassOrder(
+            read_npz(path)["pixels"], temperature=stage.rare_class_temperature, min_pixels=stage.rare_class_min_pixels,
+            seed=seed,
+        )  # fmt: skip
 
     def initial_prototypes(self, name: str) -> prototypes.Prototypes:
         """The prototypes that stage `name` starts from (Equation 5)."""

@@ -14,6 +14,7 @@ from proda_jax.adaptation.stages import kinds
 from proda_jax.adaptation.stages.build import backbone_of, takes_backbone, views_of
 from proda_jax.adaptation.stages.kinds import KINDS
 from proda_jax.data.checks import NONE, ROLES, check_data, check_label_space
+from proda_jax.data.label_spaces import label_space
 from proda_jax.models import backbones
 from proda_jax.models.backbones import BACKBONES, OPTIONS, Backbone
 from proda_jax.models.heads import HEADS
@@ -56,16 +57,25 @@ CHOICES = {
     "prototype_init_by": ("vectors", "pixels"),
     "target_view": ("strong", "weak"),
     "distillation_form": ("equation12", "equation12_per_pixel", "released"),
+    "teacher_statistics": ("averaged", "network", "batch"),
+    "weight_over": ("image", "batch"),
+    "margins_of": ("crop", "image"),
+    "mix_classes": ("image", "batch"),
 }
 POSITIVE = (
     "schedule_steps", "schedule_factor", "temperature", "backbone_rate", "head_rate", "discriminator_rate",
     "contrast_temperature", "prototype_min_pixels", "prototype_init_min_pixels", "prototype_init_limit",
-    "prototype_init_passes", "steps", "layer_decay", "statistics_images",
+    "prototype_init_passes", "steps", "layer_decay", "statistics_images", "rare_class_temperature", "crop_tries",
+    "mask_block",
 )  # fmt: skip
-SHARES = ("momentum", "schedule_warmup_start", "grey", "ema_momentum", "prototype_momentum", "label_threshold")
+SHARES = (
+    "momentum", "schedule_warmup_start", "grey", "ema_momentum", "prototype_momentum", "label_threshold", "mask_ratio",
+    "feature_distance_share", "largest_class",
+)  # fmt: skip
 NOT_NEGATIVE = (
     "weight_decay", "adversarial_weight", "ce_weight", "rce_weight", "consistency_weight", "regulariser_weight",
-    "distillation_weight", "schedule_power", "schedule_warmup",
+    "distillation_weight", "schedule_power", "schedule_warmup", "mixed_weight", "masked_weight",
+    "feature_distance_weight", "rare_class_min_pixels", "rare_class_crop_pixels",
 )  # fmt: skip
 
 
@@ -189,7 +199,7 @@ def check_views(config: ml_collections.ConfigDict, views: ml_collections.ConfigD
     if any(size % views.target_stride for size in views.crop_size):
         stride = views.target_stride
         refuse("views.crop_size", tuple(views.crop_size), f"multiples of views.target_stride, which is {stride}")
-    for name, least in (("base_width", 1), ("strong_operations", 0)):
+    for name, least in (("base_width", 0), ("strong_operations", 0)):
         if views[name] is not None and views[name] < least:
             refuse(f"views.{name}", views[name], f"at least {least}")
     if len(views.scale) != 2 or not 0 < views.scale[0] <= views.scale[1]:
@@ -206,7 +216,7 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
     if stage.weights is not None and kind.segments:
         check_file(f"{name}.weights", stage.weights)
         return
-    for key, choices in CHOICES.items():
+    for key, choices in (CHOICES | dict(kind.choices)).items():
         if key in stage:
             choose(f"{name}.{key}", stage[key], choices)
     for key in POSITIVE:
@@ -237,10 +247,12 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
     if stage.get("init_takes") is not None:
         choose(f"{name}.init_takes", stage.init_takes, ("backbone",))
     labelling = [other for other in earlier if kinds.of(config[other]).segments]  # networks that label images
-    if kind.momentum_encoder(stage) and stage.init not in labelling:
+    if kind.prototypes(stage) and stage.init not in labelling:
         refuse(f"{name}.init", stage.init, "an earlier stage, whose features the prototypes are means of")
     if not kind.segments:
         check_pretraining(config, name)
+    if "strong" in stage:
+        check_mixing(config, name)
     check_optimizer(stage, name)
     check_statistics(stage, name)
     idle.check(config, name)
@@ -252,6 +264,30 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
             choose(f"{name}.{key}", stage[key], labelling)
     if stage.init in ("imagenet", "self_supervised"):
         check_weights(config, name, stage.init)
+
+
+def check_mixing(config: ml_collections.ConfigDict, name: str) -> None:
+    """Checks what a stage has that learns from mixed images."""
+    stage, crop = config[name], views_of(config, name).crop_size
+    for key, value in stage.strong.items():
+        if key == "blur_sigma":
+            if len(value) != 2 or not 0 < value[0] <= value[1]:
+                refuse(f"{name}.strong.blur_sigma", tuple(value), "(smallest, largest), positive")
+        elif not 0 <= value <= 1:
+            refuse(f"{name}.strong.{key}", value, "a share, 0 to 1")
+    margins = stage.ignored_margins
+    if len(margins) != 4 or min(margins) < 0:
+        refuse(f"{name}.ignored_margins", tuple(margins), "(top, bottom, left, right), pixels from 0")
+    size = crop if stage.margins_of == "crop" else config.data.target.image_size
+    if margins[0] + margins[1] >= size[0] or margins[2] + margins[3] >= size[1]:
+        refuse(f"{name}.ignored_margins", tuple(margins), f"less than the {stage.margins_of}, {tuple(size)}")
+    classes = label_space(config.data.label_space, config.data.classes, config.data.colors).classes
+    for known in stage.feature_distance_classes:
+        choose(f"{name}.feature_distance_classes", known, classes)
+    if stage.feature_distance_weight and stage.freeze_backbone:
+        refuse(f"{name}.feature_distance_weight", stage.feature_distance_weight, "0, as freeze_backbone is True")
+    if stage.feature_distance_weight and stage.init == "random":
+        refuse(f"{name}.feature_distance_weight", stage.feature_distance_weight, "0 from a network that knows nothing")
 
 
 def check_optimizer(stage: ml_collections.ConfigDict, name: str) -> None:

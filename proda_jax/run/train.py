@@ -188,7 +188,7 @@ def merge_batches(source: Iterable[dict], target: Iterable[dict] | None, first_s
     """
     for images, others in zip(source, target if target is not None else iter(dict, None), strict=False):
         slots = np.arange(len(images["record"]), dtype=np.int32) + first_slot
-        batch = {"source": {k: images[k] for k in ("image", "label")}, "slot": slots}
+        batch = {"source": {k: v for k, v in images.items() if k != "record"}, "slot": slots}
         if target is not None:
             batch["target"] = {k: v for k, v in others.items() if k != "record"}
         yield batch

@@ -5,13 +5,17 @@ Another set of the same kind: `GOLDEN_COMPARATORS_DIR=<folder of .npz files> pyt
 
 import functools
 
+import golden_cpsl_checks
 import golden_dacs_checks
+import golden_hrda_checks
 import pytest
 from comparators import golden
+from golden_cpsl_checks import *  # noqa: F403
 from golden_dacs_checks import *  # noqa: F403
+from golden_hrda_checks import *  # noqa: F403
 
-CHECKS = (golden_dacs_checks,)
-COMPLETE = ("dacs", "daformer", "mic")  # methods all of whose arrays are compared
+CHECKS = (golden_cpsl_checks, golden_dacs_checks, golden_hrda_checks)
+COMPLETE = ("dacs", "daformer", "mic", "hrda", "fda", "cpsl", "sepico")  # methods all of whose arrays are compared
 
 
 def left(method: str) -> set[str]:

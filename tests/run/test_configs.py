@@ -7,7 +7,7 @@ import ml_collections
 import pytest
 
 from proda_jax.adaptation.stages.build import views_of
-from proda_jax.configs import base, camvid, gta5, gta5_released, synthia
+from proda_jax.configs import base, camvid, dacs, daformer, gta5, gta5_released, mic, synthia
 from proda_jax.run import settings
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -76,6 +76,30 @@ def test_the_released_configuration_changes_only_the_rows_in_which_our_default_i
     }
 
 
+@pytest.mark.parametrize("form", dacs.FORMS)
+def test_one_stage_recipes_are_possible_and_each_adds_to_the_one_before(form, tmp_path):
+    (tmp_path / "weights").write_bytes(b"")
+    recipes = [with_weights(config.get_config(form), tmp_path / "weights") for config in (dacs, daformer, mic)]
+    for recipe in recipes:
+        settings.check(recipe)
+    settings_of = [leaves(recipe) for recipe in recipes]
+    added = [{key for key in after if after[key] != before[key]} - {"task"}
+             for before, after in zip(settings_of, settings_of[1:], strict=False)]  # fmt: skip
+    assert {key.removeprefix("mix.") for key in added[0]} == {
+        "ema_momentum", "ignored_margins", "rare_class_sampling", "largest_class", "feature_distance_weight",
+        "feature_distance_classes",
+    }  # fmt: skip
+    assert added[1] == {"mix.masked_weight", "mix.mask_block"}
+    assert settings_of[0]["model.backbone"] == form
+
+
+def test_camvids_stage_on_mixed_images_sees_as_much_as_stages_1_to_3():
+    c = camvid.get_config()
+    c.stages = ("source", "mix")
+    settings.check_stage(c, "mix", ("source",))
+    assert c.mix.steps == c.stage1.steps + c.stage2.steps + c.stage3.steps and c.mix.init == "source"
+
+
 def test_camvid_large_is_larger_and_nothing_else_is_accepted():
     small, large = camvid.get_config("scratch"), camvid.get_config("large")
     settings.check(large)
@@ -105,10 +129,12 @@ def test_no_setting_is_without_a_reader():
     files = [*(ROOT / "proda_jax").rglob("*.py"), *(ROOT / "data_prep").glob("*.py")]
     code = "\n".join(path.read_text() for path in files if path.name != "settings.py")
     c = gta5.get_config()
-    c.source = base.supervised("random", 1)
+    c.source, c.mix = base.supervised("random", 1), base.mix("source", 1)
     indirect = {"brightness", "contrast", "saturation", "white_balance"}  # handed on as **stage.jitter
     indirect |= {"imagenet_weights", "self_supervised_weights"}  # read as f"{init}_weights"
     indirect |= {"source", "target", "validation"}  # roles of c.data
+    indirect |= {"hue", "jitter_probability", "blur_probability", "blur_sigma"}  # handed on as **stage.strong
+    indirect |= {"mixed_weight"}  # read as f"{name}_weight"
     names = {key.split(".")[-1] for key in leaves(c)} - indirect
     unread = [name for name in sorted(names) if not any(form in code for form in (f".{name}", f'"{name}"'))]
     assert unread == []

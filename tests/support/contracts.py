@@ -16,7 +16,7 @@ import numpy as np
 from tiny import CLASSES, CROP, blocks, tiny_config, tiny_model, tiny_stage, tiny_variables
 
 from proda_jax.adaptation.prototypes import Prototypes
-from proda_jax.adaptation.stages import build
+from proda_jax.adaptation.stages import build, kinds
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.configs import base
 from proda_jax.data.label_spaces import IGNORE
@@ -107,6 +107,24 @@ STAGES = {
     "denoise": Row(lambda: base.denoise("random", 10), settings=(("label_threshold", 0.3), *SLOW)),
     "self_training": Row(lambda: base.self_training("random", 10), settings=(("label_threshold", 0.3),)),
     "distill": Row(lambda: base.distill("random", "random", 10)),
+    "mix": Row(  # which labels are pasted changes what a micro-batch would be normalised by
+        lambda: base.mix("random", 10),
+        settings=(
+            ("batch_norm", "frozen"), ("label_threshold", 0.3), ("weight_over", "batch"), ("mix_classes", "batch"),
+            ("masked_weight", 1.0), ("mask_block", 8), ("feature_distance_weight", 0.1),
+            ("feature_distance_classes", ("sky", "road", "car")), ("ignored_margins", (2, 4, 0, 0)),
+            ("teacher_statistics", "batch"), *SLOW,
+        ),
+    ),
+    "mix_prototypes": Row(
+        lambda: base.mix("random", 10),
+        splits=False,  # see above
+        settings=(
+            ("weighting", "prototypes"), ("rare_class_sampling", True), ("rare_class_crop_pixels", 8),
+            ("largest_class", 0.9), ("crop_tries", 3), ("margins_of", "image"), ("ignored_margins", (4, 8, 4, 4)),
+            *SLOW,
+        ),
+    ),
 }
 
 
@@ -138,15 +156,21 @@ def stage_in(name: str, count: int, **settings) -> tuple:
     start = PROTOTYPES if uses_prototypes(name) else None
     create = jax.jit(functools.partial(build.create_state, setup), out_shardings=devices.replicated(mesh))
     state = create(build.stage_key(0, "under_test"), tiny_variables(setup.model, 0), start)
-    if start is not None:  # momentum encoder and network differ, as they do later on
+    if state.ema_params is not None:  # momentum encoder and network differ, as they do later on
         state = state.replace(ema_params=tiny_variables(setup.model, 1)["params"])
-    teacher = tiny_variables(setup.teacher, 2) if setup.stage.kind == "distill" else None
+    teacher = tiny_variables(setup.teacher, 2) if has_teacher(setup.stage) else None
     place = devices.replicated(mesh)
     return mapped, jax.device_put(state, place), jax.device_put(teacher, place), mesh
 
 
 def uses_prototypes(name: str) -> bool:
-    return name == "denoise"
+    stage = stage_config(name).under_test
+    return kinds.of(stage).prototypes(stage)
+
+
+def has_teacher(stage: ml_collections.ConfigDict) -> bool:
+    """Whether the step is given another network: of a stage before it, or the one that it starts from."""
+    return kinds.of(stage).teacher is not None or kinds.of(stage).frozen_start(stage)
 
 
 def abstract_step(name: str, dtype: str) -> tuple:
@@ -155,7 +179,7 @@ def abstract_step(name: str, dtype: str) -> tuple:
     mapped = devices.map_step(functools.partial(build.train_step(setup.stage.kind), setup=setup), mesh, "rbr", "rr")
 
     def arguments() -> tuple:
-        networks = [setup.model, setup.teacher][: 2 if setup.stage.kind == "distill" else 1]
+        networks = [setup.model, setup.teacher][: 2 if has_teacher(setup.stage) else 1]
         example = jnp.zeros((1, *CROP, 3))
         variables = [n.clone(axis_name=None).init(jax.random.key(0), example, train=False) for n in networks]
         start = PROTOTYPES if uses_prototypes(name) else None
@@ -190,7 +214,7 @@ def make_batch(*, source_labels: bool = True, target_labels: bool = True, twice:
         soft[:] = 1 / CLASSES
     soft[BATCH // 2 :, :-2] = 1 / CLASSES
     return {
-        "source": {"image": source[0], "label": source[1]},
+        "source": {"image": source[0], "label": source[1], "rare_class": slots % 3},
         "target": {
             "image": target[0],
             "label": target[1],

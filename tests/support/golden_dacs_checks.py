@@ -136,7 +136,7 @@ def test_class_mix_of_daformer():
     same(pseudo, g["pseudo_label"])
     mixed = class_mix.paste(mask, labels, pseudo)
     for top, bottom in ((0, 0), (3, 5)):
-        weights = share_of_batch(g, sure) * confidence.margin_weight(g.size, (top, bottom, 0, 0))
+        weights = share_of_batch(g, sure) * confidence.outside_margins(g.size, (top, bottom, 0, 0))
         agree(weights[..., 0], g[f"pseudo_weight_{top}_{bottom}"])
         weights = class_mix.paste(mask, np.ones_like(sure), weights)
 

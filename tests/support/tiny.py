@@ -33,7 +33,7 @@ def tiny_config() -> ml_collections.ConfigDict:
 def tiny_stage(stage: ml_collections.ConfigDict, **settings) -> ml_collections.ConfigDict:
     """A stage with rates for a network from scratch, and minima that tiny images reach."""
     stage.backbone_rate = stage.head_rate = 0.01
-    if stage.kind == "denoise":
+    if "prototype_momentum" in stage:
         stage.prototype_min_pixels = stage.prototype_init_min_pixels = 1
         stage.prototype_momentum, stage.ema_momentum = 0.9, 0.9
     if stage.kind == "distill":

@@ -15,6 +15,7 @@ from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.stages.kinds import KINDS
 from proda_jax.adaptation.stages.step import Setup
 from proda_jax.adaptation.state import DiscriminatorState, TrainState, copy
+from proda_jax.data.label_spaces import label_space
 from proda_jax.models.backbones import DEFAULT, OPTIONS, Backbone, backbone
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.models.discriminator import Discriminator
@@ -127,6 +128,9 @@ def setup(
       steps_per_epoch: steps in which the target's training images are seen once.
     """
     stage = {key: value for key, value in config[name].items() if key not in ORIGINS}
+    if "feature_distance_classes" in stage:  # a step knows classes by their places
+        space = label_space(config.data.label_space, config.data.classes, config.data.colors)
+        stage["feature_distance_classes"] = tuple(map(space.classes.index, stage["feature_distance_classes"]))
     sections = map(ml_collections.FrozenConfigDict, (stage, views_of(config, name)))
     return _setup(*sections, model, teacher, config.micro_batches, steps_per_epoch)
 
@@ -160,15 +164,16 @@ def create_state(
       setup: of the stage.
       key: of (seed, stage), see `stage_key`.
       variables: {'params', 'batch_stats'} that the network starts from.
-      start: initial prototypes (Equation 5) where the stage uses them; the momentum encoder starts as a copy of the
-        network (Algorithm 1, lines 3 and 4).
+      start: initial prototypes (Equation 5) where the stage uses them; the momentum encoder, or mean teacher, starts as
+        a copy of the network (Algorithm 1, lines 3 and 4).
     """
     discriminator = None
     if setup.discriminator is not None:
         probabilities = jnp.zeros((1, *setup.crop_size, setup.model.classes))
         params = setup.discriminator.init(key, probabilities)["params"]
         discriminator = DiscriminatorState(params, setup.discriminator_optimizer.init(params))
-    variables = copy(variables)
+    variables, kind = copy(variables), kinds.of(setup.stage)
+    averaged = start is not None or kind.momentum_encoder(setup.stage) and not kind.prototypes(setup.stage)
     return TrainState(
         step=jnp.int32(0),
         key=jnp.copy(key),
@@ -176,7 +181,8 @@ def create_state(
         batch_stats=variables["batch_stats"],
         opt_state=setup.optimizer.init(variables["params"]),
         skipped=jnp.zeros(2, jnp.int32),
-        ema_params=copy(variables["params"]) if start is not None else None,
+        ema_params=copy(variables["params"]) if averaged else None,
+        ema_batch_stats=copy(variables["batch_stats"]) if kind.averages_statistics(setup.stage) else None,
         prototypes=copy(start) if start is not None else None,
         recomputed=copy(variables["batch_stats"]) if setup.stage.get("statistics") == "recomputed" else None,
         discriminator=discriminator,

@@ -7,7 +7,7 @@ how a run is doing is said without.
 import importlib
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from proda_jax.adaptation.stages import in_paper
@@ -41,8 +41,13 @@ class Kind:
         what becomes of them.
       teacher: setting with the name of the stage whose frozen network the step is given, if any.
       discriminator: whether it trains one.
-      momentum_encoder: whether it has an average of its parameters, and prototypes.
+      momentum_encoder: whether it has an average of its parameters.
       unused_views: settings of the section 'views' that do nothing in it.
+      averages_statistics: whether this has running statistics of its own.
+      prototypes: whether it has prototypes, which start as means of the features of the network that it starts from.
+      frozen_start: whether the step is given the network that the stage starts from, as its teacher.
+      draws_rare_classes: whether source images are drawn by the classes that they hold.
+      choices: values of settings that other kinds have with others, {'setting': values}.
       head: that takes the place of the configuration's, by settings of the network; none by default.
       role: in reports: 'source', 'oracle', 'self-training', 'adaptation', or 'pretraining', whose network labels
         nothing.
@@ -57,6 +62,11 @@ class Kind:
     discriminator: bool = False
     momentum_encoder: Callable[[Settings], bool] = lambda stage: False
     unused_views: Callable[[Settings], tuple[str, ...]] = lambda stage: ()
+    averages_statistics: Callable[[Settings], bool] = lambda stage: False
+    prototypes: Callable[[Settings], bool] = lambda stage: False
+    frozen_start: Callable[[Settings], bool] = lambda stage: False
+    draws_rare_classes: Callable[[Settings], bool] = lambda stage: False
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     head: Callable[[Settings], dict[str, Any]] | None = None
     role: Callable[[Settings], str] = lambda stage: "adaptation"
     paper_row: Callable[[Settings, in_paper.Kinds], str | None] = lambda stage, kinds: None
@@ -115,6 +125,7 @@ KINDS: dict[str, Kind] = {
         pseudo_labels=NeededLabels("soft_label", "soft pseudo labels", made_by="labels_from"),
         momentum_encoder=uses_momentum_encoder,
         unused_views=lambda stage: _STRONG if stage.get("consistency_weight") == 0 else (),
+        prototypes=uses_momentum_encoder,
         role=lambda stage: "self-training" if stage.get("weighting") == "none" else "adaptation",
         paper_row=in_paper.denoise_row,
         paper_settings=in_paper.denoise_settings,
@@ -126,6 +137,15 @@ KINDS: dict[str, Kind] = {
         unused_views=lambda stage: _STRONG if stage.get("target_view") == "weak" else (),
         paper_row=in_paper.distill_row,
         paper_settings=lambda stage, source: in_paper.DISTILL,
+    ),
+    "mix": Kind(
+        "mix",
+        momentum_encoder=lambda stage: True,
+        averages_statistics=lambda stage: stage.get("teacher_statistics") == "averaged",
+        prototypes=lambda stage: stage.get("weighting") == "prototypes",
+        frozen_start=lambda stage: stage.get("feature_distance_weight", 0.0) > 0,
+        draws_rare_classes=lambda stage: stage.get("rare_class_sampling", False),
+        choices={"weighting": ("share", "pixels", "none", "prototypes")},
     ),
 }  # fmt: skip
 

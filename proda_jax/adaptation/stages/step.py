@@ -26,6 +26,7 @@ from proda_jax.models.heads import Output
 # Every use of randomness within a step folds its own number into the example's key.
 SOURCE_VIEW, SOURCE_COLOUR, TARGET_VIEW, STRONG_VIEW, SOURCE_PASS, WEAK_PASS, STRONG_PASS, TEACHER_PASS = range(8)
 SECOND_VIEW, FIRST_COLOUR, SECOND_COLOUR, FIRST_GREY, SECOND_GREY = range(8, 13)
+MIXED_CLASSES, MIXED_COLOUR, MIXED_PASS, MASK, MASKED_COLOUR, MASKED_PASS = range(13, 19)
 TARGET_SLOTS = 1 << 20  # where a target example draws as a source example does, and is to draw something else
 
 Batch = dict[str, Any]
@@ -89,7 +90,13 @@ def example_keys(state: TrainState, slots: jax.Array, purpose: int) -> jax.Array
 
 
 def forward(
-    setup: Setup, params: Any, batch_stats: Any, images: jax.Array, dropout_keys: jax.Array | None, domain: str
+    setup: Setup,
+    params: Any,
+    batch_stats: Any,
+    images: jax.Array,
+    dropout_keys: jax.Array | None,
+    domain: str,
+    encoded: bool = False,
 ) -> tuple[Output, Any]:
     """A pass of the trained network: its own batch for batch normalisation, which moves the running statistics.
 
@@ -100,17 +107,20 @@ def forward(
       images: RGB in [0, 1], [batch, height, width, 3].
       dropout_keys: [batch].
       domain: of the images, 'source' or 'target'.
+      encoded: whether the output has what the backbone gives, too.
 
     Returns:
       The output and the running statistics after it.
     """
-    variables = {"params": params, "batch_stats": batch_stats}
-    if setup.stage.batch_norm == "frozen":
-        return setup.model.apply(variables, images, train=False, dropout_keys=dropout_keys), batch_stats
+    variables, kept = {"params": params, "batch_stats": batch_stats}, ["intermediates"] if encoded else []
+    train = setup.stage.batch_norm != "frozen"
     output, updates = setup.model.apply(
-        variables, images, train=True, dropout_keys=dropout_keys, mutable=["batch_stats"]
+        variables, images, train=train, dropout_keys=dropout_keys, mutable=["batch_stats", *kept] if train else kept
     )
-    return output, updates["batch_stats"] if statistics.moved_by(setup.stage, domain) else batch_stats
+    if encoded:
+        output = output.replace(encoded=updates["intermediates"]["encoded"][0])
+    moves = train and statistics.moved_by(setup.stage, domain)
+    return output, updates["batch_stats"] if moves else batch_stats
 
 
 def pass_gradient(
@@ -121,15 +131,18 @@ def pass_gradient(
     dropout_keys: jax.Array | None,
     loss_fn: Callable[[Output], tuple[jax.Array, Metrics]],
     domain: str = "target",
+    encoded: bool = False,
 ) -> tuple[Any, Any, Metrics]:
     """Gradient of a loss on one pass. Passes are differentiated one by one, so one pass's activations live at a time.
+
+    Arguments are those of `forward`, and `loss_fn`, output -> (loss, metrics), in shares.
 
     Returns:
       gradient, running statistics after the pass, what `loss_fn` reports beside its loss.
     """
 
     def loss(params: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
-        output, new_stats = forward(setup, params, batch_stats, images, dropout_keys, domain)
+        output, new_stats = forward(setup, params, batch_stats, images, dropout_keys, domain, encoded)
         value, metrics = loss_fn(output)
         return value, (new_stats, metrics)
 
@@ -159,14 +172,19 @@ def labelled_gradient(
     return pass_gradient(setup, state, batch_stats, images, dropout_keys, loss_fn, domain)
 
 
-def labelled_view(setup: Setup, state: TrainState, batch: Batch, slots: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Weak view of labelled images: RGB in [0, 1] [batch, h, w, 3] with colour jitter, and labels [batch, h, w]."""
+def labelled_view(
+    setup: Setup, state: TrainState, batch: Batch, slots: jax.Array, view: views.WeakView | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Weak view of labelled images: RGB in [0, 1] [batch, h, w, 3] with colour jitter, and labels [batch, h, w].
+
+    `view`: None draws it.
+    """
     c = setup.views
-    size = batch["image"].shape[1:3]
-    keys = example_keys(state, slots, SOURCE_VIEW)
-    view = views.draw_weak_view(
-        keys, size, setup.crop_size, base_width=c.base_width, scale=tuple(c.scale), flip=c.flip
-    )
+    if view is None:
+        view = views.draw_weak_view(
+            example_keys(state, slots, SOURCE_VIEW), batch["image"].shape[1:3], setup.crop_size,
+            base_width=c.base_width, scale=tuple(c.scale), flip=c.flip,
+        )  # fmt: skip
     image = views.weak_image(batch["image"], view, setup.crop_size)
     if any(setup.stage.jitter.values()):
         keys = example_keys(state, slots, SOURCE_COLOUR)
@@ -287,7 +305,7 @@ def unless_not_finite(train_step: Callable) -> Callable:
 
 def changing(state: TrainState) -> dict[str, Any]:
     """What a step that is left out leaves as it was."""
-    names = ("params", "batch_stats", "opt_state", "ema_params", "prototypes", "discriminator")
+    names = ("params", "batch_stats", "opt_state", "ema_params", "ema_batch_stats", "prototypes", "discriminator")
     return {name: getattr(state, name) for name in names}
 
 

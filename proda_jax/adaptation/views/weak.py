@@ -36,13 +36,15 @@ def draw_weak_view(
       keys: [batch] typed PRNG keys, one per global example.
       image_size: height and width of the images.
       crop_size: height and width of the crop.
-      base_width: width in pixels to which scale 1 brings the image; the aspect is kept.
+      base_width: width in pixels to which scale 1 brings the image, 0 for its own; the aspect is kept.
       scale: the range of the uniform random scale.
       flip: whether crops are mirrored with probability 0.5.
 
     Returns:
       The views. Where a scaled image is smaller than the crop, its offset is zero.
     """
+
+    base_width = base_width or image_size[1]
 
     def draw(key: jax.Array) -> WeakView:
         draws = jax.random.uniform(key, (4,))

@@ -21,10 +21,12 @@ class Output:
     Attributes:
       features: f of the paper, [batch, h, w, feature channels].
       logits: class scores before the softmax, [batch, h, w, classes].
+      encoded: what the backbone gives last, [batch, height, width, channels], where it was asked for.
     """
 
     features: jax.Array
     logits: jax.Array
+    encoded: jax.Array | None = None
 
 
 class Head(nn.Module):

@@ -1,0 +1,98 @@
+"""Class-balanced self-labelling: optimal assignments to prototypes with given class shares (CPSL).
+
+Li et al., CVPR 2022. Features and prototypes are compared by their cosine.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from proda_jax.adaptation.losses import share_of_mean
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def unit(vectors: jax.Array) -> jax.Array:
+    """Vectors [..., channels] of length one."""
+    vectors = vectors.astype(jnp.float32)
+    return vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+def cosines(features: jax.Array, prototypes: jax.Array) -> jax.Array:
+    """Cosine of each feature [..., channels] to each prototype [classes, channels]: [..., classes]."""
+    return jnp.einsum("...c,kc->...k", unit(features), unit(prototypes), precision=HIGHEST)
+
+
+def cosine_weights(features: jax.Array, prototypes: jax.Array, temperature: float = 0.08) -> jax.Array:
+    """CPSL's weight of Equation 3: softmax over classes of cosine / temperature, [..., classes]."""
+    return jax.nn.softmax(cosines(features, prototypes) / temperature, axis=-1)
+
+
+def sinkhorn(
+    scores: jax.Array, distribution: jax.Array, *, epsilon: float = 0.05, iterations: int = 3
+) -> jax.Array:
+    """Soft labels nearest to scores whose classes have given shares (Sinkhorn and Knopp).
+
+    Args:
+      scores: [pixels, classes].
+      distribution: share of each class, [classes], which sum to one.
+      epsilon: of the entropy that smooths them.
+      iterations: number of rescalings.
+
+    Returns:
+      float32 [pixels, classes]; each pixel's sum to one.
+    """
+    logits = scores.astype(jnp.float32) / epsilon
+    q = jnp.exp(logits - logits.max())
+    for _ in range(iterations):
+        q = q / jnp.sum(q, axis=0, keepdims=True) * distribution
+        q = q / jnp.sum(q, axis=1, keepdims=True)
+    return jax.lax.stop_gradient(q)
+
+
+def self_labelling(
+    features: jax.Array,
+    prototypes: jax.Array,
+    targets: jax.Array,
+    *,
+    temperature: float = 0.08,
+    total: jax.Array | None = None,
+) -> jax.Array:
+    """Cross entropy of the assignment to prototypes with soft labels of `sinkhorn`.
+
+    As released, features are the momentum encoder's, so that it trains the prototypes alone.
+
+    Args:
+      features: [images, pixels, channels]; no gradient flows into them.
+      prototypes: [classes, channels], which learn.
+      targets: [images, pixels, classes].
+      temperature: of the softmax over cosines.
+      total: pixels of the whole batch; None: these are all.
+
+    Returns:
+      The share of the loss, float32 scalar.
+    """
+    logits = cosines(jax.lax.stop_gradient(features), prototypes) / temperature
+    terms = -jnp.sum(targets * jax.nn.log_softmax(logits, axis=-1), axis=-1)
+    return share_of_mean(terms, jnp.ones(terms.shape, bool), total)
+
+
+def contrast_with_queue(
+    features: jax.Array, labels: jax.Array, queue: jax.Array, queue_labels: jax.Array, *, temperature: float = 0.08
+) -> jax.Array:
+    """Features are to be near those of their class in a queue, and far from all others.
+
+    Args:
+      features: [n, channels], of any length.
+      labels: their classes, [n].
+      queue: features of before, [m, channels], of length one.
+      queue_labels: their classes, [m].
+      temperature: of the similarities.
+
+    Returns:
+      float32 scalar.
+    """
+    similar = jnp.einsum("nc,mc->nm", unit(features), queue, precision=HIGHEST) / temperature
+    same = labels[:, None] == queue_labels[None, :]
+    others = jax.nn.logsumexp(jnp.where(same, -jnp.inf, similar), axis=-1, keepdims=True)
+    terms = similar - jnp.logaddexp(similar, others)
+    return -jnp.mean(jnp.sum(jnp.where(same, terms, 0.0), axis=-1) / (jnp.sum(same, axis=-1) + 1e-5))

@@ -1,0 +1,340 @@
+"""One-stage self-training on mixed images: DACS, DAFormer and MIC, and with prototypes of ours.
+
+A mean teacher labels target images as they are; the network learns from the source, and from target images on which
+half of the classes of a source image are pasted (ClassMix), by the teacher's labels and by how sure it is of them.
+Settings add the feature distance to the network that the stage started from (DAFormer), consistency of masked images
+(MIC), and the weights of Equation 3 in place of the teacher's confidence.
+"""
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+
+from proda_jax.adaptation import confidence, feature_distance, losses, prototypes, views
+from proda_jax.adaptation.stages import step as steps
+from proda_jax.adaptation.stages.denoise import move_prototypes
+from proda_jax.adaptation.state import TrainState, average, rising_momentum
+from proda_jax.adaptation.views import block_mask, class_mix
+from proda_jax.data.label_spaces import IGNORE
+from proda_jax.models.heads import Output
+from proda_jax.models.resizing import resize_align_corners, resize_nearest
+
+
+@flax.struct.dataclass
+class Inputs:
+    """A batch whose views are drawn; images are RGB in [0, 1].
+
+    Attributes:
+      source_image, source_label: weak view of the source, [batch, h, w, 3] and [batch, h, w].
+      target_image: weak view of the target, [batch, h, w, 3], which the teacher sees.
+      inside: where it shows the image, bool [batch, h, w].
+      kept: where its labels may count, by the ignored margins, bool [batch, h, w].
+      slots: place of each example in the global batch, [batch].
+      source_keys, mixed_keys, masked_keys: of dropout, [batch], or None.
+    """
+
+    source_image: jax.Array
+    source_label: jax.Array
+    target_image: jax.Array
+    inside: jax.Array
+    kept: jax.Array
+    slots: jax.Array
+    source_keys: jax.Array | None = None
+    mixed_keys: jax.Array | None = None
+    masked_keys: jax.Array | None = None
+
+
+@flax.struct.dataclass
+class Taught:
+    """What the teacher says of target images.
+
+    Attributes:
+      label: pseudo labels, int32 [batch, h, w]; IGNORE outside the image.
+      sure: largest probability of each pixel, [batch, h, w].
+      trust: weight of the label's class by the prototypes, [batch, h, w], or None.
+      means, pixels: class means of each image, for Equation 6, or None.
+    """
+
+    label: jax.Array
+    sure: jax.Array
+    trust: jax.Array | None = None
+    means: jax.Array | None = None
+    pixels: jax.Array | None = None
+
+
+@flax.struct.dataclass
+class Pair:
+    """An image that the network learns from by labels that count differently: mixed, or masked.
+
+    Attributes:
+      image: RGB in [0, 1], [batch, h, w, 3].
+      label, weight: [batch, h, w].
+    """
+
+    image: jax.Array
+    label: jax.Array
+    weight: jax.Array
+
+
+@flax.struct.dataclass
+class Totals:
+    """What losses and metrics are divided by, over the whole batch, int32 scalars.
+
+    Attributes:
+      source: source labels that count; `pixels`: all pixels; `inside`: those that show the image.
+      things: positions whose features are compared with the frozen network's, or None.
+    """
+
+    source: jax.Array
+    pixels: jax.Array
+    inside: jax.Array
+    things: jax.Array | None = None
+
+
+def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: steps.Setup):
+    """One step on one device's share of the batch.
+
+    Args:
+      state: train state with the teacher's parameters; with prototypes where these weigh labels.
+      batch: 'source': {'image' [batch, height, width, 3] uint8, 'label' [batch, height, width] uint8, and where images
+        are drawn by their classes, 'rare_class' [batch] int32}, 'target': {'image' uint8}, 'slot' [batch] int32.
+      teacher: variables of the network that the stage started from, where the feature distance is asked for.
+      setup: what the step needs besides.
+
+    Returns:
+      (state, metrics)
+    """
+    return update(state, draw_inputs(state, batch, setup), teacher, setup=setup)
+
+
+def draw_inputs(state: TrainState, batch: steps.Batch, setup: steps.Setup) -> Inputs:
+    """Draws the views and applies them."""
+    slots, target = batch["slot"], batch["target"]["image"]
+    view = source_view(state, batch["source"], slots, setup)
+    source_image, source_label = steps.labelled_view(setup, state, batch["source"], slots, view)
+    view = steps.weak_target_view(setup, state, target, slots)
+    inside = views.weak_inside(view, setup.crop_size, setup.crop_size)
+
+    def keys(purpose: int) -> jax.Array:
+        return steps.example_keys(state, slots, purpose)
+
+    return Inputs(
+        source_image,
+        source_label,
+        views.weak_image(target, view, setup.crop_size) / 255.0,
+        inside,
+        inside & outside_margins(view, target.shape[:3], setup),
+        slots,
+        keys(steps.SOURCE_PASS),
+        keys(steps.MIXED_PASS),
+        keys(steps.MASKED_PASS),
+    )
+
+
+def source_view(state: TrainState, source: steps.Batch, slots: jax.Array, setup: steps.Setup) -> views.WeakView | None:
+    """The view of the source, drawn again until its crop holds what it should; None where any will do."""
+    c, v = setup.stage, setup.views
+    if c.crop_tries == 1 or (c.largest_class == 1.0 and not c.rare_class_sampling):
+        return None
+    return views.draw_chosen_view(
+        steps.example_keys(state, slots, steps.SOURCE_VIEW), source["label"], setup.crop_size,
+        classes=setup.model.classes, tries=c.crop_tries, largest_share=c.largest_class,
+        wanted=source["rare_class"] if c.rare_class_sampling else None, wanted_pixels=c.rare_class_crop_pixels,
+        base_width=v.base_width, scale=tuple(v.scale), flip=v.flip,
+    )  # fmt: skip
+
+
+def outside_margins(view: views.WeakView, shape: tuple[int, int, int], setup: steps.Setup) -> jax.Array:
+    """Where labels are not in an ignored margin of the crop, or of the whole image, bool [batch, h, w].
+
+    `shape`: number, height and width of the whole images.
+    """
+    c = setup.stage
+    if c.margins_of == "crop":
+        kept = confidence.outside_margins(setup.crop_size, c.ignored_margins)
+        return jnp.broadcast_to(kept, shape[:1] + setup.crop_size)
+    kept = jnp.broadcast_to(confidence.outside_margins(shape[1:], c.ignored_margins), shape)
+    return views.weak_label(jnp.where(kept, 0, IGNORE), view, setup.crop_size) != IGNORE
+
+
+def update(state: TrainState, inputs: Inputs, frozen: Any, *, setup: steps.Setup):
+    """The step on views that are drawn already; `frozen`: variables that the feature distance is to."""
+    c = setup.stage
+    taught = steps.each_micro_batch(setup, lambda part: teach(state, part, setup), inputs)
+    weight = label_weight(taught, inputs, setup)
+    mixed = mix(state, inputs, taught.label, weight, setup)
+    masked = mask(state, inputs, taught.label, weight, setup) if c.masked_weight else None
+    things = things_of(inputs.source_label, setup) if c.feature_distance_weight else None
+    totals = count_totals(inputs, things, setup)
+
+    def gradient_of(stats: Any, part: tuple):
+        inputs, taught, mixed, masked, things = part
+        gradient, stats, metrics = source_gradient(state, stats, inputs, things, frozen, totals, setup)
+        for name, pair, keys in (("mixed", mixed, inputs.mixed_keys), ("masked", masked, inputs.masked_keys)):
+            if pair is not None:
+                more, stats, extra = pair_gradient(state, stats, name, pair, keys, totals, setup)
+                gradient, metrics = steps.add(gradient, more), metrics | extra
+        sure = (taught.sure >= c.label_threshold).astype(jnp.float32)
+        metrics["confident"] = losses.share_of_mean(sure, inputs.inside, totals.inside)
+        return gradient, stats, metrics
+
+    examples = (inputs, taught.replace(means=None, pixels=None), mixed, masked, things)
+    new_state, metrics = steps.update(setup, state, *steps.accumulate(setup, gradient_of, state.batch_stats, examples))
+    return follow(state, new_state, taught, setup), metrics
+
+
+def teach(state: TrainState, inputs: Inputs, setup: steps.Setup) -> Taught:
+    """The teacher's pass over target images as they are, without dropout."""
+    size, c = inputs.target_image.shape[1:3], setup.stage
+    output = teacher_pass(state, inputs.target_image, setup)
+    p = steps.probabilities(resize_align_corners(output.logits, size))
+    label, trust, means, pixels = jnp.argmax(p, axis=-1), None, None, None
+    if c.weighting == "prototypes":
+        features = output.features
+        distances = prototypes.distances(features, state.prototypes.vectors)
+        # distances are resized, and not features: these would be the largest tensors of a step
+        omega = prototypes.assignment_weights(
+            resize_align_corners(distances, size), c.temperature, state.prototypes.seen
+        )
+        label = jnp.argmax(p * omega, axis=-1)  # Equation 3
+        trust = jnp.sum(omega * jax.nn.one_hot(label, setup.model.classes), axis=-1)
+        shown = resize_nearest(inputs.inside, features.shape[1:3])
+        assigned = jnp.where(shown, jnp.argmax(output.logits, axis=-1), IGNORE)
+        means, pixels = prototypes.class_means(
+            features, assigned, setup.model.classes, min_pixels=c.prototype_min_pixels
+        )
+    label = jnp.where(inputs.inside, label, IGNORE).astype(jnp.int32)
+    return jax.lax.stop_gradient(Taught(label, p.max(-1), trust, means, pixels))
+
+
+def teacher_pass(state: TrainState, images: jax.Array, setup: steps.Setup) -> Output:
+    """The teacher on images: by its own running statistics, or by those of the batch as in the released codes."""
+    variables = {"params": state.ema_params, "batch_stats": state.batch_stats}
+    if setup.stage.teacher_statistics == "batch":
+        return setup.model.apply(variables, images, train=True, mutable=["batch_stats"])[0]
+    if setup.stage.teacher_statistics == "averaged":
+        variables["batch_stats"] = state.ema_batch_stats
+    return setup.model.apply(variables, images, train=False)
+
+
+def label_weight(taught: Taught, inputs: Inputs, setup: steps.Setup) -> jax.Array:
+    """How much each pseudo label counts, float32 [batch, h, w]; zero in the ignored margins."""
+    c, over_batch = setup.stage, None
+    if c.weighting == "share":
+        if c.weight_over == "batch":
+            counts = confidence.count_confident(taught.sure, inputs.inside, c.label_threshold)
+            over_batch = steps.reduce(setup, counts)
+        weight = confidence.share_weight(taught.sure, inputs.inside, c.label_threshold, over_batch=over_batch)
+    elif c.weighting == "pixels":
+        weight = confidence.pixel_weight(taught.sure, c.label_threshold)
+    else:
+        weight = jnp.ones(taught.sure.shape, jnp.float32) if c.weighting == "none" else taught.trust
+    return jnp.where(inputs.kept, weight, 0.0)
+
+
+def mix(state: TrainState, inputs: Inputs, label: jax.Array, weight: jax.Array, setup: steps.Setup) -> Pair:
+    """ClassMix: half of the classes of each source image on a target image, whose pasted pixels count in full."""
+    c = setup.stage
+    present = class_mix.classes_present(inputs.source_label, setup.model.classes)
+    if c.mix_classes == "batch":
+        anywhere = steps.reduce(setup, present.sum(0, dtype=jnp.int32)) > 0
+        present = jnp.broadcast_to(anywhere, present.shape)
+    chosen = class_mix.draw_classes(steps.example_keys(state, inputs.slots, steps.MIXED_CLASSES), present)
+    pasted = class_mix.paste_mask(inputs.source_label, chosen)
+    image = class_mix.paste(pasted, inputs.source_image, inputs.target_image)
+    return Pair(
+        strong(image, steps.example_keys(state, inputs.slots, steps.MIXED_COLOUR), setup),
+        class_mix.paste(pasted, inputs.source_label, label),
+        class_mix.paste(pasted, jnp.ones_like(weight), weight),
+    )
+
+
+def mask(state: TrainState, inputs: Inputs, label: jax.Array, weight: jax.Array, setup: steps.Setup) -> Pair:
+    """Target images of which blocks are hidden, with labels and weights of the whole ones (MIC)."""
+    c, image = setup.stage, inputs.target_image
+    if c.mask_strong:
+        image = strong(image, steps.example_keys(state, inputs.slots, steps.MASKED_COLOUR), setup)
+    visible = block_mask.draw_block_mask(
+        steps.example_keys(state, inputs.slots, steps.MASK), image.shape[1:3], block=c.mask_block, ratio=c.mask_ratio
+    )
+    zero = state.batch_stats["input"]["mean"]  # what is zero once the network has centred it
+    return Pair(block_mask.hide(image, visible, zero), label, weight)
+
+
+def strong(images: jax.Array, keys: jax.Array, setup: steps.Setup) -> jax.Array:
+    """Colour jitter and blur by the section `strong`."""
+    return views.strong_photometric(images, keys, **setup.stage.strong)
+
+
+def things_of(source_label: jax.Array, setup: steps.Setup) -> jax.Array:
+    """Positions of the backbone's grid that are mostly of one of the classes whose features are compared, bool."""
+    c, grid = setup.stage, setup.model.backbone.level_sizes(source_label.shape[1:3])[-1]
+    if not c.feature_distance_classes:
+        return jnp.ones((len(source_label), *grid), bool)
+    found = feature_distance.dominant_label(source_label, grid, setup.model.classes, c.feature_distance_share)
+    return feature_distance.is_any_of(found, tuple(c.feature_distance_classes))
+
+
+def count_totals(inputs: Inputs, things: jax.Array | None, setup: steps.Setup) -> Totals:
+    """Counts what losses and metrics of the whole batch are divided by."""
+    local = Totals(
+        source=losses.count(inputs.source_label != IGNORE, setup.stage.reduction),
+        pixels=losses.count(jnp.ones(inputs.inside.shape, bool)),
+        inside=losses.count(inputs.inside),
+        things=None if things is None else losses.count(things),
+    )
+    return steps.reduce(setup, local)
+
+
+def source_gradient(
+    state: TrainState, stats: Any, inputs: Inputs, things: jax.Array | None, frozen: Any, totals: Totals,
+    setup: steps.Setup,
+):  # fmt: skip
+    """Gradient of the source's cross entropy and of the feature distance, of one pass."""
+    c = setup.stage
+    if things is None:
+        return steps.labelled_gradient(
+            setup, state, stats, inputs.source_image, inputs.source_label, totals.source, inputs.source_keys
+        )
+    _, kept = setup.model.apply(frozen, inputs.source_image, train=False, mutable=["intermediates"])
+    (fixed,) = kept["intermediates"]["encoded"]
+
+    def loss_fn(output: Output):
+        fit = losses.upsampled_cross_entropy(
+            output.logits, inputs.source_label, total=totals.source, reduction=c.reduction
+        )
+        apart = feature_distance.feature_distance(output.encoded, fixed)
+        apart = losses.share_of_mean(apart, things, totals.things)
+        return fit + c.feature_distance_weight * apart, {"source_ce": fit, "feature_distance": apart}
+
+    return steps.pass_gradient(
+        setup, state, stats, inputs.source_image, inputs.source_keys, loss_fn, "source", encoded=True
+    )
+
+
+def pair_gradient(
+    state: TrainState, stats: Any, name: str, pair: Pair, keys: jax.Array | None, totals: Totals, setup: steps.Setup
+):
+    """Gradient of the weighted cross entropy of 'mixed' or 'masked' images, times the setting '<name>_weight'."""
+
+    def loss_fn(output: Output):
+        loss = losses.weighted_cross_entropy(output.logits, pair.label, pair.weight, total=totals.pixels)
+        return setup.stage[f"{name}_weight"] * loss, {f"{name}_ce": loss}
+
+    return steps.pass_gradient(setup, state, stats, pair.image, keys, loss_fn)
+
+
+def follow(state: TrainState, new_state: TrainState, taught: Taught, setup: steps.Setup) -> TrainState:
+    """The teacher, and the prototypes, after a step of the network."""
+    c = setup.stage
+    momentum = rising_momentum(new_state.step, c.ema_momentum)
+    new_state = new_state.replace(ema_params=average(state.ema_params, new_state.params, momentum))
+    if c.teacher_statistics == "averaged":
+        new_state = new_state.replace(
+            ema_batch_stats=average(state.ema_batch_stats, new_state.batch_stats, momentum)
+        )
+    if c.weighting == "prototypes":
+        new_state = new_state.replace(prototypes=move_prototypes(state.prototypes, taught, setup))
+    return new_state

@@ -1,0 +1,34 @@
+"""A run with self-training on mixed images: what it is given besides its batches, and what it leaves behind."""
+
+import numpy as np
+from tiny import CLASSES, block_source, tiny_config, tiny_stage
+
+from proda_jax.configs import base
+from proda_jax.run import settings
+from proda_jax.run.experiment import Experiment
+from proda_jax.run.records import Metrics
+from proda_jax.run.sources import Sources
+from proda_jax.system.files import read_npz
+
+
+def test_it_runs_with_rare_classes_frozen_features_masks_and_prototypes(tmp_path):
+    c = tiny_config()
+    c.stages = ("source", "mix")
+    c.source = tiny_stage(base.supervised("random", 2))
+    c.mix = tiny_stage(
+        base.mix("source", 2), weighting="prototypes", rare_class_sampling=True, rare_class_min_pixels=50,
+        rare_class_crop_pixels=10, crop_tries=2, feature_distance_weight=0.1, feature_distance_classes=("sky", "road"),
+        masked_weight=1.0, mask_block=8, statistics="target",
+    )  # fmt: skip
+    for i, name in enumerate(c.stages):
+        settings.check_stage(c, name, c.stages[:i])
+    given = {"source": block_source(4, 0), "target": block_source(4, 1, labelled=False)}
+    given["validation"] = block_source(2, 2)
+    result = Experiment(c, tmp_path, Sources(c, tmp_path, given), devices_used=1).run()
+    assert result["stages"][1]["last"]["step"] == 2
+    pixels = read_npz(tmp_path / "mix" / "source_class_pixels.npz")["pixels"]
+    expected = [np.bincount(label.ravel(), minlength=CLASSES)[:CLASSES] for label in given["source"].labels]
+    np.testing.assert_array_equal(pixels, expected)
+    for line in Metrics(tmp_path / "mix" / "metrics.jsonl", 2).entries:
+        assert all(line[name] > 0 for name in ("source_ce", "mixed_ce", "masked_ce", "feature_distance"))
+        assert line["skipped"] == 0

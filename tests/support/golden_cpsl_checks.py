@@ -1,0 +1,121 @@
+"""Self-labelling of CPSL and the contrasts of SePiCo agree with the released codes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from comparators import K, agree, golden, nchw, nhwc, same, thinned
+
+from proda_jax.adaptation import class_statistics as cs
+from proda_jax.adaptation import feature_distance, self_labelling
+from proda_jax.data.label_spaces import IGNORE
+
+CHANNELS = 256
+
+
+def shares() -> np.ndarray:
+    shares = np.exp(-0.2 * np.arange(K))
+    return shares / shares.sum()
+
+
+def cpsl_features(g) -> tuple[np.ndarray, np.ndarray]:
+    """Prototypes and features of the momentum encoder."""
+    vectors = g.normal("cpsl_proto", (K, CHANNELS))
+    hidden = g.integers("cpsl_hidden", (2, *g.grid), 0, K)
+    return vectors, nhwc(g.normal("cpsl_feat", (2, CHANNELS, *g.grid))) + 0.5 * vectors[hidden]
+
+
+def test_self_labelling_of_cpsl():
+    g = golden("cpsl")
+    agree(shares(), g["class_distribution"])
+    agree(self_labelling.sinkhorn(0.3 * g.normal("cpsl_scores", (96, K)), shares()), g["sinkhorn"])
+    vectors, features = cpsl_features(g)
+    agree(nchw(self_labelling.cosine_weights(features, vectors)), g["proto_weight"])
+    chosen = g.permutation("cpsl_perm", int(np.prod(g.grid)))[:96]
+    logits = nhwc(3 * g.normal("cpsl_out", (2, K, *g.grid)))
+    features, logits = (x.reshape(2, -1, x.shape[-1])[:, chosen] for x in (features, logits))
+    targets = jax.vmap(lambda scores: self_labelling.sinkhorn(scores, shares()))
+
+    def loss(vectors, both: bool):
+        kinds = [self_labelling.unit(logits)] + [self_labelling.cosines(features, vectors)] * both
+        return sum(self_labelling.self_labelling(features, vectors, targets(scores)) for scores in kinds)
+
+    agree(loss(vectors, False), g["self_label_out_part"])
+    value, gradient = jax.value_and_grad(loss)(vectors, True)
+    agree(value, g["self_label_loss"])
+    agree(gradient, g["self_label_proto_grad"])
+
+
+def test_contrast_of_cpsl():
+    g = golden("cpsl")
+    queue = self_labelling.unit(g.normal("cpsl_queue", (128, CHANNELS)))
+    labels = g.integers("cpsl_queue_label", (128, 1), 0, K - 1)[:, 0]
+    own = g.integers("cpsl_clabel", (96,), 0, K)
+    step = jax.value_and_grad(self_labelling.contrast_with_queue)
+    value, gradient = step(g.normal("cpsl_cfeat", (96, CHANNELS)), own, queue, labels)
+    agree(value, g["contrast_loss"])
+    agree(gradient, g["contrast_grad"])
+
+
+def sepico_statistics(g) -> tuple[list, np.ndarray, np.ndarray]:
+    """Statistics after each batch; the bank [K, 3, 32] and which of it is held."""
+    centres, current, after = 2 * g.normal("sepico_centres", (K, 32)), cs.empty(K, 32), []
+    bank = [[np.zeros(32)] for _ in range(K)]
+    for s in range(5):
+        labels = g.skewed(f"sepico_lab{s}", (400,), 3)
+        vectors = self_labelling.unit(g.normal(f"sepico_src{s}", (400, 32)) + centres[labels])
+        current = cs.add(current, vectors, labels)
+        after.append(current)
+        mean, _, number = map(np.asarray, cs.batch_means(vectors, labels, K))
+        for k in np.flatnonzero(number):
+            bank[k] = [*bank[k], mean[k]][-3:]
+    held = np.array([[i < len(rows) for i in range(3)] for rows in bank])
+    return after, np.array([rows + [np.zeros(32)] * (3 - len(rows)) for rows in bank], np.float32), held
+
+
+def test_statistics_of_sepico():
+    g = golden("sepico")
+    after, bank, held = sepico_statistics(g)
+    for number in (1, 5):
+        found = after[number - 1]
+        for name, values in (("mean", found.mean), ("cov", found.variance), ("amount", found.amount)):
+            agree(values, g[f"{name}_after{number}"])
+    same(held.sum(1), g["bank_size"])
+    agree(bank[held], g["bank"])
+
+
+def test_contrasts_of_sepico():
+    g = golden("sepico")
+    after, bank, held = sepico_statistics(g)
+    mean, variance = after[-1].mean, after[-1].variance
+    cells = tuple(2 * n for n in g.cells)
+    pixels = tuple(8 * n for n in cells)
+
+    def repeated(values: np.ndarray) -> np.ndarray:
+        return values.repeat(8, axis=1).repeat(8, axis=2)
+
+    noisy = g.uniform("sepico_u", (2, *pixels)) < repeated(0.45 * g.uniform("sepico_p", (2, *cells)))
+    coarse = repeated(g.skewed("sepico_coarse", (2, *cells), 2))
+    label = np.where(noisy, g.integers("sepico_noise", (2, *pixels), 0, K), coarse)
+    label[g.uniform("sepico_ignore", (2, *pixels)) < 0.03] = IGNORE
+    of_cells = np.asarray(feature_distance.dominant_label(label, cells, K))
+    features = self_labelling.unit(nhwc(g.normal("sepico_feat", (2, 32, *cells))))
+    terms = {
+        "proto": lambda f, y, t: cs.prototype_contrast(f, y, mean, t),
+        "dist": lambda f, y, t: cs.distribution_contrast(f, y, mean, variance, t),
+        "bank": lambda f, y, t: cs.bank_contrast(f, y, jnp.asarray(bank), held, t),
+    }
+
+    def loss(features, labels, name, t, weight):
+        kept = labels != IGNORE
+        f, y = features[kept], labels[kept]
+        return terms[name](f, y, t).mean() + weight * cs.mean_feature_spread(f, mean, t)
+
+    for name in terms:
+        value, gradient = jax.value_and_grad(loss)(features, of_cells, name, 100.0, 0.0)
+        agree(value, g[f"{name}_loss"])
+        agree(thinned(gradient), g[f"{name}_grad"])
+        agree(loss(features, of_cells, name, 100.0, 0.01), g[f"{name}_reg_loss"])
+        value, gradient = jax.value_and_grad(loss)(features, of_cells, name, 0.5, 1.0)
+        agree(value, g[f"{name}_tau0.5_loss"])
+        agree(thinned(gradient), g[f"{name}_tau0.5_grad"])
+    agree(loss(features, label[:, ::8, ::8], "proto", 100.0, 0.0), g["proto_nearest_loss"])

@@ -1,0 +1,89 @@
+"""Two resolutions of HRDA, amplitudes and selection of FDA: they agree with the released codes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from comparators import B, K, agree, golden, nchw, nhwc, same, thinned
+
+from proda_jax.adaptation import losses, two_resolutions
+from proda_jax.adaptation.class_thresholds import class_thresholds
+from proda_jax.adaptation.views import fourier
+from proda_jax.data.label_spaces import IGNORE
+from proda_jax.models.interpolation import resize
+
+
+def test_two_resolutions_of_hrda():
+    g = golden("hrda")
+    hh, ww = (4 * n for n in g.cells)
+    full, box = (8 * hh, 8 * ww), tuple(map(int, g["crop_box"]))
+    y1, y2, x1, x2 = box
+    context, detail, attention = (nhwc(n * g.normal(f"hrda_{name}", (2, K, hh, ww)))
+                                  for name, n in (("lr", 2), ("hr", 2), ("att", 1)))  # fmt: skip
+    label = g.integers("hrda_gt", (2, 1, *full), 0, K)
+    label = np.where(g.uniform("hrda_gt_ignore", (2, 1, *full)) < 0.1, IGNORE, label)[:, 0]
+    weight = g.uniform("hrda_pw", (2, *full))
+
+    def objective(context, detail, attention):
+        inside = two_resolutions.attention_inside(jax.nn.sigmoid(attention), box)
+        fused = two_resolutions.fuse(context, two_resolutions.placed(detail, box, (2 * hh, 2 * ww)), inside)
+        own = (slice(None), slice(y1, y2), slice(x1, x2))
+        losses_ = [
+            0.9 * losses.weighted_cross_entropy(fused, label, weight, resize=resize),
+            0.1 * losses.weighted_cross_entropy(detail, label[own], weight[own], resize=resize),
+        ]
+        return sum(losses_), (losses_, fused, (1 - inside) * context)
+
+    step = jax.jit(jax.value_and_grad(objective, (0, 1, 2), has_aux=True))
+    (_, (parts, fused, scaled)), gradients = step(context, detail, attention)
+    agree(nchw(fused)[:, ::3, ::2, ::2], g["fused"])
+    agree(nchw(scaled)[:, ::6], g["lr_scaled"])
+    for part, name in zip(parts, ("fused", "hr"), strict=True):
+        agree(part, g[f"loss_{name}_weighted"])
+    for gradient, name in zip(gradients, ("lr", "hr", "att"), strict=True):
+        agree(thinned(gradient), g[f"{name}_grad"])
+    whole = nhwc(2 * g.normal("hrda_hr_full", (2, K, 2 * hh, 2 * ww)))
+    fused = two_resolutions.fuse(context, whole, jax.nn.sigmoid(attention))
+    agree(nchw(fused)[:, ::6, ::2, ::2], g["fused_no_crop"])
+
+
+def test_sliding_windows_of_hrda():
+    g = golden("hrda")
+    hh, ww = (4 * n for n in g.cells)
+    windows = nhwc(g.normal("hrda_slide", (18, K, hh // 2, ww // 2)))
+    places = [(i * (hh // 4), j * (ww // 4)) for i in range(3) for j in range(3)]
+    mean = two_resolutions.average_windows(np.split(windows, 9), places, (hh, ww))
+    agree(nchw(mean)[:, ::6], g["slide"])
+
+
+def test_amplitudes_of_fda():
+    g = golden("fda")
+    for tag, size, betas in (("small", g.size, (0.01, 0.05, 0.09)), ("wide", (104, 2 * g.w + 8), (0.01,))):
+        source, target = (np.moveaxis(x, 0, -1) for x in (
+            255 * g.uniform(f"fda_src_{tag}", (3, *size)), (255 * g.uniform(f"fda_trg_{tag}", (3, *size))) ** 1.2 / 3
+        ))  # fmt: skip
+        for beta in betas:
+            mixed = fourier.exchange_amplitudes(source, target, fourier.low_frequencies(size, beta))
+            expected = g[f"{tag}_L{beta}"]
+            agree(np.moveaxis(np.asarray(mixed), -1, 0)[: len(expected)], expected)
+        beta = betas[-1]
+        same(fourier.corner_window(size, beta), g[f"{tag}_torch_window_L{beta}"].astype(bool))
+    assert fourier.corner_window(g.size, 0.01).sum() == g["small_torch_window_count_L0.01"]
+
+
+def test_selection_of_fda():
+    g = golden("fda")
+    logits = 3 * g.normal(f"prob_{K}", (B, K, *g.size)).astype(np.float64) - 0.3 * np.arange(K)[:, None, None]
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    p = np.float32(p / p.sum(1, keepdims=True))
+    sure, predicted = p.max(1), p.argmax(1)
+    thresholds = class_thresholds(jnp.asarray(sure), jnp.asarray(predicted), K, portion=0.66)
+    agree(thresholds, g["select_thresholds"])
+    same(np.where(sure < np.asarray(thresholds)[predicted], IGNORE, predicted), g["select_labels"])
+
+
+def test_entropy_of_fda():
+    g = golden("fda")
+    for power in (2, 1):
+        value, gradient = jax.value_and_grad(losses.robust_entropy)(g.logits("trg_main"), power)
+        agree(value, g[f"entropy_ita{power}"])
+        agree(thinned(gradient), g[f"entropy_ita{power}_grad"])
