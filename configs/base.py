@@ -77,8 +77,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.views = ml_collections.ConfigDict()
     c.views.crop_size = (512, 896)  # height, width of what the network trains on (released)
     c.views.base_width = placeholder(int)  # pixels; an image is resized to this width times `scale`, keeping its shape
-    #                         (released: 2200 of Cityscapes' 2048); default: the width of data.target.image_size; 0:
-    #                         each image's own
+    #                         (released: 2200 of Cityscapes' 2048); default: the width of data.target.image_size;
+    #                         0: each image's own
     c.views.scale = (0.5, 1.5)  # uniform (released); (1, 1) at the default base_width: the paper's random crop
     c.views.target_stride = 4  # crop pixels between two pixels of target losses and labels (released)
     c.views.flip = True  # left-right with probability 1/2 (released)

@@ -45,11 +45,32 @@ _OF_DISTILLATION: tuple[Rule, ...] = (
 _OF_PRETRAINING: tuple[Rule, ...] = (
     (("weights", "reduction"), lambda s: False, "a stage that labels pixels"),
 )
+_OF_MIXING: tuple[Rule, ...] = (
+    (
+        ("temperature", "unseen_prototypes", "prototype_momentum", "prototype_update", "prototype_min_pixels",
+         "prototype_init", "prototype_init_by", "prototype_init_limit", "prototype_init_min_pixels",
+         "prototype_init_passes"),
+        lambda s: s.weighting == "prototypes",
+        "weighting 'prototypes'",
+    ),
+    (("weight_over",), lambda s: s.weighting == "share", "weighting 'share'"),
+    (("label_threshold",), lambda s: s.weighting in ("share", "pixels"), "weighting 'share' or 'pixels'"),
+    (("margins_of",), lambda s: any(s.ignored_margins), "ignored_margins other than zero"),
+    (("mask_block", "mask_ratio", "mask_strong"), lambda s: s.masked_weight > 0, "masked_weight above 0"),
+    (("feature_distance_classes",), lambda s: s.feature_distance_weight > 0, "feature_distance_weight above 0"),
+    (("feature_distance_share",), lambda s: s.feature_distance_weight > 0 and len(s.feature_distance_classes) > 0,
+     "feature_distance_weight above 0 and feature_distance_classes"),
+    (("rare_class_temperature", "rare_class_min_pixels", "rare_class_crop_pixels"), lambda s: s.rare_class_sampling,
+     "rare_class_sampling"),
+    (("crop_tries",), lambda s: s.rare_class_sampling or s.largest_class < 1,
+     "rare_class_sampling or largest_class below 1"),
+)  # fmt: skip
 # beside those of all, by kind; with the settings that the kind begins with
 _RULES = {
     "denoise": (_OF_DENOISING, lambda: base.denoise("", 1)),
     "distill": (_OF_DISTILLATION, lambda: base.distill("", "", 1)),
     "pretrain": (_OF_PRETRAINING, lambda: base.pretrain("", 1)),
+    "mix": (_OF_MIXING, lambda: base.mix("", 1)),
 }
 
 

@@ -27,6 +27,7 @@ STAGES = {
     "denoise": lambda: base.denoise("source", 10),
     "self_training": lambda: base.self_training("source", 10),
     "distill": lambda: base.distill("source", "source", 10),
+    "mix": lambda: base.mix("source", 10),
 }
 # of other stages, or of the folder that a network is in, which this run does not have
 ELSEWHERE = {"kind", "weights"}
@@ -102,7 +103,8 @@ def other_value(name: str, value):
     choices = {"init": "other", "labels_from": "other", "teacher": "other", "random_as": "other", "weights": "x.npz",
                "init_takes": "backbone", "head": "deeplab", "label_scales": (1.0, 1.5), "scale": (0.8, 1.1),
                "crop_size": (32, 32), "soft_label_stride": 4, "target_stride": 2, "batch_size": 2, "dilations": (3,),
-               "discriminator_channels": (8, 8, 8, 8), "adam_betas": (0.8, 0.99)}  # fmt: skip
+               "discriminator_channels": (8, 8, 8, 8), "adam_betas": (0.8, 0.99),
+               "ignored_margins": (1, 2, 0, 0), "feature_distance_classes": ("sky",)}  # fmt: skip
     if name in choices:
         return choices[name]
     if name in settings.CHOICES:

@@ -48,6 +48,7 @@ class Kind:
       frozen_start: whether the step is given the network that the stage starts from, as its teacher.
       draws_rare_classes: whether source images are drawn by the classes that they hold.
       choices: values of settings that other kinds have with others, {'setting': values}.
+      unused_views: settings of the section 'views' that do nothing in it.
       head: that takes the place of the configuration's, by settings of the network; none by default.
       role: in reports: 'source', 'oracle', 'self-training', 'adaptation', or 'pretraining', whose network labels
         nothing.
@@ -61,12 +62,12 @@ class Kind:
     teacher: str | None = None
     discriminator: bool = False
     momentum_encoder: Callable[[Settings], bool] = lambda stage: False
-    unused_views: Callable[[Settings], tuple[str, ...]] = lambda stage: ()
     averages_statistics: Callable[[Settings], bool] = lambda stage: False
     prototypes: Callable[[Settings], bool] = lambda stage: False
     frozen_start: Callable[[Settings], bool] = lambda stage: False
     draws_rare_classes: Callable[[Settings], bool] = lambda stage: False
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unused_views: Callable[[Settings], tuple[str, ...]] = lambda stage: ()
     head: Callable[[Settings], dict[str, Any]] | None = None
     role: Callable[[Settings], str] = lambda stage: "adaptation"
     paper_row: Callable[[Settings, in_paper.Kinds], str | None] = lambda stage, kinds: None
@@ -124,8 +125,8 @@ KINDS: dict[str, Kind] = {
         "denoise",
         pseudo_labels=NeededLabels("soft_label", "soft pseudo labels", made_by="labels_from"),
         momentum_encoder=uses_momentum_encoder,
-        unused_views=lambda stage: _STRONG if stage.get("consistency_weight") == 0 else (),
         prototypes=uses_momentum_encoder,
+        unused_views=lambda stage: _STRONG if stage.get("consistency_weight") == 0 else (),
         role=lambda stage: "self-training" if stage.get("weighting") == "none" else "adaptation",
         paper_row=in_paper.denoise_row,
         paper_settings=in_paper.denoise_settings,
@@ -140,6 +141,7 @@ KINDS: dict[str, Kind] = {
     ),
     "mix": Kind(
         "mix",
+        unused_views=lambda stage: (*_STRONG, "target_stride"),
         momentum_encoder=lambda stage: True,
         averages_statistics=lambda stage: stage.get("teacher_statistics") == "averaged",
         prototypes=lambda stage: stage.get("weighting") == "prototypes",
