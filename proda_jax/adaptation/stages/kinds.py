@@ -42,7 +42,6 @@ class Kind:
       teacher: setting with the name of the stage whose frozen network the step is given, if any.
       discriminator: whether it trains one.
       momentum_encoder: whether it has an average of its parameters.
-      unused_views: settings of the section 'views' that do nothing in it.
       averages_statistics: whether this has running statistics of its own.
       prototypes: whether it has prototypes, which start as means of the features of the network that it starts from.
       frozen_start: whether the step is given the network that the stage starts from, as its teacher.
