@@ -22,7 +22,8 @@ def notes(config: ml_collections.ConfigDict) -> Iterator[str]:
     for name in config.stages:
         views = views_of(config, name)
         if kinds.of(config[name]).segments and config[name].weights is None:
-            said.setdefault(views.base_width * sum(views.scale) / 2, name)
+            width = views.base_width or config.data.target.image_size[1]
+            said.setdefault(width * sum(views.scale) / 2, name)
     for trained, name in said.items():
         if not 1 / TOLERATED <= trained / scored <= TOLERATED:
             yield (

@@ -60,7 +60,7 @@ REFUSED = [
     ("model.dropout", 1.0, "a share below 1"),
     ("model.input_std", (0.2, 0.0, 0.2), "three positive numbers"),
     ("model.input_mean", (0.5,), "three numbers"),
-    ("views.base_width", 0, "at least 1"),
+    ("views.base_width", -1, "at least 0"),
     ("views.strong_operations", -1, "at least 0"),
     ("source.jitter.brightness", 1.0, "from 0 to below 1"),
     ("stage1.init", "random", "an earlier stage"),
