@@ -71,7 +71,7 @@ def network_optimizer(
             return FROZEN
         if path[0] != "backbone":
             return HEAD
-        if stage.freeze_backbone:
+        if stage.get("freeze_backbone", False):
             return FROZEN
         return f"layer{backbone.layer(path[1:])}" if decays else backbone.group(path[1:])
 

@@ -1,5 +1,6 @@
 """The train state: everything that a step changes and a checkpoint keeps."""
 
+import dataclasses
 from typing import Any
 
 import flax
@@ -53,14 +54,19 @@ class TrainState:
         return {"params": self.params, "batch_stats": self.batch_stats if self.recomputed is None else self.recomputed}
 
     @property
-    def rest(self) -> "TrainState":
-        """What going on needs besides `variables`."""
-        return self.replace(params=None, **{"batch_stats" if self.recomputed is None else "recomputed": None})
+    def rest(self) -> dict:
+        """What going on needs besides `variables`, by field; the same fields whether or not statistics are recomputed,
+        and those that older versions wrote."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del fields["recomputed"]
+        return fields | {"params": None} | ({"batch_stats": None} if self.recomputed is None else {})
 
-    def with_variables(self, variables: dict) -> "TrainState":
-        """The state of which this is the `rest`."""
-        missing = "batch_stats" if self.batch_stats is None else "recomputed"
-        return self.replace(params=variables["params"], **{missing: variables["batch_stats"]})
+    def restored(self, variables: dict, rest: dict) -> "TrainState":
+        """The state of which these are `variables` and `rest`; this one is like it."""
+        stats = variables["batch_stats"]
+        if self.recomputed is None:
+            return self.replace(**rest | {"params": variables["params"], "batch_stats": stats})
+        return self.replace(**rest | {"params": variables["params"], "recomputed": stats})
 
 
 def rising_momentum(step: jax.Array | int, momentum: float) -> jax.Array:

@@ -43,6 +43,7 @@ def flags_of(card: Card, settings: Mapping[str, Any]) -> list[str]:
     if card.task in configurations.names():
         config = importlib.import_module(f"proda_jax.configs.{card.task}").get_config()
         known = json.loads(json.dumps(dict(provenance.flat(config))))
+        known["views.base_width"] = provenance.decisive(config, config.stages[0])["views.base_width"]
     if not known or any(key.endswith(".kind") and key not in known for key in settings):  # a stage that it lacks
         return ["--config=<configuration>"]
     # of the network the card has what its configuration said, and the settings what that came to

@@ -147,7 +147,7 @@ class Checkpoints:
                 error = problem
             if hosts.everywhere(error is None):
                 self._put_aside(damaged, step)
-                return restored["training"].with_variables(restored["network"])
+                return state.restored(restored["network"], restored["training"])
             damaged[step] = error or RuntimeError("another host cannot read it")
         newest = max(damaged)
         raise ValueError(

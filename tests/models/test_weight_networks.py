@@ -183,7 +183,7 @@ def test_the_command_converts_reports_and_refuses(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "left over: *.num_batches_tracked (17), layer5.conv2d_list.* (8)\n" in done.stdout
     assert_equal(weights.load(tmp_path / "ours.npz"), weights.load(tmp_path / "advent.pth"))
-    refused = run(f"--output={tmp_path / 'refused.npz'}")
+    refused = run(f"--output={tmp_path / 'refused.npz'}", "--depths=3,4,23,3", "--width=64")
     assert refused.returncode == 1 and "Nothing was written." in refused.stderr and "Traceback" not in refused.stderr
     assert "looks like depths (1, 1, 1, 1) and width 8" in refused.stderr
     assert not (tmp_path / "refused.npz").exists()

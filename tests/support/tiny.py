@@ -6,7 +6,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from proda_jax.adaptation.stages import build
+from proda_jax.adaptation.stages import build, kinds
 from proda_jax.configs import base
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.data.memory import MemorySource
@@ -33,9 +33,12 @@ def tiny_config() -> ml_collections.ConfigDict:
 def tiny_stage(stage: ml_collections.ConfigDict, **settings) -> ml_collections.ConfigDict:
     """A stage with rates for a network from scratch, and minima that tiny images reach."""
     stage.backbone_rate = stage.head_rate = 0.01
-    if "prototype_momentum" in stage:
+    stage.update({name: value for name, value in settings.items() if name in stage})
+    if kinds.of(stage).prototypes(stage):
         stage.prototype_min_pixels = stage.prototype_init_min_pixels = 1
-        stage.prototype_momentum, stage.ema_momentum = 0.9, 0.9
+        stage.prototype_momentum = 0.9
+    if kinds.of(stage).momentum_encoder(stage):
+        stage.ema_momentum = 0.9
     if stage.kind == "distill":
         stage.extra_norm = False
     if stage.kind == "warmup":
