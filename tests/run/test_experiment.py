@@ -96,12 +96,12 @@ def test_another_seed_in_another_workdir_shares_the_programs_and_other_settings_
         experiment_in(tmp_path / "momentum", config).run()
 
 
-def test_a_step_is_the_same_wherever_its_stage_starts():
+def test_a_step_is_the_same_wherever_its_stage_starts_and_ends():
     config = config_of()
     model = tiny_model(config)
     setup = functools.partial(build.setup, model=model, teacher=model, steps_per_epoch=1)
     given = setup(config, "stage2")
-    config.stage2.init = "warmup"
+    config.stage2.init, config.stage2.steps = "warmup", STEPS + 1
     assert setup(config, "stage2") is given
     config.stage2.distillation_weight *= 2
     assert setup(config, "stage2") is not given

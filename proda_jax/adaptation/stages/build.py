@@ -20,8 +20,8 @@ from proda_jax.models.backbones import DEFAULT, OPTIONS, Backbone, backbone
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.models.discriminator import Discriminator
 
-# Where a stage's networks, labels and draws are from: its step is the same from wherever they are.
-ORIGINS = ("init", "init_takes", "weights", "teacher", "labels_from", "random_as")
+# Where a stage's networks, labels and draws are from, and when it ends: its step is the same whatever they are.
+AROUND_THE_STEP = ("init", "init_takes", "weights", "teacher", "labels_from", "random_as", "steps")
 
 
 @functools.cache  # so that it is the same function, see `devices.map_step`
@@ -127,7 +127,7 @@ def setup(
       teacher: network of the stage that this one learns from, if any.
       steps_per_epoch: steps in which the target's training images are seen once.
     """
-    stage = {key: value for key, value in config[name].items() if key not in ORIGINS}
+    stage = {key: value for key, value in config[name].items() if key not in AROUND_THE_STEP}
     if "feature_distance_classes" in stage:  # a step knows classes by their places
         space = label_space(config.data.label_space, config.data.classes, config.data.colors)
         stage["feature_distance_classes"] = tuple(map(space.classes.index, stage["feature_distance_classes"]))
