@@ -81,21 +81,24 @@ class Minimum:
         return 2 * everything + 2 * (3 * everything - first)
 
     def of(self, name: str) -> int:
-        """FLOPs of a program for one image of each domain, or one whole image."""
+        """FLOPs of a program for one image of each domain, or one whole image.
+
+        Raises:
+          ValueError: it is a step of a stage whose network labels nothing.
+        """
         if name in WHOLE_IMAGES:
             return self.forward(tuple(self.config.data.validation.image_size))[0]
-        stage = self.config[name]
-        if stage.kind == "supervised":
-            return self.trained() * (2 if stage.target_labels else 1)
-        if stage.kind == "warmup":
-            return 2 * self.trained() + self.discriminator(name)
-        if stage.kind == "distill":
-            teacher = self.forward(tuple(self.config.views.crop_size))[0] if stage.distillation_weight else 0
-            return 2 * self.trained() + teacher
-        total = 2 * self.trained()
-        if stage.consistency_weight:
+        stage, kind = self.config[name], kinds.of(self.config[name])
+        if not kind.segments:
+            raise ValueError(f"{name}: what a step takes is not counted where several views of an image are compared")
+        total = self.trained() * (2 if kind.target(stage) else 1)
+        if kind.discriminator:
+            total += self.discriminator(name)
+        if kind.teacher and stage.distillation_weight:
+            total += self.forward(tuple(self.config.views.crop_size))[0]
+        if stage.get("consistency_weight"):
             total += self.trained(scores=False)
-        if kinds.of(stage).momentum_encoder(stage):
+        if kind.momentum_encoder(stage):
             seen = self.config.data.target.image_size if stage.ema_view == "image" else self.config.views.crop_size
             total += self.forward(tuple(seen))[0]
         return total
