@@ -1,5 +1,7 @@
 """Pseudo labels as stages 1 to 3 start from them, against PyTorch on the CPU."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +23,12 @@ def network():
     return model, tiny_variables(model, 0)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def evaluated(model, variables, images):
+    """The network's output on images in [0, 1]."""
+    return model.apply(variables, images, train=False)
+
+
 def torch_resize(values: np.ndarray, size: tuple[int, int], *, align_corners: bool) -> np.ndarray:
     planes = torch.from_numpy(np.moveaxis(np.array(values, np.float32), -1, 1))
     resized = torch.nn.functional.interpolate(
@@ -29,17 +37,20 @@ def torch_resize(values: np.ndarray, size: tuple[int, int], *, align_corners: bo
     return np.moveaxis(resized.numpy(), 1, -1)
 
 
+@functools.cache
+def expected_logits(scale: float, mirrored: bool) -> np.ndarray:
+    """Class scores of `IMAGES` at a scale, mirrored or not."""
+    image = IMAGES.astype(np.float32) / 255.0
+    image = torch_resize(image, (round(48 * scale), round(96 * scale)), align_corners=False)
+    return np.asarray(evaluated(*network(), image[:, :, ::-1] if mirrored else image).logits)
+
+
 def expected_probabilities(scales: tuple[float, ...], *, flip: bool, size: tuple[int, int]) -> np.ndarray:
     """One prediction after another, resized by PyTorch and mirrored by NumPy."""
-    model, variables = network()
     predictions = []
     for scale in scales:
-        image = IMAGES.astype(np.float32) / 255.0
-        image = torch_resize(image, (round(48 * scale), round(96 * scale)), align_corners=False)
         for mirrored in (False, True)[: 1 + flip]:
-            seen = image[:, :, ::-1] if mirrored else image
-            logits = np.asarray(model.apply(variables, jnp.asarray(seen), train=False).logits)
-            logits = np.exp(torch_resize(logits, size, align_corners=True))
+            logits = np.exp(torch_resize(expected_logits(scale, mirrored), size, align_corners=True))
             probabilities = logits / logits.sum(-1, keepdims=True)
             predictions.append(probabilities[:, :, ::-1] if mirrored else probabilities)
     return np.mean(predictions, axis=0)
@@ -73,7 +84,7 @@ def expected_prototypes(source, kind: str, by: str, least: int) -> tuple[np.ndar
     model, variables = network()
     sums, counts = np.zeros((CLASSES, model.feature_channels)), np.zeros(CLASSES)
     for image, label in zip(source.images, source.labels, strict=True):
-        output = model.apply(variables, jnp.asarray(image[None] / np.float32(255)), train=False)
+        output = evaluated(model, variables, image[None] / np.float32(255))
         features, assigned = np.asarray(output.features[0], np.float64), np.asarray(output.logits[0]).argmax(-1)
         rows, columns = (np.arange(n) * size // n for n, size in zip(assigned.shape, label.shape, strict=True))
         agree = label[rows][:, columns] == assigned
@@ -86,9 +97,10 @@ def expected_prototypes(source, kind: str, by: str, least: int) -> tuple[np.ndar
     return sums / np.maximum(counts, 1)[:, None], counts
 
 
-@pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("by", ["vectors", "pixels"])
-@pytest.mark.parametrize("kind", ["target", "source"])
+@pytest.mark.parametrize(  # every two of the choices together; each is a program of its own
+    ("kind", "by", "count"), [("target", "vectors", 1), ("target", "pixels", 2), ("source", "vectors", 2),
+                              ("source", "pixels", 1)]
+)  # fmt: skip
 def test_prototypes_start_as_mean_features_whatever_the_number_of_devices(kind, by, count):
     source = block_source(5, 7)  # the last of three batches is half padding
     stage = tiny_stage(base.denoise("warmup", 1), prototype_init=kind, prototype_init_by=by)

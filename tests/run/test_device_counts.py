@@ -7,6 +7,7 @@ from survival import At, assert_close, config_of, interrupt, networks_of
 from tiny import tiny_stage
 
 from proda_jax.configs import base
+from proda_jax.data.checks import NONE
 from proda_jax.run.experiment import Experiment
 
 
@@ -14,7 +15,7 @@ from proda_jax.run.experiment import Experiment
 def written_on_two(tmp_path_factory):
     """A run that was interrupted on two devices, and the networks that it would have ended in on as many."""
     folder = tmp_path_factory.mktemp("two")
-    config = config_of(stages=("source",), batch_size=4)
+    config = config_of(stages=("source",), batch_size=4, **{"snapshots.images": 0, "data.validation.name": NONE})
     with pytest.raises(KeyboardInterrupt):
         Experiment(config, folder / "begun", At(config, "source", 3, interrupt), devices_used=2).run()
     Experiment(config, folder / "whole", At(config), devices_used=2).run()

@@ -237,7 +237,8 @@ def mean_iou(model, variables, truth: fixtures.Truth) -> float:
     """mIoU over CamVid's classes from predictions, in percent; raw labels are train ids there, 11 is void."""
     images = np.stack([image for _, image, _ in truth])
     labels = np.array(fixtures.CAMVID_VALUES, np.uint8)[np.stack([label for *_, label in truth])]
-    predicted, ious = np.asarray(evaluate.predict(model.clone(axis_name=None), variables, images)), []
+    predict = jax.jit(lambda v, x: evaluate.predict(model.clone(axis_name=None), v, x))
+    predicted, ious = np.asarray(predict(variables, images)), []
     for c in range(11):
         both = ((predicted == c) & (labels == c)).sum()
         either = (((predicted == c) | (labels == c)) & (labels < 11)).sum()

@@ -52,7 +52,7 @@ def network_file(path, config, *, seed: int = 0, mean: float = 0.3, extra_norm: 
 def scores_of(variables: dict, source) -> float:
     """mIoU from predictions, in percent."""
     model = run_in("unused", config_of()).networks.model("stage1").clone(axis_name=None)
-    predicted = np.asarray(evaluate.predict(model, variables, source.images))
+    predicted = np.asarray(jax.jit(lambda v, x: evaluate.predict(model, v, x))(variables, source.images))
     counted, ious = source.labels < CLASSES, []
     for c in range(CLASSES):
         both = ((predicted == c) & (source.labels == c) & counted).sum()
@@ -95,16 +95,28 @@ def test_the_extra_normalisation_of_a_network_in_a_file_is_kept(tmp_path):
     config = config_of("warmup", "stage1")
     config.warmup.weights, variables = network_file(tmp_path / "network.npz", config, extra_norm=True)
     settings.check(config)
-    results = run_in(tmp_path / "run", config).run()
     run = run_in(tmp_path / "run", config)
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(run.networks.variables("warmup")), variables)
-    assert "extra_norm" in run.networks.variables("stage1")["params"]
+    run.begin()
+    run.complete("warmup")
+    start = run.networks.initial("stage1", run.networks.model("stage1"))
+    for network in (run.networks.variables("warmup"), start):
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(network), variables)
     config.init_from = config.warmup.weights
-    assert run_in(tmp_path / "other", config).evaluate()["miou"] == results["stages"][0]["last"]["miou"]
+    assert run_in(tmp_path / "other", config).evaluate()["miou"] == run.results()["stages"][0]["last"]["miou"]
     config.stages = ("warmup", "stage2")
     config.stage2.init = config.stage2.teacher = "warmup"  # and stage 2 says that its student has none
     with pytest.raises(ValueError, match="'stage2' starts from a network with extra_norm, .* config.stage2.extra_norm"):
         run_in(tmp_path / "run", config).run()
+
+
+@pytest.mark.slow  # another program of stage 1; that it starts from the whole network, the test above says
+def test_stage_1_trains_a_network_with_the_extra_normalisation(tmp_path):
+    config = config_of("warmup", "stage1")
+    config.warmup.weights, _ = network_file(tmp_path / "network.npz", config, extra_norm=True)
+    run = run_in(tmp_path / "run", config)
+    run.run()
+    first, trained = (run.networks.variables(name)["params"] for name in ("warmup", "stage1"))
+    assert not np.array_equal(trained["extra_norm"]["scale"], first["extra_norm"]["scale"])
 
 
 def test_a_network_does_not_take_the_place_of_one_that_was_trained_there(tmp_path):

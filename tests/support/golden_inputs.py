@@ -4,6 +4,7 @@ The files hold outputs of the authors' released implementation. `GOLDEN_DIR` and
 another set of the same kind.
 """
 
+import functools
 import os
 import zlib
 from pathlib import Path
@@ -24,6 +25,7 @@ def _generator(name: str, salt: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(zlib.crc32(name.encode()) + SALT + salt))
 
 
+@functools.cache  # those of ResNet-101 are 44 million numbers, and several tests want them: nobody may write to them
 def weight(name: str, shape: tuple[int, ...], salt: int = 0) -> np.ndarray:
     """A weight by its PyTorch state-dict key and PyTorch shape; `salt` is added to the set's own."""
     values, leaf = _generator(name, salt).standard_normal(shape), name.rsplit(".", 1)[-1]
