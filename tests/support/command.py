@@ -1,6 +1,6 @@
 """Commands that tests start, without the seconds that imports take: see `standby.py`."""
 
-import atexit
+import fcntl
 import functools
 import os
 import pathlib
@@ -19,14 +19,37 @@ def python() -> list[str]:
     """What stands in a command for `python`, in front of 'main.py' or '-m' and a module; needs Linux to be quick."""
     if sys.platform != "linux":
         return [sys.executable]
-    place = tempfile.mkdtemp(prefix="standby")
-    standby = subprocess.Popen(
-        [sys.executable, HERE / "standby.py", f"{place}/socket"], cwd=ROOT, stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    atexit.register(standby.stdin.close)  # which ends it
+    session = os.environ.get("PYTEST_XDIST_TESTRUNUID", os.getpid())  # whose processes share the one that stands by
+    place = pathlib.Path(tempfile.gettempdir(), f"standby-{session}")
+    place.mkdir(mode=0o700, exist_ok=True)
+    with open(place / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not _joined(place / "alive"):
+            _started(place)
+    return [sys.executable, "-I", "-S", str(HERE / "starter.py"), str(place / "socket")]
+
+
+def _joined(alive: pathlib.Path) -> bool:
+    """Whether a process stands by, which from now on does so until this one ends, too."""
+    try:
+        os.open(alive, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:  # there is none yet, or it is gone
+        return False
+    return True
+
+
+def _started(place: pathlib.Path) -> None:
+    """Starts the process that stands by; it ends when nobody holds the other end of its input any more."""
+    for name in ("alive", "socket"):
+        (place / name).unlink(missing_ok=True)
+    os.mkfifo(place / "alive")
+    os.open(place / "alive", os.O_RDWR)  # which waits for nobody
+    with open(place / "alive") as waited_for:
+        standby = subprocess.Popen(
+            [sys.executable, HERE / "standby.py", place / "socket"], cwd=ROOT, stdin=waited_for,
+            stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
     standby.stdout.readline()  # it listens
-    return [sys.executable, "-I", "-S", str(HERE / "starter.py"), f"{place}/socket"]
 
 
 def run(*arguments: str, anew: bool = False) -> subprocess.CompletedProcess:
