@@ -50,24 +50,29 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", disk], check=True)
 
 
-# Files that want the same programs, or the process that stands by: one process runs them, and compiles once. Longest
-# first, so that no process is left with one of them at the end; every other file is a group of its own.
+# Files that want the same programs: one process runs them, and compiles once. Longest first, so that no process is left
+# with one of them at the end; every other file is a group of its own.
 GROUPS = {
+    "experiments": (
+        "test_experiment", "test_taken_networks", "test_studies", "test_pretrain", "test_extending", "test_damage",
+        "test_resume", "test_bad_numbers", "test_interruption", "test_device_counts",
+    ),
     "steps": ("test_stages", "test_steps", "test_denoise"),
     "commands": ("test_end_to_end", "test_hosts", "test_evaluate_command", "test_preparing_again", "test_settings"),
-    "experiments": ("test_experiment", "test_taken_networks", "test_studies", "test_pretrain", "test_extending"),
-    "survival": ("test_damage", "test_resume", "test_bad_numbers", "test_interruption", "test_device_counts"),
     "golden": ("test_golden", "test_weight_networks"),
     "inference": ("test_predict", "test_export", "test_loading", "test_video", "test_networks"),
-}
-
-
+}  # fmt: skip
 GROUP_OF = {file: group for group, files in GROUPS.items() for file in files}
 
 
 def pytest_collection_modifyitems(items):
     order = list(GROUP_OF)
     items.sort(key=lambda item: order.index(item.path.stem) if item.path.stem in GROUP_OF else len(order))
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()  # what was imported is not looked through for garbage again
 
 
 class ByGroup(LoadScopeScheduling):
