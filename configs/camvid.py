@@ -35,16 +35,16 @@ def pretrained(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     set_size(c, (240, 320), (176, 240))
     lite.network(c)
     c.stages = ("source", "control", "warmup", "self_training", "stage1", "stage2", "stage3", "oracle")
-    c.source = lite.supervised("imagenet", 500)
-    c.control = lite.supervised("source", 700)
+    c.source = lite.supervised("imagenet", 400)
+    c.control = lite.supervised("source", 550)
     c.warmup = lite.warmup("source", 100)
-    c.self_training = lite.self_training("warmup", 200)
-    c.stage1 = lite.denoise("warmup", 200)  # the same start, rate and number of steps as self-training
-    c.stage2 = lite.distill("stage1", 200)
-    c.stage3 = lite.distill("stage2", 200)
-    c.mix = lite.mix("source", 600)  # in one stage, as many steps; not among `stages`
+    c.self_training = lite.self_training("warmup", 150)
+    c.stage1 = lite.denoise("warmup", 150)  # the same start, rate and number of steps as self-training
+    c.stage2 = lite.distill("stage1", 150)
+    c.stage3 = lite.distill("stage2", 150)
+    c.mix = lite.mix("source", 450)  # in one stage, as many steps; not among `stages`
     # the oracle starts where stages 1 to 3 start and takes as many steps as they do together, with the target's labels
-    c.oracle = lite.supervised("warmup", 600, target_labels=True)
+    c.oracle = lite.supervised("warmup", 450, target_labels=True)
     return c
 
 

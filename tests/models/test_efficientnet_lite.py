@@ -37,10 +37,17 @@ def names(depths: tuple[int, ...]) -> Iterator[tuple[str, str]]:
 
 
 def timm_network(name: str) -> torch.nn.Module:
-    """timm's network up to its last blocks, at output stride 16, giving what ours gives."""
-    return reference.library("timm").create_model(
-        f"tf_{name}", features_only=True, output_stride=16, out_indices=(1, 2, 4)
-    )
+    """timm's network at output stride 16."""
+    return reference.library("timm").create_model(f"tf_{name}", features_only=True, output_stride=16)
+
+
+def maps(network: torch.nn.Module, images: torch.Tensor, groups: tuple[int, ...]) -> list[torch.Tensor]:
+    """What comes out of these of its groups of blocks."""
+    x, found = network.bn1(network.conv_stem(images)), []
+    for blocks in network.blocks:
+        x = blocks(x)
+        found.append(x)
+    return [found[group] for group in groups]
 
 
 def package_names(network: torch.nn.Module, depths: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -62,16 +69,17 @@ def test_a_row_has_the_shapes_of_timms_network_and_is_read_off_them(name):
     assert row.levels[-1].channels == row.channels
 
 
-@pytest.mark.parametrize("size", [(65, 97), (49, 33)])
-def test_maps_are_timms_where_tensorflows_padding_is_as_much_before_as_behind(size):
+@pytest.mark.parametrize(("size", "more"), [((65, 97), ()), ((49, 33), (1,))])
+def test_maps_are_timms_where_tensorflows_padding_is_as_much_before_as_behind(size, more):
     row = BACKBONES["efficientnet_lite0"]
+    row = backbone("efficientnet_lite0", (*row.depths, *more))
     theirs = reference.randomise(timm_network("efficientnet_lite0"))
     images = reference.image(*size) * 2 - 1
     network = row.module(Conv, partial(BatchNorm, use_running_statistics=True), recompute=False, name=None)
     shapes = jax.eval_shape(network.init, jax.random.key(0), images)
     below = from_torch(package_names(theirs, row.depths), {kind: {"backbone": tree} for kind, tree in shapes.items()})
     ours = jax.jit(network.apply)({kind: tree["backbone"] for kind, tree in below.items()}, images)
-    wanted = theirs(torch.tensor(images).permute(0, 3, 1, 2))
+    wanted = maps(theirs, torch.tensor(images).permute(0, 3, 1, 2), (1, 2, len(row.depths) - 1))
     assert [x.shape[1:3] for x in ours] == list(row.level_sizes(size))
     for actual, expected in zip(ours, wanted, strict=True):
         expected = expected.detach().permute(0, 2, 3, 1).numpy()
@@ -80,7 +88,7 @@ def test_maps_are_timms_where_tensorflows_padding_is_as_much_before_as_behind(si
 
 
 def test_an_image_of_another_size_is_filled_up_below_and_on_the_right():
-    row = backbone("efficientnet_lite0", (1,) * 7, 8)
+    row = backbone("efficientnet_lite0", (1,) * 6, 8)
     network = row.module(Conv, partial(BatchNorm, use_running_statistics=True), recompute=False, name=None)
     images = reference.image(64, 90) - 0.5
     filled = np.pad(images, ((0, 0), (0, 1), (0, 7), (0, 0)))
@@ -99,9 +107,11 @@ def installed(name: str):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_weights_are_found_by_name_and_fit(name):
-    read, account = weights.read(installed(name))
-    assert read.backbone == BACKBONES[name]
-    assert account.missing == account.wrong_shape == ()
+    depths = BACKBONES[name].depths
+    for asked, found in ((None, (*depths, 1)), (depths, depths)):
+        read, account = weights.read(installed(name), depths=asked)
+        assert read.backbone == backbone(name, found)
+        assert account.missing == account.wrong_shape == ()
     state = torch.load(installed(name), weights_only=True)
     raw = torch_reader.load_file(installed(name))
     assert list(raw) == list(state)

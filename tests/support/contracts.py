@@ -37,7 +37,7 @@ COMPILED = [(name, HEAD_OF.get(family, "released")) for family, name in BACKBONE
 COMPILED += [(BACKBONES["resnet"], head) for head in HEADS if head not in dict(map(reversed, COMPILED))]
 # settings of a small network, where they are other than depths and width
 SMALL: dict[str, dict] = dict.fromkeys(("dinov2_vitl14_reg", "dinov3_vitl16"), {"depths": (1,), "width": 64})
-SMALL["efficientnet_lite2"] = {"depths": (1,) * 7, "width": 8}
+SMALL["efficientnet_lite2"] = {"depths": (1,) * 6, "width": 8}
 
 
 def network_config(backbone: str, head: str, dtype: str = "float32") -> ml_collections.ConfigDict:

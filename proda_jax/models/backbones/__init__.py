@@ -14,9 +14,9 @@ from proda_jax.models.backbones.resnet import ResNetBackbone
 BACKBONES: dict[str, Backbone] = {
     "resnet50": ResNetBackbone(depths=(3, 4, 6, 3), width=64),
     "resnet101": ResNetBackbone(depths=(3, 4, 23, 3), width=64),
-    "efficientnet_lite0": EfficientNetLiteBackbone(depths=(1, 2, 2, 3, 3, 4, 1), width=32),
-    "efficientnet_lite1": EfficientNetLiteBackbone(depths=(1, 3, 3, 4, 4, 5, 1), width=32),
-    "efficientnet_lite2": EfficientNetLiteBackbone(depths=(1, 3, 3, 4, 4, 5, 1), width=32, widening=1.1),
+    "efficientnet_lite0": EfficientNetLiteBackbone(depths=(1, 2, 2, 3, 3, 4), width=32),
+    "efficientnet_lite1": EfficientNetLiteBackbone(depths=(1, 3, 3, 4, 4, 5), width=32),
+    "efficientnet_lite2": EfficientNetLiteBackbone(depths=(1, 3, 3, 4, 4, 5), width=32, widening=1.1),
     "mit_b0": MiTBackbone(depths=(2, 2, 2, 2), width=32),
     "mit_b1": MiTBackbone(depths=(2, 2, 2, 2), width=64),
     "mit_b2": MiTBackbone(depths=(3, 4, 6, 3), width=64),

@@ -27,7 +27,8 @@ DETAIL_CHANNELS = 48  # of the finer map beside the context (DeepLabv3+)
 class DeepLabV3PlusHead(Head):
     """Context from separable dilated convolutions of the last map, joined with a finer one, and a feature from both.
 
-    What DeepLabv3+ has besides is left out: the branch of the whole image's mean, one of two convolutions at the end.
+    What DeepLabv3+ has besides is left out: the branch of the whole image's mean, one of two convolutions at the end,
+    which is an ordinary 3x3 here.
 
     Attributes:
       classes: number of classes.
@@ -77,13 +78,18 @@ class DeepLabV3PlusHead(Head):
         context = self.joined(jnp.concatenate(branches, axis=-1), self.feature_channels, "context")
         context = resize_align_corners(context, detail.shape[1:3]).astype(self.dtype)
         detail = self.joined(detail, DETAIL_CHANNELS, "detail")
-        features = self.separable(jnp.concatenate([context, detail], axis=-1), self.feature_channels, "fusion")
+        joined = jnp.concatenate([context, detail], axis=-1)
+        features = self.normed(joined, self.conv(self.feature_channels, kernel=3, name="fusion_conv"), "fusion")
         features = channel_dropout(features, dropout_keys, self.dropout)
         return Output(features, self.conv(self.classes, name="classifier")(features))
 
     def joined(self, x: jax.Array, channels: int, name: str) -> jax.Array:
         """A 1x1 convolution, normalised and rectified."""
-        return self.norm(rectify=True, name=f"{name}_bn")(x, conv=self.conv(channels, name=f"{name}_conv"))
+        return self.normed(x, self.conv(channels, name=f"{name}_conv"), name)
+
+    def normed(self, x: jax.Array, conv: Conv, name: str) -> jax.Array:
+        """A convolution, normalised and rectified."""
+        return self.norm(rectify=True, name=f"{name}_bn")(x, conv=conv)
 
     def separable(self, x: jax.Array, channels: int, name: str, dilation: int = 1) -> jax.Array:
         """A depthwise 3x3 convolution and a 1x1 convolution, each normalised and rectified."""
@@ -106,7 +112,7 @@ class DeepLabV3PlusHead(Head):
             yield from separable_shapes(f"branch{i}", channels, last)
         yield from joined_shapes("context", features, joined)
         yield from joined_shapes("detail", DETAIL_CHANNELS, detail)
-        yield from separable_shapes("fusion", features, fused)
+        yield from joined_shapes("fusion", features, fused, kernel=3)
         yield f"{PREFIX}.classifier.weight", (layout.classes, features, 1, 1)
 
     @classmethod
@@ -126,8 +132,8 @@ class DeepLabV3PlusHead(Head):
         }
 
 
-def joined_shapes(name: str, out: int | None, into: int | None) -> Iterator[tuple[str, Shape]]:
-    yield f"{PREFIX}.{name}_conv.weight", (out, into, 1, 1)
+def joined_shapes(name: str, out: int | None, into: int | None, kernel: int = 1) -> Iterator[tuple[str, Shape]]:
+    yield f"{PREFIX}.{name}_conv.weight", (out, into, kernel, kernel)
     yield from batch_norm(f"{PREFIX}.{name}_bn", out).items()
 
 
