@@ -166,7 +166,7 @@ def check_network(config: ml_collections.ConfigDict) -> None:
 def check_model(model: ml_collections.ConfigDict) -> None:
     choose("model.backbone", model.backbone, BACKBONES)
     choose("model.head", model.head, (name for name, head in HEADS.items() if head.segments))
-    choose("model.initialisation", model.initialisation, ("released", "he"))
+    choose("model.initialisation", model.initialisation, ("released", "he", "pytorch"))
     choose("model.batch_norm_epsilon", model.batch_norm_epsilon, ("added", "clamped"))
     choose("model.dtype", model.dtype, ("float32", "bfloat16"))
     for name in OPTIONS:
