@@ -138,10 +138,9 @@ class Networks:
     def check_backbone(self, path: epath.PathLike, found: Backbone) -> None:
         """Refuses weights of another backbone than the configuration's."""
         wanted = build.backbone_of(self._config.model)
-        sizes = {row: (row.family, row.depths, row.width) for row in (found, wanted, *BACKBONES.values())}
-        if sizes[found] != sizes[wanted]:
-            name = next((name for name, row in BACKBONES.items() if sizes[row] == sizes[found]), None)
-            there, here = ("{} of depths {} and width {}".format(*sizes[row]) for row in (found, wanted))
+        if not wanted.takes_weights_of(found):
+            name = next((name for name, row in BACKBONES.items() if row.takes_weights_of(found)), None)
+            there, here = (f"{row.family} of depths {row.depths} and width {row.width}" for row in (found, wanted))
             remedy = f"set config.model.backbone to {name!r}, or name another file" if name else "name another file"
             raise ValueError(f"{path} holds a {there}; config.model.backbone and its sizes are a {here}: {remedy}")
 

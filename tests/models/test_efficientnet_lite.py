@@ -118,6 +118,14 @@ def test_published_weights_are_found_by_name_and_fit(name):
     assert all(np.array_equal(raw[name], value.numpy()) for name, value in state.items())
 
 
+def test_weights_of_more_groups_fit_and_those_of_other_blocks_do_not():
+    row = BACKBONES["efficientnet_lite0"]
+    assert row.takes_weights_of(backbone("efficientnet_lite0", (*row.depths, 1)))
+    for other in (BACKBONES["efficientnet_lite1"], backbone("efficientnet_lite0", row.depths, 64), BACKBONES["mit_b0"]):
+        assert not row.takes_weights_of(other)
+    assert not backbone("efficientnet_lite0", (*row.depths, 1)).takes_weights_of(row)
+
+
 def photographs() -> list[np.ndarray]:
     """Two photographs that scikit-learn brings, RGB in [0, 1]."""
     datasets = pytest.importorskip("sklearn.datasets")

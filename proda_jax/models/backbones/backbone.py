@@ -84,6 +84,10 @@ class Backbone(abc.ABC):
           name: of the module.
         """
 
+    def takes_weights_of(self, other: "Backbone") -> bool:
+        """Whether this network has what the other one has, or the first part of it, so that its weights fit."""
+        return (self.family, self.depths, self.width) == (other.family, other.depths, other.width)
+
     @property
     @abc.abstractmethod
     def channels(self) -> int:
