@@ -63,7 +63,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.model.dropout = 0.1  # share of feature channels dropped in training (released)
     c.model.input_mean = (0.0, 0.0, 0.0)  # subtracted from RGB in [0, 1] where no weights say otherwise (released: 0)
     c.model.input_std = (1.0, 1.0, 1.0)
-    c.model.initialisation = "released"  # of what no weights are given for; 'he' when training from scratch, or 'pytorch'
+    c.model.initialisation = "released"  # of what no weights are given for; or 'he' (from scratch), 'pytorch'
     c.model.batch_norm_epsilon = "added"  # to the variance; 'clamped': batch variances are at least epsilon (released)
     c.model.recompute = False  # compute the backbone's blocks again in the backward pass: less memory, more time
     c.model.dtype = "float32"  # what convolutions compute in: float32 or bfloat16; all else is float32

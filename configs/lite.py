@@ -18,7 +18,7 @@ def network(c: ml_collections.ConfigDict) -> None:
     c.model.head = "deeplabv3plus"
     c.model.head_channels = c.model.feature_channels = 128
     c.model.dilations = (2, 4)  # of 15 x 20 positions
-    c.model.initialisation = "pytorch"  # of the decoder; smaller kernels, which AdamW's steps move more ('he' is slower)
+    c.model.initialisation = "pytorch"  # of the decoder: smaller kernels, which steps of AdamW move more
 
 
 def tuned(stage: ml_collections.ConfigDict, share: float = LATER) -> ml_collections.ConfigDict:
