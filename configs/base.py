@@ -45,6 +45,9 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.source = dataset("gta5", "train", (1052, 1914))
     c.data.target = dataset("cityscapes", "train", (1024, 2048))
     c.data.validation = dataset("cityscapes", "val", (1024, 2048))
+    c.data.labelled_target = placeholder(str)  # list of target images that are learnt from with their labels, a name a
+    #                                            line (docs/data.md); None: of none
+    c.data.labelled_target_share = 0.5  # of them among the labelled images of a step, beside a source
     c.data.lock()  # a setting that does not exist is refused where it is written
 
     c.model = ml_collections.ConfigDict()

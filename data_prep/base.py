@@ -27,6 +27,7 @@ class DataSet:
       version: of what is stored; a copy of another one is not used.
       config: name of a variant, which has a folder of its own below `name`; None where there is one form only.
       layout: expected layout of the raw folder, for error messages.
+      partly_labelled: whether images without a label stand beside labelled ones.
       notes, passed_over: what was left out of the raw folder, for the summary.
     """
 
@@ -34,6 +35,7 @@ class DataSet:
     version = "2.0.0"
     config: str | None = None
     layout = ""
+    partly_labelled = False
 
     def __init__(self, *, checks: Checks, raw_dir: str | None = None, skip_unlabelled: bool = False):
         """Reads nothing yet.
@@ -54,7 +56,7 @@ class DataSet:
         return epath.Path(data_dir).joinpath(*filter(None, (self.name, self.config, self.version)))
 
     def splits(self) -> dict[str, Sequence[Record]]:
-        """The records of each split, in order; all labelled or none."""
+        """The records of each split, in order."""
         raise NotImplementedError
 
     def records(self) -> dict[str, list[Record]]:
@@ -101,7 +103,7 @@ class DataSet:
     def _labelled(self, split: str, records: list[Record]) -> list[Record]:
         """The records of a split, of which some have labels: all, or those alone that have one."""
         missing = [record.name for record in records if record.label is None]
-        if not 0 < len(missing) < len(records):
+        if self.partly_labelled or not 0 < len(missing) < len(records):
             return records
         lacking = f"no label for {len(missing)} of {len(records)} images, the first being {missing[0]}"
         if not self.skip_unlabelled:

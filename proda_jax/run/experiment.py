@@ -16,8 +16,9 @@ from proda_jax.adaptation import prototypes, statistics
 from proda_jax.adaptation.stages import build, kinds, prepare
 from proda_jax.adaptation.stages.step import Setup
 from proda_jax.adaptation.state import TrainState
-from proda_jax.data.checks import NONE
+from proda_jax.data.checks import data_sets, first_of
 from proda_jax.data.decode import cores
+from proda_jax.data.joined import Joined, JoinedRareClassOrder
 from proda_jax.data.label_spaces import label_space, reported_subsets
 from proda_jax.data.pseudo_labels import PseudoLabels, with_pseudo_labels
 from proda_jax.data.rare_classes import RareClassOrder, label_pixels
@@ -192,7 +193,7 @@ class Experiment:
         if not wanted.images:
             return None
         if self.looked is None:
-            labelled = self.config.data.validation.name != NONE
+            labelled = bool(data_sets(self.config.data, "validation"))
             source = self.sources.open("validation" if labelled else "target")
             network = self.networks.network(extra_norm=False)
             self.looked = Looked(source, wanted, self.evaluation_batch, network, labels=labelled)
@@ -214,7 +215,7 @@ class Experiment:
           model: the network.
           title: what is evaluated, for the progress bar.
         """
-        if self.config.data.validation.name == NONE:
+        if not data_sets(self.config.data, "validation"):
             return None
         at = evaluate.scored_at(self.config)
         validation, confusion = self.sources.open("validation"), evaluate.confusion_step(model, self.mesh, at)
@@ -252,11 +253,13 @@ class Experiment:
         arguments = {"first_step": first_step, "shard": (index, count)}
         order = build.order_seed(config.seed, build.random_name(config, name))
         size = build.batch_size(config, name)
-        source, kind = self.sources.open("source"), kinds.of(stage)
-        if kind.draws_rare_classes(stage):
-            source = self.rare_classes(name, order).source_batches(source, size, **arguments)
+        labelled, kind = self.sources.labelled(), kinds.of(stage)
+        if labelled is None:
+            source = self.second_targets(name, size, **arguments) if kind.pairs_target else None
+        elif kind.draws_rare_classes(stage):
+            source = self.rare_classes(name, order, labelled).source_batches(labelled, size, **arguments)
         else:
-            source = source.training_batches(size, seed=order, labels=True, **arguments)
+            source = labelled.training_batches(size, seed=order, labels=True, **arguments)
         target = None
         if wanted := kind.target(stage):
             data = self.sources.open("target")
@@ -264,6 +267,11 @@ class Experiment:
             if kind.pseudo_labels:
                 target = with_pseudo_labels(target, self.labels(name), data.names, kind.pseudo_labels.name)
         return train.merge_batches(source, target, index * size // count)
+
+    def second_targets(self, name: str, size: int, **arguments: Any) -> Iterator[dict]:
+        """Batches of the target in an order of their own, for a stage that mixes target images with each other."""
+        seed = build.order_seed(self.config.seed, f"{build.random_name(self.config, name)}, second images")
+        return self.sources.open("target").training_batches(size, seed=seed, labels=False, **arguments)
 
     # What prepares a stage
 
@@ -303,19 +311,20 @@ class Experiment:
                 store, mapped, self.networks.variables(teacher), target, self.evaluation_batch, self.mesh, title
             )
 
-    def rare_classes(self, name: str, seed: int) -> RareClassOrder:
-        """The order of source images of a stage that draws them by their classes, which are counted once."""
+    def rare_classes(self, name: str, seed: int, labelled: ExampleSource) -> RareClassOrder:
+        """The order of labelled images of a stage that draws them by their classes, which are counted once."""
         stage, path = self.config[name], self.workdir.folder(name) / "source_class_pixels.npz"
         if not hosts.as_the_first_sees(hosts.is_first() and is_readable(path)):
             if hosts.is_first():
                 threads = self.config.data.threads or cores()
-                pixels = label_pixels(self.sources.open("source"), len(self.space), threads)
+                pixels = label_pixels(labelled, len(self.space), threads)
                 write_atomically(path, npz(pixels=pixels))
             hosts.wait("classes of the source are counted")
-        return RareClassOrder(
-            read_npz(path)["pixels"], temperature=stage.rare_class_temperature, min_pixels=stage.rare_class_min_pixels,
-            seed=seed,
-        )  # fmt: skip
+        pixels = read_npz(path)["pixels"]
+        how = {"temperature": stage.rare_class_temperature, "min_pixels": stage.rare_class_min_pixels, "seed": seed}
+        if isinstance(labelled, Joined):
+            return JoinedRareClassOrder(pixels, labelled, build.batch_size(self.config, name), **how)
+        return RareClassOrder(pixels, **how)
 
     def initial_prototypes(self, name: str) -> prototypes.Prototypes:
         """The prototypes that stage `name` starts from (Equation 5)."""
@@ -323,7 +332,7 @@ class Experiment:
         path = self.workdir.folder(name) / "initial_prototypes.npz"
         if not hosts.as_the_first_sees(hosts.is_first() and is_readable(path)):
             teacher = stage.init  # whose features they are compared with, as the momentum encoder starts there
-            source = self.sources.open("source" if stage.prototype_init == "source" else "target")
+            source = self.sources.labelled() if stage.prototype_init == "source" else self.sources.open("target")
             model, variables = self.networks.model(teacher), self.networks.variables(teacher)
             made = prepare.initial_prototypes(model, variables, source, stage, self.evaluation_batch, self.mesh)
             hosts.wait("prototypes")  # all have looked before one writes
@@ -403,7 +412,7 @@ class Experiment:
         Raises:
           ValueError: there are no labelled validation images, or no network.
         """
-        data = self.config.data.validation
+        data = first_of(self.config.data, "validation")
         self.sources.labelled_validation()
         model, variables, origin = self.networks.choose(stage, which)
         confusion = self.scorer(model, origin.get("stage", "network"))(variables)
@@ -419,20 +428,26 @@ class Experiment:
         missing = [name for name in self.config.stages if not self.workdir.result(name)]
         trained = [name for name in missing if self.config[name].weights is None]
         purposes = {"source": "which every stage learns from"} if trained else {}
-        if self.config.data.validation.name != NONE:
-            purposes["validation"] = "which give the scores: set config.data.validation.name=none to do without"
+        purposes["validation"] = "which give the scores: set config.data.validation.name=none to do without"
         if oracles:
             purposes["target"] = f"which stage {oracles[0]!r} learns from: leave it out of config.stages"
         for role, purpose in purposes.items():
-            source, data = self.sources.open(role), self.config.data[role]
-            if not source.labelled:
-                raise ValueError(f"the {role} images ({data.name}, {data.split}) have no labels, {purpose}")
-            if role == "validation" and not any(
-                (batch["label"] < len(self.space)).any() for batch in source.ordered_batches(1, labels=True)
-            ):
-                raise ValueError(evaluate.NOTHING_COUNTS.format(len(source)))
-        if trained:
-            self.sources.open("target")  # so that what is wrong with it is said now
+            for data, source in self.sources.each(role):
+                if not source.labelled:
+                    raise ValueError(f"the {role} images ({data.name}, {data.split}) have no labels, {purpose}")
+                if role == "validation" and not any(
+                    (batch["label"] < len(self.space)).any() for batch in source.ordered_batches(1, labels=True)
+                ):
+                    raise ValueError(evaluate.NOTHING_COUNTS.format(len(source)))
+        if trained:  # so that what is wrong with them is said now
+            labelled, target = self.sources.labelled(), self.sources.open("target")
+            if labelled is not None and not labelled.labelled:
+                raise ValueError("the target images that config.data.labelled_target names have no labels: say where "
+                                 "they are, config.data.target.labels, or leave the list out")  # fmt: skip
+            learning = [name for name in trained if kinds.of(self.config[name]).target(self.config[name])]
+            if learning and not len(target):
+                raise ValueError(f"config.data.labelled_target names all target images, and stage {learning[0]!r} "
+                                 "learns from others, without labels: name fewer")  # fmt: skip
 
     def results(self) -> dict:
         """{'task', 'seed', 'stages': [...]}, of the stages that are complete; values in percent.
