@@ -35,7 +35,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.loader = "tfds"  # 'tfds': decoded from disk by tf.data; 'memory': the same, held as one array
     c.data.data_dir = placeholder(str)  # where prepared data sets are kept; default: 'data' beside the stages
     c.data.raw_dir = placeholder(str)  # unpacked archives, if source and target come from one folder
-    c.data.label_space = "cityscapes19"  # classes: cityscapes19, synthia16, camvid11, or 'custom': those named here
+    c.data.label_space = "cityscapes19"  # classes: cityscapes19, synthia16, camvid11, loveda7, isprs6, isprs5 (without
+    #                                      clutter), or 'custom': those named here
     c.data.classes = ()  # names of a custom label space's classes
     c.data.colors = ()  # their colours (red, green, blue) in pictures; () makes some up
     c.data.strict = False  # whether a label value that is neither mapped nor known to be ignored is an error

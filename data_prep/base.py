@@ -1,10 +1,12 @@
 """What all data sets of this project share: pairs of files, found in the folders of an archive and read."""
 
 import os
+import unicodedata
 from collections.abc import Sequence
 
 from etils import epath
 
+from proda_jax.data_prep.archives import Member, members, place_below
 from proda_jax.data_prep.examples import Checks, Example, checked, read_files
 from proda_jax.data_prep.records import Record, digest, states
 from proda_jax.system.files import is_remote
@@ -50,6 +52,7 @@ class DataSet:
         self.skip_unlabelled = skip_unlabelled
         self.notes: list[str] = []
         self.passed_over = PassedOver()
+        self._members: list[tuple[str, Member]] | None = None  # of archives, once they are asked for
 
     def folder(self, data_dir: epath.PathLike) -> epath.Path:
         """Where its prepared copy lies in a folder of prepared data sets."""
@@ -125,8 +128,23 @@ class DataSet:
     def files(self, folder: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> dict[str, epath.Path]:
         """{place below a folder of the archive: file} in order; none where there is no such folder.
 
-        What is passed over there is counted; among images, files of other kinds, too.
+        Files may be in zip archives, too, that lie in the raw folder; unpacked ones of the same place come first. What
+        is passed over in folders is counted; among images, files of other kinds, too.
         """
+        found = self._packed(folder, suffixes) | self._unpacked(folder, suffixes)
+        return dict(sorted(found.items()))
+
+    def _packed(self, folder: str, suffixes: tuple[str, ...]) -> dict[str, Member]:
+        if self._members is None:
+            root = self.raw_folder()
+            self._members = list(members(root)) if root.is_dir() and not is_remote(root) else []
+        found = ((place_below(place, folder), member) for place, member in self._members)
+        return {
+            unicodedata.normalize("NFC", place): member for place, member in found
+            if place and os.path.splitext(place)[1].lower() in suffixes
+        }  # fmt: skip
+
+    def _unpacked(self, folder: str, suffixes: tuple[str, ...]) -> dict[str, epath.Path]:
         root = self.raw_folder(folder)
         if not root.is_dir():
             return {}

@@ -25,10 +25,11 @@ from proda_jax.data.decoders import has_tensorflow
 from proda_jax.data.label_spaces import FOLDER, label_map, own_space
 from proda_jax.data.pixels import check_range
 from proda_jax.data.prepared import Prepared
-from proda_jax.data_prep import contact_sheet
+from proda_jax.data_prep import carla, contact_sheet
 from proda_jax.data_prep.base import DataSet
 from proda_jax.data_prep.changes import Copy
 from proda_jax.data_prep.examples import Checks
+from proda_jax.data_prep.presets import PRESETS, Preset
 from proda_jax.data_prep.summary import Summary
 from proda_jax.data_prep.suspicions import suspicions
 from proda_jax.system import command, configurations, paths
@@ -44,7 +45,10 @@ DATA_SETS = {
     "synthia": ("proda_jax.data_prep.synthia", "Synthia"),
     "cityscapes": ("proda_jax.data_prep.cityscapes", "Cityscapes"),
     "folder": ("proda_jax.data_prep.folder", "Folder"),
+    "potsdam": ("proda_jax.data_prep.isprs", "Potsdam"),
+    "vaihingen": ("proda_jax.data_prep.isprs", "Vaihingen"),
 }
+KNOWN = (*DATA_SETS, *PRESETS)
 
 
 def prepare(
@@ -53,7 +57,7 @@ def prepare(
     """Prepares a data set, unless that was done before; raw files that changed since are noticed.
 
     Args:
-      dataset: one of `DATA_SETS`.
+      dataset: one of `KNOWN`.
       data_dir: folder for prepared data sets; may be in a bucket.
       checks: what is demanded of the files, and how they are stored; by default, in the data set's own label space.
       update: whether a copy whose raw files changed is brought up to date, and not only said to be of before.
@@ -67,13 +71,16 @@ def prepare(
       ValueError: there is no such data set, the raw files are not laid out as expected or cannot be used, or the data
         set was prepared there from other files or otherwise.
     """
-    if dataset not in DATA_SETS:
-        raise ValueError(f"data set {dataset!r} does not exist; choose one of {', '.join(DATA_SETS)}")
+    if dataset not in KNOWN:
+        raise ValueError(f"data set {dataset!r} does not exist; choose one of {', '.join(KNOWN)}")
     if checks is None:
         checks = Checks(label_map(dataset, own_space(dataset)))
     data_dir = paths.expanded(data_dir)
-    module, name = DATA_SETS[dataset]
-    data_set = getattr(importlib.import_module(module), name)(checks=checks, **files)
+    if dataset in PRESETS:
+        data_set = Preset(dataset, checks=checks, **files)
+    else:
+        module, name = DATA_SETS[dataset]
+        data_set = getattr(importlib.import_module(module), name)(checks=checks, **files)
     folder = data_set.folder(epath.Path(data_dir))
     lock = epath.Path(data_dir) / f"{dataset}.lock"
     with alone(lock, f"another process prepares {dataset}: waiting", wait=True):
@@ -224,7 +231,10 @@ def problems(
     splits = Summary.load(folder).splits
     if not labels or wanted.split not in splits:  # which is refused where it is opened
         return []
-    return suspicions(splits[wanted.split], meaning_of(data, wanted), role, data.get("allow", ()))
+    counts, allowed = splits[wanted.split], data.get("allow", ())
+    if "carla_version" not in allowed and (wrong := carla.problem(wanted.name, counts.values)):
+        return [wrong]
+    return suspicions(counts, meaning_of(data, wanted), role, allowed)
 
 
 def refusal(role: str, found: list[str]) -> ValueError:
@@ -234,7 +244,7 @@ def refusal(role: str, found: list[str]) -> ValueError:
 
 def define_flags() -> None:
     """Flags of the command; not on import, since main.py has some of the same names."""
-    names = [name for name in DATA_SETS if name != FOLDER]
+    names = [name for name in KNOWN if name != FOLDER]
     flags.DEFINE_enum("dataset", None, names, "Data set to prepare.")
     flags.DEFINE_string("raw_dir", None, "With --dataset: folder with its unpacked archives; not needed for demo.")
     flags.DEFINE_bool("strict", False, "With --dataset: refuse label values without meaning, instead of ignoring them.")

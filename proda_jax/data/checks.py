@@ -25,6 +25,7 @@ USUAL_SHARE = 0.5  # of target images among the labelled ones of a step, where a
 # what of data that look wrong may be meant to be so, see data.allow
 ALLOWANCES = (
     "absent_classes", "ignored_pixels", "binary_masks", "values_from_one", "noisy_colors", "label_shapes",
+    "carla_version",
 )  # fmt: skip
 
 
