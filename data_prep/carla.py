@@ -25,5 +25,5 @@ def problem(name: str, values: Counter) -> str:
     if not name.startswith("carla") or name in found:
         return ""
     return (f"the labels do not look like {name}, but like {' or '.join(found)}: roads and buildings have other "
-            "numbers in other versions of CARLA. Look at contact_sheet.png, and set the data set's name to what they are; "
-            "if that is meant, --config.data.allow=carla_version")  # fmt: skip
+            "numbers in other versions of CARLA. Look at contact_sheet.png, and name the data set as what they are; if "
+            "that is meant, --config.data.allow=carla_version")  # fmt: skip
