@@ -43,6 +43,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.allow = ()  # what looks wrong with data and is meant to be so, such as ('absent_classes',); docs/data.md
     c.data.store_scale = 1.0  # prepared copies keep images at this share of their width and height; 1: as they came
     c.data.threads = 0  # that decode images; 0: one for each core
+    # a data set, or None for no source or no validation images; several by `give` below
     c.data.source = dataset("gta5", "train", (1052, 1914))
     c.data.target = dataset("cityscapes", "train", (1024, 2048))
     c.data.validation = dataset("cityscapes", "val", (1024, 2048))
@@ -112,8 +113,19 @@ def dataset(name: str, split: str, image_size: tuple[int, int]) -> ml_collection
     d.skip_unlabelled = False  # leave out images without a label, of a split that has labels, instead of refusing them
     d.value_range = ()  # values that are black and white in images of more than 8 bits; (): the upper 8 of 16 bits
     d.label_values = ()  # pairs (raw value or colour, class or 'ignored'); (): the data set's own
+    d.share = 1.0  # of the images in a step, beside other data sets of the same role; only proportions count
     d.color_tolerance = 0  # a colour off by this in a channel still means what the nearest in label_values does
     return d.lock()
+
+
+def give(c: ml_collections.ConfigDict, **roles: Any) -> None:
+    """Gives roles of a configuration their data sets: one, several as (dataset(...), dataset(...)), or None.
+
+    By itself, a setting that is a section takes no tuple in its place.
+    """
+    with c.ignore_type():
+        for role, given in roles.items():
+            c.data[role] = given
 
 
 def folder(

@@ -121,7 +121,8 @@ def evaluate(config: ml_collections.ConfigDict) -> None:
         scores = run.evaluate(flags.STAGE.value, flags.CHECKPOINT.value)
     if not hosts.is_first():
         return
-    print(f"{tables.origin(scores)}\n{tables.class_table(scores)}")
+    of_sets = tables.of_each_set([("this network", scores)])
+    print("\n".join([tables.origin(scores), tables.class_table(scores), *of_sets]))
     if flags.WORKDIR.value:
         write_atomically(workdir / "evaluation.json", json.dumps(scores, indent=2))
         write_atomically(workdir / "evaluation.csv", tables.csv_table(scores))

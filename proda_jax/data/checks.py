@@ -69,7 +69,24 @@ def check_data(config: ml_collections.ConfigDict) -> None:
                     refuse(f"{setting}.split", wanted.split, "another name for each folder of your own")
     if not data_sets(data, "target"):
         refuse("data.target.name", NONE, "the images that are adapted to")
+    check_shares(data)
     check_labelled_target(data)
+
+
+def check_shares(data: ml_collections.ConfigDict) -> None:
+    """Checks how often images of each of several data sets come."""
+    for role in ROLES:
+        several = data_sets(data, role)
+        for setting, wanted in several.items():
+            share = wanted.get("share", 1.0)
+            if (len(several) == 1 or role == "validation") and share != 1.0:
+                refuse(f"{setting}.share", share, "1.0, as it acts beside other sources, or other targets, alone")
+            if not share > 0:
+                refuse(f"{setting}.share", share, "a positive number; a data set that is not wanted is left out")
+        named = [(one.name, one.split) for one in several.values()]
+        for setting, one in zip(several, named, strict=True):
+            if named.count(one) > 1:
+                refuse(f"{setting}.split", one[1], f"each data set of a role once, not {', '.join(one)} twice")
 
 
 def check_labelled_target(data: ml_collections.ConfigDict) -> None:

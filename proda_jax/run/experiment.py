@@ -151,14 +151,14 @@ class Experiment:
             return None
 
         def note(state: TrainState) -> dict:
-            matrix = score(state.variables) if score else None
-            entry = {} if matrix is None else self.summary(matrix)
+            matrices = score(state.variables) if score else None
+            entry = {} if matrices is None else self.summary(matrices)
             if score and state.recomputed is not None:
                 running = score({"params": state.params, "batch_stats": state.batch_stats})
                 entry["miou_running_statistics"] = self.summary(running)["miou"]
             if snapshots:
                 with phase(f"{name}: taking a snapshot", leave=False):
-                    more, panels = snapshots.take(state, matrix)
+                    more, panels = snapshots.take(state, matrices and matrices[0])
                 entry |= more
                 for title, images in panels.items():  # they differ in size
                     writer.write_images(int(state.step), {title: images})
@@ -208,8 +208,8 @@ class Experiment:
         folder = self.workdir.folder(name)
         return Snapshots(self.looked, folder, model, self.mesh, stage, self.space, make, teacher)
 
-    def scorer(self, model: DeepLab, title: str) -> Callable[[Any], np.ndarray] | None:
-        """Variables of a network -> confusion matrix on the validation images; None where there are no such images.
+    def scorer(self, model: DeepLab, title: str) -> Callable[[Any], list[np.ndarray]] | None:
+        """Variables of a network -> confusion matrix on each set of validation images; None where there are none.
 
         Args:
           model: the network.
@@ -218,20 +218,33 @@ class Experiment:
         if not data_sets(self.config.data, "validation"):
             return None
         at = evaluate.scored_at(self.config)
-        validation, confusion = self.sources.open("validation"), evaluate.confusion_step(model, self.mesh, at)
-        new = iter([True])  # the first time, the program is compiled
+        confusion = evaluate.confusion_step(model, self.mesh, at)
+        sets = [source for _, source in self.sources.each("validation")]
+        of = [f" on {name}" for name in self.sources.titles("validation")] if len(sets) > 1 else [""]
+        new = [iter([True]) for _ in sets]  # the first time, the program is compiled
 
-        def score(variables: Any) -> np.ndarray:
-            return evaluate.evaluate(
-                confusion, variables, validation, self.evaluation_batch, model.classes, self.mesh,
-                f"{title}: evaluating", next(new, False), at,
-            )  # fmt: skip
+        def score(variables: Any) -> list[np.ndarray]:
+            return [
+                evaluate.evaluate(
+                    confusion, variables, source, self.evaluation_batch, model.classes, self.mesh,
+                    f"{title}: evaluating{where}", next(first, False), at,
+                )
+                for source, where, first in zip(sets, of, new, strict=True)
+            ]  # fmt: skip
 
         return score
 
-    def summary(self, confusion: np.ndarray) -> dict:
-        """Scores in percent."""
-        return evaluate.summary(confusion, self.space)
+    def summary(self, confusions: list[np.ndarray], **how: Any) -> dict:
+        """Scores in percent: of the first validation set, and where there are several of each, 'validation'.
+
+        Args:
+          confusions: what `scorer` counts.
+          **how: of `evaluate.summary`.
+        """
+        found = [evaluate.summary(confusion, self.space, **how) for confusion in confusions]
+        if len(found) == 1:
+            return found[0]
+        return found[0] | {"validation": dict(zip(self.sources.titles("validation"), found, strict=True))}
 
     def finish(self, name: str, steps: int, history: History, **facts: Any) -> dict:
         """Marks a stage as complete; `facts` stand in its result besides."""
@@ -407,7 +420,8 @@ class Experiment:
 
         Returns:
           `evaluate.summary` over each set of classes that papers report, with where the network is from, 'task',
-          'data' ('camvid, dusk_test'), 'images', and 'evaluate_at', the setting.
+          'data' ('camvid, dusk_test'), 'images', and 'evaluate_at', the setting; of several validation sets those of
+          the first, and of each in 'validation'.
 
         Raises:
           ValueError: there are no labelled validation images, or no network.
@@ -415,10 +429,10 @@ class Experiment:
         data = first_of(self.config.data, "validation")
         self.sources.labelled_validation()
         model, variables, origin = self.networks.choose(stage, which)
-        confusion = self.scorer(model, origin.get("stage", "network"))(variables)
+        confusions = self.scorer(model, origin.get("stage", "network"))(variables)
         images = {"data": f"{data.name}, {data.split}", "images": len(self.sources.open("validation"))}
         images["evaluate_at"] = evaluate.scored_at(self.config)
-        scores = evaluate.summary(confusion, self.space, reported_subsets(self.space), dice=True)
+        scores = self.summary(confusions, subsets=reported_subsets(self.space), dice=True)
         return {"task": self.config.task} | origin | images | scores
 
     def check_labels(self) -> None:

@@ -48,6 +48,9 @@ def decisive(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
     found |= {f"{setting}.{key}": one[key] for setting, one in data_of.items() for key in _OF_DATA}
     found |= {f"{setting}.{key}": value for setting, one in data_of.items() for key in _OF_DATA_IF_SET
               if (value := one.get(key))}  # fmt: skip
+    for role in roles:
+        if len(several := data_sets(config.data, role)) > 1:
+            found |= {f"{setting}.share": one.get("share", 1.0) for setting, one in several.items()}
     if (few := config.data.get("labelled_target")) is not None:  # which images it names; where it lies may change
         found["data.labelled_target"] = digests.of_json(labelled_target.names(few))
         if data_sets(config.data, "source"):
@@ -82,7 +85,14 @@ def remember(folder: epath.Path, config: ml_collections.ConfigDict, name: str) -
 def note_configuration(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
     """Notes the whole configuration of a run, for reports and for predictions."""
     if hosts.is_first():
-        write_if_new(workdir / CONFIGURATION, json_text(config.to_dict()).encode())
+        write_if_new(workdir / CONFIGURATION, json_text(_plain(config.to_dict())).encode())
+
+
+def _plain(value: Any) -> Any:
+    """A setting with dictionaries in place of sections, those in tuples, too."""
+    if isinstance(value, ml_collections.ConfigDict | dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def scores_as_before(workdir: epath.Path) -> bool:
@@ -106,6 +116,9 @@ def read_configuration(workdir: epath.PathLike) -> ml_collections.ConfigDict:
     if not note.exists():
         raise ValueError(f"{note} is not there, so nobody knows the settings of {workdir}: {remedy}")
     config = ml_collections.ConfigDict(_with_tuples(read_json(note, remedy)))
+    for role, given in config.data.items() if "data" in config else ():
+        if isinstance(given, tuple) and any(isinstance(one, dict) for one in given):
+            config.data[role] = tuple(map(ml_collections.ConfigDict, given))
     expand_settings(config)  # workdirs of before have them as they were written
     return config.lock()
 

@@ -46,7 +46,10 @@ class Sources:
         self.noted: dict[str, dict] = {}  # by role: what is worth knowing of data that were opened from disk
 
     def open(self, role: str) -> ExampleSource:
-        """The 'source', 'target' or 'validation' images, prepared on first use; several data sets come as one.
+        """The 'source', 'target' or 'validation' images, prepared on first use.
+
+        Several sources or targets come as one; of several validation sets this is the first, by which the best network
+        is chosen, and of which snapshots are taken.
 
         Target images whose labels are learnt from, `data.labelled_target`, are not among the target's.
 
@@ -54,7 +57,12 @@ class Sources:
           ValueError: the raw data are missing, not laid out as expected, or do not look like what the settings say.
         """
         parts = self._rest_and_few()[0] if role == "target" else self._of(role)
-        return self._as_one(parts, role)
+        if len(parts) == 1 or role == "validation":
+            return parts[0]
+        chosen = [i for i, part in enumerate(parts) if len(part)] or [0]
+        if len(chosen) == 1:
+            return parts[chosen[0]]
+        return Joined(*([values[i] for i in chosen] for values in (parts, self.titles(role), self._shares(role))))
 
     def each(self, role: str) -> list[tuple[ml_collections.ConfigDict, ExampleSource]]:
         """The settings and the images of each data set of a role, as `open` gives them."""
@@ -70,13 +78,13 @@ class Sources:
         parts, shares, titles = [], [], []
         source = self._of("source") if data_sets(data, "source") else []
         if source:
-            parts, shares, titles = list(source), self._shares("source"), self._titles("source")
+            parts, shares, titles = list(source), self._shares("source"), self.titles("source")
         if data.get("labelled_target") is not None:
             few = self._rest_and_few()[1]
             share = data.labelled_target_share if source else 1.0
             of_target = [share * one for one in self._shares("target")]
             shares = [(1.0 - share) * one for one in shares] + of_target
-            parts, titles = parts + few, titles + [f"labelled {title}" for title in self._titles("target")]
+            parts, titles = parts + few, titles + [f"labelled {title}" for title in self.titles("target")]
         chosen = [i for i, part in enumerate(parts) if len(part)]
         if len(chosen) < 2:
             return parts[chosen[0]] if chosen else None
@@ -123,15 +131,9 @@ class Sources:
                 self._split = rest, parts
         return self._split
 
-    def _as_one(self, parts: list[ExampleSource], role: str) -> ExampleSource:
-        if len(parts) == 1:
-            return parts[0]
-        return Joined(parts, self._titles(role), self._shares(role))
-
-    def _titles(self, role: str) -> list[str]:
+    def titles(self, role: str) -> list[str]:
         """What the data sets of a role are called, each another name."""
-        titles = [f"{one.name}, {one.split}" for one in data_sets(self._config.data, role).values()]
-        return [title if titles.count(title) == 1 else f"{title} ({i})" for i, title in enumerate(titles)]
+        return [f"{one.name}, {one.split}" for one in data_sets(self._config.data, role).values()]
 
     def _shares(self, role: str) -> list[float]:
         """What the data sets of a role are of its images in a step, 1 in all."""
