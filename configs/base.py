@@ -35,16 +35,21 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.loader = "tfds"  # 'tfds': decoded from disk by tf.data; 'memory': the same, held as one array
     c.data.data_dir = placeholder(str)  # where prepared data sets are kept; default: 'data' beside the stages
     c.data.raw_dir = placeholder(str)  # unpacked archives, if source and target come from one folder
-    c.data.label_space = "cityscapes19"  # classes: cityscapes19, synthia16, camvid11, or 'custom': those named here
+    c.data.label_space = "cityscapes19"  # classes: cityscapes19, synthia16, camvid11, loveda7, isprs6, isprs5 (without
+    #                                      clutter), or 'custom': those named here
     c.data.classes = ()  # names of a custom label space's classes
     c.data.colors = ()  # their colours (red, green, blue) in pictures; () makes some up
     c.data.strict = False  # whether a label value that is neither mapped nor known to be ignored is an error
     c.data.allow = ()  # what looks wrong with data and is meant to be so, such as ('absent_classes',); docs/data.md
     c.data.store_scale = 1.0  # prepared copies keep images at this share of their width and height; 1: as they came
     c.data.threads = 0  # that decode images; 0: one for each core
+    # a data set, or None for no source or no validation images; several by `give` below
     c.data.source = dataset("gta5", "train", (1052, 1914))
     c.data.target = dataset("cityscapes", "train", (1024, 2048))
     c.data.validation = dataset("cityscapes", "val", (1024, 2048))
+    c.data.labelled_target = placeholder(str)  # list of target images that are learnt from with their labels, a name a
+    #                                            line (docs/data.md); None: of none
+    c.data.labelled_target_share = 0.5  # of them among the labelled images of a step, beside a source
     c.data.lock()  # a setting that does not exist is refused where it is written
 
     c.model = ml_collections.ConfigDict()
@@ -108,8 +113,19 @@ def dataset(name: str, split: str, image_size: tuple[int, int]) -> ml_collection
     d.skip_unlabelled = False  # leave out images without a label, of a split that has labels, instead of refusing them
     d.value_range = ()  # values that are black and white in images of more than 8 bits; (): the upper 8 of 16 bits
     d.label_values = ()  # pairs (raw value or colour, class or 'ignored'); (): the data set's own
+    d.share = 1.0  # of the images in a step, beside other data sets of the same role; only proportions count
     d.color_tolerance = 0  # a colour off by this in a channel still means what the nearest in label_values does
     return d.lock()
+
+
+def give(c: ml_collections.ConfigDict, **roles: Any) -> None:
+    """Gives roles of a configuration their data sets: one, several as (dataset(...), dataset(...)), or None.
+
+    By itself, a setting that is a section takes no tuple in its place.
+    """
+    with c.ignore_type():
+        for role, given in roles.items():
+            c.data[role] = given
 
 
 def folder(

@@ -1,10 +1,12 @@
 """What all data sets of this project share: pairs of files, found in the folders of an archive and read."""
 
 import os
+import unicodedata
 from collections.abc import Sequence
 
 from etils import epath
 
+from proda_jax.data_prep.archives import Member, members, place_below
 from proda_jax.data_prep.examples import Checks, Example, checked, read_files
 from proda_jax.data_prep.records import Record, digest, states
 from proda_jax.system.files import is_remote
@@ -27,6 +29,7 @@ class DataSet:
       version: of what is stored; a copy of another one is not used.
       config: name of a variant, which has a folder of its own below `name`; None where there is one form only.
       layout: expected layout of the raw folder, for error messages.
+      partly_labelled: whether images without a label stand beside labelled ones.
       notes, passed_over: what was left out of the raw folder, for the summary.
     """
 
@@ -34,6 +37,7 @@ class DataSet:
     version = "2.0.0"
     config: str | None = None
     layout = ""
+    partly_labelled = False
 
     def __init__(self, *, checks: Checks, raw_dir: str | None = None, skip_unlabelled: bool = False):
         """Reads nothing yet.
@@ -48,13 +52,14 @@ class DataSet:
         self.skip_unlabelled = skip_unlabelled
         self.notes: list[str] = []
         self.passed_over = PassedOver()
+        self._members: list[tuple[str, Member]] | None = None  # of archives, once they are asked for
 
     def folder(self, data_dir: epath.PathLike) -> epath.Path:
         """Where its prepared copy lies in a folder of prepared data sets."""
         return epath.Path(data_dir).joinpath(*filter(None, (self.name, self.config, self.version)))
 
     def splits(self) -> dict[str, Sequence[Record]]:
-        """The records of each split, in order; all labelled or none."""
+        """The records of each split, in order."""
         raise NotImplementedError
 
     def records(self) -> dict[str, list[Record]]:
@@ -101,7 +106,7 @@ class DataSet:
     def _labelled(self, split: str, records: list[Record]) -> list[Record]:
         """The records of a split, of which some have labels: all, or those alone that have one."""
         missing = [record.name for record in records if record.label is None]
-        if not 0 < len(missing) < len(records):
+        if self.partly_labelled or not 0 < len(missing) < len(records):
             return records
         lacking = f"no label for {len(missing)} of {len(records)} images, the first being {missing[0]}"
         if not self.skip_unlabelled:
@@ -123,8 +128,23 @@ class DataSet:
     def files(self, folder: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> dict[str, epath.Path]:
         """{place below a folder of the archive: file} in order; none where there is no such folder.
 
-        What is passed over there is counted; among images, files of other kinds, too.
+        Files may be in zip archives, too, that lie in the raw folder; unpacked ones of the same place come first. What
+        is passed over in folders is counted; among images, files of other kinds, too.
         """
+        found = self._packed(folder, suffixes) | self._unpacked(folder, suffixes)
+        return dict(sorted(found.items()))
+
+    def _packed(self, folder: str, suffixes: tuple[str, ...]) -> dict[str, Member]:
+        if self._members is None:
+            root = self.raw_folder()
+            self._members = list(members(root)) if root.is_dir() and not is_remote(root) else []
+        found = ((place_below(place, folder), member) for place, member in self._members)
+        return {
+            unicodedata.normalize("NFC", place): member for place, member in found
+            if place and os.path.splitext(place)[1].lower() in suffixes
+        }  # fmt: skip
+
+    def _unpacked(self, folder: str, suffixes: tuple[str, ...]) -> dict[str, epath.Path]:
         root = self.raw_folder(folder)
         if not root.is_dir():
             return {}

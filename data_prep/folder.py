@@ -1,5 +1,6 @@
 """A user's own files: images, and labels where there are any."""
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 
 from etils import epath
@@ -24,6 +25,7 @@ class Folder(DataSet):
         images: str | Sequence[str],
         labels: str | Sequence[str] | None = None,
         file_list: str | None = None,
+        labelled: str | None = None,
         **kwargs,
     ):
         """Reads nothing yet.
@@ -33,6 +35,7 @@ class Folder(DataSet):
           images: folder of images, or a pattern, or several.
           labels: the same for label PNGs: one for all images, or one for each of `images`; or None.
           file_list: text file that names those of them that are meant; or None.
+          labelled: text file that names the images whose labels may be read; or None, all of them.
           **kwargs: of `DataSet`.
 
         Raises:
@@ -42,6 +45,7 @@ class Folder(DataSet):
         self._images = [Pattern.parse(text, IMAGE_SUFFIXES) for text in as_texts(images)]
         self._labels = [Pattern.parse(text, LABEL_SUFFIXES) for text in as_texts(labels)]
         self._list = resolved(file_list) if file_list else None
+        self._few = resolved(labelled) if labelled else None
         if len(self._labels) not in (0, 1, len(self._images)):
             raise LayoutError(f"{split} has {len(self._images)} folders of images and {len(self._labels)} of labels: "
                               "name one of labels for all, or one for each")  # fmt: skip
@@ -52,10 +56,30 @@ class Folder(DataSet):
     def origin(self) -> dict:
         """What a prepared copy was made from."""
         chosen = {"raw_dir": _listed(self._images), "labels": _listed(self._labels) or None}
-        return super().origin | chosen | ({"file_list": str(self._list)} if self._list else {})
+        chosen |= {"file_list": str(self._list)} if self._list else {}
+        return super().origin | chosen | {"labelled": str(self._few) if self._few else None}
+
+    @property
+    def partly_labelled(self) -> bool:
+        """Whether labels are wanted of some images alone."""
+        return self._few is not None
 
     def splits(self) -> dict[str, Sequence[Record]]:
         """Records of the one split."""
+        records = self._all_records()
+        if self._few:
+            records = self._labels_of_few(records)
+        return {self._split: records}
+
+    def _labels_of_few(self, records: list[Record]) -> list[Record]:
+        """The records, without a label where the list does not name the image, so that it is never opened."""
+        files, folders = {record.name: record.image for record in records}, [p.root for p in self._images]
+        places = lists.roots(self._few)
+        names = lists.Names(files, folders)
+        chosen = {names.find(line.image, places) for line in lists.read(self._few)}
+        return [record if record.name in chosen else dataclasses.replace(record, label=None) for record in records]
+
+    def _all_records(self) -> list[Record]:
         images, labels = [self._files(p) for p in self._images], [self._files(p) for p in self._labels]
         begin = [""] * len(images)
         if len(set().union(*images)) < sum(map(len, images)):  # names occur twice
@@ -69,14 +93,14 @@ class Folder(DataSet):
                      for name in part if name in shared}  # fmt: skip
             known |= {name: path for name, path in shared.items() if not any(name in part for part in images)}
         if self._list:
-            return {self._split: self._in_list(chosen, known)}
+            return self._in_list(chosen, known)
         if labels and not known.keys() & chosen.keys():
             raise LayoutError(
                 f"none of the {len(known)} labels {_listed(self._labels)} has the name of one of the {len(chosen)} "
                 f"images {_listed(self._images)}: {_first(known)} against {_first(chosen)}; what differs can be left "
                 "out of the names with a pattern, such as photos/*_rgb.png and labels/*_label.png"
             )
-        return {self._split: self.match(known, sorted(chosen.items()))}
+        return self.match(known, sorted(chosen.items()))
 
     def _files(self, pattern: Pattern) -> Files:
         """{name: file} of a pattern; what it may have meant, too, and is not read is counted."""

@@ -20,15 +20,16 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from proda_jax.data.checks import NONE, ROLES, check_data, meaning_of
+from proda_jax.data.checks import ROLES, check_data, data_sets, first_of, meaning_of
 from proda_jax.data.decoders import has_tensorflow
 from proda_jax.data.label_spaces import FOLDER, label_map, own_space
 from proda_jax.data.pixels import check_range
 from proda_jax.data.prepared import Prepared
-from proda_jax.data_prep import contact_sheet
+from proda_jax.data_prep import carla, contact_sheet
 from proda_jax.data_prep.base import DataSet
 from proda_jax.data_prep.changes import Copy
 from proda_jax.data_prep.examples import Checks
+from proda_jax.data_prep.presets import PRESETS, Preset
 from proda_jax.data_prep.summary import Summary
 from proda_jax.data_prep.suspicions import suspicions
 from proda_jax.system import command, configurations, paths
@@ -44,7 +45,10 @@ DATA_SETS = {
     "synthia": ("proda_jax.data_prep.synthia", "Synthia"),
     "cityscapes": ("proda_jax.data_prep.cityscapes", "Cityscapes"),
     "folder": ("proda_jax.data_prep.folder", "Folder"),
+    "potsdam": ("proda_jax.data_prep.isprs", "Potsdam"),
+    "vaihingen": ("proda_jax.data_prep.isprs", "Vaihingen"),
 }
+KNOWN = (*DATA_SETS, *PRESETS)
 
 
 def prepare(
@@ -53,7 +57,7 @@ def prepare(
     """Prepares a data set, unless that was done before; raw files that changed since are noticed.
 
     Args:
-      dataset: one of `DATA_SETS`.
+      dataset: one of `KNOWN`.
       data_dir: folder for prepared data sets; may be in a bucket.
       checks: what is demanded of the files, and how they are stored; by default, in the data set's own label space.
       update: whether a copy whose raw files changed is brought up to date, and not only said to be of before.
@@ -67,13 +71,16 @@ def prepare(
       ValueError: there is no such data set, the raw files are not laid out as expected or cannot be used, or the data
         set was prepared there from other files or otherwise.
     """
-    if dataset not in DATA_SETS:
-        raise ValueError(f"data set {dataset!r} does not exist; choose one of {', '.join(DATA_SETS)}")
+    if dataset not in KNOWN:
+        raise ValueError(f"data set {dataset!r} does not exist; choose one of {', '.join(KNOWN)}")
     if checks is None:
         checks = Checks(label_map(dataset, own_space(dataset)))
     data_dir = paths.expanded(data_dir)
-    module, name = DATA_SETS[dataset]
-    data_set = getattr(importlib.import_module(module), name)(checks=checks, **files)
+    if dataset in PRESETS:
+        data_set = Preset(dataset, checks=checks, **files)
+    else:
+        module, name = DATA_SETS[dataset]
+        data_set = getattr(importlib.import_module(module), name)(checks=checks, **files)
     folder = data_set.folder(epath.Path(data_dir))
     lock = epath.Path(data_dir) / f"{dataset}.lock"
     with alone(lock, f"another process prepares {dataset}: waiting", wait=True):
@@ -175,42 +182,59 @@ def origin_differs(folder: epath.Path, data_set: DataSet) -> list[str]:
     return [key for key in wanted if found.get(key) != wanted[key]]
 
 
-def checks_of(data: ml_collections.ConfigDict, role: str) -> Checks:
-    """What a configuration demands of the files of a role, and what their labels mean."""
-    value_range = check_range(data[role].get("value_range", ()), f"config.data.{role}.value_range")
-    return Checks(meaning_of(data, role), data.strict, data.store_scale, value_range)
-
-
 def prepare_role(
-    data: ml_collections.ConfigDict, role: str, data_dir: str, *, update: bool = False
+    data: ml_collections.ConfigDict,
+    role: str,
+    data_dir: str,
+    *,
+    update: bool = False,
+    wanted: ml_collections.ConfigDict | None = None,
 ) -> epath.Path:
-    """Prepares the data set that a configuration's `data` section names for 'source', 'target' or 'validation'."""
-    wanted, checks = data[role], checks_of(data, role)
-    same = [data[other] for other in ROLES if data[other].name == wanted.name]  # maybe other splits of one copy
+    """Prepares one of the data sets that a configuration's `data` section names for a role.
+
+    Args:
+      data: the section.
+      role: 'source', 'target' or 'validation'.
+      data_dir: folder for prepared data sets.
+      update: see `prepare`.
+      wanted: which of the role's data sets; default: the first.
+    """
+    wanted = first_of(data, role) if wanted is None else wanted
+    seen = check_range(wanted.get("value_range", ()), f"config.data.{role}.value_range")
+    checks = Checks(meaning_of(data, wanted), data.strict, data.store_scale, seen)
+    same = {other: [one for one in data_sets(data, other).values() if one.name == wanted.name] for other in ROLES}
     if wanted.name == FOLDER:
         files = {"split": wanted.split, "images": wanted.images, "labels": wanted.labels}
         files |= {"file_list": wanted.get("file_list"), "skip_unlabelled": wanted.get("skip_unlabelled", False)}
+        if role == "target":
+            files["labelled"] = data.get("labelled_target")
     else:
-        others = [data[other].raw_dir for other in ("target", "source") if data[other].name == wanted.name]
-        found = others if role == "validation" else []
+        found = [one.raw_dir for one in same["target"] + same["source"]] if role == "validation" else []
         files = {"raw_dir": next(filter(None, [wanted.raw_dir, *found]), data.raw_dir)}
-        files["skip_unlabelled"] = any(other.get("skip_unlabelled", False) for other in same)
+        # maybe other splits of one copy
+        files["skip_unlabelled"] = any(one.get("skip_unlabelled", False) for found in same.values() for one in found)
     return prepare(wanted.name, data_dir=data_dir, checks=checks, update=update, **files)
 
 
-def problems(data: ml_collections.ConfigDict, role: str, folder: epath.Path, *, labels: bool) -> list[str]:
+def problems(
+    data: ml_collections.ConfigDict, role: str, wanted: ml_collections.ConfigDict, folder: epath.Path, *, labels: bool
+) -> list[str]:
     """What is suspicious of the split that a role uses, and which setting mends it; see `suspicions`.
 
     Args:
       data: the section.
       role: 'source', 'target' or 'validation'.
+      wanted: the role's data set.
       folder: of the prepared data set.
-      labels: whether the role's labels are used.
+      labels: whether its labels are used.
     """
     splits = Summary.load(folder).splits
-    if not labels or data[role].split not in splits:  # which is refused where it is opened
+    if not labels or wanted.split not in splits:  # which is refused where it is opened
         return []
-    return suspicions(splits[data[role].split], meaning_of(data, role), role, data.get("allow", ()))
+    counts, allowed = splits[wanted.split], data.get("allow", ())
+    if "carla_version" not in allowed and (wrong := carla.problem(wanted.name, counts.values)):
+        return [wrong]
+    return suspicions(counts, meaning_of(data, wanted), role, allowed)
 
 
 def refusal(role: str, found: list[str]) -> ValueError:
@@ -220,7 +244,7 @@ def refusal(role: str, found: list[str]) -> ValueError:
 
 def define_flags() -> None:
     """Flags of the command; not on import, since main.py has some of the same names."""
-    names = [name for name in DATA_SETS if name != FOLDER]
+    names = [name for name in KNOWN if name != FOLDER]
     flags.DEFINE_enum("dataset", None, names, "Data set to prepare.")
     flags.DEFINE_string("raw_dir", None, "With --dataset: folder with its unpacked archives; not needed for demo.")
     flags.DEFINE_bool("strict", False, "With --dataset: refuse label values without meaning, instead of ignoring them.")
@@ -247,10 +271,12 @@ def main(arguments: list[str]) -> None:
     else:
         check_data(given.config)
         data = given.config.data
-        roles = [role for role in ROLES if data[role].name != NONE]
-        folders = {role: prepare_role(data, role, given.data_dir, update=True) for role in roles}
-        prepared = {folder: meaning_of(data, role) for role, folder in folders.items()}
-        found = {role: problems(data, role, folder, labels=role != "target") for role, folder in folders.items()}
+        prepared, found = {}, {}
+        for role in ROLES:
+            for setting, wanted in data_sets(data, role).items():
+                folder = prepare_role(data, role, given.data_dir, update=True, wanted=wanted)
+                prepared[folder] = meaning_of(data, wanted)
+                found[setting.removeprefix("data.")] = problems(data, role, wanted, folder, labels=role != "target")
     for folder, meaning in prepared.items():
         print(Summary.load(folder).text(meaning))
     for role, wrong in found.items():

@@ -10,6 +10,7 @@ from typing import Any
 
 from etils import epath
 
+from proda_jax.data_prep.archives import Member
 from proda_jax.data_prep.counts import Counts
 from proda_jax.system.files import is_remote, write_atomically
 
@@ -22,7 +23,7 @@ class Record:
 
     Attributes:
       name: unique within the split.
-      image: image file (or, for rendered data, what to render).
+      image: image file, maybe in an archive (or, for rendered data, what to render).
       label: label file, None where the archive has none.
     """
 
@@ -31,9 +32,9 @@ class Record:
     label: Any = None
 
     @property
-    def files(self) -> list[epath.Path]:
+    def files(self) -> list[epath.Path | Member]:
         """Its files, image first; none for rendered data."""
-        return [path for path in (self.image, self.label) if isinstance(path, epath.Path)]
+        return [path for path in (self.image, self.label) if isinstance(path, epath.Path | Member)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ class FileState:
     Attributes:
       path: where it is.
       length: bytes.
-      time: of its last change, nanoseconds since 1970.
+      time: of its last change, nanoseconds since 1970; of a file in an archive its checksum.
     """
 
     path: str
@@ -51,7 +52,9 @@ class FileState:
     time: int
 
     @classmethod
-    def of(cls, path: epath.Path) -> "FileState":
+    def of(cls, path: epath.Path | Member) -> "FileState":
+        if isinstance(path, Member):
+            return cls(str(path), *path.state)
         if is_remote(path):
             state = path.stat()
             return cls(str(path), state.length, int(state.mtime * 1e9))

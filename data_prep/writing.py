@@ -63,7 +63,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     ) -> Sequence[tfds.core.SplitInfo]:
         """Writes all splits; in place of TFDS's way, which takes one example after another and starts over."""
         splits, data_set = self._split_generators(dl_manager), self._data_set
-        labelled = {name: records[0].label is not None for name, records in splits.items()}
+        labelled = {name: any(r.label is not None for r in records) for name, records in splits.items()}
         plan = {"origin": data_set.origin, "names": {s: [r.name for r in records] for s, records in splits.items()}}
         plan["label_scale"] = 1.0  # whatever the images' is
         folder = self.data_path.parent / f"{self.version}{UNFINISHED}"

@@ -16,12 +16,13 @@ from proda_jax.system.progress import phase, say
 
 def train(config: ml_collections.ConfigDict) -> None:
     """Runs the configuration's stages, of which what is done already is skipped, and prints their table."""
-    from proda_jax.run import experiment, settings
+    from proda_jax.run import experiment, given, settings
     from proda_jax.run.sources import Sources
     from proda_jax.system import devices, hosts
 
     if flags.WORKDIR.value is None:
         raise app.UsageError("--workdir is needed: a folder for everything that the run makes")
+    given.name_networks(config)
     settings.check(config)
     settings.use_compilation_cache()
     workdir = epath.Path(flags.WORKDIR.value)
@@ -48,11 +49,12 @@ def train(config: ml_collections.ConfigDict) -> None:
 def study(config: ml_collections.ConfigDict) -> None:
     """Runs a study, of which what is done already is skipped, and prints its table."""
     from proda_jax import study as studies
-    from proda_jax.run import settings
+    from proda_jax.run import given, settings
     from proda_jax.system import devices, hosts
 
     if flags.WORKDIR.value is None:
         raise app.UsageError("--workdir is needed: a folder for everything that the study makes")
+    given.name_networks(config)
     seeds = None if flags.SEEDS.value is None else flags.whole_numbers("--seeds", flags.SEEDS.value)
     plan = studies.swept(config, flags.SWEEP.value, seeds) if flags.SWEEP.value else studies.plan(config, seeds)
     settings.use_compilation_cache()
@@ -94,7 +96,7 @@ def write_last_report(workdir: epath.Path) -> None:
 def evaluate(config: ml_collections.ConfigDict) -> None:
     """Prints the scores of one network, or of predictions in files, and writes them to the workdir if there is one."""
     from proda_jax.report import score_tables as tables
-    from proda_jax.run import experiment, predictions, settings
+    from proda_jax.run import experiment, given, predictions, settings
     from proda_jax.run.sources import Sources
     from proda_jax.system import hosts
 
@@ -104,6 +106,7 @@ def evaluate(config: ml_collections.ConfigDict) -> None:
                              "--predictions, a folder of PNG files")  # fmt: skip
     if config.init_from is not None and (flags.STAGE.value or flags.CHECKPOINT.value):
         raise app.UsageError("--stage and --checkpoint choose a network of the workdir, config.init_from one in a file")
+    given.name_networks(config)
     settings.check_evaluation(config)
     settings.use_compilation_cache()
     workdir = epath.Path(flags.WORKDIR.value) if flags.WORKDIR.value else cache_folder()
@@ -118,7 +121,8 @@ def evaluate(config: ml_collections.ConfigDict) -> None:
         scores = run.evaluate(flags.STAGE.value, flags.CHECKPOINT.value)
     if not hosts.is_first():
         return
-    print(f"{tables.origin(scores)}\n{tables.class_table(scores)}")
+    of_sets = tables.of_each_set([("this network", scores)])
+    print("\n".join([tables.origin(scores), tables.class_table(scores), *of_sets]))
     if flags.WORKDIR.value:
         write_atomically(workdir / "evaluation.json", json.dumps(scores, indent=2))
         write_atomically(workdir / "evaluation.csv", tables.csv_table(scores))

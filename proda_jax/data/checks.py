@@ -21,10 +21,30 @@ from proda_jax.system.refusals import choose, refuse
 
 ROLES = ("source", "target", "validation")
 NONE = "none"  # in place of a data set that there is not
+USUAL_SHARE = 0.5  # of target images among the labelled ones of a step, where a few of them have labels
 # what of data that look wrong may be meant to be so, see data.allow
 ALLOWANCES = (
     "absent_classes", "ignored_pixels", "binary_masks", "values_from_one", "noisy_colors", "label_shapes",
+    "carla_version",
 )  # fmt: skip
+
+
+def data_sets(data: ml_collections.ConfigDict, role: str) -> dict[str, ml_collections.ConfigDict]:
+    """The data sets of a role by the settings that name them; none where the role has none.
+
+    {'data.source': section}, or of several {'data.source[0]': section, 'data.source[1]': section, ...}.
+    """
+    given = data[role]
+    if isinstance(given, tuple | list):
+        found = {f"data.{role}[{i}]": one for i, one in enumerate(given)}
+    else:
+        found = {} if given is None else {f"data.{role}": given}
+    return {name: one for name, one in found.items() if one.name != NONE}
+
+
+def first_of(data: ml_collections.ConfigDict, role: str) -> ml_collections.ConfigDict:
+    """The first data set of a role that has one."""
+    return next(iter(data_sets(data, role).values()))
 
 
 def check_data(config: ml_collections.ConfigDict) -> None:
@@ -39,14 +59,58 @@ def check_data(config: ml_collections.ConfigDict) -> None:
     if data.threads < 0:
         refuse("data.threads", data.threads, "0 (one for each core) or more")
     space = label_space(data.label_space, data.classes, data.colors)
-    for role in ROLES:
-        check_role(data, role, space)
     own = {}  # prepared copies are told apart by their names
     for role in ROLES:
-        if data[role].name == FOLDER:
-            files = tuple(data[role].get(key) for key in ("images", "labels", "file_list", "skip_unlabelled"))
-            if own.setdefault(data[role].split, files) != files:
-                refuse(f"data.{role}.split", data[role].split, "another name for each folder of your own")
+        for setting, wanted in data_sets(data, role).items():
+            check_data_set(wanted, setting, role, space)
+            if wanted.name == FOLDER:
+                files = tuple(wanted.get(key) for key in ("images", "labels", "file_list", "skip_unlabelled"))
+                if own.setdefault(wanted.split, files) != files:
+                    refuse(f"{setting}.split", wanted.split, "another name for each folder of your own")
+    if not data_sets(data, "target"):
+        refuse("data.target.name", NONE, "the images that are adapted to")
+    check_shares(data)
+    check_labelled_target(data)
+
+
+def check_shares(data: ml_collections.ConfigDict) -> None:
+    """Checks how often images of each of several data sets come."""
+    for role in ROLES:
+        several = data_sets(data, role)
+        for setting, wanted in several.items():
+            share = wanted.get("share", 1.0)
+            if (len(several) == 1 or role == "validation") and share != 1.0:
+                refuse(f"{setting}.share", share, "1.0, as it acts beside other sources, or other targets, alone")
+            if not share > 0:
+                refuse(f"{setting}.share", share, "a positive number; a data set that is not wanted is left out")
+        named = [(one.name, one.split) for one in several.values()]
+        for setting, one in zip(several, named, strict=True):
+            if named.count(one) > 1:
+                refuse(f"{setting}.split", one[1], f"each data set of a role once, not {', '.join(one)} twice")
+
+
+def check_labelled_target(data: ml_collections.ConfigDict) -> None:
+    """Checks which target images may be learnt from with their labels, and how often."""
+    few, share = data.get("labelled_target"), data.get("labelled_target_share", USUAL_SHARE)
+    if few is None or not data_sets(data, "source"):
+        if share != USUAL_SHARE:
+            beside = "data.labelled_target alone" if few is None else "a source alone"
+            refuse("data.labelled_target_share", share, f"{USUAL_SHARE}, as it acts beside {beside}")
+    elif not 0 < share < 1:
+        refuse("data.labelled_target_share", share, "a share of the labelled images, above 0 and below 1; without a "
+               "source (data.source.name=none) all of them are of the target")  # fmt: skip
+    sizes = {}  # of images that share batches
+    for role in ("source", "target"):
+        sizes = sizes if few is not None else {}
+        for setting, wanted in data_sets(data, role).items():
+            sizes[setting] = tuple(wanted.image_size)
+        if len(set(sizes.values())) > 1:
+            first, last = list(sizes)[0], list(sizes)[-1]
+            refuse(f"{last}.image_size", sizes[last], f"{sizes[first]}, as {first} has: a step learns from images of "
+                   "both together")  # fmt: skip
+    for setting, wanted in data_sets(data, "target").items() if few is not None else ():
+        if wanted.name == FOLDER and not wanted.labels:
+            refuse(f"{setting}.labels", wanted.labels, "where the labels are of the images in data.labelled_target")
 
 
 def check_label_space(data: ml_collections.ConfigDict) -> None:
@@ -65,52 +129,49 @@ def check_label_space(data: ml_collections.ConfigDict) -> None:
         refuse("data.colors", tuple(data.colors), f"a colour for each of the {len(data.classes)} classes, or none")
 
 
-def check_role(data: ml_collections.ConfigDict, role: str, space: LabelSpace) -> None:
-    """Checks the data set of one role."""
-    wanted = data[role]
-    if wanted.name == NONE and role == "validation":
-        return
+def check_data_set(wanted: ml_collections.ConfigDict, setting: str, role: str, space: LabelSpace) -> None:
+    """Checks one of a role's data sets, which `setting` names."""
     # with values of its own for each class, any data set fits into any label space
     known = all_datasets() if wanted.label_values else datasets_in(space.name)
-    choose(f"data.{role}.name", wanted.name, known)
+    choose(f"{setting}.name", wanted.name, known)
     if wanted.name == FOLDER:
         if not wanted.images:
-            refuse(f"data.{role}.images", wanted.images, "a folder of images")
+            refuse(f"{setting}.images", wanted.images, "a folder of images")
         if not re.fullmatch(r"[A-Za-z]\w*", wanted.split) or wanted.split == "all":  # which TFDS keeps for itself
-            refuse(f"data.{role}.split", wanted.split, "a name of letters, digits and underscores, other than 'all'")
+            refuse(f"{setting}.split", wanted.split, "a name of letters, digits and underscores, other than 'all'")
         if wanted.raw_dir is not None:
-            refuse(f"data.{role}.raw_dir", wanted.raw_dir, f"None, as data.{role}.images says where the files are")
+            refuse(f"{setting}.raw_dir", wanted.raw_dir, f"None, as {setting}.images says where the files are")
         if not wanted.labels and role != "target":
-            refuse(f"data.{role}.labels", wanted.labels, "a folder of labels, one for each image")
+            refuse(f"{setting}.labels", wanted.labels, "a folder of labels, one for each image")
         for key in ("images", "labels"):
             if not all(isinstance(text, str) and text for text in _several(wanted[key])):
-                refuse(f"data.{role}.{key}", wanted[key], "a folder or a pattern, or several: ('a', 'b')")
+                refuse(f"{setting}.{key}", wanted[key], "a folder or a pattern, or several: ('a', 'b')")
         if len(_several(wanted.labels)) not in (0, 1, len(_several(wanted.images))):
-            refuse(f"data.{role}.labels", wanted.labels, "one folder of labels for all images, or one for each")
+            refuse(f"{setting}.labels", wanted.labels, "one folder of labels for all images, or one for each")
     for key in ("images", "labels", "file_list"):
         if wanted.get(key) and wanted.name != FOLDER:
-            refuse(f"data.{role}.{key}", wanted[key], f"None, as data.{role}.name is not {FOLDER!r}")
+            refuse(f"{setting}.{key}", wanted[key], f"None, as {setting}.name is not {FOLDER!r}")
     if wanted.get("skip_unlabelled") and wanted.name == FOLDER and not wanted.labels:
-        refuse(f"data.{role}.skip_unlabelled", True, "False, as there are no labels")
+        refuse(f"{setting}.skip_unlabelled", True, "False, as there are no labels")
     seen = tuple(wanted.get("value_range") or ())
     if seen and not (len(seen) == 2 and seen[0] < seen[1]):
-        refuse(f"data.{role}.value_range", seen, "the values that are black and white, as in (0, 4095)")
+        refuse(f"{setting}.value_range", seen, "the values that are black and white, as in (0, 4095)")
     tolerance = wanted.get("color_tolerance", 0)
     if not 0 <= tolerance <= 127:
-        refuse(f"data.{role}.color_tolerance", tolerance, "0 to 127, the most that a channel may be off")
+        refuse(f"{setting}.color_tolerance", tolerance, "0 to 127, the most that a channel may be off")
     try:
         meaning = label_map(wanted.name, space, wanted.label_values)
     except ValueError as error:
-        refuse(f"data.{role}.label_values", tuple(wanted.label_values), str(error))
+        refuse(f"{setting}.label_values", tuple(wanted.label_values), str(error))
     if tolerance and not meaning.in_color:
-        refuse(f"data.{role}.color_tolerance", tolerance, "0, as label_values names no colours")
+        refuse(f"{setting}.color_tolerance", tolerance, "0, as label_values names no colours")
 
 
 def _several(given: object) -> tuple:
     return () if given is None else tuple(given) if isinstance(given, tuple | list) else (given,)
 
 
-def meaning_of(data: ml_collections.ConfigDict, role: str) -> LabelMap:
-    """What the labels of a role mean, by the settings of the section `data`."""
-    space, wanted = label_space(data.label_space, data.classes, data.colors), data[role]
+def meaning_of(data: ml_collections.ConfigDict, wanted: ml_collections.ConfigDict) -> LabelMap:
+    """What the labels of a data set mean, by the settings of the section `data`."""
+    space = label_space(data.label_space, data.classes, data.colors)
     return label_map(wanted.name, space, wanted.label_values, wanted.get("color_tolerance", 0))

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from proda_jax.data import preset_values
+
 IGNORE = 250  # label of a pixel that counts nowhere (released code)
 IGNORED = "ignored"  # instead of a class, for raw values that count nowhere on purpose
 
@@ -41,6 +43,23 @@ _CAMVID_CLASSES = {
     "car": (64, 0, 128),
     "pedestrian": (64, 64, 0),
     "bicyclist": (0, 128, 192),
+}
+_LOVEDA_CLASSES = {
+    "background": (255, 255, 255),
+    "building": (255, 0, 0),
+    "road": (255, 255, 0),
+    "water": (0, 0, 255),
+    "barren": (159, 129, 183),
+    "forest": (0, 255, 0),
+    "agriculture": (255, 195, 128),
+}
+_ISPRS_CLASSES = {  # the colours of its own label files
+    "impervious surface": (255, 255, 255),
+    "building": (0, 0, 255),
+    "low vegetation": (0, 255, 255),
+    "tree": (0, 255, 0),
+    "car": (255, 255, 0),
+    "clutter": (255, 0, 0),
 }
 _NOT_IN_SYNTHIA = ("terrain", "truck", "train")
 _NOT_IN_SYNTHIA13 = ("wall", "fence", "pole")
@@ -79,7 +98,14 @@ def _synthia() -> LabelSpace:
 
 LABEL_SPACES = {
     space.name: space
-    for space in (_space("cityscapes19", _CITYSCAPES_CLASSES), _synthia(), _space("camvid11", _CAMVID_CLASSES))
+    for space in (
+        _space("cityscapes19", _CITYSCAPES_CLASSES),
+        _synthia(),
+        _space("camvid11", _CAMVID_CLASSES),
+        _space("loveda7", _LOVEDA_CLASSES),
+        _space("isprs6", _ISPRS_CLASSES),
+        _space("isprs5", {name: color for name, color in _ISPRS_CLASSES.items() if name != "clutter"}),
+    )
 }
 CUSTOM = "custom"  # a space whose classes the configuration names
 
@@ -139,10 +165,36 @@ _OWN_VALUES: dict[str, tuple[str, dict[int, str]]] = {  # data set: the label sp
     "camvid": ("camvid11", dict(enumerate(_CAMVID_CLASSES)) | {11: IGNORED}),
     "demo": ("cityscapes19", dict(enumerate(_CITYSCAPES_CLASSES)) | {IGNORE: IGNORED}),
 }
+_TRAIN_IDS = dict(enumerate(_CITYSCAPES_CLASSES)) | {255: IGNORED}
+
+
+def _table(name: str) -> dict:
+    classes, ignored = preset_values.TABLES[name]
+    named = {value: cls for cls in _CITYSCAPES_CLASSES for value in classes.get(cls, ())}
+    return dict.fromkeys(ignored, IGNORED) | named
+
+
+_CITYSCAPES_PRESETS = (
+    dict.fromkeys(preset_values.TRAIN_IDS, _TRAIN_IDS)
+    | dict.fromkeys(preset_values.LABEL_IDS, _CITYSCAPES_VALUES)
+    | {name: _table(name) for name in preset_values.TABLES}
+    | {"urbansyn": dict(enumerate(_CITYSCAPES_CLASSES)) | {19: IGNORED}}
+    # 0 is unlabelled, and what has a train id is followed by static, dynamic, ...; lane markings lie on roads
+    | {"carla_0_9_14": {i + 1: name for i, name in enumerate(_CITYSCAPES_CLASSES)}
+       | dict.fromkeys((0, *range(20, 29)), IGNORED) | {24: "road"}}
+)  # fmt: skip
+_OWN_VALUES |= {name: ("cityscapes19", values) for name, values in _CITYSCAPES_PRESETS.items()}
+_OWN_VALUES["loveda"] = "loveda7", {0: IGNORED} | {v: name for name, (v,) in preset_values.LOVEDA.items()}
+# as they are stored: in their files they are the colours above, and black, which is ignored, between two objects
+_OWN_VALUES |= dict.fromkeys(("potsdam", "vaihingen"), ("isprs6", dict(enumerate(_ISPRS_CLASSES)) | {255: IGNORED}))
 _VALUES = 2**16  # labels have 8 or 16 bits
 FOLDER = "folder"  # a user's own files, which hold train ids unless the configuration says otherwise
-_TARGETS = {"cityscapes19": "cityscapes", "synthia16": "cityscapes", "camvid11": "camvid"}  # of most of its networks
-_ALSO_IN = {"cityscapes": "synthia16", "gta5": "synthia16", "demo": "synthia16"}  # without the missing classes
+_TARGETS = {  # of most of its networks
+    "cityscapes19": "cityscapes", "synthia16": "cityscapes", "camvid11": "camvid", "loveda7": "loveda",
+    "isprs6": "potsdam",
+}  # fmt: skip
+_ALSO_IN = dict.fromkeys(("cityscapes", "gta5", "demo", *_CITYSCAPES_PRESETS), "synthia16")  # less what that lacks
+_ALSO_IN |= dict.fromkeys(("potsdam", "vaihingen"), "isprs5")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

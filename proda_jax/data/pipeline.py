@@ -200,6 +200,9 @@ class TfdsSource:
             name = stored["name"].decode()
             if name != self.names[held]:
                 raise ValueError(f"{self._title}: record {held} is {name}, not {self.names[held]}: prepare it again")
+            if labels and not stored.get("label"):
+                raise ValueError(f"{self._title}: {name} has no label in {self._folder}, of when it had none: "
+                                 "data_prep.prepare, with the same settings, brings that up to date")  # fmt: skip
             example = {"image": stored["image"], "record": np.int32(record)}
             yield example | {"label": stored["label"]} if labels else example
 

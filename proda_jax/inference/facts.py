@@ -6,6 +6,7 @@ from typing import Any
 from etils import epath
 
 from proda_jax.adaptation.stages import kinds
+from proda_jax.data.checks import first_of
 from proda_jax.models.weights import pretrained_folder
 from proda_jax.run import provenance
 from proda_jax.run.card import Card
@@ -74,7 +75,7 @@ def _scores(workdir: Workdir, stage: str, step: int) -> Iterator[dict]:
     result, evaluated = workdir.result(stage) or {}, workdir.path / "evaluation.json"
     found = [entry for entry in (result.get("last"), result.get("best")) if entry and entry["step"] == step]
     if found and found[0].get("miou") is not None:
-        data = provenance.read_configuration(workdir.path).data.validation
+        data = first_of(provenance.read_configuration(workdir.path).data, "validation")
         chosen = {"chosen": True} if found[0] == result["best"] != result["last"] else {}
         yield {"data": f"{data.name}, {data.split}"} | chosen | found[0]
     if evaluated.exists():

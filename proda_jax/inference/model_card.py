@@ -156,8 +156,11 @@ def _data(about: Mapping[str, Any]) -> Iterator[str]:
         yield "Not known."
         return
     uses = {"source": "with labels", "target": "with labels" if about["target_labels"] else "without labels"}
-    keys = ("name", "split", "image_size")
-    rows = [(role, *(_value(settings.get(f"data.{role}.{key}")) for key in keys), use) for role, use in uses.items()]
+    keys, rows = ("name", "split", "image_size"), []
+    for role, use in uses.items():
+        begins = [f"data.{role}", *(f"data.{role}[{i}]" for i in range(100))]  # of one data set, or of several
+        there = [begin for begin in begins if f"{begin}.name" in settings]
+        rows += [(role, *(_value(settings.get(f"{begin}.{key}")) for key in keys), use) for begin in there]
     yield _table(("domain", "data set", "split", "height, width", "used"), rows)
 
 

@@ -10,6 +10,7 @@ from etils import epath
 from jax.sharding import Mesh
 from PIL import Image
 
+from proda_jax.data.checks import first_of
 from proda_jax.data.decode import cores
 from proda_jax.data.label_spaces import label_space, reported_subsets
 from proda_jax.data.source import ExampleSource
@@ -51,7 +52,7 @@ def predict(
     Raises:
       ValueError: there are no labelled images, a kind is unknown, or nothing can be written there.
     """
-    source, data = sources.labelled_validation(), config.data.validation
+    source, data = sources.labelled_validation(), first_of(config.data, "validation")
     space = label_space(config.data.label_space, config.data.classes, config.data.colors)
     card = Card.of(config, origin.get("stage", epath.Path(origin["network"]).name), extra_norm=model.extra_norm)
     segmenter = Segmenter(model.clone(axis_name=None), variables, card, mesh, origin=origin["network"])

@@ -225,7 +225,13 @@ def _targets(path: epath.Path, config: dict | None) -> int | None:
     """Number of target images, from what TFDS noted of the prepared data set."""
     if config is None:
         return None
-    data, target = config["data"], config["data"]["target"]
+    data = config["data"]
+    if data.get("labelled_target"):  # nobody knows here how many of them have no label
+        return None
+    if isinstance(data["target"], list):
+        found = [_targets(path, config | {"data": data | {"target": one}}) for one in data["target"]]
+        return None if None in found else sum(found)
+    target = data["target"]
     name = target["name"] if target["name"] != "folder" else f"folder/{target['split']}"
     folder = epath.Path(expanded(data["data_dir"] or path / "data")) / name
     for version in sorted(_inside(folder), key=lambda path: path.name, reverse=True):

@@ -71,10 +71,9 @@ def summary(run: Run) -> list[tuple[str, str]]:
     """The facts below the headline: (what, value)."""
     complete = sum(stage.result is not None for stage in run.stages)
     facts = [("task", run.task)]
-    source, target = (run.settings.get(f"data.{role}.name") for role in ("source", "target"))
-    if source and target:
-        splits = (run.settings.get(f"data.{role}.split", "") for role in ("source", "target"))
-        facts.append(("data", " to ".join(f"{n} {s}".strip() for n, s in zip((source, target), splits, strict=True))))
+    source, target = (_data_sets(run, role) for role in ("source", "target"))
+    if target:
+        facts.append(("data", f"{source} to {target}" if source else f"{target}, without a source"))
     if run.space:
         facts.append(("classes", f"{len(run.space)} ({run.space.name})"))
     facts.append(("stages complete", f"{complete} of {len(run.stages) + len(run.waiting)}"))
@@ -89,6 +88,13 @@ def summary(run: Run) -> list[tuple[str, str]]:
     if task:
         facts.append(("paper", f"{task[1]['stage 3'].miou} mIoU ({task[0]}, {task[1]['stage 3'].source})"))
     return facts
+
+
+def _data_sets(run: Run, role: str) -> str:
+    """The data sets of a role and their splits; '' where there is none, or nobody knows."""
+    begins = [f"data.{role}", *(f"data.{role}[{i}]" for i in range(100))]
+    there = [begin for begin in begins if run.settings.get(f"{begin}.name") not in (None, "none")]
+    return " + ".join(f"{run.settings[f'{b}.name']} {run.settings.get(f'{b}.split', '')}".strip() for b in there)
 
 
 def gap_closed(run: Run) -> list[tuple[str, str]]:

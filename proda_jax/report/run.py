@@ -185,6 +185,9 @@ def flat(tree: dict, prefix: str = "") -> Iterable[tuple[str, Any]]:
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and value and all(isinstance(one, dict) for one in value):  # several data sets
+            for number, one in enumerate(value):
+                yield from flat(one, f"{prefix}{key}[{number}].")
         else:
             yield f"{prefix}{key}", value
 

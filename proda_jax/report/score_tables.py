@@ -3,7 +3,7 @@
 import csv
 import io
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from proda_jax.data.label_spaces import LabelSpace
 
@@ -32,7 +32,17 @@ def table(stages: Sequence[dict]) -> str:
         cells += [f"{_score(last.get(key)):>{len(title)}}" for key, title in zip(scores, titles, strict=True)]
         cells += [f"{best['miou']:>9.1f}  at step {best['step']}"] if "miou" in best else []
         rows.append("   ".join(cells))
-    return "\n".join(rows)
+    return "\n".join(rows + of_each_set((stage["name"], stage["last"]) for stage in stages))
+
+
+def of_each_set(entries: Iterable[tuple[str, dict]]) -> list[str]:
+    """A line for each of several validation sets: the mIoU of each (name, evaluation); none where there is one set."""
+    entries = [(name, entry["validation"]) for name, entry in entries if "validation" in entry]
+    return [
+        f"mIoU on {title}: " + ", ".join(f"{name} {_score(sets[title].get('miou'))}" for name, sets in entries
+                                         if title in sets)
+        for title in dict.fromkeys(title for _, sets in entries for title in sets)
+    ]  # fmt: skip
 
 
 def best_of(history: Sequence[dict]) -> dict:

@@ -9,7 +9,7 @@ from etils import epath
 from proda_jax.adaptation.stages import kinds
 from proda_jax.report.inspection import Inspection, Stage, experiments, inspect, tables
 from proda_jax.report.integrity import Integrity
-from proda_jax.report.score_tables import best_of, duration
+from proda_jax.report.score_tables import best_of, duration, of_each_set
 
 WIDTH = 80  # columns
 _BESIDES = ("step", "seconds", "images_per_second", "gradient_norm", "skipped")  # of a logged step, what is no loss
@@ -30,7 +30,8 @@ def text(workdir: epath.PathLike, *, verify: bool = False) -> str:
         return study_text(workdir, several)
     found = inspect(workdir, integrity)
     current = next((stage for stage in found.stages if stage.result is None), None)
-    parts = [headline(found), table(found.stages)]
+    last = [(one.name, one.result["last"] if one.result else (one.history or [{}])[-1]) for one in found.stages]
+    parts = [headline(found), table(found.stages), "\n".join(of_each_set(last))]
     if current is not None and current.begun:
         parts.append(standing(current, found.running))
     parts += [labels(found), following(found, current), compared(integrity), damage(found)]

@@ -14,7 +14,8 @@ def scores(run: Run, folder: Folder) -> Section:
     if not run.scored:
         return Section("scores", "Scores", [Note("No scores: there are no labelled validation images.", missing=True)])
     task, rows = paper.task(run.settings), paper_rows(run)
-    blocks: list[Any] = [_stage_table(run, task, rows, folder), *_class_tables(run, task, folder)]
+    blocks: list[Any] = [_stage_table(run, task, rows, folder), *_set_table(run, folder)]
+    blocks += _class_tables(run, task, folder)
     if task is None:
         blocks.append(Note("The paper has no scores for this task, so there is no column of its own."))
     else:
@@ -59,6 +60,18 @@ def _stage_table(run: Run, task: Any, rows: dict[str, paper.Row], folder: Folder
     if start.role != "source":
         caption += f" The run has no stage of the source alone: gains are over {start.name}."
     return Table(titles, shown, caption, data=link)
+
+
+def _set_table(run: Run, folder: Folder) -> list[Table]:
+    """mIoU on each of several validation sets."""
+    stages = [stage for stage in run.scored if "validation" in stage.last]
+    sets = list(dict.fromkeys(title for stage in stages for title in stage.last["validation"]))
+    if not sets:
+        return []
+    data = [[stage.name, *(stage.last["validation"].get(title, {}).get("miou") for title in sets)] for stage in stages]
+    link = folder.table("validation_sets", ["stage", *sets], data)
+    caption = "mIoU of the last networks on each validation set, percent. The first is the one of all other tables."
+    return [Table(["stage", *sets], [[name, *map(number, scores)] for name, *scores in data], caption, data=link)]
 
 
 def _class_tables(run: Run, task: Any, folder: Folder) -> list[Table]:

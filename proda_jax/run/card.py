@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 
 from proda_jax.adaptation.stages import build
+from proda_jax.data.checks import data_sets, first_of
 from proda_jax.data.label_spaces import LabelSpace, label_space, own_ids
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.models.heads import HEADS
@@ -52,7 +53,9 @@ class Card:
         cls, config: ml_collections.ConfigDict, stage: str, *, extra_norm: bool, head: str | None = None
     ) -> "Card":
         """The card of a network of this configuration; `head` where it is not the configuration's."""
-        space = label_space(config.data.label_space, config.data.classes, config.data.colors)
+        data = config.data
+        space = label_space(data.label_space, data.classes, data.colors)
+        known = [one for role in _ROLES for one in data_sets(data, role).values()]
         return cls(
             model={name: value for name, value in config.model.items() if name not in _FILES}
             | {"head": head or config.model.head},
@@ -60,11 +63,11 @@ class Card:
             label_space=space.name,
             classes=space.classes,
             colors=tuple(tuple(color) for color in space.colors.tolist()),
-            image_size=tuple(config.data.target.image_size),
+            image_size=tuple(first_of(data, "target").image_size),
             task=config.task,
             stage=stage,
-            label_ids=own_ids(space, [(config.data[role].name, config.data[role].label_values) for role in _ROLES]),
-            value_range=tuple(config.data.target.get("value_range") or ()),
+            label_ids=own_ids(space, [(one.name, one.label_values) for one in known]),
+            value_range=tuple(first_of(data, "target").get("value_range") or ()),
         )
 
     @classmethod

@@ -16,8 +16,9 @@ from proda_jax.adaptation import prototypes, statistics
 from proda_jax.adaptation.stages import build, kinds, prepare
 from proda_jax.adaptation.stages.step import Setup
 from proda_jax.adaptation.state import TrainState
-from proda_jax.data.checks import NONE
+from proda_jax.data.checks import data_sets, first_of
 from proda_jax.data.decode import cores
+from proda_jax.data.joined import Joined, JoinedRareClassOrder
 from proda_jax.data.label_spaces import label_space, reported_subsets
 from proda_jax.data.pseudo_labels import PseudoLabels, with_pseudo_labels
 from proda_jax.data.rare_classes import RareClassOrder, label_pixels
@@ -150,14 +151,14 @@ class Experiment:
             return None
 
         def note(state: TrainState) -> dict:
-            matrix = score(state.variables) if score else None
-            entry = {} if matrix is None else self.summary(matrix)
+            matrices = score(state.variables) if score else None
+            entry = {} if matrices is None else self.summary(matrices)
             if score and state.recomputed is not None:
                 running = score({"params": state.params, "batch_stats": state.batch_stats})
                 entry["miou_running_statistics"] = self.summary(running)["miou"]
             if snapshots:
                 with phase(f"{name}: taking a snapshot", leave=False):
-                    more, panels = snapshots.take(state, matrix)
+                    more, panels = snapshots.take(state, matrices and matrices[0])
                 entry |= more
                 for title, images in panels.items():  # they differ in size
                     writer.write_images(int(state.step), {title: images})
@@ -192,7 +193,7 @@ class Experiment:
         if not wanted.images:
             return None
         if self.looked is None:
-            labelled = self.config.data.validation.name != NONE
+            labelled = bool(data_sets(self.config.data, "validation"))
             source = self.sources.open("validation" if labelled else "target")
             network = self.networks.network(extra_norm=False)
             self.looked = Looked(source, wanted, self.evaluation_batch, network, labels=labelled)
@@ -207,30 +208,43 @@ class Experiment:
         folder = self.workdir.folder(name)
         return Snapshots(self.looked, folder, model, self.mesh, stage, self.space, make, teacher)
 
-    def scorer(self, model: DeepLab, title: str) -> Callable[[Any], np.ndarray] | None:
-        """Variables of a network -> confusion matrix on the validation images; None where there are no such images.
+    def scorer(self, model: DeepLab, title: str) -> Callable[[Any], list[np.ndarray]] | None:
+        """Variables of a network -> confusion matrix on each set of validation images; None where there are none.
 
         Args:
           model: the network.
           title: what is evaluated, for the progress bar.
         """
-        if self.config.data.validation.name == NONE:
+        if not data_sets(self.config.data, "validation"):
             return None
         at = evaluate.scored_at(self.config)
-        validation, confusion = self.sources.open("validation"), evaluate.confusion_step(model, self.mesh, at)
-        new = iter([True])  # the first time, the program is compiled
+        confusion = evaluate.confusion_step(model, self.mesh, at)
+        sets = [source for _, source in self.sources.each("validation")]
+        of = [f" on {name}" for name in self.sources.titles("validation")] if len(sets) > 1 else [""]
+        new = [iter([True]) for _ in sets]  # the first time, the program is compiled
 
-        def score(variables: Any) -> np.ndarray:
-            return evaluate.evaluate(
-                confusion, variables, validation, self.evaluation_batch, model.classes, self.mesh,
-                f"{title}: evaluating", next(new, False), at,
-            )  # fmt: skip
+        def score(variables: Any) -> list[np.ndarray]:
+            return [
+                evaluate.evaluate(
+                    confusion, variables, source, self.evaluation_batch, model.classes, self.mesh,
+                    f"{title}: evaluating{where}", next(first, False), at,
+                )
+                for source, where, first in zip(sets, of, new, strict=True)
+            ]  # fmt: skip
 
         return score
 
-    def summary(self, confusion: np.ndarray) -> dict:
-        """Scores in percent."""
-        return evaluate.summary(confusion, self.space)
+    def summary(self, confusions: list[np.ndarray], **how: Any) -> dict:
+        """Scores in percent: of the first validation set, and where there are several of each, 'validation'.
+
+        Args:
+          confusions: what `scorer` counts.
+          **how: of `evaluate.summary`.
+        """
+        found = [evaluate.summary(confusion, self.space, **how) for confusion in confusions]
+        if len(found) == 1:
+            return found[0]
+        return found[0] | {"validation": dict(zip(self.sources.titles("validation"), found, strict=True))}
 
     def finish(self, name: str, steps: int, history: History, **facts: Any) -> dict:
         """Marks a stage as complete; `facts` stand in its result besides."""
@@ -252,11 +266,13 @@ class Experiment:
         arguments = {"first_step": first_step, "shard": (index, count)}
         order = build.order_seed(config.seed, build.random_name(config, name))
         size = build.batch_size(config, name)
-        source, kind = self.sources.open("source"), kinds.of(stage)
-        if kind.draws_rare_classes(stage):
-            source = self.rare_classes(name, order).source_batches(source, size, **arguments)
+        labelled, kind = self.sources.labelled(), kinds.of(stage)
+        if labelled is None:
+            source = self.second_targets(name, size, **arguments) if kind.pairs_target else None
+        elif kind.draws_rare_classes(stage):
+            source = self.rare_classes(name, order, labelled).source_batches(labelled, size, **arguments)
         else:
-            source = source.training_batches(size, seed=order, labels=True, **arguments)
+            source = labelled.training_batches(size, seed=order, labels=True, **arguments)
         target = None
         if wanted := kind.target(stage):
             data = self.sources.open("target")
@@ -264,6 +280,11 @@ class Experiment:
             if kind.pseudo_labels:
                 target = with_pseudo_labels(target, self.labels(name), data.names, kind.pseudo_labels.name)
         return train.merge_batches(source, target, index * size // count)
+
+    def second_targets(self, name: str, size: int, **arguments: Any) -> Iterator[dict]:
+        """Batches of the target in an order of their own, for a stage that mixes target images with each other."""
+        seed = build.order_seed(self.config.seed, f"{build.random_name(self.config, name)}, second images")
+        return self.sources.open("target").training_batches(size, seed=seed, labels=False, **arguments)
 
     # What prepares a stage
 
@@ -303,19 +324,20 @@ class Experiment:
                 store, mapped, self.networks.variables(teacher), target, self.evaluation_batch, self.mesh, title
             )
 
-    def rare_classes(self, name: str, seed: int) -> RareClassOrder:
-        """The order of source images of a stage that draws them by their classes, which are counted once."""
+    def rare_classes(self, name: str, seed: int, labelled: ExampleSource) -> RareClassOrder:
+        """The order of labelled images of a stage that draws them by their classes, which are counted once."""
         stage, path = self.config[name], self.workdir.folder(name) / "source_class_pixels.npz"
         if not hosts.as_the_first_sees(hosts.is_first() and is_readable(path)):
             if hosts.is_first():
                 threads = self.config.data.threads or cores()
-                pixels = label_pixels(self.sources.open("source"), len(self.space), threads)
+                pixels = label_pixels(labelled, len(self.space), threads)
                 write_atomically(path, npz(pixels=pixels))
             hosts.wait("classes of the source are counted")
-        return RareClassOrder(
-            read_npz(path)["pixels"], temperature=stage.rare_class_temperature, min_pixels=stage.rare_class_min_pixels,
-            seed=seed,
-        )  # fmt: skip
+        pixels = read_npz(path)["pixels"]
+        how = {"temperature": stage.rare_class_temperature, "min_pixels": stage.rare_class_min_pixels, "seed": seed}
+        if isinstance(labelled, Joined):
+            return JoinedRareClassOrder(pixels, labelled, build.batch_size(self.config, name), **how)
+        return RareClassOrder(pixels, **how)
 
     def initial_prototypes(self, name: str) -> prototypes.Prototypes:
         """The prototypes that stage `name` starts from (Equation 5)."""
@@ -323,7 +345,7 @@ class Experiment:
         path = self.workdir.folder(name) / "initial_prototypes.npz"
         if not hosts.as_the_first_sees(hosts.is_first() and is_readable(path)):
             teacher = stage.init  # whose features they are compared with, as the momentum encoder starts there
-            source = self.sources.open("source" if stage.prototype_init == "source" else "target")
+            source = self.sources.labelled() if stage.prototype_init == "source" else self.sources.open("target")
             model, variables = self.networks.model(teacher), self.networks.variables(teacher)
             made = prepare.initial_prototypes(model, variables, source, stage, self.evaluation_batch, self.mesh)
             hosts.wait("prototypes")  # all have looked before one writes
@@ -398,18 +420,19 @@ class Experiment:
 
         Returns:
           `evaluate.summary` over each set of classes that papers report, with where the network is from, 'task',
-          'data' ('camvid, dusk_test'), 'images', and 'evaluate_at', the setting.
+          'data' ('camvid, dusk_test'), 'images', and 'evaluate_at', the setting; of several validation sets those of
+          the first, and of each in 'validation'.
 
         Raises:
           ValueError: there are no labelled validation images, or no network.
         """
-        data = self.config.data.validation
+        data = first_of(self.config.data, "validation")
         self.sources.labelled_validation()
         model, variables, origin = self.networks.choose(stage, which)
-        confusion = self.scorer(model, origin.get("stage", "network"))(variables)
+        confusions = self.scorer(model, origin.get("stage", "network"))(variables)
         images = {"data": f"{data.name}, {data.split}", "images": len(self.sources.open("validation"))}
         images["evaluate_at"] = evaluate.scored_at(self.config)
-        scores = evaluate.summary(confusion, self.space, reported_subsets(self.space), dice=True)
+        scores = self.summary(confusions, subsets=reported_subsets(self.space), dice=True)
         return {"task": self.config.task} | origin | images | scores
 
     def check_labels(self) -> None:
@@ -419,20 +442,26 @@ class Experiment:
         missing = [name for name in self.config.stages if not self.workdir.result(name)]
         trained = [name for name in missing if self.config[name].weights is None]
         purposes = {"source": "which every stage learns from"} if trained else {}
-        if self.config.data.validation.name != NONE:
-            purposes["validation"] = "which give the scores: set config.data.validation.name=none to do without"
+        purposes["validation"] = "which give the scores: set config.data.validation.name=none to do without"
         if oracles:
             purposes["target"] = f"which stage {oracles[0]!r} learns from: leave it out of config.stages"
         for role, purpose in purposes.items():
-            source, data = self.sources.open(role), self.config.data[role]
-            if not source.labelled:
-                raise ValueError(f"the {role} images ({data.name}, {data.split}) have no labels, {purpose}")
-            if role == "validation" and not any(
-                (batch["label"] < len(self.space)).any() for batch in source.ordered_batches(1, labels=True)
-            ):
-                raise ValueError(evaluate.NOTHING_COUNTS.format(len(source)))
-        if trained:
-            self.sources.open("target")  # so that what is wrong with it is said now
+            for data, source in self.sources.each(role):
+                if not source.labelled:
+                    raise ValueError(f"the {role} images ({data.name}, {data.split}) have no labels, {purpose}")
+                if role == "validation" and not any(
+                    (batch["label"] < len(self.space)).any() for batch in source.ordered_batches(1, labels=True)
+                ):
+                    raise ValueError(evaluate.NOTHING_COUNTS.format(len(source)))
+        if trained:  # so that what is wrong with them is said now
+            labelled, target = self.sources.labelled(), self.sources.open("target")
+            if labelled is not None and not labelled.labelled:
+                raise ValueError("the target images that config.data.labelled_target names have no labels: say where "
+                                 "they are, config.data.target.labels, or leave the list out")  # fmt: skip
+            learning = [name for name in trained if kinds.of(self.config[name]).target(self.config[name])]
+            if learning and not len(target):
+                raise ValueError(f"config.data.labelled_target names all target images, and stage {learning[0]!r} "
+                                 "learns from others, without labels: name fewer")  # fmt: skip
 
     def results(self) -> dict:
         """{'task', 'seed', 'stages': [...]}, of the stages that are complete; values in percent.

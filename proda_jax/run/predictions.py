@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 
 from proda_jax.data import decode_pillow
-from proda_jax.data.checks import meaning_of
+from proda_jax.data.checks import first_of, meaning_of
 from proda_jax.data.decode import cores
 from proda_jax.data.label_spaces import FOLDER, IGNORE, LabelMap, label_map, label_space, reported_subsets
 from proda_jax.data.source import ExampleSource
@@ -50,11 +50,11 @@ def score(config: ml_collections.ConfigDict, sources: Sources, folder: epath.Pat
       ValueError: files are missing, or cannot be meant: two for an image, other sizes, values without meaning.
     """
     choose("--prediction_values", values, VALUES)
-    source, data = sources.labelled_validation(), config.data.validation
+    source, data = sources.labelled_validation(), first_of(config.data, "validation")
     folder = epath.Path(expanded(folder))
     counted = _count(source, _files(folder, source.names), values)
     space = label_space(config.data.label_space, config.data.classes, config.data.colors)
-    confusion, values = _confusion(counted, meaning_of(config.data, "validation"), values)
+    confusion, values = _confusion(counted, meaning_of(config.data, first_of(config.data, "validation")), values)
     if not confusion.any():
         raise ValueError(evaluate.NOTHING_COUNTS.format(len(source)))
     if without := confusion[:, -1].sum():

@@ -12,10 +12,11 @@ import ml_collections
 from etils import epath
 
 from proda_jax.adaptation.stages import build, kinds
-from proda_jax.data.checks import NONE
+from proda_jax.data.checks import data_sets
 from proda_jax.models.backbones import OPTIONS
+from proda_jax.run import labelled_target
 from proda_jax.run.evaluate import scored_at
-from proda_jax.system import hosts
+from proda_jax.system import digests, hosts
 from proda_jax.system.files import json_text, read_json, write_if_new, write_json
 from proda_jax.system.paths import expand_settings
 
@@ -43,10 +44,18 @@ def decisive(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
     found = {key: config[key] for key in _EVERYWHERE} | {name: config[name]}
     found |= {f"data.{key}": config.data[key] for key in ("label_space", "classes", "store_scale")}
     roles = ("source", "target", "validation") if config.handover == "best" else ("source", "target")
-    found |= {f"data.{role}.{key}": config.data[role][key] for role in roles for key in _OF_DATA}
-    found |= {f"data.{role}.{key}": value for role in roles for key in _OF_DATA_IF_SET
-              if (value := config.data[role].get(key))}  # fmt: skip
-    if config.data.validation.name != NONE:  # one history has scores of one kind
+    data_of = {setting: one for role in roles for setting, one in data_sets(config.data, role).items()}
+    found |= {f"{setting}.{key}": one[key] for setting, one in data_of.items() for key in _OF_DATA}
+    found |= {f"{setting}.{key}": value for setting, one in data_of.items() for key in _OF_DATA_IF_SET
+              if (value := one.get(key))}  # fmt: skip
+    for role in roles:
+        if len(several := data_sets(config.data, role)) > 1:
+            found |= {f"{setting}.share": one.get("share", 1.0) for setting, one in several.items()}
+    if (few := config.data.get("labelled_target")) is not None:  # which images it names; where it lies may change
+        found["data.labelled_target"] = digests.of_json(labelled_target.names(few))
+        if data_sets(config.data, "source"):
+            found["data.labelled_target_share"] = config.data.labelled_target_share
+    if data_sets(config.data, "validation"):  # one history has scores of one kind
         found["evaluate_at"] = scored_at(config)
     if config.handover == "best":
         found["evaluate_every"] = config.evaluate_every
@@ -76,7 +85,14 @@ def remember(folder: epath.Path, config: ml_collections.ConfigDict, name: str) -
 def note_configuration(workdir: epath.Path, config: ml_collections.ConfigDict) -> None:
     """Notes the whole configuration of a run, for reports and for predictions."""
     if hosts.is_first():
-        write_if_new(workdir / CONFIGURATION, json_text(config.to_dict()).encode())
+        write_if_new(workdir / CONFIGURATION, json_text(_plain(config.to_dict())).encode())
+
+
+def _plain(value: Any) -> Any:
+    """A setting with dictionaries in place of sections, those in tuples, too."""
+    if isinstance(value, ml_collections.ConfigDict | dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def scores_as_before(workdir: epath.Path) -> bool:
@@ -100,6 +116,9 @@ def read_configuration(workdir: epath.PathLike) -> ml_collections.ConfigDict:
     if not note.exists():
         raise ValueError(f"{note} is not there, so nobody knows the settings of {workdir}: {remedy}")
     config = ml_collections.ConfigDict(_with_tuples(read_json(note, remedy)))
+    for role, given in config.data.items() if "data" in config else ():
+        if isinstance(given, tuple) and any(isinstance(one, dict) for one in given):
+            config.data[role] = tuple(map(ml_collections.ConfigDict, given))
     expand_settings(config)  # workdirs of before have them as they were written
     return config.lock()
 

@@ -6,7 +6,7 @@ import ml_collections
 
 from proda_jax.adaptation.stages import kinds
 from proda_jax.adaptation.stages.build import views_of
-from proda_jax.data.checks import NONE
+from proda_jax.data.checks import data_sets, first_of
 
 TOLERATED = 4 / 3  # times that one scale may be the other before that is told
 
@@ -17,12 +17,12 @@ def notes(config: ml_collections.ConfigDict) -> Iterator[str]:
     Images are trained at `views.base_width` times `views.scale`, in the middle, and scored at the width of validation
     images, or where there are none labelled at that of target images.
     """
-    role = "target" if config.data.validation.name == NONE else "validation"
-    scored, said = config.data[role].image_size[1], {}
+    role = "validation" if data_sets(config.data, "validation") else "target"
+    scored, said = first_of(config.data, role).image_size[1], {}
     for name in config.stages:
         views = views_of(config, name)
         if kinds.of(config[name]).segments and config[name].weights is None:
-            width = views.base_width or config.data.target.image_size[1]
+            width = views.base_width or first_of(config.data, "target").image_size[1]
             said.setdefault(width * sum(views.scale) / 2, name)
     for trained, name in said.items():
         if not 1 / TOLERATED <= trained / scored <= TOLERATED:

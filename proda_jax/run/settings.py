@@ -13,7 +13,7 @@ from proda_jax.adaptation.selectors import SELECTORS
 from proda_jax.adaptation.stages import kinds
 from proda_jax.adaptation.stages.build import backbone_of, takes_backbone, views_of
 from proda_jax.adaptation.stages.kinds import KINDS
-from proda_jax.data.checks import NONE, ROLES, check_data, check_label_space
+from proda_jax.data.checks import NONE, ROLES, check_data, check_label_space, data_sets, first_of
 from proda_jax.data.label_spaces import label_space
 from proda_jax.models import backbones
 from proda_jax.models.backbones import BACKBONES, OPTIONS, Backbone
@@ -99,7 +99,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     check_data(config)
     choose("handover", config.handover, ("last", "best"))
     choose("evaluate_at", scored_at(config), (LABELS, IMAGE_SIZE))
-    if config.handover == "best" and config.data.validation.name == NONE:
+    if config.handover == "best" and not data_sets(config.data, "validation"):
         refuse("handover", "best", "'last', as there are no validation images to choose by")
     if not config.save_minutes > 0:
         refuse("save_minutes", config.save_minutes, "a positive number")
@@ -150,7 +150,7 @@ def check_evaluation(config: ml_collections.ConfigDict) -> None:
     check_model(config.model)
     if config.evaluate_batch_size < 1:
         refuse("evaluate_batch_size", config.evaluate_batch_size, "at least 1")
-    if config.data.validation.name == NONE:
+    if not data_sets(config.data, "validation"):
         refuse("data.validation.name", NONE, "labelled images to evaluate on")
     if config.init_from is not None:
         check_file("init_from", config.init_from)
@@ -190,7 +190,8 @@ def check_model(model: ml_collections.ConfigDict) -> None:
 def check_views(config: ml_collections.ConfigDict, views: ml_collections.ConfigDict) -> None:
     """Checks the section `views`, or what a stage makes of it."""
     for name, size in (("views.crop_size", views.crop_size), *(
-        (f"data.{role}.image_size", config.data[role].image_size) for role in ROLES
+        (f"{setting}.image_size", one.image_size) for role in ROLES
+        for setting, one in data_sets(config.data, role).items()
     )):  # fmt: skip
         if len(size) != 2 or min(size) < 32:
             refuse(name, tuple(size), "(height, width), each at least 32 pixels")
@@ -224,7 +225,8 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
             refuse(f"{name}.{key}", stage[key], "a positive number")
     if "label_scales" in stage and not (stage.label_scales and min(stage.label_scales) > 0):
         refuse(f"{name}.label_scales", tuple(stage.label_scales), "positive numbers, such as (1.0,)")
-    smallest = min(min(config.data.target.image_size) * scale for scale in stage.get("label_scales", (1.0,)))
+    shorter = min(first_of(config.data, "target").image_size)
+    smallest = min(shorter * scale for scale in stage.get("label_scales", (1.0,)))
     if smallest < 32:
         refuse(f"{name}.label_scales", tuple(stage.label_scales), "scales that leave target images at least 32 pixels")
     if "discriminator_channels" in stage and not min(stage.discriminator_channels, default=0) > 0:
@@ -253,6 +255,7 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
         check_pretraining(config, name)
     if "strong" in stage:
         check_mixing(config, name)
+    check_labelled(config, name)
     check_optimizer(stage, name)
     check_statistics(stage, name)
     idle.check(config, name)
@@ -264,6 +267,20 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
             choose(f"{name}.{key}", stage[key], labelling)
     if stage.init in ("imagenet", "self_supervised"):
         check_weights(config, name, stage.init)
+
+
+def check_labelled(config: ml_collections.ConfigDict, name: str) -> None:
+    """Refuses a stage that needs labelled images where there are none, or reads labels that are not listed."""
+    stage, listed = config[name], config.data.get("labelled_target") is not None
+    if listed and kinds.of(stage).target(stage) == "labels":
+        refuse(f"{name}.target_labels", True, "False, as data.labelled_target says which labels of the target are read")
+    if listed or data_sets(config.data, "source"):
+        return
+    for setting in kinds.of(stage).of_labelled(stage):
+        able = " and ".join(repr(kind) for kind, row in KINDS.items() if row.of_labelled({}) == ())
+        wanting = f"stage {name!r}, which is {stage.kind!r}: only {able} do without" if setting == "kind" else (
+            f"{name}.{setting} = {stage[setting]!r}")  # fmt: skip
+        refuse("data.source.name", NONE, f"labelled images, from a source or data.labelled_target, for {wanting}")
 
 
 def check_mixing(config: ml_collections.ConfigDict, name: str) -> None:
@@ -278,7 +295,7 @@ def check_mixing(config: ml_collections.ConfigDict, name: str) -> None:
     margins = stage.ignored_margins
     if len(margins) != 4 or min(margins) < 0:
         refuse(f"{name}.ignored_margins", tuple(margins), "(top, bottom, left, right), pixels from 0")
-    size = crop if stage.margins_of == "crop" else config.data.target.image_size
+    size = crop if stage.margins_of == "crop" else first_of(config.data, "target").image_size
     if margins[0] + margins[1] >= size[0] or margins[2] + margins[3] >= size[1]:
         refuse(f"{name}.ignored_margins", tuple(margins), f"less than the {stage.margins_of}, {tuple(size)}")
     classes = label_space(config.data.label_space, config.data.classes, config.data.colors).classes

@@ -178,17 +178,18 @@ def in_short(history: History, line: dict[str, float | None]) -> list[str]:
     return words + [f"{name} {line[name]:.3g}" for name in (*losses, *besides) if line[name] is not None]
 
 
-def merge_batches(source: Iterable[dict], target: Iterable[dict] | None, first_slot: int) -> Iterable[dict]:
+def merge_batches(source: Iterable[dict] | None, target: Iterable[dict] | None, first_slot: int) -> Iterable[dict]:
     """Batches as the steps take them: {'source', 'target', 'slot'}.
 
     Args:
-      source: batches of labelled source images.
+      source: batches of labelled images, or None where there are none.
       target: batches of target images, or None where the stage has no use for them.
       first_slot: place in the global batch of this host's first example.
     """
-    for images, others in zip(source, target if target is not None else iter(dict, None), strict=False):
-        slots = np.arange(len(images["record"]), dtype=np.int32) + first_slot
-        batch = {"source": {k: v for k, v in images.items() if k != "record"}, "slot": slots}
-        if target is not None:
-            batch["target"] = {k: v for k, v in others.items() if k != "record"}
-        yield batch
+    domains = {name: given for name, given in (("source", source), ("target", target)) if given is not None}
+    for images in zip(*domains.values(), strict=False):
+        slots = np.arange(len(images[0]["record"]), dtype=np.int32) + first_slot
+        yield {"slot": slots} | {
+            name: {k: v for k, v in batch.items() if k != "record"}
+            for name, batch in zip(domains, images, strict=True)
+        }

@@ -39,8 +39,11 @@ def expand_settings(config: ml_collections.ConfigDict) -> None:
     """Expands whatever begins with '~' in a configuration and its sections, in place: nothing but a path does."""
     for name in config:
         value = config[name]
-        if isinstance(value, ml_collections.ConfigDict):
-            expand_settings(value)
+        sections = value if isinstance(value, tuple | list) else (value,)
+        sections = [section for section in sections if isinstance(section, ml_collections.ConfigDict)]
+        if sections:
+            for section in sections:
+                expand_settings(section)
         elif (path := expanded(value)) is not value:
             config[name] = path
 

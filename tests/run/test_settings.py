@@ -41,7 +41,8 @@ REFUSED = [
     ("data.store_scale", 0.0, "a share above 0, up to 1"),
     ("data.store_scale", 1.5, "a share above 0, up to 1"),
     ("data.threads", -1, "0 (one for each core) or more"),
-    ("data.source.name", "none", "one of cityscapes"),  # validation images alone may be missing
+    ("data.source.name", "none", "labelled images, from a source or data.labelled_target, for stage 'source'"),
+    ("data.target.name", "none", "the images that are adapted to"),
     ("model.head", "deeplb", "did you mean 'deeplab'"),
     ("model.initialisation", "kaiming", "one of released, he"),
     ("model.dtype", "float16", "did you mean 'bfloat16'"),

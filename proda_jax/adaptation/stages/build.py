@@ -15,6 +15,7 @@ from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.stages.kinds import KINDS
 from proda_jax.adaptation.stages.step import Setup
 from proda_jax.adaptation.state import DiscriminatorState, TrainState, copy
+from proda_jax.data.checks import first_of
 from proda_jax.data.label_spaces import label_space
 from proda_jax.models.backbones import DEFAULT, OPTIONS, Backbone, backbone
 from proda_jax.models.deeplab import DeepLab
@@ -107,7 +108,7 @@ def views_of(config: ml_collections.ConfigDict, name: str) -> ml_collections.Con
 
 def base_width(config: ml_collections.ConfigDict, views: ml_collections.ConfigDict) -> int:
     """The width to which scale 1 of these views brings an image, pixels: that of target images, unless it is set."""
-    return config.data.target.image_size[1] if views.base_width is None else views.base_width
+    return first_of(config.data, "target").image_size[1] if views.base_width is None else views.base_width
 
 
 def setup(

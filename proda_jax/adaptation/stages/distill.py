@@ -19,7 +19,7 @@ class Inputs:
     """A batch whose views are drawn; images are RGB in [0, 1].
 
     Attributes:
-      source_image, source_label: weak view of the source, [batch, h, w, 3] and [batch, h, w].
+      source_image, source_label: weak view of the source, [batch, h, w, 3] and [batch, h, w]; None without a source.
       target_image: what student and teacher see, [batch, h, w, 3].
       hard_label: the teacher's confident labels in the weak view, [batch, h, w].
       valid: where student and teacher are compared, bool [batch, h / s, w / s], s being `views.target_stride`.
@@ -27,8 +27,8 @@ class Inputs:
       source_keys, target_keys: of dropout, [batch], or None.
     """
 
-    source_image: jax.Array
-    source_label: jax.Array
+    source_image: jax.Array | None
+    source_label: jax.Array | None
     target_image: jax.Array
     hard_label: jax.Array
     valid: jax.Array
@@ -42,7 +42,8 @@ def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: st
 
     Args:
       state: the student's train state.
-      batch: 'source': {'image', 'label'}, 'target': {'image', 'hard_label' [batch, height, width] uint8}, 'slot'.
+      batch: 'source': {'image', 'label'}, which may be missing, 'target': {'image', 'hard_label' [batch, height, width]
+        uint8}, 'slot'.
       teacher: variables of the teacher.
       setup: what the step needs besides.
 
@@ -54,7 +55,9 @@ def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: st
 
 def draw_inputs(state: TrainState, batch: steps.Batch, setup: steps.Setup) -> Inputs:
     """Draws the views and applies them to images and labels."""
-    source_image, source_label = steps.labelled_view(setup, state, batch["source"], batch["slot"])
+    source_image, source_label = None, None
+    if "source" in batch:
+        source_image, source_label = steps.labelled_view(setup, state, batch["source"], batch["slot"])
     image, slots = batch["target"]["image"], batch["slot"]
     target = steps.target_views(setup, state, image, slots)
     strong_view = target.strong_view if setup.stage.target_view == "strong" else None
@@ -66,7 +69,7 @@ def draw_inputs(state: TrainState, batch: steps.Batch, setup: steps.Setup) -> In
         views.weak_label(batch["target"]["hard_label"], target.weak_view, setup.crop_size),
         follow(shown, strong_view, setup) != IGNORE,
         strong_view,
-        steps.example_keys(state, slots, steps.SOURCE_PASS),
+        None if source_image is None else steps.example_keys(state, slots, steps.SOURCE_PASS),
         steps.example_keys(state, slots, steps.STRONG_PASS),
     )
 
@@ -80,20 +83,19 @@ def update(state: TrainState, inputs: Inputs, teacher: Any, *, setup: steps.Setu
     """The step on views that are drawn already (Equation 12)."""
     c = setup.stage
     labels = follow(resize_nearest(inputs.hard_label, setup.target_size), inputs.strong_view, setup)
-    source_total, target_total, compared = steps.reduce(
-        setup,
-        (
-            losses.count(inputs.source_label != IGNORE, c.reduction),
-            losses.count(labels != IGNORE, c.reduction),
-            losses.count(inputs.valid),
-        ),
-    )
+    counted = [losses.count(labels != IGNORE, c.reduction), losses.count(inputs.valid)]
+    if inputs.source_label is not None:
+        counted.append(losses.count(inputs.source_label != IGNORE, c.reduction))
+    target_total, compared, *source_total = steps.reduce(setup, counted)
 
     def gradient_of(stats: Any, part: tuple[Inputs, jax.Array]):
         inputs, labels = part
-        gradient, stats, metrics = steps.labelled_gradient(
-            setup, state, stats, inputs.source_image, inputs.source_label, source_total, inputs.source_keys
-        )
+        gradients, metrics = [], {}
+        if inputs.source_image is not None:
+            gradient, stats, metrics = steps.labelled_gradient(
+                setup, state, stats, inputs.source_image, inputs.source_label, *source_total, inputs.source_keys
+            )
+            gradients.append(gradient)
         teacher_logits = None
         if c.distillation_weight:
             teacher_logits = setup.teacher.apply(teacher, inputs.target_image, train=False).logits
@@ -115,7 +117,7 @@ def update(state: TrainState, inputs: Inputs, teacher: Any, *, setup: steps.Setu
         more, stats, extra = steps.pass_gradient(setup, state, stats, inputs.target_image, inputs.target_keys, loss_fn)
         labelled = (labels != IGNORE).astype(jnp.float32)
         metrics |= extra | {"labelled": losses.share_of_mean(labelled, inputs.valid, compared)}
-        return steps.add(gradient, more), stats, metrics
+        return steps.add(*gradients, more), stats, metrics
 
     return steps.update(
         setup, state, *steps.accumulate(setup, gradient_of, state.batch_stats, (inputs, labels))

@@ -46,6 +46,9 @@ class Kind:
       prototypes: whether it has prototypes, which start as means of the features of the network that it starts from.
       frozen_start: whether the step is given the network that the stage starts from, as its teacher.
       draws_rare_classes: whether source images are drawn by the classes that they hold.
+      of_labelled: settings by which it needs labelled images, 'kind' where it always does; those without any can be
+        trained from target images alone.
+      pairs_target: whether a second target image takes the place of the source image where nothing is labelled.
       choices: values of settings that other kinds have with others, {'setting': values}.
       unused_views: settings of the section 'views' that do nothing in it.
       head: that takes the place of the configuration's, by settings of the network; none by default.
@@ -65,6 +68,8 @@ class Kind:
     prototypes: Callable[[Settings], bool] = lambda stage: False
     frozen_start: Callable[[Settings], bool] = lambda stage: False
     draws_rare_classes: Callable[[Settings], bool] = lambda stage: False
+    of_labelled: Callable[[Settings], tuple[str, ...]] = lambda stage: ("kind",)
+    pairs_target: bool = False
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unused_views: Callable[[Settings], tuple[str, ...]] = lambda stage: ()
     head: Callable[[Settings], dict[str, Any]] | None = None
@@ -92,6 +97,17 @@ def uses_momentum_encoder(stage: Settings) -> bool:
     """Whether stage 1 with these settings uses the momentum encoder and prototypes at all."""
     moving = stage.get("weighting", "prototypes") != "none" or stage.get("label_source", "fixed") != "fixed"
     return moving or stage.get("consistency_weight", 1.0) > 0
+
+
+def of_labelled_in_mixing(stage: Settings) -> tuple[str, ...]:
+    """The settings by which a stage on mixed images looks at true labels."""
+    found = {
+        "rare_class_sampling": stage.get("rare_class_sampling", False),
+        "largest_class": stage.get("largest_class", 1.0) < 1.0,
+        "feature_distance_weight": stage.get("feature_distance_weight", 0.0) > 0,
+        "prototype_init": stage.get("weighting") == "prototypes" and stage.get("prototype_init") == "source",
+    }
+    return tuple(name for name, needed in found.items() if needed)
 
 
 _STRONG = ("strong_operations", "strong_flip", "randaugment", "cutout_fraction")  # views of the strong view alone
@@ -134,6 +150,7 @@ KINDS: dict[str, Kind] = {
         "distill",
         pseudo_labels=NeededLabels("hard_label", "hard pseudo labels", made_by="teacher"),
         teacher="teacher",
+        of_labelled=lambda stage: (),
         unused_views=lambda stage: _STRONG if stage.get("target_view") == "weak" else (),
         paper_row=in_paper.distill_row,
         paper_settings=lambda stage, source: in_paper.DISTILL,
@@ -146,6 +163,8 @@ KINDS: dict[str, Kind] = {
         prototypes=lambda stage: stage.get("weighting") == "prototypes",
         frozen_start=lambda stage: stage.get("feature_distance_weight", 0.0) > 0,
         draws_rare_classes=lambda stage: stage.get("rare_class_sampling", False),
+        of_labelled=of_labelled_in_mixing,
+        pairs_target=True,
         choices={"weighting": ("share", "pixels", "none", "prototypes")},
     ),
 }  # fmt: skip

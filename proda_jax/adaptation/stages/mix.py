@@ -2,10 +2,12 @@
 
 A mean teacher labels target images as they are; the network learns from the source, and from target images on which
 half of the classes of a source image are pasted (ClassMix), by the teacher's labels and by how sure it is of them.
+Without labelled images, half of the classes of another target image are pasted, by the teacher's labels of that.
 Settings add the feature distance to the network that the stage started from (DAFormer), consistency of masked images
 (MIC), and the weights of Equation 3 in place of the teacher's confidence.
 """
 
+import functools
 from typing import Any
 
 import flax
@@ -27,16 +29,18 @@ class Inputs:
     """A batch whose views are drawn; images are RGB in [0, 1].
 
     Attributes:
-      source_image, source_label: weak view of the source, [batch, h, w, 3] and [batch, h, w].
+      source_image, source_label: weak view of the source, [batch, h, w, 3] and [batch, h, w]; without labelled images,
+        of other target images, and None.
       target_image: weak view of the target, [batch, h, w, 3], which the teacher sees.
       inside: where it shows the image, bool [batch, h, w].
       kept: where its labels may count, by the ignored margins, bool [batch, h, w].
       slots: place of each example in the global batch, [batch].
       source_keys, mixed_keys, masked_keys: of dropout, [batch], or None.
+      source_inside, source_kept: `inside` and `kept` of other target images in place of the source's, or None.
     """
 
     source_image: jax.Array
-    source_label: jax.Array
+    source_label: jax.Array | None
     target_image: jax.Array
     inside: jax.Array
     kept: jax.Array
@@ -44,6 +48,8 @@ class Inputs:
     source_keys: jax.Array | None = None
     mixed_keys: jax.Array | None = None
     masked_keys: jax.Array | None = None
+    source_inside: jax.Array | None = None
+    source_kept: jax.Array | None = None
 
 
 @flax.struct.dataclass
@@ -83,11 +89,11 @@ class Totals:
     """What losses and metrics are divided by, over the whole batch, int32 scalars.
 
     Attributes:
-      source: source labels that count; `pixels`: all pixels; `inside`: those that show the image.
+      source: source labels that count, or None; `pixels`: all pixels; `inside`: those that show the image.
       things: positions whose features are compared with the frozen network's, or None.
     """
 
-    source: jax.Array
+    source: jax.Array | None
     pixels: jax.Array
     inside: jax.Array
     things: jax.Array | None = None
@@ -100,6 +106,7 @@ def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: st
       state: train state with the teacher's parameters; with prototypes where these weigh labels.
       batch: 'source': {'image' [batch, height, width, 3] uint8, 'label' [batch, height, width] uint8, and where images
         are drawn by their classes, 'rare_class' [batch] int32}, 'target': {'image' uint8}, 'slot' [batch] int32.
+        Without labelled images, 'source' has other target images, and no labels.
       teacher: variables of the network that the stage started from, where the feature distance is asked for.
       setup: what the step needs besides.
 
@@ -112,8 +119,11 @@ def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: st
 def draw_inputs(state: TrainState, batch: steps.Batch, setup: steps.Setup) -> Inputs:
     """Draws the views and applies them."""
     slots, target = batch["slot"], batch["target"]["image"]
-    view = source_view(state, batch["source"], slots, setup)
-    source_image, source_label = steps.labelled_view(setup, state, batch["source"], slots, view)
+    if "label" in batch["source"]:
+        view = source_view(state, batch["source"], slots, setup)
+        source, others = steps.labelled_view(setup, state, batch["source"], slots, view), {}
+    else:
+        source, others = other_targets(state, batch["source"]["image"], slots, setup)
     view = steps.weak_target_view(setup, state, target, slots)
     inside = views.weak_inside(view, setup.crop_size, setup.crop_size)
 
@@ -121,8 +131,7 @@ def draw_inputs(state: TrainState, batch: steps.Batch, setup: steps.Setup) -> In
         return steps.example_keys(state, slots, purpose)
 
     return Inputs(
-        source_image,
-        source_label,
+        *source,
         views.weak_image(target, view, setup.crop_size) / 255.0,
         inside,
         inside & outside_margins(view, target.shape[:3], setup),
@@ -130,7 +139,17 @@ def draw_inputs(state: TrainState, batch: steps.Batch, setup: steps.Setup) -> In
         keys(steps.SOURCE_PASS),
         keys(steps.MIXED_PASS),
         keys(steps.MASKED_PASS),
+        **others,
     )
+
+
+def other_targets(state: TrainState, images: jax.Array, slots: jax.Array, setup: steps.Setup) -> tuple[tuple, dict]:
+    """Weak views of target images that stand in the source's place, without labels; and where these will count."""
+    view = steps.weak_target_view(setup, state, images, slots + jnp.int32(steps.TARGET_SLOTS))
+    inside = views.weak_inside(view, setup.crop_size, setup.crop_size)
+    kept = inside & outside_margins(view, images.shape[:3], setup)
+    image = views.weak_image(images, view, setup.crop_size) / 255.0
+    return (image, None), {"source_inside": inside, "source_kept": kept}
 
 
 def source_view(state: TrainState, source: steps.Batch, slots: jax.Array, setup: steps.Setup) -> views.WeakView | None:
@@ -163,22 +182,31 @@ def update(state: TrainState, inputs: Inputs, frozen: Any, *, setup: steps.Setup
     """The step on views that are drawn already; `frozen`: variables that the feature distance is to."""
     c = setup.stage
     taught = steps.each_micro_batch(setup, lambda part: teach(state, part, setup), inputs)
-    weight = label_weight(taught, inputs, setup)
-    mixed = mix(state, inputs, taught.label, weight, setup)
+    weight, pasted = label_weight(taught, inputs, setup), None
+    if inputs.source_label is None:
+        others = inputs.replace(
+            target_image=inputs.source_image, inside=inputs.source_inside, kept=inputs.source_kept
+        )
+        said = steps.each_micro_batch(setup, lambda part: teach(state, part, setup), others)
+        pasted = said.label, label_weight(said, others, setup)
+    mixed = mix(state, inputs, taught.label, weight, setup, pasted)
     masked = mask(state, inputs, taught.label, weight, setup) if c.masked_weight else None
     things = things_of(inputs.source_label, setup) if c.feature_distance_weight else None
     totals = count_totals(inputs, things, setup)
 
     def gradient_of(stats: Any, part: tuple):
         inputs, taught, mixed, masked, things = part
-        gradient, stats, metrics = source_gradient(state, stats, inputs, things, frozen, totals, setup)
+        gradients, metrics = [], {}
+        if inputs.source_label is not None:
+            gradient, stats, metrics = source_gradient(state, stats, inputs, things, frozen, totals, setup)
+            gradients.append(gradient)
         for name, pair, keys in (("mixed", mixed, inputs.mixed_keys), ("masked", masked, inputs.masked_keys)):
             if pair is not None:
                 more, stats, extra = pair_gradient(state, stats, name, pair, keys, totals, setup)
-                gradient, metrics = steps.add(gradient, more), metrics | extra
+                gradients, metrics = [*gradients, more], metrics | extra
         sure = (taught.sure >= c.label_threshold).astype(jnp.float32)
         metrics["confident"] = losses.share_of_mean(sure, inputs.inside, totals.inside)
-        return gradient, stats, metrics
+        return functools.reduce(steps.add, gradients), stats, metrics
 
     examples = (inputs, taught.replace(means=None, pixels=None), mixed, masked, things)
     new_state, metrics = steps.update(setup, state, *steps.accumulate(setup, gradient_of, state.batch_stats, examples))
@@ -234,20 +262,30 @@ def label_weight(taught: Taught, inputs: Inputs, setup: steps.Setup) -> jax.Arra
     return jnp.where(inputs.kept, weight, 0.0)
 
 
-def mix(state: TrainState, inputs: Inputs, label: jax.Array, weight: jax.Array, setup: steps.Setup) -> Pair:
-    """ClassMix: half of the classes of each source image on a target image, whose pasted pixels count in full."""
+def mix(
+    state: TrainState, inputs: Inputs, label: jax.Array, weight: jax.Array, setup: steps.Setup,
+    pasted: tuple[jax.Array, jax.Array] | None = None,
+) -> Pair:  # fmt: skip
+    """ClassMix: half of the classes of each source image on a target image.
+
+    Args:
+      state, inputs, setup: of the step.
+      label, weight: of the target images, [batch, h, w].
+      pasted: the same of what is pasted; None: source images, whose true labels count in full.
+    """
     c = setup.stage
-    present = class_mix.classes_present(inputs.source_label, setup.model.classes)
+    its_label, its_weight = (inputs.source_label, jnp.ones_like(weight)) if pasted is None else pasted
+    present = class_mix.classes_present(its_label, setup.model.classes)
     if c.mix_classes == "batch":
         anywhere = steps.reduce(setup, present.sum(0, dtype=jnp.int32)) > 0
         present = jnp.broadcast_to(anywhere, present.shape)
     chosen = class_mix.draw_classes(steps.example_keys(state, inputs.slots, steps.MIXED_CLASSES), present)
-    pasted = class_mix.paste_mask(inputs.source_label, chosen)
-    image = class_mix.paste(pasted, inputs.source_image, inputs.target_image)
+    shown = class_mix.paste_mask(its_label, chosen)
+    image = class_mix.paste(shown, inputs.source_image, inputs.target_image)
     return Pair(
         strong(image, steps.example_keys(state, inputs.slots, steps.MIXED_COLOUR), setup),
-        class_mix.paste(pasted, inputs.source_label, label),
-        class_mix.paste(pasted, jnp.ones_like(weight), weight),
+        class_mix.paste(shown, its_label, label),
+        class_mix.paste(shown, its_weight, weight),
     )
 
 
@@ -279,8 +317,9 @@ def things_of(source_label: jax.Array, setup: steps.Setup) -> jax.Array:
 
 def count_totals(inputs: Inputs, things: jax.Array | None, setup: steps.Setup) -> Totals:
     """Counts what losses and metrics of the whole batch are divided by."""
+    labels = inputs.source_label
     local = Totals(
-        source=losses.count(inputs.source_label != IGNORE, setup.stage.reduction),
+        source=None if labels is None else losses.count(labels != IGNORE, setup.stage.reduction),
         pixels=losses.count(jnp.ones(inputs.inside.shape, bool)),
         inside=losses.count(inputs.inside),
         things=None if things is None else losses.count(things),
