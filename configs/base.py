@@ -227,8 +227,10 @@ def denoise(init: str, steps: int, *, labels_from: str | None = None) -> ml_coll
     s.soft_label_interpolation = "probabilities"  # how p_{t,0} goes from there to the losses' grid (released), or
     #                                               'logits', which keeps what is small: as the network itself is scored
     s.hard_labels = True  # False: soft cross entropy with the weighted labels, times ce_weight + rce_weight (Figure 4)
-    s.label_selector = "threshold"  # which rectified labels are learnt from; 'none': no choice is made
+    s.label_selector = "threshold"  # which rectified labels are learnt from; 'none': no choice is made; by thresholds
+    #                                 of each class, and before they are rectified: see `add_selection`
     s.label_threshold = 0.0  # least confidence of a rectified label (Table 4)
+    s.label_entropy = 0.25  # alpha of soft labels that are chosen by classes (LRENT of CRST), with hard_labels=False
     s.temperature = 1.0  # tau of Eq 4 and 8 (Table 8), in units of feature distance
     s.ce_weight = 0.1  # alpha of Eq 7 (Table 9)
     s.rce_weight = 1.0  # beta of Eq 7 (Table 9)
@@ -236,6 +238,7 @@ def denoise(init: str, steps: int, *, labels_from: str | None = None) -> ml_coll
     s.consistency_over_classes = "mean"  # of Eq 9 (released), or 'sum', the divergence of each pixel as it is
     s.regulariser_weight = 0.1  # gamma_2 of Eq 11 (Table 10)
     s.regulariser = "mrkld"  # Eq 10; 'mrent': negative entropy
+    add_selection(s)
     s.ema_momentum = 0.999  # of the momentum encoder, each step (released)
     s.ema_view = "image"  # what it sees: the whole 'image', cropped afterwards (released), or the 'crop' T(x) (Eq 8)
     s.ema_crop = "released"  # how its output is cropped: by target_stride pixels at a time ('released'), or 'exact',
@@ -243,6 +246,21 @@ def denoise(init: str, steps: int, *, labels_from: str | None = None) -> ml_coll
     s.ema_mode = "train"  # 'train': batch statistics and dropout (released); 'eval': running statistics
     add_prototypes(s)
     return s.lock()
+
+
+def add_selection(s: ml_collections.ConfigDict) -> None:
+    """Adds what self-training by classes has to the settings of a stage that learns from pseudo labels.
+
+    Further values of `label_selector`: 'class_balanced', argmax of p over the threshold of each class, above which the
+    surest `label_portion` of the pixels predicted as it lie (CBST, CRST); 'all_classes', the same with one threshold,
+    which they are compared with; 'class_portion', argmax of p where p is at least that of its class, or label_threshold
+    where that is lower (BDL, FDA).
+    """
+    s.label_portion = 0.2  # share of each class's pixels that labels are kept of (CBST: 0.2 and more; BDL: 0.5)
+    s.label_every = 4  # of the pixels of a class in an image, every so manieth is looked at for it (CBST; BDL: 1)
+    s.regulariser_over = "all"  # pixels of the target, or those with 'labels' (CRST)
+    s.mean_over = "domain"  # labels of each domain have their mean, or those of 'both' have one (CRST's code, whose
+    #                         batches mix images of both), each counting at the size at which it is learnt from
 
 
 def add_prototypes(s: ml_collections.ConfigDict) -> None:
@@ -325,6 +343,8 @@ def distill(teacher: str, init: str, steps: int) -> ml_collections.ConfigDict:
     s.label_flip = True  # whether the mirrored image's are among them (released)
     s.target_view = "strong"  # what student and teacher see: 'strong' (released) or 'weak' (Eq 12)
     s.ce_weight, s.rce_weight = 1.0, 0.0  # of the hard labels: cross entropy (Eq 12); symmetric as released option
+    s.regulariser_weight, s.regulariser = 0.0, "mrkld"  # of the target's predictions, as in stage 1 (CRST)
+    add_selection(s)
     s.distillation_weight = 1.0  # beta of Eq 12
     s.distillation_form = "equation12"  # divided by the number of classes; 'equation12_per_pixel', 'released' (a bug)
     return s.lock()

@@ -195,13 +195,19 @@ def symmetric_cross_entropy(
 
 
 def class_balance(
-    logits: jax.Array, kind: str = "mrkld", *, total: jax.Array | None = None, reduction: str = "mean"
+    logits: jax.Array,
+    kind: str = "mrkld",
+    *,
+    mask: jax.Array | None = None,
+    total: jax.Array | None = None,
+    reduction: str = "mean",
 ) -> jax.Array:
     """Regulariser against the collapse onto few classes (Equation 10).
 
     Args:
-      logits: [batch, ..., classes]; every pixel counts.
+      logits: [batch, ..., classes].
       kind: one of `REGULARISERS`.
+      mask: bool [batch, ...], pixels that count (CRST: those that have a label); None: every pixel.
       total: see `share_of_mean`.
       reduction: 'mean' over pixels (and classes, with 'mrkld') as released, 'sum' over them as in the paper.
 
@@ -212,10 +218,10 @@ def class_balance(
       ValueError: unknown `kind`.
     """
     log_p = _log_softmax(logits)
-    everywhere = jnp.ones(logits.shape[:-1], bool)
+    mask = jnp.ones(logits.shape[:-1], bool) if mask is None else mask
     if kind not in REGULARISERS:
         raise ValueError(f"class balance: expected one of {', '.join(REGULARISERS)}, got {kind!r}")
-    return share_of_mean(REGULARISERS[kind](log_p, reduction), everywhere, total, reduction)
+    return share_of_mean(REGULARISERS[kind](log_p, reduction), mask, total, reduction)
 
 
 def mrkld(log_p: jax.Array, reduction: str) -> jax.Array:

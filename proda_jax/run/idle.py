@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import ml_collections
 
+from proda_jax.adaptation.selectors import CLASS_SELECTORS
 from proda_jax.adaptation.stages import kinds
 from proda_jax.adaptation.stages.build import views_of
 from proda_jax.configs import base
@@ -25,6 +26,16 @@ _OF_ALL: tuple[Rule, ...] = (
     (("schedule_warmup_start",), lambda s: s.schedule_warmup > 0, "schedule_warmup above 0"),
     (("statistics_images",), lambda s: s.statistics == "recomputed", "statistics 'recomputed'"),
 )
+_OF_SELECTION: tuple[Rule, ...] = (
+    (
+        ("label_threshold",),
+        lambda s: s.label_selector != "none" and getattr(CLASS_SELECTORS.get(s.label_selector), "capped", True),
+        "a label_selector other than 'none', 'class_balanced' and 'all_classes'",
+    ),
+    (("label_portion", "label_every"), lambda s: s.label_selector in CLASS_SELECTORS,
+     "a label_selector by classes"),
+    (("regulariser", "regulariser_over"), lambda s: s.regulariser_weight > 0, "regulariser_weight above 0"),
+)  # fmt: skip
 _OF_DENOISING: tuple[Rule, ...] = (
     (
         ("ema_momentum", "ema_view", "ema_crop", "ema_mode", "temperature", "unseen_prototypes", "prototype_momentum",
@@ -35,12 +46,13 @@ _OF_DENOISING: tuple[Rule, ...] = (
     ),
     (("ema_crop",), lambda s: s.ema_view == "image", "ema_view 'image'"),
     (("consistency_over_classes",), lambda s: s.consistency_weight > 0, "consistency_weight above 0"),
-    (("regulariser",), lambda s: s.regulariser_weight > 0, "regulariser_weight above 0"),
-    (("label_threshold",), lambda s: s.label_selector != "none", "a label_selector other than 'none'"),
+    (("label_entropy",), lambda s: s.label_selector in ("class_balanced", "all_classes") and not s.hard_labels,
+     "label_selector 'class_balanced' or 'all_classes' and hard_labels=False"),
+    *_OF_SELECTION,
 )  # fmt: skip
 _OF_DISTILLATION: tuple[Rule, ...] = (
     (("distillation_form",), lambda s: s.distillation_weight > 0, "distillation_weight above 0"),
-    (("label_threshold",), lambda s: s.label_selector != "none", "a label_selector other than 'none'"),
+    *_OF_SELECTION,
 )
 _OF_PRETRAINING: tuple[Rule, ...] = (
     (("weights", "reduction"), lambda s: False, "a stage that labels pixels"),

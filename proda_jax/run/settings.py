@@ -1,5 +1,6 @@
 """Refuses impossible settings before anything is computed."""
 
+from collections import ChainMap
 from collections.abc import Mapping
 
 import jax
@@ -9,7 +10,7 @@ from etils import epath
 
 from proda_jax.adaptation import optim, statistics
 from proda_jax.adaptation.losses import REGULARISERS
-from proda_jax.adaptation.selectors import SELECTORS
+from proda_jax.adaptation.selectors import CLASS_SELECTORS, SELECTORS
 from proda_jax.adaptation.stages import kinds
 from proda_jax.adaptation.stages.build import backbone_of, takes_backbone, views_of
 from proda_jax.adaptation.stages.kinds import KINDS
@@ -39,7 +40,7 @@ CHOICES = {
     "statistics": statistics.CHOICES,
     "schedule": optim.SCHEDULES,
     "optimizer": optim.OPTIMIZERS,
-    "label_selector": SELECTORS,
+    "label_selector": ChainMap(CLASS_SELECTORS, SELECTORS),
     "backbone_steps": ("once", "released"),
     "reduction": ("mean", "sum"),
     "gan": ("ls", "vanilla"),
@@ -48,6 +49,8 @@ CHOICES = {
     "soft_label_interpolation": ("probabilities", "logits"),
     "consistency_over_classes": ("mean", "sum"),
     "regulariser": REGULARISERS,
+    "regulariser_over": ("all", "labels"),
+    "mean_over": ("domain", "both"),
     "ema_view": ("image", "crop"),
     "ema_crop": ("released", "exact"),
     "ema_mode": ("train", "eval"),
@@ -66,11 +69,11 @@ POSITIVE = (
     "schedule_steps", "schedule_factor", "temperature", "backbone_rate", "head_rate", "discriminator_rate",
     "contrast_temperature", "prototype_min_pixels", "prototype_init_min_pixels", "prototype_init_limit",
     "prototype_init_passes", "steps", "layer_decay", "statistics_images", "rare_class_temperature", "crop_tries",
-    "mask_block",
+    "mask_block", "label_every", "label_portion", "label_entropy",
 )  # fmt: skip
 SHARES = (
     "momentum", "schedule_warmup_start", "grey", "ema_momentum", "prototype_momentum", "label_threshold", "mask_ratio",
-    "feature_distance_share", "largest_class",
+    "feature_distance_share", "largest_class", "label_portion",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "weight_decay", "adversarial_weight", "ce_weight", "rce_weight", "consistency_weight", "regulariser_weight",
@@ -253,6 +256,9 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
         check_pretraining(config, name)
     if "strong" in stage:
         check_mixing(config, name)
+    if stage.get("label_selector") in CLASS_SELECTORS and stage.get("soft_label_interpolation") == "logits":
+        refuse(f"{name}.soft_label_interpolation", "logits",
+               "'probabilities', as those are zero where a selector by classes keeps no label")  # fmt: skip
     check_optimizer(stage, name)
     check_statistics(stage, name)
     idle.check(config, name)

@@ -7,7 +7,7 @@ import ml_collections
 import pytest
 
 from proda_jax.adaptation.stages.build import views_of
-from proda_jax.configs import base, camvid, dacs, daformer, gta5, gta5_released, mic, synthia
+from proda_jax.configs import base, camvid, cbst, dacs, daformer, gta5, gta5_released, lrent, mic, mrkld, synthia
 from proda_jax.run import settings
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -91,6 +91,21 @@ def test_one_stage_recipes_are_possible_and_each_adds_to_the_one_before(form, tm
     }  # fmt: skip
     assert added[1] == {"mix.masked_weight", "mix.mask_block"}
     assert settings_of[0]["model.backbone"] == form
+
+
+@pytest.mark.parametrize("form", cbst.FORMS)
+def test_rounds_of_self_training_are_possible_and_differ_from_cbsts_in_their_regulariser(form, tmp_path):
+    (tmp_path / "weights").write_bytes(b"")
+    recipes = [with_weights(config.get_config(form), tmp_path / "weights") for config in (cbst, mrkld, lrent)]
+    for recipe in recipes:
+        settings.check(recipe)
+        assert [recipe[name].label_portion for name in recipe.stages[1:]] == list(cbst.PORTIONS)
+        assert [recipe[name].init for name in recipe.stages] == ["imagenet", *recipe.stages[:-1]]
+    plain, regularised, soft = map(leaves, recipes)
+    added = {key.partition(".")[2] for key in plain if plain[key] != regularised[key]} - {""}
+    assert added == {"regulariser_weight", "regulariser_over"}
+    assert soft["round1.label_entropy"] == 0.25 and not soft["round1.hard_labels"]
+    assert plain["data.label_space"] == {"gta5": "cityscapes19", "synthia": "synthia16"}[form]
 
 
 def test_camvids_stage_on_mixed_images_sees_as_much_as_stages_1_to_3():

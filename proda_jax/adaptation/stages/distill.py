@@ -1,4 +1,7 @@
-"""Stages 2 and 3: distillation to a student that starts from self-supervised weights (Section 4.3, Equation 12)."""
+"""Stages 2 and 3: distillation to a student that starts from self-supervised weights (Section 4.3, Equation 12).
+
+Without the divergence it is self-training with hard labels, whose rounds CBST, CRST and BDL repeat: `configs/cbst.py`.
+"""
 
 from typing import Any
 
@@ -80,11 +83,11 @@ def update(state: TrainState, inputs: Inputs, teacher: Any, *, setup: steps.Setu
     """The step on views that are drawn already (Equation 12)."""
     c = setup.stage
     labels = follow(resize_nearest(inputs.hard_label, setup.target_size), inputs.strong_view, setup)
-    source_total, target_total, compared = steps.reduce(
+    source_total, target_total, pixels, compared = steps.reduce(
         setup,
         (
-            losses.count(inputs.source_label != IGNORE, c.reduction),
-            losses.count(labels != IGNORE, c.reduction),
+            *steps.domain_counts(setup, inputs.source_label != IGNORE, labels != IGNORE),
+            losses.count(steps.regularised(setup, labels != IGNORE), c.reduction),
             losses.count(inputs.valid),
         ),
     )
@@ -105,6 +108,9 @@ def update(state: TrainState, inputs: Inputs, teacher: Any, *, setup: steps.Setu
                 logits, labels, alpha=c.ce_weight, beta=c.rce_weight, total=target_total, reduction=c.reduction
             )
             metrics = {"target_fit": fit}
+            if c.regulariser_weight:
+                metrics["regulariser"] = steps.regulariser(setup, logits, labels != IGNORE, pixels)
+                fit = fit + c.regulariser_weight * metrics["regulariser"]
             if teacher_logits is not None:
                 metrics["distillation"] = losses.distillation(
                     logits, teacher_logits, inputs.valid, form=c.distillation_form, total=compared

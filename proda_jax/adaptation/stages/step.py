@@ -172,6 +172,29 @@ def labelled_gradient(
     return pass_gradient(setup, state, batch_stats, images, dropout_keys, loss_fn, domain)
 
 
+def domain_counts(setup: Setup, source: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What the losses of source and target labels are divided by, int32, before `reduce`.
+
+    Args:
+      setup: `stage.mean_over` says whether each domain has its own mean, or 'both' have one.
+      source, target: bool [batch, ...], true where there is a label.
+    """
+    counts = tuple(losses.count(mask, setup.stage.reduction) for mask in (source, target))
+    return (sum(counts),) * 2 if setup.stage.mean_over == "both" else counts
+
+
+def regularised(setup: Setup, labelled: jax.Array) -> jax.Array:
+    """Pixels that `stage.regulariser_over` names, of those that have a label where `labelled` is true."""
+    return labelled if setup.stage.regulariser_over == "labels" else jnp.ones_like(labelled)
+
+
+def regulariser(setup: Setup, logits: jax.Array, labelled: jax.Array, total: jax.Array) -> jax.Array:
+    """The share of the regulariser of target predictions; `total`: pixels that are `regularised`."""
+    c = setup.stage
+    mask = regularised(setup, labelled)
+    return losses.class_balance(logits, c.regulariser, mask=mask, total=total, reduction=c.reduction)
+
+
 def labelled_view(
     setup: Setup, state: TrainState, batch: Batch, slots: jax.Array, view: views.WeakView | None = None
 ) -> tuple[jax.Array, jax.Array]:
