@@ -211,6 +211,13 @@ def warmup(init: str, steps: int) -> ml_collections.ConfigDict:
     s.adversarial_weight = 0.01
     s.discriminator_channels = (64, 128, 256, 512)  # of its four 3x3 convolutions with stride 2 (released)
     s.discriminator_rate = 1e-4  # of Adam; follows the schedule too (released)
+    s.label_weight = 0.0  # of the cross entropy with hard labels of the target (BDL: 1); all below acts beside it
+    s.labels_from = placeholder(str)  # stage whose network makes them
+    s.label_selector = "class_portion"  # which of them are learnt from, see `add_selection`
+    s.label_threshold = 0.9  # highest threshold of a class (BDL)
+    s.label_scales, s.label_flip = (1.0,), False  # of which predictions they are, as in stages 1 to 3
+    add_selection(s)
+    s.label_portion, s.label_every = 0.5, 1  # the median, of all pixels (BDL)
     return s.lock()
 
 
@@ -239,6 +246,7 @@ def denoise(init: str, steps: int, *, labels_from: str | None = None) -> ml_coll
     s.regulariser_weight = 0.1  # gamma_2 of Eq 11 (Table 10)
     s.regulariser = "mrkld"  # Eq 10; 'mrent': negative entropy
     add_selection(s)
+    add_means(s)
     s.ema_momentum = 0.999  # of the momentum encoder, each step (released)
     s.ema_view = "image"  # what it sees: the whole 'image', cropped afterwards (released), or the 'crop' T(x) (Eq 8)
     s.ema_crop = "released"  # how its output is cropped: by target_stride pixels at a time ('released'), or 'exact',
@@ -258,6 +266,10 @@ def add_selection(s: ml_collections.ConfigDict) -> None:
     """
     s.label_portion = 0.2  # share of each class's pixels that labels are kept of (CBST: 0.2 and more; BDL: 0.5)
     s.label_every = 4  # of the pixels of a class in an image, every so manieth is looked at for it (CBST; BDL: 1)
+
+
+def add_means(s: ml_collections.ConfigDict) -> None:
+    """Adds over which pixels the means of a stage with pseudo labels are."""
     s.regulariser_over = "all"  # pixels of the target, or those with 'labels' (CRST)
     s.mean_over = "domain"  # labels of each domain have their mean, or those of 'both' have one (CRST's code, whose
     #                         batches mix images of both), each counting at the size at which it is learnt from
@@ -345,6 +357,7 @@ def distill(teacher: str, init: str, steps: int) -> ml_collections.ConfigDict:
     s.ce_weight, s.rce_weight = 1.0, 0.0  # of the hard labels: cross entropy (Eq 12); symmetric as released option
     s.regulariser_weight, s.regulariser = 0.0, "mrkld"  # of the target's predictions, as in stage 1 (CRST)
     add_selection(s)
+    add_means(s)
     s.distillation_weight = 1.0  # beta of Eq 12
     s.distillation_form = "equation12"  # divided by the number of classes; 'equation12_per_pixel', 'released' (a bug)
     return s.lock()

@@ -26,7 +26,7 @@ _OF_ALL: tuple[Rule, ...] = (
     (("schedule_warmup_start",), lambda s: s.schedule_warmup > 0, "schedule_warmup above 0"),
     (("statistics_images",), lambda s: s.statistics == "recomputed", "statistics 'recomputed'"),
 )
-_OF_SELECTION: tuple[Rule, ...] = (
+_OF_SELECTION: tuple[Rule, ...] = (  # of pseudo labels
     (
         ("label_threshold",),
         lambda s: s.label_selector != "none" and getattr(CLASS_SELECTORS.get(s.label_selector), "capped", True),
@@ -34,7 +34,18 @@ _OF_SELECTION: tuple[Rule, ...] = (
     ),
     (("label_portion", "label_every"), lambda s: s.label_selector in CLASS_SELECTORS,
      "a label_selector by classes"),
+)  # fmt: skip
+_OF_REGULARISER: tuple[Rule, ...] = (
     (("regulariser", "regulariser_over"), lambda s: s.regulariser_weight > 0, "regulariser_weight above 0"),
+)
+_OF_WARMUP: tuple[Rule, ...] = (
+    (
+        ("labels_from", "label_selector", "label_threshold", "label_scales", "label_flip", "label_portion",
+         "label_every"),
+        lambda s: s.label_weight > 0,
+        "label_weight above 0",
+    ),
+    *_OF_SELECTION,
 )  # fmt: skip
 _OF_DENOISING: tuple[Rule, ...] = (
     (
@@ -49,10 +60,12 @@ _OF_DENOISING: tuple[Rule, ...] = (
     (("label_entropy",), lambda s: s.label_selector in ("class_balanced", "all_classes") and not s.hard_labels,
      "label_selector 'class_balanced' or 'all_classes' and hard_labels=False"),
     *_OF_SELECTION,
+    *_OF_REGULARISER,
 )  # fmt: skip
 _OF_DISTILLATION: tuple[Rule, ...] = (
     (("distillation_form",), lambda s: s.distillation_weight > 0, "distillation_weight above 0"),
     *_OF_SELECTION,
+    *_OF_REGULARISER,
 )
 _OF_PRETRAINING: tuple[Rule, ...] = (
     (("weights", "reduction"), lambda s: False, "a stage that labels pixels"),
@@ -79,6 +92,7 @@ _OF_MIXING: tuple[Rule, ...] = (
 )  # fmt: skip
 # beside those of all, by kind; with the settings that the kind begins with
 _RULES = {
+    "warmup": (_OF_WARMUP, lambda: base.warmup("", 1)),
     "denoise": (_OF_DENOISING, lambda: base.denoise("", 1)),
     "distill": (_OF_DISTILLATION, lambda: base.distill("", "", 1)),
     "pretrain": (_OF_PRETRAINING, lambda: base.pretrain("", 1)),

@@ -78,7 +78,7 @@ SHARES = (
 NOT_NEGATIVE = (
     "weight_decay", "adversarial_weight", "ce_weight", "rce_weight", "consistency_weight", "regulariser_weight",
     "distillation_weight", "schedule_power", "schedule_warmup", "mixed_weight", "masked_weight",
-    "feature_distance_weight", "rare_class_min_pixels", "rare_class_crop_pixels",
+    "feature_distance_weight", "label_weight", "rare_class_min_pixels", "rare_class_crop_pixels",
 )  # fmt: skip
 
 

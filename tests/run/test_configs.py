@@ -7,7 +7,7 @@ import ml_collections
 import pytest
 
 from proda_jax.adaptation.stages.build import views_of
-from proda_jax.configs import base, camvid, cbst, dacs, daformer, gta5, gta5_released, lrent, mic, mrkld, synthia
+from proda_jax.configs import base, bdl, camvid, cbst, dacs, daformer, gta5, gta5_released, lrent, mic, mrkld, synthia
 from proda_jax.run import settings
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -106,6 +106,18 @@ def test_rounds_of_self_training_are_possible_and_differ_from_cbsts_in_their_reg
     assert added == {"regulariser_weight", "regulariser_over"}
     assert soft["round1.label_entropy"] == 0.25 and not soft["round1.hard_labels"]
     assert plain["data.label_space"] == {"gta5": "cityscapes19", "synthia": "synthia16"}[form]
+
+
+@pytest.mark.parametrize("form", cbst.FORMS)
+def test_bdls_rounds_start_anew_with_labels_of_the_one_before(form, tmp_path):
+    (tmp_path / "weights").write_bytes(b"")
+    c = with_weights(bdl.get_config(form), tmp_path / "weights")
+    settings.check(c)
+    assert [c[name].labels_from for name in c.stages] == [None, "warmup", "round1"]
+    assert [c[name].init for name in c.stages] == ["imagenet"] * 3
+    c.round1.labels_from = "round2"  # which comes later
+    with pytest.raises(ValueError, match="config.round1.labels_from = 'round2': expected one of warmup"):
+        settings.check(c)
 
 
 def test_camvids_stage_on_mixed_images_sees_as_much_as_stages_1_to_3():

@@ -22,7 +22,9 @@ from proda_jax.system import devices
 
 def by_classes(stage: ml_collections.ConfigDict, selector: str, **settings) -> ml_collections.ConfigDict:
     """A stage whose labels are selected by thresholds of each class."""
-    stage.label_selector, stage.regulariser_weight = selector, 0.1
+    stage.label_selector = selector
+    if "regulariser_weight" in stage:
+        stage.regulariser_weight = 0.1
     if selector == "class_balanced":  # at which the stage's own has no say
         stage.label_threshold = base.denoise("", 1).label_threshold
     stage.update(settings)
@@ -34,6 +36,9 @@ STAGES = {
     "supervised": lambda: base.supervised("random", 10),
     "oracle": lambda: base.supervised("random", 10, target_labels=True),
     "warmup": lambda: base.warmup("source", 10),
+    "warmup_labels": lambda: by_classes(
+        base.warmup("source", 10), "class_portion", label_weight=1.0, labels_from="source"
+    ),
     "denoise": lambda: base.denoise("source", 10),
     "self_training": lambda: base.self_training("source", 10),
     "distill": lambda: base.distill("source", "source", 10),

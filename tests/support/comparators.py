@@ -67,6 +67,11 @@ class Golden:
         drawn = np.floor(K * self.uniform(name, shape).astype(np.float64) ** power)
         return np.minimum(drawn, K - 1).astype(int)
 
+    def weight(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """A weight, or where the name ends in 'bias' a bias, of a network of the set."""
+        z = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode()) + self.salt)).standard_normal(shape)
+        return np.float32(0.1 * z if name.endswith(".bias") else z * np.sqrt(2.0 / np.prod(shape[1:])))
+
     def logits(self, name: str, classes: int = K) -> np.ndarray:
         """'src_main', 'trg_main', ..., [B, h, w, classes]."""
         return nhwc(np.float32(3 * self.normal(f"{name}_{classes}", (B, classes, *self.grid))))

@@ -103,7 +103,9 @@ STAGES = {
         splits=False,  # each view is told apart from those beside it
         settings=(("projection_channels", 16), ("hidden_channels", 32)),
     ),
-    "warmup": Row(lambda: base.warmup("random", 10), settings=(("adversarial_weight", 1.0),)),
+    "warmup": Row(
+        lambda: base.warmup("random", 10), settings=(("adversarial_weight", 1.0), ("label_weight", 0.5)),
+    ),
     "denoise": Row(lambda: base.denoise("random", 10), settings=(("label_threshold", 0.3), *SLOW)),
     "self_training": Row(lambda: base.self_training("random", 10), settings=(("label_threshold", 0.3),)),
     "distill": Row(lambda: base.distill("random", "random", 10)),

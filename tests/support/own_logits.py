@@ -12,6 +12,7 @@ from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.state import TrainState
 from proda_jax.models.heads import Output
 
+KEEPS_GRADIENT = optax.trace(0.0)
 SOURCE, TARGET = 0.0, 1.0  # images that are asked for the outputs of a domain, all pixels of this value
 
 
@@ -35,9 +36,9 @@ def image(domain: float, batch: int, size: tuple[int, int]) -> jax.Array:
 
 
 def setup_of(stage: ml_collections.ConfigDict, views: ml_collections.ConfigDict, classes: int, **more) -> steps.Setup:
-    """Descends by the gradient itself."""
+    """What a step needs; its optimizers keep the gradient as they got it."""
     frozen = map(ml_collections.FrozenConfigDict, (stage, views))
-    return steps.Setup(OwnOutputs(classes), optax.sgd(1.0), *frozen, **more)
+    return steps.Setup(OwnOutputs(classes), KEEPS_GRADIENT, *frozen, **more)
 
 
 def gradient_of(update: Callable, setup: steps.Setup, params: Any, **state) -> tuple[Any, dict]:
@@ -47,4 +48,4 @@ def gradient_of(update: Callable, setup: steps.Setup, params: Any, **state) -> t
         **state,
     )  # fmt: skip
     new, metrics = update(state)
-    return jax.tree.map(lambda before, after: before - after, params, new.params), metrics
+    return new.opt_state.trace, metrics

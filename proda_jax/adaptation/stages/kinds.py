@@ -4,6 +4,7 @@ Who runs a stage, checks its settings or reports on it asks here, and knows no k
 how a run is doing is said without.
 """
 
+import dataclasses
 import importlib
 import types
 from collections.abc import Callable, Mapping
@@ -39,6 +40,7 @@ class Kind:
       target: what it reads of the target: 'images', 'labels' (and images) or None.
       pseudo_labels: that it learns from, if any. Soft ones are weighed by the module's `weigh`, and snapshots look at
         what becomes of them.
+      labels_with: setting that is above zero where it does so at all; None: always.
       teacher: setting with the name of the stage whose frozen network the step is given, if any.
       discriminator: whether it trains one.
       momentum_encoder: whether it has an average of its parameters.
@@ -58,6 +60,7 @@ class Kind:
     file: str
     target: Callable[[Settings], str | None] = lambda stage: "images"
     pseudo_labels: NeededLabels | None = None
+    labels_with: str | None = None
     teacher: str | None = None
     discriminator: bool = False
     momentum_encoder: Callable[[Settings], bool] = lambda stage: False
@@ -115,6 +118,8 @@ KINDS: dict[str, Kind] = {
     ),
     "warmup": Kind(
         "warmup",
+        pseudo_labels=NeededLabels("hard_label", "hard pseudo labels", made_by="labels_from"),
+        labels_with="label_weight",
         discriminator=True,
         unused_views=lambda stage: (*_STRONG, "target_stride"),
         paper_row=lambda stage, kinds: "warm-up",
@@ -153,7 +158,9 @@ KINDS: dict[str, Kind] = {
 
 def of(stage: Settings) -> Kind:
     """What the kind of a stage with these settings needs."""
-    return KINDS[stage["kind"]]
+    kind = KINDS[stage["kind"]]
+    unlabelled = kind.labels_with is not None and not stage.get(kind.labels_with)
+    return dataclasses.replace(kind, pseudo_labels=None) if unlabelled else kind
 
 
 # settings that stages of the names in our configurations have, for workdirs that do not say
