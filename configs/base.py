@@ -179,6 +179,9 @@ def stage(kind: str, init: str, steps: int) -> ml_collections.ConfigDict:
     s.reduction = "mean"  # of losses over pixels: 'mean' (released) or 'sum' (Eq 1, 7, 10)
     s.jitter = ml_collections.ConfigDict()  # photometric jitter of labelled images, factors within 1 +- x; released: 0
     s.jitter.brightness = s.jitter.contrast = s.jitter.saturation = s.jitter.white_balance = 0.0
+    s.fourier_beta = 0.0  # source images have the target's amplitudes of frequencies up to this share of the crop's
+    #                       shorter side (FDA: 0.01, 0.05, 0.09); 0: their own
+    s.fourier_window = "symmetric"  # 'corners': as FDA's code, without the highest positive frequency of these
     return s
 
 
@@ -197,9 +200,11 @@ def pretrain(init: str, steps: int) -> ml_collections.ConfigDict:
 
 
 def supervised(init: str, steps: int, *, target_labels: bool = False) -> ml_collections.ConfigDict:
-    """Cross entropy on the source; with `target_labels` on the target too, which is the oracle."""
+    """Cross entropy on the source; with `target_labels` on the target too, the oracle; or with its entropy (FDA)."""
     s = stage("supervised", init, steps)
     s.target_labels = target_labels
+    s.regulariser_weight = 0.0  # of predictions on target images, whose labels are not read (FDA: 0.005)
+    s.regulariser = "robust_entropy"  # which; see `denoise`
     return s.lock()
 
 
@@ -244,7 +249,7 @@ def denoise(init: str, steps: int, *, labels_from: str | None = None) -> ml_coll
     s.consistency_weight = 10.0  # gamma_1 of Eq 11 (Table 10)
     s.consistency_over_classes = "mean"  # of Eq 9 (released), or 'sum', the divergence of each pixel as it is
     s.regulariser_weight = 0.1  # gamma_2 of Eq 11 (Table 10)
-    s.regulariser = "mrkld"  # Eq 10; 'mrent': negative entropy
+    s.regulariser = "mrkld"  # Eq 10; 'mrent': negative entropy; 'robust_entropy': entropy of pixels not sure (FDA)
     add_selection(s)
     add_means(s)
     s.ema_momentum = 0.999  # of the momentum encoder, each step (released)

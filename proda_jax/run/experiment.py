@@ -256,7 +256,7 @@ class Experiment:
         else:
             source = source.training_batches(size, seed=order, labels=True, **arguments)
         target = None
-        if wanted := kind.target(stage):
+        if wanted := kind.target(stage) or ("images" if stage.fourier_beta else None):
             data = self.sources.open("target")
             target = data.training_batches(size, seed=order + 1, labels=wanted == "labels", **arguments)
             if kind.pseudo_labels:

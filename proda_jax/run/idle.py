@@ -24,6 +24,7 @@ _OF_ALL: tuple[Rule, ...] = (
     (("schedule_power",), lambda s: s.schedule == "poly", "schedule 'poly'"),
     (("schedule_factor",), lambda s: s.schedule == "per_epoch", "schedule 'per_epoch'"),
     (("schedule_warmup_start",), lambda s: s.schedule_warmup > 0, "schedule_warmup above 0"),
+    (("fourier_window",), lambda s: s.fourier_beta > 0, "fourier_beta above 0"),
     (("statistics_images",), lambda s: s.statistics == "recomputed", "statistics 'recomputed'"),
 )
 _OF_SELECTION: tuple[Rule, ...] = (  # of pseudo labels
@@ -67,8 +68,12 @@ _OF_DISTILLATION: tuple[Rule, ...] = (
     *_OF_SELECTION,
     *_OF_REGULARISER,
 )
+_OF_SUPERVISION: tuple[Rule, ...] = (
+    (("regulariser_weight",), lambda s: not s.target_labels, "target_labels=False"),
+    (("regulariser",), lambda s: s.regulariser_weight > 0, "regulariser_weight above 0"),
+)
 _OF_PRETRAINING: tuple[Rule, ...] = (
-    (("weights", "reduction"), lambda s: False, "a stage that labels pixels"),
+    (("weights", "reduction", "fourier_beta"), lambda s: False, "a stage that labels pixels"),
 )
 _OF_MIXING: tuple[Rule, ...] = (
     (
@@ -92,6 +97,7 @@ _OF_MIXING: tuple[Rule, ...] = (
 )  # fmt: skip
 # beside those of all, by kind; with the settings that the kind begins with
 _RULES = {
+    "supervised": (_OF_SUPERVISION, lambda: base.supervised("", 1)),
     "warmup": (_OF_WARMUP, lambda: base.warmup("", 1)),
     "denoise": (_OF_DENOISING, lambda: base.denoise("", 1)),
     "distill": (_OF_DISTILLATION, lambda: base.distill("", "", 1)),

@@ -30,6 +30,7 @@ _BEFORE = {
     "statistics_images": 400, "drop_path": None, "position_resize": None, "stride_in": None, "freeze_backbone": False,
     "evaluate_at": "image_size", "label_entropy": 0.25, "label_portion": 0.2, "label_every": 4,
     "regulariser_weight": 0.0, "regulariser": "mrkld", "regulariser_over": "all", "mean_over": "domain",
+    "fourier_beta": 0.0, "fourier_window": "symmetric",
 }  # fmt: skip
 _BEFORE_OF_WARMUP = {
     "label_weight": 0.0, "labels_from": None, "label_selector": "class_portion", "label_threshold": 0.9,
@@ -119,7 +120,7 @@ def _with_tuples(value: Any) -> Any:
 def _before(now: dict[str, Any], kind: str) -> dict[str, Any]:
     """Those of the decisive settings that older versions did not have, with what these did."""
     known = _BEFORE | {"label_selector": "above_threshold" if kinds.KINDS[kind].teacher else "threshold"}
-    known |= _BEFORE_OF_WARMUP if kind == "warmup" else {}
+    known |= {"warmup": _BEFORE_OF_WARMUP, "supervised": {"regulariser": "robust_entropy"}}.get(kind, {})
     found = {key: key.rpartition(".")[2] for key in now}
     return {key: known[name] for key, name in found.items() if name in known}
 

@@ -14,6 +14,7 @@ from proda_jax.adaptation.selectors import CLASS_SELECTORS, SELECTORS
 from proda_jax.adaptation.stages import kinds
 from proda_jax.adaptation.stages.build import backbone_of, takes_backbone, views_of
 from proda_jax.adaptation.stages.kinds import KINDS
+from proda_jax.adaptation.views import fourier
 from proda_jax.data.checks import NONE, ROLES, check_data, check_label_space
 from proda_jax.data.label_spaces import label_space
 from proda_jax.models import backbones
@@ -51,6 +52,7 @@ CHOICES = {
     "regulariser": REGULARISERS,
     "regulariser_over": ("all", "labels"),
     "mean_over": ("domain", "both"),
+    "fourier_window": fourier.WINDOWS,
     "ema_view": ("image", "crop"),
     "ema_crop": ("released", "exact"),
     "ema_mode": ("train", "eval"),
@@ -73,7 +75,7 @@ POSITIVE = (
 )  # fmt: skip
 SHARES = (
     "momentum", "schedule_warmup_start", "grey", "ema_momentum", "prototype_momentum", "label_threshold", "mask_ratio",
-    "feature_distance_share", "largest_class", "label_portion",
+    "feature_distance_share", "fourier_beta", "largest_class", "label_portion",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "weight_decay", "adversarial_weight", "ce_weight", "rce_weight", "consistency_weight", "regulariser_weight",
@@ -243,6 +245,9 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
     for key in stage.get("views", {}):
         choose(f"{name}.views.{key}", key, config.views)
     check_views(config, views_of(config, name))
+    crop = views_of(config, name).crop_size
+    if stage.fourier_beta and not fourier.WINDOWS[stage.fourier_window](crop, stage.fourier_beta).any():
+        refuse(f"{name}.fourier_beta", stage.fourier_beta, f"at least {1 / min(crop):.3g}, one frequency of the crop")
     for factor, value in stage.jitter.items():
         if not 0 <= value < 1:
             refuse(f"{name}.jitter.{factor}", value, "from 0 to below 1")

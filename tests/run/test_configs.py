@@ -7,7 +7,21 @@ import ml_collections
 import pytest
 
 from proda_jax.adaptation.stages.build import views_of
-from proda_jax.configs import base, bdl, camvid, cbst, dacs, daformer, gta5, gta5_released, lrent, mic, mrkld, synthia
+from proda_jax.configs import (
+    base,
+    bdl,
+    camvid,
+    cbst,
+    dacs,
+    daformer,
+    fda,
+    gta5,
+    gta5_released,
+    lrent,
+    mic,
+    mrkld,
+    synthia,
+)
 from proda_jax.run import settings
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -106,6 +120,18 @@ def test_rounds_of_self_training_are_possible_and_differ_from_cbsts_in_their_reg
     assert added == {"regulariser_weight", "regulariser_over"}
     assert soft["round1.label_entropy"] == 0.25 and not soft["round1.hard_labels"]
     assert plain["data.label_space"] == {"gta5": "cityscapes19", "synthia": "synthia16"}[form]
+
+
+@pytest.mark.parametrize("form", cbst.FORMS)
+def test_fda_lends_amplitudes_in_each_of_its_stages(form, tmp_path):
+    (tmp_path / "weights").write_bytes(b"")
+    c = with_weights(fda.get_config(form), tmp_path / "weights")
+    settings.check(c)
+    assert all(c[name].fourier_beta > 0 and c[name].regulariser_weight == 0.005 for name in c.stages)
+    c.round1.fourier_window = "corners"
+    c.round1.fourier_beta = 0.001
+    with pytest.raises(ValueError, match="config.round1.fourier_beta = 0.001: expected at least 0.00195"):
+        settings.check(c)
 
 
 @pytest.mark.parametrize("form", cbst.FORMS)

@@ -31,9 +31,16 @@ def by_classes(stage: ml_collections.ConfigDict, selector: str, **settings) -> m
     return stage
 
 
+def by_fourier(stage: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A stage that learns from source images with the target's amplitudes, and is to be sure of the target."""
+    stage.fourier_beta, stage.regulariser_weight = 0.1, 0.1
+    return stage
+
+
 STAGES = {
     "pretrain": lambda: base.pretrain("random", 10),
     "supervised": lambda: base.supervised("random", 10),
+    "fda": lambda: by_fourier(base.supervised("random", 10)),
     "oracle": lambda: base.supervised("random", 10, target_labels=True),
     "warmup": lambda: base.warmup("source", 10),
     "warmup_labels": lambda: by_classes(

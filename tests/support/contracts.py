@@ -96,7 +96,9 @@ class Row:
 
 SLOW = (("backbone_rate", 1e-4), ("head_rate", 1e-4))  # the method's rate
 STAGES = {
-    "supervised": Row(lambda: base.supervised("random", 10)),
+    "supervised": Row(
+        lambda: base.supervised("random", 10), settings=(("regulariser_weight", 0.5), ("fourier_beta", 0.05)),
+    ),
     "oracle": Row(lambda: base.supervised("random", 10, target_labels=True)),
     "pretrain": Row(
         lambda: base.pretrain("random", 10),

@@ -1,5 +1,6 @@
-"""Selection and objectives of CBST and CRST agree with the released codes; objectives go through our stages' steps."""
+"""Selection and objectives of CBST, CRST and FDA agree with the released codes; objectives go through our steps."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import own_logits
@@ -9,7 +10,8 @@ from own_logits import SOURCE, TARGET
 from tiny import tiny_config
 
 from proda_jax.adaptation import class_thresholds as ct
-from proda_jax.adaptation.stages import denoise, distill
+from proda_jax.adaptation import losses
+from proda_jax.adaptation.stages import denoise, distill, supervised
 from proda_jax.configs import base
 from proda_jax.data.label_spaces import IGNORE
 
@@ -144,3 +146,26 @@ def test_soft_labels_of_crst_in_our_step(tag, classes):
 test_hard_labels_of_crst_in_our_step.cases = [(t, n) for t in ("cbst", "mrkld") for n in (K, 16)]
 test_soft_labels_of_crst_in_our_step.cases = [(t, n) for t in ("lrent", "lrent_mrkld") for n in (K, 16)]
 assert B == 2  # one image of either domain
+
+
+def test_step_of_fda():
+    """The step of supervised training, with the entropy of target images; at the size of the logits."""
+    g = golden("fda")
+    stage = base.supervised("random", 1)
+    stage.regulariser_weight = 0.005
+    views = views_at(g.grid)
+    views.scale, views.flip, views.base_width = (1.0, 1.0), False, g.grid[1]
+    setup = own_logits.setup_of(stage, views, K)
+    params = {domain: {"logits": g.logits(name)} for domain, name in (("source", "src_main"), ("target", "trg_main"))}
+    label = g.labels("labels", g.grid).astype(np.uint8)
+    batch = {
+        "source": {"image": np.zeros((B, *g.grid, 3), np.uint8), "label": label},
+        "target": {"image": np.full((B, *g.grid, 3), 255, np.uint8)},
+        "slot": jnp.arange(B),
+    }
+    step = lambda state: supervised.train_step(state, batch, None, setup=setup)  # noqa: E731
+    gradient, metrics = own_logits.gradient_of(step, setup, params)
+    agree(metrics["regulariser"], g["entropy_ita2"])
+    agree(thinned(gradient["target"]["logits"]), np.float32(0.005) * g["entropy_ita2_grad"])
+    expected = jax.grad(losses.cross_entropy)(params["source"]["logits"], label)
+    agree(gradient["source"]["logits"], np.asarray(expected))

@@ -123,7 +123,9 @@ def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: st
 
 def draw_inputs(state: TrainState, batch: steps.Batch, setup: steps.Setup) -> Inputs:
     """Draws the views and applies them to everything that follows them."""
-    source_image, source_label = steps.labelled_view(setup, state, batch["source"], batch["slot"])
+    source_image, source_label = steps.labelled_view(
+        setup, state, batch["source"], batch["slot"], target=batch["target"]["image"]
+    )
     image, slots = batch["target"]["image"], batch["slot"]
     target = steps.target_views(setup, state, image, slots)
     soft_label = soft_label_view(setup, batch["target"], target.weak_view)

@@ -97,6 +97,13 @@ def uses_momentum_encoder(stage: Settings) -> bool:
     return moving or stage.get("consistency_weight", 1.0) > 0
 
 
+def supervised_target(stage: Settings) -> str | None:
+    """What supervised training with these settings learns from the target."""
+    if stage.get("target_labels", False):
+        return "labels"
+    return "images" if stage.get("regulariser_weight", 0.0) > 0 else None
+
+
 _STRONG = ("strong_operations", "strong_flip", "randaugment", "cutout_fraction")  # views of the strong view alone
 
 KINDS: dict[str, Kind] = {
@@ -110,10 +117,10 @@ KINDS: dict[str, Kind] = {
     ),
     "supervised": Kind(
         "supervised",
-        target=lambda stage: "labels" if stage.get("target_labels", False) else None,
-        unused_views=lambda stage: (*_STRONG, "target_stride"),
-        role=lambda stage: "oracle" if stage.get("target_labels", False) else "source",
-        paper_row=lambda stage, kinds: None if stage.get("target_labels", False) else "source",
+        target=supervised_target,
+        unused_views=lambda stage: (*_STRONG, *(() if stage.get("regulariser_weight") else ("target_stride",))),
+        role=lambda stage: {"labels": "oracle", "images": "adaptation", None: "source"}[supervised_target(stage)],
+        paper_row=lambda stage, kinds: "source" if supervised_target(stage) is None else None,
         paper_settings=lambda stage, source: in_paper.JITTER,
     ),
     "warmup": Kind(

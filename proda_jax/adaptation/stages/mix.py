@@ -113,7 +113,7 @@ def draw_inputs(state: TrainState, batch: steps.Batch, setup: steps.Setup) -> In
     """Draws the views and applies them."""
     slots, target = batch["slot"], batch["target"]["image"]
     view = source_view(state, batch["source"], slots, setup)
-    source_image, source_label = steps.labelled_view(setup, state, batch["source"], slots, view)
+    source_image, source_label = steps.labelled_view(setup, state, batch["source"], slots, view, target)
     view = steps.weak_target_view(setup, state, target, slots)
     inside = views.weak_inside(view, setup.crop_size, setup.crop_size)
 

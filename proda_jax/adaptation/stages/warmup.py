@@ -47,7 +47,9 @@ def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: st
       (state, metrics)
     """
     del teacher
-    source_image, source_label = steps.labelled_view(setup, state, batch["source"], batch["slot"])
+    source_image, source_label = steps.labelled_view(
+        setup, state, batch["source"], batch["slot"], target=batch["target"]["image"]
+    )
     target = batch["target"]["image"]
     view = steps.weak_target_view(setup, state, target, batch["slot"])
     label = None
