@@ -145,7 +145,7 @@ def stage(kind: str, init: str, steps: int) -> ml_collections.ConfigDict:
     """What every stage has.
 
     Args:
-      kind: 'pretrain', 'supervised', 'warmup', 'denoise', 'distill' or 'mix'.
+      kind: 'pretrain', 'supervised', 'warmup', 'denoise', 'anchors', 'distill' or 'mix'.
       init: where its network starts: 'random', 'imagenet', 'self_supervised', or the name of an earlier stage.
       steps: number of steps.
     """
@@ -292,6 +292,23 @@ def add_prototypes(s: ml_collections.ConfigDict) -> None:
     s.prototype_init_min_pixels = 10  # fewer pixels (at an eighth of the image) make no vector (released)
     s.prototype_init_limit = 3000  # vectors after which the running mean's count stops (released)
     s.prototype_init_passes = 1  # over the data; the released tool makes four, which changes little but the time
+
+
+def anchors(init: str, steps: int) -> ml_collections.ConfigDict:
+    """Class anchors (CAG-UDA, Zhang et al., NeurIPS 2019): `init`'s network labels the target, and stays as it was."""
+    s = stage("anchors", init, steps)
+    s.backbone_rate = s.head_rate = 1e-4
+    s.anchor_margin = 2.5  # by which the second-nearest anchor is farther than the one that labels, in feature distance
+    s.anchor_weight = 0.5  # of the cross entropy with these labels
+    s.label_threshold = 0.95  # confidence above which a pixel has the network's own label
+    s.confident_weight = 0.5  # of the cross entropy with those
+    s.distance_weight = 0.7  # of the distances of class vectors to their anchors, on source and target
+    s.anchor_gradient = "mean"  # how they reach a pixel: by the 'mean' over a class; 'released': times twice the share
+    #                             of pixels that are of the class
+    add_prototypes(s)  # their pixels are those of the network's output grid; vectors are of the source
+    s.prototype_momentum = 1.0  # anchors stay; classes without one get their first vector
+    s.prototype_init = "source"
+    return s.lock()
 
 
 def mix(init: str, steps: int) -> ml_collections.ConfigDict:

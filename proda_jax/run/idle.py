@@ -72,6 +72,12 @@ _OF_SUPERVISION: tuple[Rule, ...] = (
     (("regulariser_weight",), lambda s: not s.target_labels, "target_labels=False"),
     (("regulariser",), lambda s: s.regulariser_weight > 0, "regulariser_weight above 0"),
 )
+_OF_ANCHORS: tuple[Rule, ...] = (
+    (("anchor_margin",), lambda s: s.anchor_weight > 0 or s.distance_weight > 0,
+     "anchor_weight or distance_weight above 0"),
+    (("label_threshold",), lambda s: s.confident_weight > 0, "confident_weight above 0"),
+    (("anchor_gradient",), lambda s: s.distance_weight > 0, "distance_weight above 0"),
+)  # fmt: skip
 _OF_PRETRAINING: tuple[Rule, ...] = (
     (("weights", "reduction", "fourier_beta"), lambda s: False, "a stage that labels pixels"),
 )
@@ -100,6 +106,7 @@ _RULES = {
     "supervised": (_OF_SUPERVISION, lambda: base.supervised("", 1)),
     "warmup": (_OF_WARMUP, lambda: base.warmup("", 1)),
     "denoise": (_OF_DENOISING, lambda: base.denoise("", 1)),
+    "anchors": (_OF_ANCHORS, lambda: base.anchors("", 1)),
     "distill": (_OF_DISTILLATION, lambda: base.distill("", "", 1)),
     "pretrain": (_OF_PRETRAINING, lambda: base.pretrain("", 1)),
     "mix": (_OF_MIXING, lambda: base.mix("", 1)),

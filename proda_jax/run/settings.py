@@ -53,6 +53,7 @@ CHOICES = {
     "regulariser_over": ("all", "labels"),
     "mean_over": ("domain", "both"),
     "fourier_window": fourier.WINDOWS,
+    "anchor_gradient": ("mean", "released"),
     "ema_view": ("image", "crop"),
     "ema_crop": ("released", "exact"),
     "ema_mode": ("train", "eval"),
@@ -80,7 +81,8 @@ SHARES = (
 NOT_NEGATIVE = (
     "weight_decay", "adversarial_weight", "ce_weight", "rce_weight", "consistency_weight", "regulariser_weight",
     "distillation_weight", "schedule_power", "schedule_warmup", "mixed_weight", "masked_weight",
-    "feature_distance_weight", "label_weight", "rare_class_min_pixels", "rare_class_crop_pixels",
+    "anchor_margin", "anchor_weight", "confident_weight", "distance_weight", "feature_distance_weight", "label_weight",
+    "rare_class_min_pixels", "rare_class_crop_pixels",
 )  # fmt: skip
 
 

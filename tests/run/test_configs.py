@@ -10,6 +10,7 @@ from proda_jax.adaptation.stages.build import views_of
 from proda_jax.configs import (
     base,
     bdl,
+    cag,
     camvid,
     cbst,
     dacs,
@@ -132,6 +133,15 @@ def test_fda_lends_amplitudes_in_each_of_its_stages(form, tmp_path):
     c.round1.fourier_beta = 0.001
     with pytest.raises(ValueError, match="config.round1.fourier_beta = 0.001: expected at least 0.00195"):
         settings.check(c)
+
+
+@pytest.mark.parametrize("form", cbst.FORMS)
+def test_anchors_are_those_of_the_stage_before(form, tmp_path):
+    (tmp_path / "weights").write_bytes(b"")
+    c = with_weights(cag.get_config(form), tmp_path / "weights")
+    settings.check(c)
+    assert [c[name].init for name in c.stages] == ["imagenet", *c.stages[:-1]]
+    assert all(c[name].prototype_init == "source" for name in c.stages[1:])
 
 
 @pytest.mark.parametrize("form", cbst.FORMS)

@@ -48,6 +48,7 @@ STAGES = {
     ),
     "denoise": lambda: base.denoise("source", 10),
     "self_training": lambda: base.self_training("source", 10),
+    "anchors": lambda: base.anchors("source", 10),
     "distill": lambda: base.distill("source", "source", 10),
     "class_portion": lambda: by_classes(base.distill("source", "source", 10), "class_portion", distillation_weight=0.0),
     "soft_by_classes": lambda: by_classes(base.self_training("source", 10), "class_balanced", hard_labels=False),

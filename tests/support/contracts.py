@@ -110,6 +110,10 @@ STAGES = {
     ),
     "denoise": Row(lambda: base.denoise("random", 10), settings=(("label_threshold", 0.3), *SLOW)),
     "self_training": Row(lambda: base.self_training("random", 10), settings=(("label_threshold", 0.3),)),
+    "anchors": Row(
+        lambda: base.anchors("random", 10),
+        settings=(("anchor_margin", 0.1), ("label_threshold", 0.3), ("anchor_gradient", "released"), *SLOW),
+    ),
     "distill": Row(lambda: base.distill("random", "random", 10)),
     "mix": Row(  # which labels are pasted changes what a micro-batch would be normalised by
         lambda: base.mix("random", 10),

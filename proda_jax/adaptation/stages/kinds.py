@@ -142,6 +142,12 @@ KINDS: dict[str, Kind] = {
         paper_row=in_paper.denoise_row,
         paper_settings=in_paper.denoise_settings,
     ),
+    "anchors": Kind(
+        "anchors",
+        prototypes=lambda stage: True,
+        frozen_start=lambda stage: True,
+        unused_views=lambda stage: (*_STRONG, "target_stride"),
+    ),
     "distill": Kind(
         "distill",
         pseudo_labels=NeededLabels("hard_label", "hard pseudo labels", made_by="teacher"),
