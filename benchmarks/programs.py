@@ -125,7 +125,8 @@ class Programs:
         kind = kinds.of(stage)
         if kind.pseudo_labels:
             name, recipe = kind.pseudo_labels.name, prepare.RECIPES[kind.pseudo_labels.name](stage)
-            make = functools.partial(recipe.make, self.model().clone(axis_name=None), **recipe.options)
+            options = recipe.options | ({"thresholds": (1.0,) * len(self.space)} if recipe.balance else {})
+            make = functools.partial(recipe.make, self.model().clone(axis_name=None), **options)
             made = jax.eval_shape(make, self.shapes, target["image"])
             logits = jax.random.normal(key, made.shape)
             soft = jnp.issubdtype(made.dtype, jnp.floating)

@@ -161,7 +161,7 @@ def stage(kind: str, init: str, steps: int) -> ml_collections.ConfigDict:
     """What every stage has.
 
     Args:
-      kind: 'pretrain', 'supervised', 'warmup', 'denoise', 'distill' or 'mix'.
+      kind: 'pretrain', 'supervised', 'warmup', 'denoise', 'anchors', 'distill' or 'mix'.
       init: where its network starts: 'random', 'imagenet', 'self_supervised', or the name of an earlier stage.
       steps: number of steps.
     """
@@ -195,6 +195,9 @@ def stage(kind: str, init: str, steps: int) -> ml_collections.ConfigDict:
     s.reduction = "mean"  # of losses over pixels: 'mean' (released) or 'sum' (Eq 1, 7, 10)
     s.jitter = ml_collections.ConfigDict()  # photometric jitter of labelled images, factors within 1 +- x; released: 0
     s.jitter.brightness = s.jitter.contrast = s.jitter.saturation = s.jitter.white_balance = 0.0
+    s.fourier_beta = 0.0  # source images have the target's amplitudes of frequencies up to this share of the crop's
+    #                       shorter side (FDA: 0.01, 0.05, 0.09); 0: their own
+    s.fourier_window = "symmetric"  # 'corners': as FDA's code, without the highest positive frequency of these
     return s
 
 
@@ -213,9 +216,11 @@ def pretrain(init: str, steps: int) -> ml_collections.ConfigDict:
 
 
 def supervised(init: str, steps: int, *, target_labels: bool = False) -> ml_collections.ConfigDict:
-    """Cross entropy on the source; with `target_labels` on the target too, which is the oracle."""
+    """Cross entropy on the source; with `target_labels` on the target too, the oracle; or with its entropy (FDA)."""
     s = stage("supervised", init, steps)
     s.target_labels = target_labels
+    s.regulariser_weight = 0.0  # of predictions on target images, whose labels are not read (FDA: 0.005)
+    s.regulariser = "robust_entropy"  # which; see `denoise`
     return s.lock()
 
 
@@ -227,6 +232,13 @@ def warmup(init: str, steps: int) -> ml_collections.ConfigDict:
     s.adversarial_weight = 0.01
     s.discriminator_channels = (64, 128, 256, 512)  # of its four 3x3 convolutions with stride 2 (released)
     s.discriminator_rate = 1e-4  # of Adam; follows the schedule too (released)
+    s.label_weight = 0.0  # of the cross entropy with hard labels of the target (BDL: 1); all below acts beside it
+    s.labels_from = placeholder(str)  # stage whose network makes them
+    s.label_selector = "class_portion"  # which of them are learnt from, see `add_selection`
+    s.label_threshold = 0.9  # highest threshold of a class (BDL)
+    s.label_scales, s.label_flip = (1.0,), False  # of which predictions they are, as in stages 1 to 3
+    add_selection(s)
+    s.label_portion, s.label_every = 0.5, 1  # the median, of all pixels (BDL)
     return s.lock()
 
 
@@ -243,15 +255,19 @@ def denoise(init: str, steps: int, *, labels_from: str | None = None) -> ml_coll
     s.soft_label_interpolation = "probabilities"  # how p_{t,0} goes from there to the losses' grid (released), or
     #                                               'logits', which keeps what is small: as the network itself is scored
     s.hard_labels = True  # False: soft cross entropy with the weighted labels, times ce_weight + rce_weight (Figure 4)
-    s.label_selector = "threshold"  # which rectified labels are learnt from; 'none': no choice is made
+    s.label_selector = "threshold"  # which rectified labels are learnt from; 'none': no choice is made; by thresholds
+    #                                 of each class, and before they are rectified: see `add_selection`
     s.label_threshold = 0.0  # least confidence of a rectified label (Table 4)
+    s.label_entropy = 0.25  # alpha of soft labels that are chosen by classes (LRENT of CRST), with hard_labels=False
     s.temperature = 1.0  # tau of Eq 4 and 8 (Table 8), in units of feature distance
     s.ce_weight = 0.1  # alpha of Eq 7 (Table 9)
     s.rce_weight = 1.0  # beta of Eq 7 (Table 9)
     s.consistency_weight = 10.0  # gamma_1 of Eq 11 (Table 10)
     s.consistency_over_classes = "mean"  # of Eq 9 (released), or 'sum', the divergence of each pixel as it is
     s.regulariser_weight = 0.1  # gamma_2 of Eq 11 (Table 10)
-    s.regulariser = "mrkld"  # Eq 10; 'mrent': negative entropy
+    s.regulariser = "mrkld"  # Eq 10; 'mrent': negative entropy; 'robust_entropy': entropy of pixels not sure (FDA)
+    add_selection(s)
+    add_means(s)
     s.ema_momentum = 0.999  # of the momentum encoder, each step (released)
     s.ema_view = "image"  # what it sees: the whole 'image', cropped afterwards (released), or the 'crop' T(x) (Eq 8)
     s.ema_crop = "released"  # how its output is cropped: by target_stride pixels at a time ('released'), or 'exact',
@@ -259,6 +275,25 @@ def denoise(init: str, steps: int, *, labels_from: str | None = None) -> ml_coll
     s.ema_mode = "train"  # 'train': batch statistics and dropout (released); 'eval': running statistics
     add_prototypes(s)
     return s.lock()
+
+
+def add_selection(s: ml_collections.ConfigDict) -> None:
+    """Adds what self-training by classes has to the settings of a stage that learns from pseudo labels.
+
+    Further values of `label_selector`: 'class_balanced', argmax of p over the threshold of each class, above which the
+    surest `label_portion` of the pixels predicted as it lie (CBST, CRST); 'all_classes', the same with one threshold,
+    which they are compared with; 'class_portion', argmax of p where p is at least that of its class, or label_threshold
+    where that is lower (BDL, FDA).
+    """
+    s.label_portion = 0.2  # share of each class's pixels that labels are kept of (CBST: 0.2 and more; BDL: 0.5)
+    s.label_every = 4  # of the pixels of a class in an image, every so manieth is looked at for it (CBST; BDL: 1)
+
+
+def add_means(s: ml_collections.ConfigDict) -> None:
+    """Adds over which pixels the means of a stage with pseudo labels are."""
+    s.regulariser_over = "all"  # pixels of the target, or those with 'labels' (CRST)
+    s.mean_over = "domain"  # labels of each domain have their mean, or those of 'both' have one (CRST's code, whose
+    #                         batches mix images of both), each counting at the size at which it is learnt from
 
 
 def add_prototypes(s: ml_collections.ConfigDict) -> None:
@@ -273,6 +308,23 @@ def add_prototypes(s: ml_collections.ConfigDict) -> None:
     s.prototype_init_min_pixels = 10  # fewer pixels (at an eighth of the image) make no vector (released)
     s.prototype_init_limit = 3000  # vectors after which the running mean's count stops (released)
     s.prototype_init_passes = 1  # over the data; the released tool makes four, which changes little but the time
+
+
+def anchors(init: str, steps: int) -> ml_collections.ConfigDict:
+    """Class anchors (CAG-UDA, Zhang et al., NeurIPS 2019): `init`'s network labels the target, and stays as it was."""
+    s = stage("anchors", init, steps)
+    s.backbone_rate = s.head_rate = 1e-4
+    s.anchor_margin = 2.5  # by which the second-nearest anchor is farther than the one that labels, in feature distance
+    s.anchor_weight = 0.5  # of the cross entropy with these labels
+    s.label_threshold = 0.95  # confidence above which a pixel has the network's own label
+    s.confident_weight = 0.5  # of the cross entropy with those
+    s.distance_weight = 0.7  # of the distances of class vectors to their anchors, on source and target
+    s.anchor_gradient = "mean"  # how they reach a pixel: by the 'mean' over a class; 'released': times twice the share
+    #                             of pixels that are of the class
+    add_prototypes(s)  # their pixels are those of the network's output grid; vectors are of the source
+    s.prototype_momentum = 1.0  # anchors stay; classes without one get their first vector
+    s.prototype_init = "source"
+    return s.lock()
 
 
 def mix(init: str, steps: int) -> ml_collections.ConfigDict:
@@ -341,6 +393,9 @@ def distill(teacher: str, init: str, steps: int) -> ml_collections.ConfigDict:
     s.label_flip = True  # whether the mirrored image's are among them (released)
     s.target_view = "strong"  # what student and teacher see: 'strong' (released) or 'weak' (Eq 12)
     s.ce_weight, s.rce_weight = 1.0, 0.0  # of the hard labels: cross entropy (Eq 12); symmetric as released option
+    s.regulariser_weight, s.regulariser = 0.0, "mrkld"  # of the target's predictions, as in stage 1 (CRST)
+    add_selection(s)
+    add_means(s)
     s.distillation_weight = 1.0  # beta of Eq 12
     s.distillation_form = "equation12"  # divided by the number of classes; 'equation12_per_pixel', 'released' (a bug)
     return s.lock()

@@ -195,13 +195,19 @@ def symmetric_cross_entropy(
 
 
 def class_balance(
-    logits: jax.Array, kind: str = "mrkld", *, total: jax.Array | None = None, reduction: str = "mean"
+    logits: jax.Array,
+    kind: str = "mrkld",
+    *,
+    mask: jax.Array | None = None,
+    total: jax.Array | None = None,
+    reduction: str = "mean",
 ) -> jax.Array:
-    """Regulariser against the collapse onto few classes (Equation 10).
+    """Regulariser of predictions: against the collapse onto few classes (Equation 10), or another of `REGULARISERS`.
 
     Args:
-      logits: [batch, ..., classes]; every pixel counts.
+      logits: [batch, ..., classes].
       kind: one of `REGULARISERS`.
+      mask: bool [batch, ...], pixels that count (CRST: those that have a label); None: every pixel.
       total: see `share_of_mean`.
       reduction: 'mean' over pixels (and classes, with 'mrkld') as released, 'sum' over them as in the paper.
 
@@ -212,10 +218,10 @@ def class_balance(
       ValueError: unknown `kind`.
     """
     log_p = _log_softmax(logits)
-    everywhere = jnp.ones(logits.shape[:-1], bool)
+    mask = jnp.ones(logits.shape[:-1], bool) if mask is None else mask
     if kind not in REGULARISERS:
         raise ValueError(f"class balance: expected one of {', '.join(REGULARISERS)}, got {kind!r}")
-    return share_of_mean(REGULARISERS[kind](log_p, reduction), everywhere, total, reduction)
+    return share_of_mean(REGULARISERS[kind](log_p, reduction), mask, total, reduction)
 
 
 def mrkld(log_p: jax.Array, reduction: str) -> jax.Array:
@@ -229,24 +235,18 @@ def mrent(log_p: jax.Array, reduction: str) -> jax.Array:
     return jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
 
 
-# Regularisers that `regulariser` chooses: log p [..., classes], reduction -> value of each pixel [...]
-REGULARISERS = {"mrkld": mrkld, "mrent": mrent}
+def robust_entropy(log_p: jax.Array, reduction: str, power: float = 2.0) -> jax.Array:
+    """Entropy of each pixel's prediction, of which sure pixels count little: ((E / log K)^2 + 1e-8)^power (FDA).
 
-
-def robust_entropy(logits: jax.Array, power: float = 2.0, *, total: jax.Array | None = None) -> jax.Array:
-    """Entropy of the prediction, of which sure pixels count little: ((E / log K)^2 + 1e-8)^power (FDA, Equation 7).
-
-    Args:
-      logits: [batch, ..., classes]; every pixel counts.
-      power: eta (FDA: 2).
-      total: see `share_of_mean`.
-
-    Returns:
-      The share of the mean over pixels, float32 scalar.
+    `power` is eta, 2 in FDA. Its gradient pulls on pixels that are not sure.
     """
-    log_p = _log_softmax(logits)
-    entropy = -jnp.sum(jnp.exp(log_p) * log_p, axis=-1) / jnp.log(logits.shape[-1])
-    return share_of_mean((entropy**2 + 1e-8) ** power, jnp.ones(entropy.shape, bool), total)
+    del reduction  # over classes it is a sum by definition
+    entropy = -jnp.sum(jnp.exp(log_p) * log_p, axis=-1) / jnp.log(log_p.shape[-1])
+    return (entropy**2 + 1e-8) ** power
+
+
+# Regularisers that `regulariser` chooses: log p [..., classes], reduction -> value of each pixel [...]
+REGULARISERS = {"mrkld": mrkld, "mrent": mrent, "robust_entropy": robust_entropy}
 
 
 def assignment_consistency(

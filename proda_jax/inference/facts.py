@@ -67,7 +67,7 @@ def _lineage(workdir: Workdir, stage: str) -> Iterator[tuple[str, dict]]:
 def _stage(name: str, settings: dict) -> tuple[kinds.Kind, dict]:
     """The kind of a stage, and its own section of the settings."""
     section = {key.removeprefix(f"{name}."): value for key, value in settings.items() if key.startswith(f"{name}.")}
-    return kinds.KINDS[section["kind"]], section
+    return kinds.of(section), section
 
 
 def _scores(workdir: Workdir, stage: str, step: int) -> Iterator[dict]:

@@ -160,7 +160,7 @@ def following(found: Inspection, current: Stage | None) -> str:
 
 def preparation(stage: Stage) -> str:
     """What is made for a stage before its first step."""
-    kind = kinds.KINDS.get(stage.settings.get("kind"))
+    kind = kinds.of(stage.settings) if stage.settings.get("kind") in kinds.KINDS else None
     labels = kind.pseudo_labels if kind else None
     if labels is None or labels.made_by not in stage.settings:
         return stage.name

@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from proda_jax.adaptation import prototypes, statistics
+from proda_jax.adaptation import class_thresholds, prototypes, statistics
 from proda_jax.adaptation.stages import build, kinds, prepare
 from proda_jax.adaptation.stages.step import Setup
 from proda_jax.adaptation.state import TrainState
@@ -34,7 +34,7 @@ from proda_jax.run.sources import Sources
 from proda_jax.run.workdir import Workdir
 from proda_jax.system import devices, hosts
 from proda_jax.system.checkpoints import Checkpoints
-from proda_jax.system.files import alone, is_readable, npz, read_npz, write_atomically, write_json
+from proda_jax.system.files import alone, is_readable, npz, read_json, read_npz, write_atomically, write_json
 from proda_jax.system.interruption import Interruption, Stopped
 from proda_jax.system.progress import phase, say
 
@@ -203,8 +203,7 @@ class Experiment:
         kind = kinds.of(stage)
         if kind.rectifies:
             maker, recipe = stage[kind.pseudo_labels.made_by], prepare.RECIPES[kind.pseudo_labels.name](stage)
-            make = functools.partial(recipe.make, self.networks.model(maker), **recipe.options)
-            make, teacher = devices.map_step(make, self.mesh, "rb", "b"), self.networks.variables(maker)
+            make, teacher = self.label_maker(maker, recipe), self.networks.variables(maker)
         folder = self.workdir.folder(name)
         return Snapshots(self.looked, folder, model, self.mesh, stage, self.space, make, teacher)
 
@@ -274,7 +273,7 @@ class Experiment:
         else:
             source = labelled.training_batches(size, seed=order, labels=True, **arguments)
         target = None
-        if wanted := kind.target(stage):
+        if wanted := kind.target(stage) or ("images" if stage.fourier_beta else None):
             data = self.sources.open("target")
             target = data.training_batches(size, seed=order + 1, labels=wanted == "labels", **arguments)
             if kind.pseudo_labels:
@@ -294,35 +293,64 @@ class Experiment:
         needed = kinds.of(stage).pseudo_labels
         if needed is None:
             return None
-        recipe = prepare.RECIPES[needed.name](stage)
-        return self.pseudo_labels(stage[needed.made_by], recipe.folder, recipe.make, **recipe.options)
+        return self.pseudo_labels(stage[needed.made_by], prepare.RECIPES[needed.name](stage))
 
-    def pseudo_labels(self, teacher: str, kind: str, make: Callable, **options: Any) -> PseudoLabels:
-        """The filled store of pseudo labels of that kind, made by `make`(model of `teacher`, ..., **options)."""
-        network, folder = self.workdir.result(teacher)[self.config.handover], self.workdir.folder(teacher) / kind
-        origin = {"stage": teacher, "kind": kind, "network": network, **options}
+    def pseudo_labels(self, teacher: str, recipe: prepare.Recipe) -> PseudoLabels:
+        """The filled store of pseudo labels that the network of stage `teacher` makes by a recipe."""
+        network, folder = self.workdir.result(teacher)[self.config.handover], self.label_folder(teacher, recipe)
+        origin = {"stage": teacher, "kind": recipe.folder, "network": network, **recipe.options}
+        origin |= recipe.balance or {}
         if hosts.is_first():
             PseudoLabels(folder, origin)
         hosts.wait("the folder of pseudo labels is there")
         store = PseudoLabels(folder, origin)
-        target = self.sources.open("target")
         others = f"another process makes the labels in {folder}; waiting for it"
         with alone(folder / "lock", others, wait=True) if hosts.is_first() else contextlib.nullcontext():
-            self.fill(store, teacher, kind, make, target, **options)
+            self.fill(store, teacher, recipe)
         return store
 
-    def fill(self, store: PseudoLabels, teacher: str, kind: str, make: Callable, target: ExampleSource, **options: Any):
+    def fill(self, store: PseudoLabels, teacher: str, recipe: prepare.Recipe) -> None:
         """Makes the labels that a store lacks, or has damaged."""
+        target = self.sources.open("target")
         if hosts.is_first() and store.folder not in self.checked:
             store.remove_damaged(target.names)
         self.checked.add(store.folder)
         if hosts.as_the_first_sees(hosts.is_first() and bool(store.missing(target.names))):
-            make = functools.partial(make, self.networks.model(teacher), **options)
-            mapped = devices.map_step(make, self.mesh, "rb", "b")
-            title = f"{kind} from {teacher}"
+            mapped, title = self.label_maker(teacher, recipe), f"{recipe.folder} from {teacher}"
             prepare.fill_store(
                 store, mapped, self.networks.variables(teacher), target, self.evaluation_batch, self.mesh, title
             )
+
+    def label_folder(self, teacher: str, recipe: prepare.Recipe) -> epath.Path:
+        """Where the pseudo labels of a recipe lie."""
+        return self.workdir.folder(teacher) / recipe.folder
+
+    def label_maker(self, teacher: str, recipe: prepare.Recipe) -> Callable:
+        """Mapped (variables of stage `teacher`, images) -> pseudo labels."""
+        make = functools.partial(recipe.make, self.networks.model(teacher), **recipe.options)
+        if recipe.balance:
+            make = functools.partial(make, thresholds=self.class_thresholds(teacher, recipe))  # a program of its own
+        return devices.map_step(make, self.mesh, "rb", "b")
+
+    def class_thresholds(self, teacher: str, recipe: prepare.Recipe) -> tuple[float, ...]:
+        """Thresholds of each class, from all target images; kept beside the labels."""
+        path = self.label_folder(teacher, recipe) / "class_thresholds.json"  # no label's file, which end in npz
+        if not hosts.as_the_first_sees(hosts.is_first() and path.exists()):
+            model = self.networks.model(teacher)
+            predict = functools.partial(prepare.confidences, model, **recipe.measured)
+            found = prepare.confidences_by_class(
+                devices.map_step(predict, self.mesh, "rb", "r"), self.networks.variables(teacher),
+                self.sources.open("target"), self.evaluation_batch, self.mesh,
+                f"{recipe.folder}: confidences of each class", classes=model.classes, every=recipe.balance["every"],
+            )  # fmt: skip
+            if hosts.is_first():
+                thresholds, pixels = recipe.thresholds(found).tolist(), [len(own) for own in found]
+                if few := [self.space.classes[k] for k in class_thresholds.rare_classes(pixels)[1]]:
+                    say(f"{recipe.folder}: less than a thousandth of pixels is predicted as {', '.join(few)}")
+                write_json(path, {"classes": self.space.classes, "thresholds": thresholds, "pixels": pixels})
+            hosts.wait("thresholds are written")
+        kept = read_json(path, f"delete {path}, and it is made again")
+        return tuple(kept["thresholds"])
 
     def rare_classes(self, name: str, seed: int, labelled: ExampleSource) -> RareClassOrder:
         """The order of labelled images of a stage that draws them by their classes, which are counted once."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import ml_collections
 
+from proda_jax.adaptation.selectors import CLASS_SELECTORS
 from proda_jax.adaptation.stages import kinds
 from proda_jax.adaptation.stages.build import views_of
 from proda_jax.configs import base
@@ -23,8 +24,30 @@ _OF_ALL: tuple[Rule, ...] = (
     (("schedule_power",), lambda s: s.schedule == "poly", "schedule 'poly'"),
     (("schedule_factor",), lambda s: s.schedule == "per_epoch", "schedule 'per_epoch'"),
     (("schedule_warmup_start",), lambda s: s.schedule_warmup > 0, "schedule_warmup above 0"),
+    (("fourier_window",), lambda s: s.fourier_beta > 0, "fourier_beta above 0"),
     (("statistics_images",), lambda s: s.statistics == "recomputed", "statistics 'recomputed'"),
 )
+_OF_SELECTION: tuple[Rule, ...] = (  # of pseudo labels
+    (
+        ("label_threshold",),
+        lambda s: s.label_selector != "none" and getattr(CLASS_SELECTORS.get(s.label_selector), "capped", True),
+        "a label_selector other than 'none', 'class_balanced' and 'all_classes'",
+    ),
+    (("label_portion", "label_every"), lambda s: s.label_selector in CLASS_SELECTORS,
+     "a label_selector by classes"),
+)  # fmt: skip
+_OF_REGULARISER: tuple[Rule, ...] = (
+    (("regulariser", "regulariser_over"), lambda s: s.regulariser_weight > 0, "regulariser_weight above 0"),
+)
+_OF_WARMUP: tuple[Rule, ...] = (
+    (
+        ("labels_from", "label_selector", "label_threshold", "label_scales", "label_flip", "label_portion",
+         "label_every"),
+        lambda s: s.label_weight > 0,
+        "label_weight above 0",
+    ),
+    *_OF_SELECTION,
+)  # fmt: skip
 _OF_DENOISING: tuple[Rule, ...] = (
     (
         ("ema_momentum", "ema_view", "ema_crop", "ema_mode", "temperature", "unseen_prototypes", "prototype_momentum",
@@ -35,15 +58,28 @@ _OF_DENOISING: tuple[Rule, ...] = (
     ),
     (("ema_crop",), lambda s: s.ema_view == "image", "ema_view 'image'"),
     (("consistency_over_classes",), lambda s: s.consistency_weight > 0, "consistency_weight above 0"),
-    (("regulariser",), lambda s: s.regulariser_weight > 0, "regulariser_weight above 0"),
-    (("label_threshold",), lambda s: s.label_selector != "none", "a label_selector other than 'none'"),
+    (("label_entropy",), lambda s: s.label_selector in ("class_balanced", "all_classes") and not s.hard_labels,
+     "label_selector 'class_balanced' or 'all_classes' and hard_labels=False"),
+    *_OF_SELECTION,
+    *_OF_REGULARISER,
 )  # fmt: skip
 _OF_DISTILLATION: tuple[Rule, ...] = (
     (("distillation_form",), lambda s: s.distillation_weight > 0, "distillation_weight above 0"),
-    (("label_threshold",), lambda s: s.label_selector != "none", "a label_selector other than 'none'"),
+    *_OF_SELECTION,
+    *_OF_REGULARISER,
 )
+_OF_SUPERVISION: tuple[Rule, ...] = (
+    (("regulariser_weight",), lambda s: not s.target_labels, "target_labels=False"),
+    (("regulariser",), lambda s: s.regulariser_weight > 0, "regulariser_weight above 0"),
+)
+_OF_ANCHORS: tuple[Rule, ...] = (
+    (("anchor_margin",), lambda s: s.anchor_weight > 0 or s.distance_weight > 0,
+     "anchor_weight or distance_weight above 0"),
+    (("label_threshold",), lambda s: s.confident_weight > 0, "confident_weight above 0"),
+    (("anchor_gradient",), lambda s: s.distance_weight > 0, "distance_weight above 0"),
+)  # fmt: skip
 _OF_PRETRAINING: tuple[Rule, ...] = (
-    (("weights", "reduction"), lambda s: False, "a stage that labels pixels"),
+    (("weights", "reduction", "fourier_beta"), lambda s: False, "a stage that labels pixels"),
 )
 _OF_MIXING: tuple[Rule, ...] = (
     (
@@ -67,7 +103,10 @@ _OF_MIXING: tuple[Rule, ...] = (
 )  # fmt: skip
 # beside those of all, by kind; with the settings that the kind begins with
 _RULES = {
+    "supervised": (_OF_SUPERVISION, lambda: base.supervised("", 1)),
+    "warmup": (_OF_WARMUP, lambda: base.warmup("", 1)),
     "denoise": (_OF_DENOISING, lambda: base.denoise("", 1)),
+    "anchors": (_OF_ANCHORS, lambda: base.anchors("", 1)),
     "distill": (_OF_DISTILLATION, lambda: base.distill("", "", 1)),
     "pretrain": (_OF_PRETRAINING, lambda: base.pretrain("", 1)),
     "mix": (_OF_MIXING, lambda: base.mix("", 1)),

@@ -29,7 +29,13 @@ _BEFORE = {
     "optimizer": "sgd", "adam_betas": [0.9, 0.999], "layer_decay": 1.0, "decay_vectors": True, "schedule_warmup": 0,
     "schedule_warmup_start": 1e-6, "backbone": "resnet", "weights_input": "", "statistics": "all",
     "statistics_images": 400, "drop_path": None, "position_resize": None, "stride_in": None, "freeze_backbone": False,
-    "evaluate_at": "image_size",
+    "evaluate_at": "image_size", "label_entropy": 0.25, "label_portion": 0.2, "label_every": 4,
+    "regulariser_weight": 0.0, "regulariser": "mrkld", "regulariser_over": "all", "mean_over": "domain",
+    "fourier_beta": 0.0, "fourier_window": "symmetric",
+}  # fmt: skip
+_BEFORE_OF_WARMUP = {
+    "label_weight": 0.0, "labels_from": None, "label_selector": "class_portion", "label_threshold": 0.9,
+    "label_scales": [1.0], "label_flip": False, "label_portion": 0.5, "label_every": 1,
 }  # fmt: skip
 _OF_DATA = ("name", "split", "image_size", "label_values")  # of a data set; where its files lie may change
 _OF_DATA_IF_SET = ("color_tolerance", "value_range")  # of these, older versions knew nothing
@@ -133,6 +139,7 @@ def _with_tuples(value: Any) -> Any:
 def _before(now: dict[str, Any], kind: str) -> dict[str, Any]:
     """Those of the decisive settings that older versions did not have, with what these did."""
     known = _BEFORE | {"label_selector": "above_threshold" if kinds.KINDS[kind].teacher else "threshold"}
+    known |= {"warmup": _BEFORE_OF_WARMUP, "supervised": {"regulariser": "robust_entropy"}}.get(kind, {})
     found = {key: key.rpartition(".")[2] for key in now}
     return {key: known[name] for key, name in found.items() if name in known}
 

@@ -1,5 +1,6 @@
 """Refuses impossible settings before anything is computed."""
 
+from collections import ChainMap
 from collections.abc import Mapping
 
 import jax
@@ -9,10 +10,11 @@ from etils import epath
 
 from proda_jax.adaptation import optim, statistics
 from proda_jax.adaptation.losses import REGULARISERS
-from proda_jax.adaptation.selectors import SELECTORS
+from proda_jax.adaptation.selectors import CLASS_SELECTORS, SELECTORS
 from proda_jax.adaptation.stages import kinds
 from proda_jax.adaptation.stages.build import backbone_of, takes_backbone, views_of
 from proda_jax.adaptation.stages.kinds import KINDS
+from proda_jax.adaptation.views import fourier
 from proda_jax.data.checks import NONE, ROLES, check_data, check_label_space, data_sets, first_of
 from proda_jax.data.label_spaces import label_space
 from proda_jax.models import backbones
@@ -39,7 +41,7 @@ CHOICES = {
     "statistics": statistics.CHOICES,
     "schedule": optim.SCHEDULES,
     "optimizer": optim.OPTIMIZERS,
-    "label_selector": SELECTORS,
+    "label_selector": ChainMap(CLASS_SELECTORS, SELECTORS),
     "backbone_steps": ("once", "released"),
     "reduction": ("mean", "sum"),
     "gan": ("ls", "vanilla"),
@@ -48,6 +50,10 @@ CHOICES = {
     "soft_label_interpolation": ("probabilities", "logits"),
     "consistency_over_classes": ("mean", "sum"),
     "regulariser": REGULARISERS,
+    "regulariser_over": ("all", "labels"),
+    "mean_over": ("domain", "both"),
+    "fourier_window": fourier.WINDOWS,
+    "anchor_gradient": ("mean", "released"),
     "ema_view": ("image", "crop"),
     "ema_crop": ("released", "exact"),
     "ema_mode": ("train", "eval"),
@@ -66,16 +72,17 @@ POSITIVE = (
     "schedule_steps", "schedule_factor", "temperature", "backbone_rate", "head_rate", "discriminator_rate",
     "contrast_temperature", "prototype_min_pixels", "prototype_init_min_pixels", "prototype_init_limit",
     "prototype_init_passes", "steps", "layer_decay", "statistics_images", "rare_class_temperature", "crop_tries",
-    "mask_block",
+    "mask_block", "label_every", "label_portion", "label_entropy",
 )  # fmt: skip
 SHARES = (
     "momentum", "schedule_warmup_start", "grey", "ema_momentum", "prototype_momentum", "label_threshold", "mask_ratio",
-    "feature_distance_share", "largest_class",
+    "feature_distance_share", "fourier_beta", "largest_class", "label_portion",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "weight_decay", "adversarial_weight", "ce_weight", "rce_weight", "consistency_weight", "regulariser_weight",
     "distillation_weight", "schedule_power", "schedule_warmup", "mixed_weight", "masked_weight",
-    "feature_distance_weight", "rare_class_min_pixels", "rare_class_crop_pixels",
+    "anchor_margin", "anchor_weight", "confident_weight", "distance_weight", "feature_distance_weight", "label_weight",
+    "rare_class_min_pixels", "rare_class_crop_pixels",
 )  # fmt: skip
 
 
@@ -242,6 +249,9 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
     for key in stage.get("views", {}):
         choose(f"{name}.views.{key}", key, config.views)
     check_views(config, views_of(config, name))
+    crop = views_of(config, name).crop_size
+    if stage.fourier_beta and not fourier.WINDOWS[stage.fourier_window](crop, stage.fourier_beta).any():
+        refuse(f"{name}.fourier_beta", stage.fourier_beta, f"at least {1 / min(crop):.3g}, one frequency of the crop")
     for factor, value in stage.jitter.items():
         if not 0 <= value < 1:
             refuse(f"{name}.jitter.{factor}", value, "from 0 to below 1")
@@ -256,6 +266,9 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
     if "strong" in stage:
         check_mixing(config, name)
     check_labelled(config, name)
+    if stage.get("label_selector") in CLASS_SELECTORS and stage.get("soft_label_interpolation") == "logits":
+        refuse(f"{name}.soft_label_interpolation", "logits",
+               "'probabilities', as those are zero where a selector by classes keeps no label")  # fmt: skip
     check_optimizer(stage, name)
     check_statistics(stage, name)
     idle.check(config, name)

@@ -264,14 +264,15 @@ def judge(
         guess = probabilities(resize_align_corners(guide.logits, size))
     kept, weights = kind.module.weigh(stage, soft, distances, guess, current)
     learnt_from, _ = prototypes.rectify(
-        kept, weights, stage.label_threshold, selectors.SELECTORS[stage.label_selector]
+        kept, weights, stage.label_threshold, selectors.by_confidence(stage.label_selector)
     )
-    fixed = jnp.argmax(soft, axis=-1)
+    best, labelled = jnp.argmax(soft, axis=-1), soft.max(-1) > 0  # a selector by classes leaves zeros elsewhere
+    learnt_from, fixed = (jnp.where(labelled, labels, IGNORE) for labels in (learnt_from, best))
     maps = {
         "fixed": fixed.astype(jnp.uint8),
         "rectified": learnt_from.astype(jnp.uint8),
         "confidence": soft.max(-1).astype(jnp.float16),
-        "weight": jnp.take_along_axis(weights, fixed[..., None], axis=-1)[..., 0].astype(jnp.float16),
+        "weight": jnp.take_along_axis(weights, best[..., None], axis=-1)[..., 0].astype(jnp.float16),
     }
     matrices = jnp.zeros((len(LABELS), model.classes, model.classes), jnp.int32)
     if "label" in batch:

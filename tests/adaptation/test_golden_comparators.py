@@ -5,17 +5,27 @@ Another set of the same kind: `GOLDEN_COMPARATORS_DIR=<folder of .npz files> pyt
 
 import functools
 
+import golden_bdl_checks
+import golden_cag_checks
 import golden_cpsl_checks
 import golden_dacs_checks
 import golden_hrda_checks
+import golden_self_training_checks
 import pytest
 from comparators import golden
+from golden_bdl_checks import *  # noqa: F403
+from golden_cag_checks import *  # noqa: F403
 from golden_cpsl_checks import *  # noqa: F403
 from golden_dacs_checks import *  # noqa: F403
 from golden_hrda_checks import *  # noqa: F403
+from golden_self_training_checks import *  # noqa: F403
 
-CHECKS = (golden_cpsl_checks, golden_dacs_checks, golden_hrda_checks)
-COMPLETE = ("dacs", "daformer", "mic", "hrda", "fda", "cpsl", "sepico")  # methods all of whose arrays are compared
+CHECKS = (
+    golden_bdl_checks, golden_cag_checks, golden_cpsl_checks, golden_dacs_checks, golden_hrda_checks,
+    golden_self_training_checks,
+)  # fmt: skip
+# methods all of whose arrays are compared
+COMPLETE = ("dacs", "daformer", "mic", "hrda", "fda", "cpsl", "sepico", "cbst", "crst", "cag")
 
 
 def left(method: str) -> set[str]:

@@ -190,6 +190,7 @@ COUNTED = {  # losses over the pixels that are not ignored
     "soft_cross_entropy": lambda x, y, z, t: losses.soft_cross_entropy(x, jax.nn.softmax(z), y != IGNORE, total=t),
     "symmetric_cross_entropy": lambda x, y, z, t: losses.symmetric_cross_entropy(x, y, alpha=0.1, beta=1.0, total=t),
     "assignment_consistency": lambda x, y, z, t: losses.assignment_consistency(x, z, y != IGNORE, seen=SEEN, total=t),
+    "mrkld over labels": lambda x, y, z, t: losses.class_balance(x, "mrkld", mask=y != IGNORE, total=t),
     "distillation": lambda x, y, z, t: losses.distillation(x, z, y != IGNORE, total=t),
     "distillation released": lambda x, y, z, t: losses.distillation(x, z, y != IGNORE, form="released", total=t),
 }

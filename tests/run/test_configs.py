@@ -7,7 +7,22 @@ import ml_collections
 import pytest
 
 from proda_jax.adaptation.stages.build import views_of
-from proda_jax.configs import base, camvid, dacs, daformer, gta5, gta5_released, mic, synthia
+from proda_jax.configs import (
+    base,
+    bdl,
+    cag,
+    camvid,
+    cbst,
+    dacs,
+    daformer,
+    fda,
+    gta5,
+    gta5_released,
+    lrent,
+    mic,
+    mrkld,
+    synthia,
+)
 from proda_jax.run import settings
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -91,6 +106,54 @@ def test_one_stage_recipes_are_possible_and_each_adds_to_the_one_before(form, tm
     }  # fmt: skip
     assert added[1] == {"mix.masked_weight", "mix.mask_block"}
     assert settings_of[0]["model.backbone"] == form
+
+
+@pytest.mark.parametrize("form", cbst.FORMS)
+def test_rounds_of_self_training_are_possible_and_differ_from_cbsts_in_their_regulariser(form, tmp_path):
+    (tmp_path / "weights").write_bytes(b"")
+    recipes = [with_weights(config.get_config(form), tmp_path / "weights") for config in (cbst, mrkld, lrent)]
+    for recipe in recipes:
+        settings.check(recipe)
+        assert [recipe[name].label_portion for name in recipe.stages[1:]] == list(cbst.PORTIONS)
+        assert [recipe[name].init for name in recipe.stages] == ["imagenet", *recipe.stages[:-1]]
+    plain, regularised, soft = map(leaves, recipes)
+    added = {key.partition(".")[2] for key in plain if plain[key] != regularised[key]} - {""}
+    assert added == {"regulariser_weight", "regulariser_over"}
+    assert soft["round1.label_entropy"] == 0.25 and not soft["round1.hard_labels"]
+    assert plain["data.label_space"] == {"gta5": "cityscapes19", "synthia": "synthia16"}[form]
+
+
+@pytest.mark.parametrize("form", cbst.FORMS)
+def test_fda_lends_amplitudes_in_each_of_its_stages(form, tmp_path):
+    (tmp_path / "weights").write_bytes(b"")
+    c = with_weights(fda.get_config(form), tmp_path / "weights")
+    settings.check(c)
+    assert all(c[name].fourier_beta > 0 and c[name].regulariser_weight == 0.005 for name in c.stages)
+    c.round1.fourier_window = "corners"
+    c.round1.fourier_beta = 0.001
+    with pytest.raises(ValueError, match="config.round1.fourier_beta = 0.001: expected at least 0.00195"):
+        settings.check(c)
+
+
+@pytest.mark.parametrize("form", cbst.FORMS)
+def test_anchors_are_those_of_the_stage_before(form, tmp_path):
+    (tmp_path / "weights").write_bytes(b"")
+    c = with_weights(cag.get_config(form), tmp_path / "weights")
+    settings.check(c)
+    assert [c[name].init for name in c.stages] == ["imagenet", *c.stages[:-1]]
+    assert all(c[name].prototype_init == "source" for name in c.stages[1:])
+
+
+@pytest.mark.parametrize("form", cbst.FORMS)
+def test_bdls_rounds_start_anew_with_labels_of_the_one_before(form, tmp_path):
+    (tmp_path / "weights").write_bytes(b"")
+    c = with_weights(bdl.get_config(form), tmp_path / "weights")
+    settings.check(c)
+    assert [c[name].labels_from for name in c.stages] == [None, "warmup", "round1"]
+    assert [c[name].init for name in c.stages] == ["imagenet"] * 3
+    c.round1.labels_from = "round2"  # which comes later
+    with pytest.raises(ValueError, match="config.round1.labels_from = 'round2': expected one of warmup"):
+        settings.check(c)
 
 
 def test_camvids_stage_on_mixed_images_sees_as_much_as_stages_1_to_3():

@@ -19,14 +19,39 @@ from proda_jax.run import experiment, networks, settings
 from proda_jax.run.sources import Sources
 from proda_jax.system import devices
 
+
+def by_classes(stage: ml_collections.ConfigDict, selector: str, **settings) -> ml_collections.ConfigDict:
+    """A stage whose labels are selected by thresholds of each class."""
+    stage.label_selector = selector
+    if "regulariser_weight" in stage:
+        stage.regulariser_weight = 0.1
+    if selector == "class_balanced":  # at which the stage's own has no say
+        stage.label_threshold = base.denoise("", 1).label_threshold
+    stage.update(settings)
+    return stage
+
+
+def by_fourier(stage: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A stage that learns from source images with the target's amplitudes, and is to be sure of the target."""
+    stage.fourier_beta, stage.regulariser_weight = 0.1, 0.1
+    return stage
+
+
 STAGES = {
     "pretrain": lambda: base.pretrain("random", 10),
     "supervised": lambda: base.supervised("random", 10),
+    "fda": lambda: by_fourier(base.supervised("random", 10)),
     "oracle": lambda: base.supervised("random", 10, target_labels=True),
     "warmup": lambda: base.warmup("source", 10),
+    "warmup_labels": lambda: by_classes(
+        base.warmup("source", 10), "class_portion", label_weight=1.0, labels_from="source"
+    ),
     "denoise": lambda: base.denoise("source", 10),
     "self_training": lambda: base.self_training("source", 10),
+    "anchors": lambda: base.anchors("source", 10),
     "distill": lambda: base.distill("source", "source", 10),
+    "class_portion": lambda: by_classes(base.distill("source", "source", 10), "class_portion", distillation_weight=0.0),
+    "soft_by_classes": lambda: by_classes(base.self_training("source", 10), "class_balanced", hard_labels=False),
     "mix": lambda: base.mix("source", 10),
 }
 # of other stages, or of the folder that a network is in, which this run does not have
@@ -38,7 +63,7 @@ def config_of(kind: str) -> ml_collections.ConfigDict:
     c.batch_size, c.snapshots.images = 1, 0  # snapshots are looked at, and nothing is learnt from them
     c.other, c.source = base.supervised("random", 1), base.supervised("random", 1)
     c.x = STAGES[kind]()
-    if kind == "distill":
+    if c.x.kind == "distill":
         c.x.extra_norm = False  # as the network that it starts from
     c.stages = ("other", "source", "x")
     return c
@@ -77,7 +102,10 @@ def follow(monkeypatch, tmp_path):
 
     monkeypatch.setattr(experiment.train, "train", train)
     monkeypatch.setattr(experiment, "with_pseudo_labels", with_labels)
-    monkeypatch.setattr(experiment.Experiment, "fill", lambda self, *of, **options: seen.append((of[1:3], options)))
+    def fill(self, store, teacher, recipe):
+        seen.append((teacher, recipe.folder, recipe.options, recipe.balance))
+
+    monkeypatch.setattr(experiment.Experiment, "fill", fill)
     monkeypatch.setattr(prepare, "_accumulate", accumulate)
     monkeypatch.setattr(networks.Networks, "checkpoint", checkpoint)
     monkeypatch.setattr(networks.Networks, "initialise", lambda self, model, key: tiny_variables(model, 0))

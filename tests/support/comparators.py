@@ -67,9 +67,25 @@ class Golden:
         drawn = np.floor(K * self.uniform(name, shape).astype(np.float64) ** power)
         return np.minimum(drawn, K - 1).astype(int)
 
-    def logits(self, name: str) -> np.ndarray:
-        """'src_main', 'trg_main', ..., [B, h, w, K]."""
-        return nhwc(np.float32(3 * self.normal(f"{name}_{K}", (B, K, *self.grid))))
+    def weight(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """A weight, or where the name ends in 'bias' a bias, of a network of the set."""
+        z = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode()) + self.salt)).standard_normal(shape)
+        return np.float32(0.1 * z if name.endswith(".bias") else z * np.sqrt(2.0 / np.prod(shape[1:])))
+
+    def logits(self, name: str, classes: int = K) -> np.ndarray:
+        """'src_main', 'trg_main', ..., [B, h, w, classes]."""
+        return nhwc(np.float32(3 * self.normal(f"{name}_{classes}", (B, classes, *self.grid))))
+
+    def labels(self, name: str, size: tuple[int, int], classes: int = K) -> np.ndarray:
+        """'labels' and 'labels_large', [B, *size], IGNORE where there is none."""
+        labels = self.integers(f"{name}_{classes}", (B, *size), 0, classes)
+        return np.where(self.uniform(f"{name}_ignore_{classes}", (B, *size)) < 0.2, IGNORE, labels)
+
+    def probabilities(self, classes: int = K) -> np.ndarray:
+        """'prob', [B, H, W, classes] float32."""
+        logits = 3 * self.normal(f"prob_{classes}", (B, classes, *self.size)).astype(np.float64)
+        p = np.exp(logits - 0.3 * np.arange(classes)[:, None, None])
+        return nhwc(np.float32(p / p.sum(1, keepdims=True)))
 
 
 @functools.cache

@@ -96,16 +96,24 @@ class Row:
 
 SLOW = (("backbone_rate", 1e-4), ("head_rate", 1e-4))  # the method's rate
 STAGES = {
-    "supervised": Row(lambda: base.supervised("random", 10)),
+    "supervised": Row(
+        lambda: base.supervised("random", 10), settings=(("regulariser_weight", 0.5), ("fourier_beta", 0.05)),
+    ),
     "oracle": Row(lambda: base.supervised("random", 10, target_labels=True)),
     "pretrain": Row(
         lambda: base.pretrain("random", 10),
         splits=False,  # each view is told apart from those beside it
         settings=(("projection_channels", 16), ("hidden_channels", 32)),
     ),
-    "warmup": Row(lambda: base.warmup("random", 10), settings=(("adversarial_weight", 1.0),)),
+    "warmup": Row(
+        lambda: base.warmup("random", 10), settings=(("adversarial_weight", 1.0), ("label_weight", 0.5)),
+    ),
     "denoise": Row(lambda: base.denoise("random", 10), settings=(("label_threshold", 0.3), *SLOW)),
     "self_training": Row(lambda: base.self_training("random", 10), settings=(("label_threshold", 0.3),)),
+    "anchors": Row(
+        lambda: base.anchors("random", 10),
+        settings=(("anchor_margin", 0.1), ("label_threshold", 0.3), ("anchor_gradient", "released"), *SLOW),
+    ),
     "distill": Row(lambda: base.distill("random", "random", 10)),
     "mix": Row(  # which labels are pasted changes what a micro-batch would be normalised by
         lambda: base.mix("random", 10),

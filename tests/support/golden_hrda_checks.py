@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from comparators import B, K, agree, golden, nchw, nhwc, same, thinned
+from comparators import K, agree, golden, nchw, nhwc, same, thinned
 
+from proda_jax.adaptation import class_thresholds as ct
 from proda_jax.adaptation import losses, two_resolutions
-from proda_jax.adaptation.class_thresholds import class_thresholds
 from proda_jax.adaptation.views import fourier
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.interpolation import resize
@@ -72,18 +72,19 @@ def test_amplitudes_of_fda():
 
 def test_selection_of_fda():
     g = golden("fda")
-    logits = 3 * g.normal(f"prob_{K}", (B, K, *g.size)).astype(np.float64) - 0.3 * np.arange(K)[:, None, None]
-    p = np.exp(logits - logits.max(1, keepdims=True))
-    p = np.float32(p / p.sum(1, keepdims=True))
-    sure, predicted = p.max(1), p.argmax(1)
-    thresholds = class_thresholds(jnp.asarray(sure), jnp.asarray(predicted), K, portion=0.66)
+    p = g.probabilities()
+    thresholds = ct.all_but_portion(ct.by_class(p.max(-1), p.argmax(-1), K), 0.66)
     agree(thresholds, g["select_thresholds"])
-    same(np.where(sure < np.asarray(thresholds)[predicted], IGNORE, predicted), g["select_labels"])
+    same(ct.confident_labels(p, jnp.asarray(thresholds)), g["select_labels"])
 
 
 def test_entropy_of_fda():
     g = golden("fda")
     for power in (2, 1):
-        value, gradient = jax.value_and_grad(losses.robust_entropy)(g.logits("trg_main"), power)
+
+        def mean(logits, power=power):
+            return jnp.mean(losses.robust_entropy(jax.nn.log_softmax(logits), "mean", power))
+
+        value, gradient = jax.value_and_grad(mean)(g.logits("trg_main"))
         agree(value, g[f"entropy_ita{power}"])
         agree(thinned(gradient), g[f"entropy_ita{power}_grad"])

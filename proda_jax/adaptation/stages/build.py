@@ -174,7 +174,7 @@ def create_state(
         params = setup.discriminator.init(key, probabilities)["params"]
         discriminator = DiscriminatorState(params, setup.discriminator_optimizer.init(params))
     variables, kind = copy(variables), kinds.of(setup.stage)
-    averaged = start is not None or kind.momentum_encoder(setup.stage) and not kind.prototypes(setup.stage)
+    averaged = kind.momentum_encoder(setup.stage) and (start is not None or not kind.prototypes(setup.stage))
     teacher = variables if kind.averages_statistics(setup.stage) else variables["params"]
     return TrainState(
         step=jnp.int32(0),

@@ -91,7 +91,7 @@ class Totals:
     """What losses and metrics are divided by: `losses.count` over the whole batch, int32 scalars.
 
     Attributes:
-      source, target: labels that count; `pixels`: all, of the regulariser.
+      source, target: labels that count; `pixels`: those of the regulariser.
       compared: pixels of the strong view that have a teacher.
       inside, labelled: pixels that show the image, and those of them that have a label.
     """
@@ -123,7 +123,9 @@ def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: st
 
 def draw_inputs(state: TrainState, batch: steps.Batch, setup: steps.Setup) -> Inputs:
     """Draws the views and applies them to everything that follows them."""
-    source_image, source_label = steps.labelled_view(setup, state, batch["source"], batch["slot"])
+    source_image, source_label = steps.labelled_view(
+        setup, state, batch["source"], batch["slot"], target=batch["target"]["image"]
+    )
     image, slots = batch["target"]["image"], batch["slot"]
     target = steps.target_views(setup, state, image, slots)
     soft_label = soft_label_view(setup, batch["target"], target.weak_view)
@@ -249,10 +251,11 @@ def learning_targets(
 def count_totals(inputs: Inputs, targets: Targets, setup: steps.Setup) -> Totals:
     """Counts what the losses of the whole batch are divided by."""
     labelled, reduction = targets.labels != IGNORE, setup.stage.reduction
+    source, target = steps.domain_counts(setup, inputs.source_label != IGNORE, labelled)
     local = Totals(
-        source=losses.count(inputs.source_label != IGNORE, reduction),
-        target=losses.count(labelled, reduction),
-        pixels=losses.count(jnp.ones_like(labelled), reduction),
+        source=source,
+        target=target,
+        pixels=losses.count(steps.regularised(setup, labelled), reduction),
         inside=losses.count(inputs.inside),
         labelled=losses.count(labelled),
         compared=None if targets.strong_valid is None else losses.count(targets.strong_valid),
@@ -267,12 +270,13 @@ def pseudo_labels(
     labels themselves where these are soft; see `weigh`."""
     given = (None, None) if guidance is None else (guidance.distances, guidance.probabilities)
     soft, weights = weigh(setup.stage, inputs.soft_label, *given, state.prototypes)
-    labels, _ = prototypes.rectify(
-        soft, weights, setup.stage.label_threshold, selectors.SELECTORS[setup.stage.label_selector]
-    )
+    selector, kept = setup.stage.label_selector, inputs.inside
+    labels, _ = prototypes.rectify(soft, weights, setup.stage.label_threshold, selectors.by_confidence(selector))
+    if selector in selectors.CLASS_SELECTORS:  # labels reach halfway to where there is none, and zeros are kept
+        kept &= inputs.soft_label.sum(-1) >= 0.5
     products = soft * weights
     products = products / jnp.maximum(products.sum(-1, keepdims=True), 1e-20)
-    return jax.lax.stop_gradient((jnp.where(inputs.inside, labels, IGNORE), products))
+    return jax.lax.stop_gradient((jnp.where(kept, labels, IGNORE), products))
 
 
 def weigh(
@@ -319,9 +323,8 @@ def weak_gradient(
             fit = (c.ce_weight + c.rce_weight) * fit
         metrics = {"target_fit": fit}
         if c.regulariser_weight:
-            balance = losses.class_balance(logits, c.regulariser, total=totals.pixels, reduction=c.reduction)
-            metrics["regulariser"] = balance
-            fit = fit + c.regulariser_weight * balance
+            metrics["regulariser"] = steps.regulariser(setup, logits, labels != IGNORE, totals.pixels)
+            fit = fit + c.regulariser_weight * metrics["regulariser"]
         return fit, metrics
 
     return steps.pass_gradient(setup, state, stats, inputs.target_weak, inputs.weak_keys, loss_fn)

@@ -1,4 +1,7 @@
-"""Stages 2 and 3: distillation to a student that starts from self-supervised weights (Section 4.3, Equation 12)."""
+"""Stages 2 and 3: distillation to a student that starts from self-supervised weights (Section 4.3, Equation 12).
+
+Without the divergence it is self-training with hard labels, whose rounds CBST, CRST and BDL repeat: `configs/cbst.py`.
+"""
 
 from typing import Any
 
@@ -57,7 +60,9 @@ def draw_inputs(state: TrainState, batch: steps.Batch, setup: steps.Setup) -> In
     """Draws the views and applies them to images and labels."""
     source_image, source_label = None, None
     if "source" in batch:
-        source_image, source_label = steps.labelled_view(setup, state, batch["source"], batch["slot"])
+        source_image, source_label = steps.labelled_view(
+            setup, state, batch["source"], batch["slot"], target=batch["target"]["image"]
+        )
     image, slots = batch["target"]["image"], batch["slot"]
     target = steps.target_views(setup, state, image, slots)
     strong_view = target.strong_view if setup.stage.target_view == "strong" else None
@@ -83,17 +88,22 @@ def update(state: TrainState, inputs: Inputs, teacher: Any, *, setup: steps.Setu
     """The step on views that are drawn already (Equation 12)."""
     c = setup.stage
     labels = follow(resize_nearest(inputs.hard_label, setup.target_size), inputs.strong_view, setup)
-    counted = [losses.count(labels != IGNORE, c.reduction), losses.count(inputs.valid)]
-    if inputs.source_label is not None:
-        counted.append(losses.count(inputs.source_label != IGNORE, c.reduction))
-    target_total, compared, *source_total = steps.reduce(setup, counted)
+    of_source = jnp.zeros((0,), bool) if inputs.source_label is None else inputs.source_label != IGNORE
+    source_total, target_total, pixels, compared = steps.reduce(
+        setup,
+        (
+            *steps.domain_counts(setup, of_source, labels != IGNORE),
+            losses.count(steps.regularised(setup, labels != IGNORE), c.reduction),
+            losses.count(inputs.valid),
+        ),
+    )
 
     def gradient_of(stats: Any, part: tuple[Inputs, jax.Array]):
         inputs, labels = part
         gradients, metrics = [], {}
         if inputs.source_image is not None:
             gradient, stats, metrics = steps.labelled_gradient(
-                setup, state, stats, inputs.source_image, inputs.source_label, *source_total, inputs.source_keys
+                setup, state, stats, inputs.source_image, inputs.source_label, source_total, inputs.source_keys
             )
             gradients.append(gradient)
         teacher_logits = None
@@ -107,6 +117,9 @@ def update(state: TrainState, inputs: Inputs, teacher: Any, *, setup: steps.Setu
                 logits, labels, alpha=c.ce_weight, beta=c.rce_weight, total=target_total, reduction=c.reduction
             )
             metrics = {"target_fit": fit}
+            if c.regulariser_weight:
+                metrics["regulariser"] = steps.regulariser(setup, logits, labels != IGNORE, pixels)
+                fit = fit + c.regulariser_weight * metrics["regulariser"]
             if teacher_logits is not None:
                 metrics["distillation"] = losses.distillation(
                     logits, teacher_logits, inputs.valid, form=c.distillation_form, total=compared

@@ -4,6 +4,7 @@ Who runs a stage, checks its settings or reports on it asks here, and knows no k
 how a run is doing is said without.
 """
 
+import dataclasses
 import importlib
 import types
 from collections.abc import Callable, Mapping
@@ -39,6 +40,7 @@ class Kind:
       target: what it reads of the target: 'images', 'labels' (and images) or None.
       pseudo_labels: that it learns from, if any. Soft ones are weighed by the module's `weigh`, and snapshots look at
         what becomes of them.
+      labels_with: setting that is above zero where it does so at all; None: always.
       teacher: setting with the name of the stage whose frozen network the step is given, if any.
       discriminator: whether it trains one.
       momentum_encoder: whether it has an average of its parameters.
@@ -61,6 +63,7 @@ class Kind:
     file: str
     target: Callable[[Settings], str | None] = lambda stage: "images"
     pseudo_labels: NeededLabels | None = None
+    labels_with: str | None = None
     teacher: str | None = None
     discriminator: bool = False
     momentum_encoder: Callable[[Settings], bool] = lambda stage: False
@@ -110,6 +113,13 @@ def of_labelled_in_mixing(stage: Settings) -> tuple[str, ...]:
     return tuple(name for name, needed in found.items() if needed)
 
 
+def supervised_target(stage: Settings) -> str | None:
+    """What supervised training with these settings learns from the target."""
+    if stage.get("target_labels", False):
+        return "labels"
+    return "images" if stage.get("regulariser_weight", 0.0) > 0 else None
+
+
 _STRONG = ("strong_operations", "strong_flip", "randaugment", "cutout_fraction")  # views of the strong view alone
 
 KINDS: dict[str, Kind] = {
@@ -123,14 +133,16 @@ KINDS: dict[str, Kind] = {
     ),
     "supervised": Kind(
         "supervised",
-        target=lambda stage: "labels" if stage.get("target_labels", False) else None,
-        unused_views=lambda stage: (*_STRONG, "target_stride"),
-        role=lambda stage: "oracle" if stage.get("target_labels", False) else "source",
-        paper_row=lambda stage, kinds: None if stage.get("target_labels", False) else "source",
+        target=supervised_target,
+        unused_views=lambda stage: (*_STRONG, *(() if stage.get("regulariser_weight") else ("target_stride",))),
+        role=lambda stage: {"labels": "oracle", "images": "adaptation", None: "source"}[supervised_target(stage)],
+        paper_row=lambda stage, kinds: "source" if supervised_target(stage) is None else None,
         paper_settings=lambda stage, source: in_paper.JITTER,
     ),
     "warmup": Kind(
         "warmup",
+        pseudo_labels=NeededLabels("hard_label", "hard pseudo labels", made_by="labels_from"),
+        labels_with="label_weight",
         discriminator=True,
         unused_views=lambda stage: (*_STRONG, "target_stride"),
         paper_row=lambda stage, kinds: "warm-up",
@@ -145,6 +157,12 @@ KINDS: dict[str, Kind] = {
         role=lambda stage: "self-training" if stage.get("weighting") == "none" else "adaptation",
         paper_row=in_paper.denoise_row,
         paper_settings=in_paper.denoise_settings,
+    ),
+    "anchors": Kind(
+        "anchors",
+        prototypes=lambda stage: True,
+        frozen_start=lambda stage: True,
+        unused_views=lambda stage: (*_STRONG, "target_stride"),
     ),
     "distill": Kind(
         "distill",
@@ -172,7 +190,9 @@ KINDS: dict[str, Kind] = {
 
 def of(stage: Settings) -> Kind:
     """What the kind of a stage with these settings needs."""
-    return KINDS[stage["kind"]]
+    kind = KINDS[stage["kind"]]
+    unlabelled = kind.labels_with is not None and not stage.get(kind.labels_with)
+    return dataclasses.replace(kind, pseudo_labels=None) if unlabelled else kind
 
 
 # settings that stages of the names in our configurations have, for workdirs that do not say

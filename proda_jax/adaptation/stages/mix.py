@@ -121,7 +121,7 @@ def draw_inputs(state: TrainState, batch: steps.Batch, setup: steps.Setup) -> In
     slots, target = batch["slot"], batch["target"]["image"]
     if "label" in batch["source"]:
         view = source_view(state, batch["source"], slots, setup)
-        source, others = steps.labelled_view(setup, state, batch["source"], slots, view), {}
+        source, others = steps.labelled_view(setup, state, batch["source"], slots, view, target), {}
     else:
         source, others = other_targets(state, batch["source"]["image"], slots, setup)
     view = steps.weak_target_view(setup, state, target, slots)

@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from jax.sharding import Mesh
 
-from proda_jax.adaptation import prototypes, selectors
+from proda_jax.adaptation import class_thresholds, prototypes, selectors
 from proda_jax.adaptation.averaging import averaged_probabilities
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.data.pseudo_labels import PseudoLabels
@@ -30,8 +31,11 @@ def soft_labels(
     stride: int = 8,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
+    selector: str | None = None,
+    entropy: float = 0.0,
+    thresholds: tuple[float, ...] | None = None,
 ) -> jax.Array:
-    """p_{t,0} of whole images (Algorithm 1, line 2).
+    """p_{t,0} of whole images (Algorithm 1, line 2), or what a selector by classes makes of it.
 
     Args:
       model, variables: the network.
@@ -39,13 +43,22 @@ def soft_labels(
       stride: pixels between two labels, the network's output stride or a divisor; the released code keeps what is on
         the network's output grid.
       scales, flip: see `averaged_probabilities`; the released code does neither.
+      selector: one of `CLASS_SELECTORS`, whose labels are kept as one-hot vectors, and zeros where there is none.
+      entropy: above 0, they are soft instead, see `class_thresholds.regularised_labels`.
+      thresholds: of the selector, for each class.
 
     Returns:
       Probabilities float16 [batch, h, w, classes] whose corners are the images' corners; the network's output grid is
       every (output stride / stride)-th point of them.
     """
     size = soft_label_size(model, images.shape[1:3], stride)
-    return averaged_probabilities(model, variables, images, size, scales=scales, flip=flip).astype(jnp.float16)
+    soft = averaged_probabilities(model, variables, images, size, scales=scales, flip=flip)
+    if selector is not None and entropy:
+        soft = class_thresholds.regularised_labels(soft, jnp.asarray(thresholds), entropy)
+    elif selector is not None:
+        labels = selectors.CLASS_SELECTORS[selector].labels(soft, jnp.asarray(thresholds))
+        soft = jax.nn.one_hot(labels, model.classes)
+    return soft.astype(jnp.float16)
 
 
 def soft_label_size(model: DeepLab, image_size: tuple[int, int], stride: int) -> tuple[int, int]:
@@ -57,25 +70,79 @@ def hard_labels(
     model: DeepLab,
     variables: Any,
     images: jax.Array,
-    threshold: float,
+    threshold: float = 0.0,
     *,
-    selector: Callable = selectors.above_threshold,
+    selector: str = "above_threshold",
     scales: Sequence[float] = (1.0,),
     flip: bool = True,
+    thresholds: tuple[float, ...] | None = None,
 ) -> jax.Array:
     """Labels of whole images for distillation (Algorithm 1, line 23).
 
     Args:
       model, variables: the network.
       images: uint8 [batch, height, width, 3], RGB.
-      threshold: confidence by which the selector, one of `selectors`, says which pixels are ignored.
+      threshold: confidence by which the selector says which pixels are ignored.
+      selector: one of `SELECTORS`, or of `CLASS_SELECTORS`, which goes by `thresholds` of each class.
       scales, flip: see `averaged_probabilities`; the released code averages the image and its mirror image.
 
     Returns:
       uint8 [batch, height, width].
     """
     mean = averaged_probabilities(model, variables, images, images.shape[1:3], scales=scales, flip=flip)
-    return jnp.where(selector(mean.max(-1), threshold), jnp.argmax(mean, axis=-1), IGNORE).astype(jnp.uint8)
+    if selector in selectors.CLASS_SELECTORS:
+        return selectors.CLASS_SELECTORS[selector].labels(mean, jnp.asarray(thresholds)).astype(jnp.uint8)
+    kept = selectors.SELECTORS[selector](mean.max(-1), threshold)
+    return jnp.where(kept, jnp.argmax(mean, axis=-1), IGNORE).astype(jnp.uint8)
+
+
+def confidences(
+    model: DeepLab,
+    variables: Any,
+    images: jax.Array,
+    *,
+    stride: int | None = None,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+    """Largest probability of each pixel, and its class, of every device's images: [images, h, w] float32 and uint8.
+
+    Arguments are those of `soft_labels`, on whose grid pixels are; without `stride` they are the images' own.
+    """
+    size = images.shape[1:3] if stride is None else soft_label_size(model, images.shape[1:3], stride)
+    mean = averaged_probabilities(model, variables, images, size, scales=scales, flip=flip)
+    found = mean.max(-1), jnp.argmax(mean, axis=-1).astype(jnp.uint8)
+    return jax.lax.all_gather(found, devices.AXIS, tiled=True)
+
+
+def confidences_by_class(
+    mapped: Callable, variables: Any, source: ExampleSource, batch_size: int, mesh: Mesh, title: str,
+    *, classes: int, every: int,
+) -> list[np.ndarray]:  # fmt: skip
+    """Confidences of the pixels predicted as each class, over a whole data set; four bytes for each that is kept.
+
+    Args:
+      mapped: `confidences` of a network, on the mesh.
+      variables: of the network, replicated.
+      source: the images.
+      batch_size: images in one step, over all devices.
+      mesh: the devices.
+      title: for the progress bar.
+      classes, every: see `class_thresholds.by_class`.
+    """
+    found: list[list[np.ndarray]] = [[] for _ in range(classes)]
+    batches = source.ordered_batches(batch_size, labels=False, shard=hosts.share())
+    with progress(title, len(source)) as bar:
+        for batch, records in zip(batches, ordered_records(len(source), batch_size), strict=True):
+            stop_if_preempted()
+            with bar.compiling():
+                sure, predicted = map(np.asarray, mapped(variables, devices.put_batch(batch["image"], mesh)))
+            for image in np.flatnonzero(records >= 0):
+                parts = class_thresholds.by_class(sure[image], predicted[image], classes, every)
+                for of_class, part in zip(found, parts, strict=True):
+                    of_class.append(part)
+            bar.update(int((records >= 0).sum()))
+    return [np.concatenate(parts) for parts in found]
 
 
 def fill_store(
@@ -194,29 +261,65 @@ class Recipe:
 
     Attributes:
       folder: name of the folder that keeps them, which says how they were made.
-      make: (model, variables, images, **options) -> labels.
+      make: (model, variables, images, **options) -> labels; with `balance`, `thresholds` is one more option.
       options: of `make`.
+      balance: how thresholds of each class follow from all target images, if they do: the 'selector', and its
+        'portion', 'every' and 'most'.
     """
 
     folder: str
     make: Callable
     options: dict[str, Any]
+    balance: dict[str, Any] | None = None
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """Options of `confidences`: those of `make` that say what is predicted."""
+        return {name: self.options[name] for name in ("stride", "scales", "flip") if name in self.options}
+
+    def thresholds(self, found: Sequence[np.ndarray]) -> np.ndarray:
+        """Thresholds of each class, float32 [classes], from `confidences_by_class`."""
+        rule = selectors.CLASS_SELECTORS[self.balance["selector"]]
+        return rule.thresholds(found, self.balance["portion"], self.balance["most"])
 
 
 def soft_recipe(stage: ml_collections.ConfigDict) -> Recipe:
     """p_{t,0} for a stage with these settings."""
-    averaged = averaging(stage)
+    averaged, balance = averaging(stage), balancing(stage)
     options = {"stride": stage.soft_label_stride, **averaged}
-    return Recipe(f"soft_labels_{stage.soft_label_stride}" + label_tag(**averaged), soft_labels, options)
+    folder = f"soft_labels_{stage.soft_label_stride}" + label_tag(**averaged)
+    if balance:
+        soft = not stage.hard_labels and not selectors.CLASS_SELECTORS[stage.label_selector].capped
+        options |= {"selector": stage.label_selector, "entropy": stage.label_entropy if soft else 0.0}
+        folder += balance_tag(balance) + (f"_entropy_{options['entropy']:g}" if options["entropy"] else "")
+    return Recipe(folder, soft_labels, options, balance)
 
 
 def hard_recipe(stage: ml_collections.ConfigDict) -> Recipe:
     """Hard pseudo labels for a stage with these settings."""
-    averaged = averaging(stage)
+    averaged, balance = averaging(stage), balancing(stage)
+    if balance:
+        options = {"selector": stage.label_selector, **averaged}
+        return Recipe("hard_labels" + balance_tag(balance) + label_tag(**averaged), hard_labels, options, balance)
     selected = "" if stage.label_selector == "above_threshold" else f"_{stage.label_selector}"
-    make = functools.partial(hard_labels, selector=selectors.SELECTORS[stage.label_selector])
+    make = functools.partial(hard_labels, selector=stage.label_selector)
     folder = f"hard_labels_{stage.label_threshold:g}{selected}" + label_tag(**averaged)
     return Recipe(folder, make, {"threshold": stage.label_threshold, **averaged})
+
+
+def balancing(stage: ml_collections.ConfigDict) -> dict[str, Any] | None:
+    """See `Recipe.balance`."""
+    rule = selectors.CLASS_SELECTORS.get(stage.label_selector)
+    if rule is None:
+        return None
+    most = stage.label_threshold if rule.capped else None
+    return {"selector": stage.label_selector, "portion": stage.label_portion, "every": stage.label_every, "most": most}
+
+
+def balance_tag(balance: dict[str, Any]) -> str:
+    """What the name of a folder of pseudo labels says of thresholds by classes."""
+    most = "" if balance["most"] is None else f"_to_{balance['most']:g}"
+    return f"_{balance['selector']}_{balance['portion']:g}{most}_every_{balance['every']}"
 
 
 RECIPES = {"soft_label": soft_recipe, "hard_label": hard_recipe}  # by the name that a kind of stage gives its labels

@@ -18,7 +18,7 @@ import optax
 
 from proda_jax.adaptation import losses, statistics, views
 from proda_jax.adaptation.state import TrainState
-from proda_jax.adaptation.views import colour
+from proda_jax.adaptation.views import colour, fourier
 from proda_jax.models.deeplab import DeepLab
 from proda_jax.models.discriminator import Discriminator
 from proda_jax.models.heads import Output
@@ -172,12 +172,41 @@ def labelled_gradient(
     return pass_gradient(setup, state, batch_stats, images, dropout_keys, loss_fn, domain)
 
 
+def domain_counts(setup: Setup, source: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What the losses of source and target labels are divided by, int32, before `reduce`.
+
+    Args:
+      setup: `stage.mean_over` says whether each domain has its own mean, or 'both' have one.
+      source, target: bool [batch, ...], true where there is a label.
+    """
+    counts = tuple(losses.count(mask, setup.stage.reduction) for mask in (source, target))
+    return (sum(counts),) * 2 if setup.stage.mean_over == "both" else counts
+
+
+def regularised(setup: Setup, labelled: jax.Array) -> jax.Array:
+    """Pixels that `stage.regulariser_over` names, of those that have a label where `labelled` is true."""
+    return labelled if setup.stage.regulariser_over == "labels" else jnp.ones_like(labelled)
+
+
+def regulariser(setup: Setup, logits: jax.Array, labelled: jax.Array, total: jax.Array) -> jax.Array:
+    """The share of the regulariser of target predictions; `total`: pixels that are `regularised`."""
+    c = setup.stage
+    mask = regularised(setup, labelled)
+    return losses.class_balance(logits, c.regulariser, mask=mask, total=total, reduction=c.reduction)
+
+
 def labelled_view(
-    setup: Setup, state: TrainState, batch: Batch, slots: jax.Array, view: views.WeakView | None = None
+    setup: Setup,
+    state: TrainState,
+    batch: Batch,
+    slots: jax.Array,
+    view: views.WeakView | None = None,
+    target: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Weak view of labelled images: RGB in [0, 1] [batch, h, w, 3] with colour jitter, and labels [batch, h, w].
 
-    `view`: None draws it.
+    `view`: None draws it; `target`: whole target images, whose weak views of the same places in the batch lend it
+    their low frequencies' amplitudes where `stage.fourier_beta` is above zero (FDA).
     """
     c = setup.views
     if view is None:
@@ -186,6 +215,10 @@ def labelled_view(
             base_width=c.base_width, scale=tuple(c.scale), flip=c.flip,
         )  # fmt: skip
     image = views.weak_image(batch["image"], view, setup.crop_size)
+    if setup.stage.fourier_beta and target is not None:
+        other = views.weak_image(target, weak_target_view(setup, state, target, slots), setup.crop_size)
+        window = fourier.WINDOWS[setup.stage.fourier_window](setup.crop_size, setup.stage.fourier_beta)
+        image = fourier.exchange_amplitudes(image, other, window)
     if any(setup.stage.jitter.values()):
         keys = example_keys(state, slots, SOURCE_COLOUR)
         image = colour.jitter_colour(image, keys, **setup.stage.jitter)

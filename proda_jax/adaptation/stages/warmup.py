@@ -1,4 +1,7 @@
-"""Warm-up: adversarial alignment of the output (AdaptSegNet, single level; Section 5.1, Algorithm 1, line 1)."""
+"""Warm-up: adversarial alignment of the output (AdaptSegNet, single level; Section 5.1, Algorithm 1, line 1).
+
+With `label_weight` it is self-training, too, by hard labels of the target images (BDL, Li et al., CVPR 2019).
+"""
 
 from typing import Any
 
@@ -19,11 +22,13 @@ SOURCE, TARGET = 0.0, 1.0  # what the discriminator calls the domains
 
 @flax.struct.dataclass
 class Inputs:
-    """Images as the network sees them, RGB in [0, 1] [batch, h, w, 3], and source labels [batch, h, w]."""
+    """Images as the network sees them, RGB in [0, 1] [batch, h, w, 3], and labels [batch, h, w]; those of the target or
+    None."""
 
     source_image: jax.Array
     source_label: jax.Array
     target_image: jax.Array
+    target_label: jax.Array | None = None
     source_keys: jax.Array | None = None
     target_keys: jax.Array | None = None
 
@@ -33,7 +38,8 @@ def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: st
 
     Args:
       state: train state with a discriminator.
-      batch: 'source': {'image', 'label'}, 'target': {'image'}, 'slot' [batch] int32; images uint8.
+      batch: 'source': {'image', 'label'}, 'target': {'image'} and with `label_weight` 'hard_label', 'slot' [batch]
+        int32; images and labels uint8.
       teacher: unused.
       setup: what the step needs besides.
 
@@ -41,13 +47,19 @@ def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: st
       (state, metrics)
     """
     del teacher
-    source_image, source_label = steps.labelled_view(setup, state, batch["source"], batch["slot"])
+    source_image, source_label = steps.labelled_view(
+        setup, state, batch["source"], batch["slot"], target=batch["target"]["image"]
+    )
     target = batch["target"]["image"]
     view = steps.weak_target_view(setup, state, target, batch["slot"])
+    label = None
+    if setup.stage.label_weight:
+        label = views.weak_label(batch["target"]["hard_label"], view, setup.crop_size)
     inputs = Inputs(
         source_image,
         source_label,
         views.weak_image(target, view, setup.crop_size) / 255.0,
+        label,
         steps.example_keys(state, batch["slot"], steps.SOURCE_PASS),
         steps.example_keys(state, batch["slot"], steps.WEAK_PASS),
     )
@@ -57,7 +69,10 @@ def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: st
 def update(state: TrainState, inputs: Inputs, *, setup: steps.Setup):
     """The step on images whose views are drawn already."""
     c, size, critic = setup.stage, inputs.source_image.shape[1:3], state.discriminator
-    total = steps.reduce(setup, losses.count(inputs.source_label != IGNORE, c.reduction))
+    labels = (inputs.source_label, inputs.target_label)
+    total, target_total = steps.reduce(
+        setup, [None if label is None else losses.count(label != IGNORE, c.reduction) for label in labels]
+    )
 
     def judge(params: Any, logits: jax.Array, domain: float) -> jax.Array:
         scores = setup.discriminator.apply({"params": params}, steps.probabilities(resize_align_corners(logits, size)))
@@ -70,15 +85,21 @@ def update(state: TrainState, inputs: Inputs, *, setup: steps.Setup):
             )
             return loss, {"source_ce": loss, "logits": output.logits}
 
-        def adversarial_loss(output: Output):
+        def target_loss(output: Output):
             loss = c.adversarial_weight * judge(critic.params, output.logits, SOURCE)
-            return loss, {"adversarial": loss, "logits": output.logits}
+            metrics = {"adversarial": loss, "logits": output.logits}
+            if part.target_label is not None:
+                metrics["target_fit"] = losses.upsampled_cross_entropy(
+                    output.logits, part.target_label, total=target_total, reduction=c.reduction
+                )
+                loss = loss + c.label_weight * metrics["target_fit"]
+            return loss, metrics
 
         source_gradient, stats, source = steps.pass_gradient(
             setup, state, stats, part.source_image, part.source_keys, source_loss, "source"
         )
         target_gradient, stats, target = steps.pass_gradient(
-            setup, state, stats, part.target_image, part.target_keys, adversarial_loss
+            setup, state, stats, part.target_image, part.target_keys, target_loss
         )
         source_logits, target_logits = source.pop("logits"), target.pop("logits")
 

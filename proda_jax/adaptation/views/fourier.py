@@ -26,6 +26,9 @@ def corner_window(size: tuple[int, int], beta: float) -> np.ndarray:
     return rows[:, None] & columns[None, :]
 
 
+WINDOWS = {"symmetric": low_frequencies, "corners": corner_window}
+
+
 def exchange_amplitudes(source: jax.Array, target: jax.Array, window: np.ndarray) -> jax.Array:
     """The source with the target's amplitudes of the frequencies in the window, and its own phases.
 
