@@ -16,7 +16,7 @@ from proda_jax.data.source import ExampleSource
 from proda_jax.inference import images
 from proda_jax.inference.predict import check_kinds, grouped, in_order, picture
 from proda_jax.inference.segmenter import Segmenter
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.run import evaluate
 from proda_jax.run.card import Card
 from proda_jax.run.sources import Sources
@@ -28,7 +28,7 @@ from proda_jax.system.progress import progress
 def predict(
     config: ml_collections.ConfigDict,
     sources: Sources,
-    model: DeepLab,
+    model: SegmentationNetwork,
     variables: Any,
     origin: dict,
     output: epath.PathLike,

@@ -31,7 +31,7 @@ class InputConvention(nn.Module):
         return (images - mean.value) / std.value
 
 
-class DeepLab(nn.Module):
+class SegmentationNetwork(nn.Module):
     """The segmentation network of every stage, teacher and student.
 
     Attributes:

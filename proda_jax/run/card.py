@@ -10,7 +10,7 @@ import numpy as np
 
 from proda_jax.adaptation.stages import build
 from proda_jax.data.label_spaces import LabelSpace, label_space, own_ids
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.models.heads import HEADS
 
 _ROLES = ("target", "validation", "source")  # whose label values are asked for, in this order
@@ -92,7 +92,7 @@ class Card:
         """The classes and their colours."""
         return LabelSpace(self.label_space, self.classes, np.array(self.colors, np.uint8).reshape(-1, 3))
 
-    def network(self) -> DeepLab:
+    def network(self) -> SegmentationNetwork:
         """The network, to be applied on one device.
 
         Raises:

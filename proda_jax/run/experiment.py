@@ -22,7 +22,7 @@ from proda_jax.data.label_spaces import label_space, reported_subsets
 from proda_jax.data.pseudo_labels import PseudoLabels, with_pseudo_labels
 from proda_jax.data.rare_classes import RareClassOrder, label_pixels
 from proda_jax.data.source import ExampleSource
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.report import score_tables as tables
 from proda_jax.run import evaluate, provenance, scales, train
 from proda_jax.run.card import Card
@@ -132,7 +132,7 @@ class Experiment:
         history.add({"step": 0, "seconds": round(time.time() - started, 1)} | scores)
         return self.finish(name, 0, history, extra_norm=model.extra_norm)
 
-    def notes(self, name: str, model: DeepLab, writer: train.Writer, start: TrainState) -> Callable | None:
+    def notes(self, name: str, model: SegmentationNetwork, writer: train.Writer, start: TrainState) -> Callable | None:
         """State of stage `name` -> what its history notes; on the way its panels and snapshot are written.
 
         A stage that rectifies labels has a snapshot of its `start`, too, from which they get better. None where nothing
@@ -165,7 +165,7 @@ class Experiment:
 
         return note
 
-    def recomputer(self, name: str, model: DeepLab) -> Callable[[TrainState], TrainState]:
+    def recomputer(self, name: str, model: SegmentationNetwork) -> Callable[[TrainState], TrainState]:
         """State of stage `name` -> the same with statistics recomputed from whole target images.
 
         They come in batches of the training's size, so that statistics do not depend on the number of devices.
@@ -186,7 +186,7 @@ class Experiment:
 
         return recomputed
 
-    def snapshots(self, name: str, model: DeepLab) -> Snapshots | None:
+    def snapshots(self, name: str, model: SegmentationNetwork) -> Snapshots | None:
         """What takes the snapshots of stage `name`, if any are wanted."""
         stage, wanted = self.config[name], self.config.snapshots
         if not wanted.images:
@@ -207,7 +207,7 @@ class Experiment:
         folder = self.workdir.folder(name)
         return Snapshots(self.looked, folder, model, self.mesh, stage, self.space, make, teacher)
 
-    def scorer(self, model: DeepLab, title: str) -> Callable[[Any], np.ndarray] | None:
+    def scorer(self, model: SegmentationNetwork, title: str) -> Callable[[Any], np.ndarray] | None:
         """Variables of a network -> confusion matrix on the validation images; None where there are no such images.
 
         Args:

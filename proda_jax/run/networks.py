@@ -15,7 +15,7 @@ from proda_jax.adaptation.stages import build, kinds
 from proda_jax.data.label_spaces import LabelSpace
 from proda_jax.models import weights
 from proda_jax.models.backbones import BACKBONES, Backbone
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.models.weights import published
 from proda_jax.models.weights.torch_names import from_torch
 from proda_jax.run import settings
@@ -31,14 +31,14 @@ class Networks:
     def __init__(self, config: ml_collections.ConfigDict, workdir: Workdir, mesh: Mesh, space: LabelSpace):
         self._config, self._workdir, self._mesh, self._space = config, workdir, mesh, space
 
-    def model(self, name: str) -> DeepLab:
+    def model(self, name: str) -> SegmentationNetwork:
         """The network of a stage."""
         results = self._workdir.results(self._config.stages)
         taken = {result["name"]: result["extra_norm"] for result in results if "extra_norm" in result}
         network = self.network(extra_norm=settings.has_extra_norm(self._config, name, taken))
         return build.stage_network(network, self._config[name])
 
-    def network(self, *, extra_norm: bool) -> DeepLab:
+    def network(self, *, extra_norm: bool) -> SegmentationNetwork:
         """The configuration's network, with or without the extra normalisation."""
         return build.network(self._config.model, len(self._space), extra_norm=extra_norm, axis_name=devices.AXIS)
 
@@ -56,7 +56,7 @@ class Networks:
             with phase(f"reading the {which} network of {name}"):
                 return checkpoints.network(self.abstract_variables(self.model(name)), which), step
 
-    def choose(self, stage: str | None = None, which: str | None = None) -> tuple[DeepLab, Any, dict]:
+    def choose(self, stage: str | None = None, which: str | None = None) -> tuple[SegmentationNetwork, Any, dict]:
         """A network to look at: that in `init_from`, or else one of a stage.
 
         Args:
@@ -98,11 +98,11 @@ class Networks:
         """Whether a stage's network labels images."""
         return kinds.of(self._config[stage]).segments
 
-    def initialise(self, model: DeepLab, key: jax.Array) -> Any:
+    def initialise(self, model: SegmentationNetwork, key: jax.Array) -> Any:
         """Freshly initialised variables of a network."""
         return _initialiser(model, tuple(self._config.views.crop_size))(key)
 
-    def abstract_variables(self, model: DeepLab) -> Any:
+    def abstract_variables(self, model: SegmentationNetwork) -> Any:
         """Shapes and placement (replicated) of a network's variables."""
         shapes = jax.eval_shape(functools.partial(self.initialise, model), jax.random.key(0))
         return jax.tree.map(
@@ -145,7 +145,7 @@ class Networks:
             remedy = f"set config.model.backbone to {name!r}, or name another file" if name else "name another file"
             raise ValueError(f"{path} holds a {there}; config.model.backbone and its sizes are a {here}: {remedy}")
 
-    def initial(self, name: str, model: DeepLab) -> Any:
+    def initial(self, name: str, model: SegmentationNetwork) -> Any:
         """Where the network of stage `name` starts: random, weights from a file, or an earlier stage's network."""
         init, wanted = self._config[name].init, self.abstract_variables(model)
         given: dict = {"params": {}, "batch_stats": {}}
@@ -165,7 +165,7 @@ class Networks:
         fresh = self.initialise(model, key)
         return devices.replicate({kind: fresh[kind] | dict(given[kind]) for kind in wanted}, self._mesh)
 
-    def in_file(self, path: str) -> tuple[DeepLab, Any]:
+    def in_file(self, path: str) -> tuple[SegmentationNetwork, Any]:
         """The network in a file of any format, and its variables, replicated.
 
         Raises:
@@ -192,7 +192,7 @@ def backbone(variables: Any) -> dict:
 
 
 @functools.lru_cache(maxsize=32)
-def _initialiser(model: DeepLab, size: tuple[int, int]) -> Callable[[jax.Array], Any]:
+def _initialiser(model: SegmentationNetwork, size: tuple[int, int]) -> Callable[[jax.Array], Any]:
     """Key -> freshly initialised variables of a network, compiled; `size` is that of a crop, in pixels."""
 
     def initialise(key: jax.Array) -> Any:

@@ -16,7 +16,7 @@ from weight_fixtures import CLASSES, IMAGE, assert_equal, logits, save_torch, sh
 from proda_jax.data_prep.convert_weights import convert
 from proda_jax.models import weights
 from proda_jax.models.backbones import BACKBONES
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.models.weights.torch_names import from_torch, to_torch
 
 # Plain DeepLabv2
@@ -133,7 +133,7 @@ def golden_state() -> dict[str, np.ndarray]:
 @functools.cache
 def golden_network():
     """The full network on the golden image, and the shapes of its variables."""
-    model, (height, width) = DeepLab(19), golden_inputs.load("network")["image_hw"]
+    model, (height, width) = SegmentationNetwork(19), golden_inputs.load("network")["image_hw"]
     image = to_nhwc(golden_inputs.uniform("image", (2, 3, height, width)))
     return jax.jit(lambda v: model.apply(v, image, train=False)), shapes_of(model)
 

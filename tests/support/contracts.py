@@ -21,7 +21,7 @@ from proda_jax.adaptation.stages import step as steps
 from proda_jax.configs import base
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.backbones import BACKBONES as ROWS
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.models.heads import HEADS
 from proda_jax.system import devices
 
@@ -49,11 +49,11 @@ def network_config(backbone: str, head: str, dtype: str = "float32") -> ml_colle
     return config
 
 
-def network(backbone: str, head: str, dtype: str = "float32", axis_name: str | None = None) -> DeepLab:
+def network(backbone: str, head: str, dtype: str = "float32", axis_name: str | None = None) -> SegmentationNetwork:
     return tiny_model(network_config(backbone, head, dtype), axis_name)
 
 
-def shapes_of(model: DeepLab, image: tuple[int, int]) -> tuple[tuple, tuple]:
+def shapes_of(model: SegmentationNetwork, image: tuple[int, int]) -> tuple[tuple, tuple]:
     """(height, width, channels) of features and class scores that images of this size are to give."""
     channels, grid = model.backbone.channels, model.backbone.output_size(image)
     if not HEADS[model.head].segments:

@@ -27,7 +27,7 @@ from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.state import DiscriminatorState, TrainState, copy
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.backbones import backbone
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.models.discriminator import Discriminator
 from proda_jax.models.resizing import resize_align_corners
 from proda_jax.models.weights.torch_names import to_torch
@@ -39,9 +39,9 @@ CLASSES, CROP, FULL = 19, (64, 96), (96, 144)
 WEIGHT_DECAY = 2e-4
 
 
-def small_network(dtype: str, **settings) -> DeepLab:
+def small_network(dtype: str, **settings) -> SegmentationNetwork:
     small = backbone("resnet101", (1, 1, 1, 1))
-    return DeepLab(classes=CLASSES, backbone=small, dropout=0.0, dtype=jnp.dtype(dtype), **settings)
+    return SegmentationNetwork(classes=CLASSES, backbone=small, dropout=0.0, dtype=jnp.dtype(dtype), **settings)
 
 
 @functools.cache
@@ -61,7 +61,7 @@ def stage_config(**settings) -> ConfigDict:
     return ConfigDict(schedule | sgd | others | settings)
 
 
-def make_setup(model: DeepLab, config: ConfigDict, **kwargs) -> steps.Setup:
+def make_setup(model: SegmentationNetwork, config: ConfigDict, **kwargs) -> steps.Setup:
     """The step under test gets the optimizer that its stage builds."""
     optimizer = network_optimizer(config, model.backbone, steps_per_epoch=1)
     return steps.Setup(model, optimizer, config, ConfigDict({"crop_size": CROP, "target_stride": 4}), **kwargs)

@@ -17,7 +17,7 @@ from proda_jax.adaptation.stages.step import Setup
 from proda_jax.adaptation.state import DiscriminatorState, TrainState, copy
 from proda_jax.data.label_spaces import label_space
 from proda_jax.models.backbones import DEFAULT, OPTIONS, Backbone, backbone
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.models.discriminator import Discriminator
 
 # Where a stage's networks, labels and draws are from, and when it ends: its step is the same whatever they are.
@@ -30,7 +30,9 @@ def train_step(kind: str) -> Callable:
     return steps.unless_not_finite(KINDS[kind].module.train_step)
 
 
-def network(model: ml_collections.ConfigDict, classes: int, *, extra_norm: bool, axis_name: str | None) -> DeepLab:
+def network(
+    model: ml_collections.ConfigDict, classes: int, *, extra_norm: bool, axis_name: str | None
+) -> SegmentationNetwork:
     """The segmentation network of the configuration's `model` section.
 
     Args:
@@ -39,7 +41,7 @@ def network(model: ml_collections.ConfigDict, classes: int, *, extra_norm: bool,
       extra_norm: with the batch normalisation that a self-supervised backbone needs after it.
       axis_name: mapped axis over the devices, or None.
     """
-    return DeepLab(
+    return SegmentationNetwork(
         classes=classes,
         backbone=backbone_of(model),
         extra_norm=extra_norm,
@@ -64,7 +66,7 @@ def backbone_of(model: ml_collections.ConfigDict) -> Backbone:
     return backbone(model.get("backbone", DEFAULT), model.depths or (), model.width or 0, **options)
 
 
-def stage_network(network: DeepLab, stage: ml_collections.ConfigDict) -> DeepLab:
+def stage_network(network: SegmentationNetwork, stage: ml_collections.ConfigDict) -> SegmentationNetwork:
     """The network of a stage: the configuration's, with another head where the kind of stage says so."""
     kind, network = kinds.of(stage), network.clone(freeze_backbone=stage.get("freeze_backbone", False))
     return network if kind.head is None else network.clone(extra_norm=False, **kind.head(stage))
@@ -114,8 +116,8 @@ def setup(
     config: ml_collections.ConfigDict,
     name: str,
     *,
-    model: DeepLab,
-    teacher: DeepLab | None,
+    model: SegmentationNetwork,
+    teacher: SegmentationNetwork | None,
     steps_per_epoch: int,
 ) -> Setup:
     """What the steps of stage `name` need.
@@ -137,8 +139,8 @@ def setup(
 
 @functools.lru_cache(maxsize=64)
 def _setup(
-    stage: ml_collections.FrozenConfigDict, views: ml_collections.FrozenConfigDict, model: DeepLab,
-    teacher: DeepLab | None, micro_batches: int, steps_per_epoch: int,
+    stage: ml_collections.FrozenConfigDict, views: ml_collections.FrozenConfigDict, model: SegmentationNetwork,
+    teacher: SegmentationNetwork | None, micro_batches: int, steps_per_epoch: int,
 ) -> Setup:  # fmt: skip
     """The same one for the same settings: optimizers are functions, which are equal to themselves alone."""
     adversarial = kinds.of(stage).discriminator

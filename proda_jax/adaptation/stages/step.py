@@ -19,7 +19,7 @@ import optax
 from proda_jax.adaptation import losses, statistics, views
 from proda_jax.adaptation.state import TrainState
 from proda_jax.adaptation.views import colour
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.models.discriminator import Discriminator
 from proda_jax.models.heads import Output
 
@@ -47,13 +47,13 @@ class Setup:
       discriminator, discriminator_optimizer: of the adversarial warm-up.
     """
 
-    model: DeepLab
+    model: SegmentationNetwork
     optimizer: optax.GradientTransformation
     stage: ml_collections.FrozenConfigDict
     views: ml_collections.FrozenConfigDict
     axis_name: str | None = None
     micro_batches: int = 1
-    teacher: DeepLab | None = None
+    teacher: SegmentationNetwork | None = None
     discriminator: Discriminator | None = None
     discriminator_optimizer: optax.GradientTransformation | None = None
 

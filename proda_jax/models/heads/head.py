@@ -45,7 +45,7 @@ class Head(nn.Module):
     @classmethod
     @abc.abstractmethod
     def of(cls, network: Any, conv: Callable, norm: Callable, name: str) -> "Head":
-        """The head of a network with these attributes, see `DeepLab`; `conv` and `norm` make its layers."""
+        """The head of a network with these attributes, see `SegmentationNetwork`; `conv` and `norm` make its layers."""
 
     @classmethod
     def output_size(cls, backbone: Backbone, image_size: tuple[int, int]) -> tuple[int, int]:
