@@ -10,7 +10,7 @@ import numpy as np
 
 from proda_jax.adaptation.stages import build
 from proda_jax.data.label_spaces import LabelSpace, label_space, own_ids
-from proda_jax.models.deeplab import SegmentationNetwork
+from proda_jax.models.deeplab import NO_AUXILIARY, SegmentationNetwork
 from proda_jax.models.heads import HEADS
 
 _ROLES = ("target", "validation", "source")  # whose label values are asked for, in this order
@@ -49,13 +49,20 @@ class Card:
 
     @classmethod
     def of(
-        cls, config: ml_collections.ConfigDict, stage: str, *, extra_norm: bool, head: str | None = None
+        cls,
+        config: ml_collections.ConfigDict,
+        stage: str,
+        *,
+        extra_norm: bool,
+        head: str | None = None,
+        auxiliary_head: str | None = None,
     ) -> "Card":
-        """The card of a network of this configuration; `head` where it is not the configuration's."""
+        """The card of a network of this configuration; `head` and `auxiliary_head` where they are not its own."""
         space = label_space(config.data.label_space, config.data.classes, config.data.colors)
         return cls(
             model={name: value for name, value in config.model.items() if name not in _FILES}
-            | {"head": head or config.model.head},
+            | {"head": head or config.model.head}
+            | {"auxiliary_head": auxiliary_head or config.model.get("auxiliary_head", NO_AUXILIARY)},
             extra_norm=extra_norm,
             label_space=space.name,
             classes=space.classes,

@@ -112,7 +112,7 @@ class Experiment:
                 name,
                 writer,
                 self.interruption,
-                Card.of(config, name, extra_norm=model.extra_norm, head=model.head).as_json(),
+                card_of(config, name, model).as_json(),
                 self.recomputer(name, model) if stage.statistics == "recomputed" else None,
             )
         return self.finish(name, stage.steps, history)
@@ -120,12 +120,12 @@ class Experiment:
     def take_stage(self, name: str) -> dict:
         """Takes a stage's network from a file, instead of training it, and returns its result."""
         folder, started = self.workdir.folder(name), time.time()
-        model, variables = self.networks.in_file(self.config[name].weights)
+        model, variables = self.networks.in_file(self.config[name].weights, name)
         score = self.scorer(model, name)
         scores = self.summary(score(variables)) if score else {}
         provenance.remember(folder, self.config, name)
         checkpoints = Checkpoints(folder / "checkpoints")
-        card = Card.of(self.config, name, extra_norm=model.extra_norm).as_json()
+        card = card_of(self.config, name, model).as_json()
         checkpoints.save_network(variables, scores.get("miou"), card)
         checkpoints.close()
         history = History(folder / "history.jsonl", -1)
@@ -450,3 +450,10 @@ class Experiment:
     def write_results(self) -> None:
         if hosts.is_first():
             write_json(self.workdir.path / "results.json", self.results())
+
+
+def card_of(config: ml_collections.ConfigDict, name: str, model: SegmentationNetwork) -> Card:
+    """The card of stage `name`, whose network is `model`."""
+    return Card.of(
+        config, name, extra_norm=model.extra_norm, head=model.head, auxiliary_head=model.auxiliary_head
+    )

@@ -8,6 +8,7 @@ from proda_jax.adaptation.stages import kinds
 from proda_jax.adaptation.stages.build import views_of
 from proda_jax.configs import base
 from proda_jax.models.backbones import BACKBONES, OPTIONS
+from proda_jax.models.deeplab import NO_AUXILIARY
 from proda_jax.models.heads import HEADS
 from proda_jax.system.refusals import refuse
 
@@ -102,6 +103,8 @@ def check_model(model: ml_collections.ConfigDict) -> None:
       ValueError: the setting.
     """
     usual = base.get_config().model
+    if model.auxiliary_head == NO_AUXILIARY and model.auxiliary_weight:
+        refuse("model.auxiliary_weight", model.auxiliary_weight, "0.0, as model.auxiliary_head is 'none'")
     for setting in HEADS[model.head].unused:
         if model[setting] != usual[setting]:
             refuse(f"model.{setting}", model[setting], f"{usual[setting]!r}, as head {model.head!r} has no use for it")

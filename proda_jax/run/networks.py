@@ -15,7 +15,7 @@ from proda_jax.adaptation.stages import build, kinds
 from proda_jax.data.label_spaces import LabelSpace
 from proda_jax.models import weights
 from proda_jax.models.backbones import BACKBONES, Backbone
-from proda_jax.models.deeplab import SegmentationNetwork
+from proda_jax.models.deeplab import NO_AUXILIARY, SegmentationNetwork
 from proda_jax.models.weights import published
 from proda_jax.models.weights.torch_names import from_torch
 from proda_jax.run import settings
@@ -119,7 +119,7 @@ class Networks:
         for name in stages:
             stage = self._config[name]
             if stage.weights is not None:
-                self.in_file(stage.weights)
+                self.in_file(stage.weights, name)
             elif stage.init in ("imagenet", "self_supervised") and stage.init not in fit:
                 self.in_weights(stage.init, self.abstract_variables(self.network(extra_norm=False)))
                 fit.add(stage.init)
@@ -155,6 +155,8 @@ class Networks:
             given = self.variables(init)
             if build.takes_backbone(self._config, name):
                 given = backbone(given)
+            if model.auxiliary_head == NO_AUXILIARY:
+                given = without_auxiliary_head(given)
         if all(set(wanted[kind]) == set(given[kind]) for kind in wanted):
             return given
         # what the given network lacks (another head, the extra normalisation) starts freshly initialised
@@ -165,8 +167,12 @@ class Networks:
         fresh = self.initialise(model, key)
         return devices.replicate({kind: fresh[kind] | dict(given[kind]) for kind in wanted}, self._mesh)
 
-    def in_file(self, path: str) -> tuple[SegmentationNetwork, Any]:
+    def in_file(self, path: str, name: str | None = None) -> tuple[SegmentationNetwork, Any]:
         """The network in a file of any format, and its variables, replicated.
+
+        Args:
+          path: the file.
+          name: the stage whose network it is to be; None: the configuration's.
 
         Raises:
           ValueError: the file holds no whole network, or another one than the configuration's.
@@ -174,11 +180,15 @@ class Networks:
         with phase(f"reading {path}"):
             found = weights.load(path)
         model = self.network(extra_norm=found.extra_norm)
+        model = model if name is None else build.stage_network(model, self._config[name])
         held = {"head": (found.head, model.head), "backbone": (found.backbone.family, model.backbone.family)}
         held |= {size: (getattr(found.backbone, size), getattr(model.backbone, size)) for size in ("depths", "width")}
         for setting, (there, here) in held.items():
             if there != here:
                 raise ValueError(f"{path} holds a network of {setting} {there}, config.model.{setting} is {here}")
+        if model.auxiliary_head != NO_AUXILIARY == found.layout.auxiliary_head:
+            raise ValueError(f"{path} holds a network of one head, config.model.auxiliary_head is "
+                             f"{model.auxiliary_head!r}: set it to {NO_AUXILIARY!r}, or name another file")  # fmt: skip
         if found.classes != model.classes:
             raise ValueError(
                 f"{path} scores {found.classes} classes, label space {self._space.name} has {model.classes}"
@@ -189,6 +199,11 @@ class Networks:
 def backbone(variables: Any) -> dict:
     """The part of a network's variables that weights of a classification network fill."""
     return {kind: {k: v for k, v in tree.items() if k in ("backbone", "input")} for kind, tree in variables.items()}
+
+
+def without_auxiliary_head(variables: Any) -> dict:
+    """A network's variables without those of its second head."""
+    return {kind: {k: v for k, v in tree.items() if k != "auxiliary_head"} for kind, tree in variables.items()}
 
 
 @functools.lru_cache(maxsize=32)

@@ -28,7 +28,7 @@ _BEFORE = {
     "optimizer": "sgd", "adam_betas": [0.9, 0.999], "layer_decay": 1.0, "decay_vectors": True, "schedule_warmup": 0,
     "schedule_warmup_start": 1e-6, "backbone": "resnet", "weights_input": "", "statistics": "all",
     "statistics_images": 400, "drop_path": None, "position_resize": None, "stride_in": None, "freeze_backbone": False,
-    "evaluate_at": "image_size",
+    "evaluate_at": "image_size", "auxiliary_head": "none", "auxiliary_weight": 0.0,
 }  # fmt: skip
 _OF_DATA = ("name", "split", "image_size", "label_values")  # of a data set; where its files lie may change
 _OF_DATA_IF_SET = ("color_tolerance", "value_range")  # of these, older versions knew nothing

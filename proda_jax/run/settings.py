@@ -17,6 +17,7 @@ from proda_jax.data.checks import NONE, ROLES, check_data, check_label_space
 from proda_jax.data.label_spaces import label_space
 from proda_jax.models import backbones
 from proda_jax.models.backbones import BACKBONES, OPTIONS, Backbone
+from proda_jax.models.deeplab import AUXILIARY, LOWER, NO_AUXILIARY
 from proda_jax.models.heads import HEADS
 from proda_jax.models.weights import foreign, published
 from proda_jax.run import idle
@@ -117,6 +118,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     check_finite(config)
     if not config.stages:
         refuse("stages", config.stages, "names of stages to run")
+    trains = any(kinds.of(config[name]).auxiliary_head for name in config.stages if name in sections)
+    if config.model.auxiliary_head != NO_AUXILIARY and not trains:
+        refuse("model.auxiliary_head", config.model.auxiliary_head, "'none', as no stage trains a second head")
     for i, name in enumerate(config.stages):
         choose("stages", name, sections)
         if name in config.stages[:i]:
@@ -166,6 +170,9 @@ def check_network(config: ml_collections.ConfigDict) -> None:
 def check_model(model: ml_collections.ConfigDict) -> None:
     choose("model.backbone", model.backbone, BACKBONES)
     choose("model.head", model.head, (name for name, head in HEADS.items() if head.segments))
+    choose("model.auxiliary_head", model.auxiliary_head, AUXILIARY)
+    if not model.auxiliary_weight >= 0:
+        refuse("model.auxiliary_weight", model.auxiliary_weight, "zero or more")
     choose("model.initialisation", model.initialisation, ("released", "he"))
     choose("model.batch_norm_epsilon", model.batch_norm_epsilon, ("added", "clamped"))
     choose("model.dtype", model.dtype, ("float32", "bfloat16"))
@@ -175,6 +182,9 @@ def check_model(model: ml_collections.ConfigDict) -> None:
     for part in (backbone_of(model), HEADS[model.head]):
         if refused := part.check_sizes() if isinstance(part, Backbone) else part.check_sizes(model):
             refuse(f"model.{refused[0]}", model[refused[0]], refused[1])
+    if model.auxiliary_head == LOWER and (HEADS[model.head].takes_levels or len(backbone_of(model).levels) < 2):
+        refuse("model.auxiliary_head", LOWER, f"'none' or 'parallel', as head {model.head!r} takes all maps of "
+               f"backbone {model.backbone!r}, or there is but one")  # fmt: skip
     if model.weights_input not in ("", *foreign.INPUTS):
         foreign.convention(model.weights_input)
     if not model.dilations or min(model.dilations) < 1:

@@ -29,7 +29,7 @@ from proda_jax.data.label_spaces import IGNORE
 from proda_jax.inference.loading import load
 from proda_jax.models import weights
 from proda_jax.models.weights.torch_names import to_torch
-from proda_jax.run.card import Card
+from proda_jax.run.experiment import card_of
 from proda_jax.system.checkpoints import Checkpoints
 
 STEPS = 3
@@ -137,7 +137,7 @@ def test_a_checkpoint_goes_on_to_the_bit_and_holds_the_network(name, tmp_path):
     with jax.enable_x64(True):
         (_, _), (saved, _), (expected, _) = walk(name, 1, one_batch(), 2)
         model = setup_of(config, None).model
-        card = Card.of(config, "under_test", extra_norm=model.extra_norm, head=model.head).as_json()
+        card = card_of(config, "under_test", model).as_json()
         with contextlib.closing(Checkpoints(tmp_path / "under_test" / "checkpoints")) as checkpoints:
             checkpoints.save(saved, None, card)
             restored = checkpoints.restore(stage_in(name, 1)[1])

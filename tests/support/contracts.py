@@ -35,17 +35,23 @@ HEAD_OF = {"mit": "daformer", "dinov2": "light", "dinov3": "light"}
 # each backbone below one head and each head above one backbone, for what takes a compiler's time
 COMPILED = [(name, HEAD_OF.get(family, "released")) for family, name in BACKBONES.items()]
 COMPILED += [(BACKBONES["resnet"], head) for head in HEADS if head not in dict(map(reversed, COMPILED))]
+COMPILED.append((BACKBONES["resnet"], "deeplab+lower"))  # with a second head
+NETWORKS += [(BACKBONES["resnet"], f"{head}+{second}") for head in ("released", "deeplab", "light")
+             for second in ("lower", "parallel")]  # fmt: skip
 # settings of a small network, where they are other than depths and width
 SMALL: dict[str, dict] = dict.fromkeys(("dinov2_vitl14_reg", "dinov3_vitl16"), {"depths": (1,), "width": 64})
 SMALL["efficientnet_lite2"] = {"depths": (1,) * 7, "width": 8}
 
 
 def network_config(backbone: str, head: str, dtype: str = "float32") -> ml_collections.ConfigDict:
-    """The tiny configuration with this backbone and head."""
+    """The tiny configuration with this backbone and head, 'deeplab', or two, 'deeplab+lower'."""
     config = tiny_config()
     config.model.backbone = backbone
     config.model.update(SMALL.get(backbone, {}))
-    config.model.head, config.model.dtype = head, dtype
+    config.model.head, _, second = head.partition("+")
+    config.model.dtype = dtype
+    if second:
+        config.model.auxiliary_head, config.model.auxiliary_weight = second, 0.5
     return config
 
 

@@ -17,7 +17,7 @@ from proda_jax.adaptation.stages.step import Setup
 from proda_jax.adaptation.state import DiscriminatorState, TrainState, copy
 from proda_jax.data.label_spaces import label_space
 from proda_jax.models.backbones import DEFAULT, OPTIONS, Backbone, backbone
-from proda_jax.models.deeplab import SegmentationNetwork
+from proda_jax.models.deeplab import NO_AUXILIARY, SegmentationNetwork
 from proda_jax.models.discriminator import Discriminator
 
 # Where a stage's networks, labels and draws are from, and when it ends: its step is the same whatever they are.
@@ -46,6 +46,8 @@ def network(
         backbone=backbone_of(model),
         extra_norm=extra_norm,
         head=model.head,
+        auxiliary_head=model.get("auxiliary_head", NO_AUXILIARY),
+        auxiliary_weight=model.get("auxiliary_weight", 0.0),
         dilations=tuple(model.dilations),
         head_channels=model.head_channels,
         feature_channels=model.feature_channels,
@@ -67,8 +69,13 @@ def backbone_of(model: ml_collections.ConfigDict) -> Backbone:
 
 
 def stage_network(network: SegmentationNetwork, stage: ml_collections.ConfigDict) -> SegmentationNetwork:
-    """The network of a stage: the configuration's, with another head where the kind of stage says so."""
+    """The network of a stage: the configuration's, with another head where the kind of stage says so.
+
+    A second head is left out of stages that do not train it.
+    """
     kind, network = kinds.of(stage), network.clone(freeze_backbone=stage.get("freeze_backbone", False))
+    if not kind.auxiliary_head:
+        network = network.clone(auxiliary_head=NO_AUXILIARY, auxiliary_weight=0.0)
     return network if kind.head is None else network.clone(extra_norm=False, **kind.head(stage))
 
 

@@ -41,6 +41,7 @@ class Kind:
         what becomes of them.
       teacher: setting with the name of the stage whose frozen network the step is given, if any.
       discriminator: whether it trains one.
+      auxiliary_head: whether it trains the network's second head, if there is one.
       momentum_encoder: whether it has an average of its parameters.
       averages_statistics: whether this has running statistics of its own.
       prototypes: whether it has prototypes, which start as means of the features of the network that it starts from.
@@ -60,6 +61,7 @@ class Kind:
     pseudo_labels: NeededLabels | None = None
     teacher: str | None = None
     discriminator: bool = False
+    auxiliary_head: bool = False
     momentum_encoder: Callable[[Settings], bool] = lambda stage: False
     averages_statistics: Callable[[Settings], bool] = lambda stage: False
     prototypes: Callable[[Settings], bool] = lambda stage: False
@@ -116,6 +118,7 @@ KINDS: dict[str, Kind] = {
     "warmup": Kind(
         "warmup",
         discriminator=True,
+        auxiliary_head=True,
         unused_views=lambda stage: (*_STRONG, "target_stride"),
         paper_row=lambda stage, kinds: "warm-up",
         paper_settings=lambda stage, source: in_paper.JITTER,
