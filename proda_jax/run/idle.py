@@ -23,7 +23,7 @@ _OF_ALL: tuple[Rule, ...] = (
     (("schedule_steps",), lambda s: s.schedule in ("poly", "linear"), "schedule 'poly' or 'linear'"),
     (("schedule_power",), lambda s: s.schedule == "poly", "schedule 'poly'"),
     (("schedule_factor",), lambda s: s.schedule == "per_epoch", "schedule 'per_epoch'"),
-    (("schedule_warmup_start",), lambda s: s.schedule_warmup > 0, "schedule_warmup above 0"),
+    (("schedule_warmup_start", "schedule_warmup_to"), lambda s: s.schedule_warmup > 0, "schedule_warmup above 0"),
     (("statistics_images",), lambda s: s.statistics == "recomputed", "statistics 'recomputed'"),
 )
 _OF_DENOISING: tuple[Rule, ...] = (
@@ -43,6 +43,18 @@ _OF_DISTILLATION: tuple[Rule, ...] = (
     (("distillation_form",), lambda s: s.distillation_weight > 0, "distillation_weight above 0"),
     (("label_threshold",), lambda s: s.label_selector != "none", "a label_selector other than 'none'"),
 )
+_OF_ADVERSARIES: tuple[Rule, ...] = (
+    (
+        ("gan", "adversarial_on", "discriminator", "discriminator_channels", "discriminator_rate",
+         "discriminator_weight", "scores_at", "local_weight", "auxiliary_adversarial_weight"),
+        lambda s: s.adversarial_weight > 0,
+        "adversarial_weight above 0",
+    ),
+    (("soft_label_limit",), lambda s: s.adversarial_weight > 0 and s.gan == "classes", "gan 'classes'"),
+    (("local_floor", "local_after"), lambda s: s.local_weight > 0, "local_weight above 0"),
+    (("damping_steps",), lambda s: s.adversarial_weight > 0 or s.weight_divergence > 0,
+     "adversarial_weight or weight_divergence above 0"),
+)  # fmt: skip
 _OF_PRETRAINING: tuple[Rule, ...] = (
     (("weights", "reduction"), lambda s: False, "a stage that labels pixels"),
 )
@@ -68,6 +80,7 @@ _OF_MIXING: tuple[Rule, ...] = (
 )  # fmt: skip
 # beside those of all, by kind; with the settings that the kind begins with
 _RULES = {
+    "warmup": (_OF_ADVERSARIES, lambda: base.warmup("", 1)),
     "denoise": (_OF_DENOISING, lambda: base.denoise("", 1)),
     "distill": (_OF_DISTILLATION, lambda: base.distill("", "", 1)),
     "pretrain": (_OF_PRETRAINING, lambda: base.pretrain("", 1)),

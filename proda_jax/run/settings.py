@@ -7,8 +7,8 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from proda_jax.adaptation import optim, statistics
-from proda_jax.adaptation.losses import REGULARISERS
+from proda_jax.adaptation import adversary, optim, statistics
+from proda_jax.adaptation.losses import GAN_LOSSES, REDUCTIONS, REGULARISERS
 from proda_jax.adaptation.selectors import SELECTORS
 from proda_jax.adaptation.stages import kinds
 from proda_jax.adaptation.stages.build import backbone_of, takes_backbone, views_of
@@ -17,7 +17,8 @@ from proda_jax.data.checks import NONE, ROLES, check_data, check_label_space
 from proda_jax.data.label_spaces import label_space
 from proda_jax.models import backbones
 from proda_jax.models.backbones import BACKBONES, OPTIONS, Backbone
-from proda_jax.models.deeplab import AUXILIARY, LOWER, NO_AUXILIARY
+from proda_jax.models.deeplab import AUXILIARY, LOWER, NO_AUXILIARY, PARALLEL
+from proda_jax.models.discriminator import DISCRIMINATORS
 from proda_jax.models.heads import HEADS
 from proda_jax.models.weights import foreign, published
 from proda_jax.run import idle
@@ -36,14 +37,18 @@ COUNTS = (
 LARGEST = float(np.finfo(np.float32).max)  # number that the network computes with
 WEIGHTS = ("random", "imagenet", "self_supervised")
 CHOICES = {
-    "batch_norm": ("batch", "frozen"),
+    "batch_norm": ("batch", "affine_frozen", "frozen"),
+    "schedule_warmup_to": ("schedule", "rate"),
     "statistics": statistics.CHOICES,
     "schedule": optim.SCHEDULES,
     "optimizer": optim.OPTIMIZERS,
     "label_selector": SELECTORS,
     "backbone_steps": ("once", "released"),
-    "reduction": ("mean", "sum"),
-    "gan": ("ls", "vanilla"),
+    "reduction": REDUCTIONS,
+    "gan": (*GAN_LOSSES, adversary.CLASSES),
+    "adversarial_on": adversary.MAPS,
+    "discriminator": DISCRIMINATORS,
+    "scores_at": ("grid", "image"),
     "weighting": ("prototypes", "network", "none"),
     "label_source": ("fixed", "moving"),
     "soft_label_interpolation": ("probabilities", "logits"),
@@ -67,16 +72,18 @@ POSITIVE = (
     "schedule_steps", "schedule_factor", "temperature", "backbone_rate", "head_rate", "discriminator_rate",
     "contrast_temperature", "prototype_min_pixels", "prototype_init_min_pixels", "prototype_init_limit",
     "prototype_init_passes", "steps", "layer_decay", "statistics_images", "rare_class_temperature", "crop_tries",
-    "mask_block",
+    "mask_block", "logit_temperature", "discriminator_weight",
 )  # fmt: skip
 SHARES = (
     "momentum", "schedule_warmup_start", "grey", "ema_momentum", "prototype_momentum", "label_threshold", "mask_ratio",
-    "feature_distance_share", "largest_class",
+    "feature_distance_share", "largest_class", "soft_label_limit",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "weight_decay", "adversarial_weight", "ce_weight", "rce_weight", "consistency_weight", "regulariser_weight",
     "distillation_weight", "schedule_power", "schedule_warmup", "mixed_weight", "masked_weight",
-    "feature_distance_weight", "rare_class_min_pixels", "rare_class_crop_pixels",
+    "feature_distance_weight", "rare_class_min_pixels", "rare_class_crop_pixels", "auxiliary_ce_weight",
+    "auxiliary_adversarial_weight", "local_weight", "local_floor", "local_after", "damping_steps", "weight_divergence",
+    "entropy_weight", "auxiliary_entropy_weight", "focus", "source_weight",
 )  # fmt: skip
 
 
@@ -263,6 +270,8 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
         check_pretraining(config, name)
     if "strong" in stage:
         check_mixing(config, name)
+    if "gan" in stage:
+        check_adversarial(config, name)
     check_optimizer(stage, name)
     check_statistics(stage, name)
     idle.check(config, name)
@@ -274,6 +283,26 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
             choose(f"{name}.{key}", stage[key], labelling)
     if stage.init in ("imagenet", "self_supervised"):
         check_weights(config, name, stage.init)
+
+
+def check_adversarial(config: ml_collections.ConfigDict, name: str) -> None:
+    """Checks what an adversarial stage has: a term for the target, and the heads that its terms are of."""
+    stage, heads = config[name], config.model.auxiliary_head
+    if not any(stage[key] for key in ("adversarial_weight", "entropy_weight", "auxiliary_entropy_weight")):
+        refuse(f"{name}.adversarial_weight", 0.0, "above 0, or entropy_weight: the stage learns nothing of the target")
+    for key in ("auxiliary_ce_weight", "auxiliary_adversarial_weight", "auxiliary_entropy_weight", "local_weight"):
+        if stage[key] and heads == NO_AUXILIARY:
+            refuse(f"{name}.{key}", stage[key], "0.0, as config.model.auxiliary_head is 'none'")
+    if stage.weight_divergence and heads != PARALLEL:
+        refuse(f"{name}.weight_divergence", stage.weight_divergence, "0.0 but of model.auxiliary_head 'parallel'")
+    if heads != NO_AUXILIARY and not stage.auxiliary_ce_weight:
+        refuse(f"{name}.auxiliary_ce_weight", 0.0, f"above 0, as config.model.auxiliary_head is {heads!r}")
+    if stage.adversarial_on == "features" and stage.auxiliary_adversarial_weight:
+        refuse(f"{name}.auxiliary_adversarial_weight", stage.auxiliary_adversarial_weight, "0.0 on 'features'")
+    if stage.gan == adversary.CLASSES and stage.local_weight:
+        refuse(f"{name}.local_weight", stage.local_weight, f"0.0 of gan {adversary.CLASSES!r}")
+    if 0 < stage.focus < 1:
+        refuse(f"{name}.focus", stage.focus, "0, or at least 1, as below it right labels have no gradient")
 
 
 def check_mixing(config: ml_collections.ConfigDict, name: str) -> None:

@@ -5,17 +5,20 @@ Another set of the same kind: `GOLDEN_COMPARATORS_DIR=<folder of .npz files> pyt
 
 import functools
 
+import golden_adversarial_checks
 import golden_cpsl_checks
 import golden_dacs_checks
 import golden_hrda_checks
 import pytest
 from comparators import golden
+from golden_adversarial_checks import *  # noqa: F403
 from golden_cpsl_checks import *  # noqa: F403
 from golden_dacs_checks import *  # noqa: F403
 from golden_hrda_checks import *  # noqa: F403
 
-CHECKS = (golden_cpsl_checks, golden_dacs_checks, golden_hrda_checks)
-COMPLETE = ("dacs", "daformer", "mic", "hrda", "fda", "cpsl", "sepico")  # methods all of whose arrays are compared
+CHECKS = (golden_adversarial_checks, golden_cpsl_checks, golden_dacs_checks, golden_hrda_checks)
+# methods all of whose arrays are compared
+COMPLETE = ("adaptseg", "advent", "clan", "fada", "dacs", "daformer", "mic", "hrda", "fda", "cpsl", "sepico")
 
 
 def left(method: str) -> set[str]:

@@ -7,7 +7,21 @@ import ml_collections
 import pytest
 
 from proda_jax.adaptation.stages.build import views_of
-from proda_jax.configs import base, camvid, dacs, daformer, gta5, gta5_released, mic, synthia
+from proda_jax.configs import (
+    adaptsegnet,
+    advent,
+    base,
+    camvid,
+    clan,
+    dacs,
+    daformer,
+    deeplabv2,
+    fada,
+    gta5,
+    gta5_released,
+    mic,
+    synthia,
+)
 from proda_jax.run import settings
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -91,6 +105,50 @@ def test_one_stage_recipes_are_possible_and_each_adds_to_the_one_before(form, tm
     }  # fmt: skip
     assert added[1] == {"mix.masked_weight", "mix.mask_block"}
     assert settings_of[0]["model.backbone"] == form
+
+
+# of a system's configuration: its forms, and the kinds of its stages
+ADVERSARIAL = {
+    adaptsegnet: (adaptsegnet.FORMS, ["warmup"]),
+    advent: (deeplabv2.SOURCES, ["warmup", "warmup"]),
+    clan: (deeplabv2.SOURCES, ["warmup"]),
+    fada: (deeplabv2.SOURCES, ["supervised", "warmup", "distill"]),
+}
+
+
+@pytest.mark.parametrize("system", ADVERSARIAL)
+def test_adversarial_systems_are_possible_on_either_source(system, tmp_path):
+    (tmp_path / "weights").write_bytes(b"")
+    forms, kinds = ADVERSARIAL[system]
+    for form in forms:
+        c = with_weights(system.get_config(form), tmp_path / "weights")
+        settings.check(c)
+        assert [c[name].kind for name in c.stages] == kinds and c.data.source.name == form.split("_")[0]
+        assert c.data.label_space == {"gta5": "cityscapes19", "synthia": "synthia16"}[c.data.source.name]
+    with pytest.raises(ValueError, match="after the colon: expected"):
+        system.get_config("cityscapes")
+
+
+@pytest.mark.parametrize(("setting", "value", "said"), [
+    ("model.auxiliary_head", "none", "adaptsegnet.auxiliary_ce_weight = 0.1: expected 0.0, as config.model.auxiliary"),
+    ("adaptsegnet.auxiliary_ce_weight", 0.0, "expected above 0, as config.model.auxiliary_head is 'lower'"),
+    ("adaptsegnet.adversarial_weight", 0.0, "expected above 0, or entropy_weight"),
+    ("adaptsegnet.weight_divergence", 0.1, "expected 0.0 but of model.auxiliary_head 'parallel'"),
+    ("adaptsegnet.adversarial_on", "features", "auxiliary_adversarial_weight = 0.0002: expected 0.0 on 'features'"),
+    ("adaptsegnet.focus", 0.5, "expected 0, or at least 1"),
+    ("adaptsegnet.local_after", 7, "expected 5000, as it acts beside local_weight above 0 alone"),
+    ("adaptsegnet.soft_label_limit", 0.5, "expected 0.9, as it acts beside gan 'classes' alone"),
+    ("model.auxiliary_head", "upper", "model.auxiliary_head = 'upper': expected one of"),
+    ("model.head", "daformer", "as head 'daformer' takes all maps"),
+    ("stages", ("source",), "'none', as no stage trains a second head"),
+])  # fmt: skip
+def test_adversarial_settings_that_cannot_work_are_refused(setting, value, said, tmp_path):
+    (tmp_path / "weights").write_bytes(b"")
+    c = with_weights(adaptsegnet.get_config("gta5_multi"), tmp_path / "weights")
+    c.source = base.supervised("random", 1)
+    c.update_from_flattened_dict({setting: value})
+    with pytest.raises(ValueError, match=said.replace("(", r"\(")):
+        settings.check(c)
 
 
 def test_camvids_stage_on_mixed_images_sees_as_much_as_stages_1_to_3():

@@ -93,11 +93,13 @@ class Row:
       section: its section of the configuration, anew at each call.
       splits: whether the step is a sum over examples, so that it may be computed in micro-batches.
       settings: that make an error show, and keep rounding from flipping an argmax.
+      model: settings of the network.
     """
 
     section: Callable[[], ml_collections.ConfigDict]
     splits: bool = True
     settings: tuple[tuple[str, Any], ...] = ()
+    model: tuple[tuple[str, Any], ...] = ()
 
 
 SLOW = (("backbone_rate", 1e-4), ("head_rate", 1e-4))  # the method's rate
@@ -110,6 +112,27 @@ STAGES = {
         settings=(("projection_channels", 16), ("hidden_channels", 32)),
     ),
     "warmup": Row(lambda: base.warmup("random", 10), settings=(("adversarial_weight", 1.0),)),
+    "two_levels": Row(  # what AdaptSegNet, ADVENT and CLAN are made of
+        lambda: base.warmup("random", 10),
+        settings=(
+            ("auxiliary_ce_weight", 0.5), ("auxiliary_adversarial_weight", 0.5), ("adversarial_weight", 1.0),
+            ("adversarial_on", "information"), ("gan", "vanilla"), ("discriminator", "fully_convolutional"),
+            ("discriminator_channels", (8, 8)), ("entropy_weight", 0.5), ("auxiliary_entropy_weight", 0.25),
+            ("scores_at", "image"), ("local_weight", 10.0), ("local_after", 1), ("damping_steps", 50), ("focus", 2.0),
+            ("reduction", "image"), ("batch_norm", "affine_frozen"), *SLOW,
+        ),
+        model=(("auxiliary_head", "lower"), ("auxiliary_weight", 0.5)),
+    ),
+    "class_aware": Row(  # FADA's, with two heads that are to differ
+        lambda: base.warmup("random", 10),
+        settings=(
+            ("gan", "classes"), ("adversarial_on", "features"), ("adversarial_weight", 1.0), ("scores_at", "image"),
+            ("discriminator", "pixelwise"), ("discriminator_channels", (8, 8)), ("logit_temperature", 1.0),
+            ("soft_label_limit", 0.2),
+            ("auxiliary_ce_weight", 1.0), ("weight_divergence", 1.0),
+        ),
+        model=(("auxiliary_head", "parallel"), ("head", "deeplab")),
+    ),
     "denoise": Row(lambda: base.denoise("random", 10), settings=(("label_threshold", 0.3), *SLOW)),
     "self_training": Row(lambda: base.self_training("random", 10), settings=(("label_threshold", 0.3),)),
     "distill": Row(lambda: base.distill("random", "random", 10)),
@@ -138,6 +161,7 @@ def stage_config(name: str, **settings) -> ml_collections.ConfigDict:
     """Stage 'under_test' of a row, in float64 so that the order of sums does not show; with other settings."""
     c, row = tiny_config(), STAGES[name]
     c.model.dtype = "float64"
+    c.model.update(dict(row.model))
     c.under_test = tiny_stage(row.section(), **dict(row.settings))
     if c.under_test.kind != "pretrain":
         c.under_test.jitter.brightness = 0.2

@@ -25,6 +25,7 @@ from proda_jax.adaptation.prototypes import Prototypes
 from proda_jax.adaptation.stages import denoise, distill, warmup
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.state import DiscriminatorState, TrainState, copy
+from proda_jax.configs import base
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.backbones import backbone
 from proda_jax.models.deeplab import SegmentationNetwork
@@ -281,6 +282,7 @@ def test_a_stage_2_step_agrees_with_the_released_one(tag, weight, dtype):
             rce_weight=0.0,
             distillation_weight=weight,
             distillation_form="released",
+            source_weight=1.0,
         )
         setup = make_setup(small_network(dtype, extra_norm=True), config, teacher=small_network(dtype))
         before = make_state(setup, variables(dtype, extra_norm=True))
@@ -305,9 +307,10 @@ def test_a_stage_2_step_agrees_with_the_released_one(tag, weight, dtype):
 
 
 def warm_up_setup(gan: str, weight, dtype: str) -> steps.Setup:
-    config = stage_config(
-        backbone_rate=1e-4, head_rate=1e-3, gan=gan, adversarial_weight=weight, discriminator_rate=1e-4
-    )
+    config = stage_config(**dict(base.warmup("", 1)) | {"batch_norm": "batch", "schedule_steps": 10**9, "gan": gan})
+    config.backbone_rate, config.head_rate = 1e-4, 1e-3
+    with config.ignore_type():
+        config.adversarial_weight = weight
     return make_setup(
         small_network(dtype),
         config,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from proda_jax.adaptation import optim, prototypes
+from proda_jax.adaptation import adversary, optim, prototypes
 from proda_jax.adaptation.stages import kinds
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.stages.kinds import KINDS
@@ -18,7 +18,7 @@ from proda_jax.adaptation.state import DiscriminatorState, TrainState, copy
 from proda_jax.data.label_spaces import label_space
 from proda_jax.models.backbones import DEFAULT, OPTIONS, Backbone, backbone
 from proda_jax.models.deeplab import NO_AUXILIARY, SegmentationNetwork
-from proda_jax.models.discriminator import Discriminator
+from proda_jax.models.discriminator import DISCRIMINATORS, Discriminator
 
 # Where a stage's networks, labels and draws are from, and when it ends: its step is the same whatever they are.
 AROUND_THE_STEP = ("init", "init_takes", "weights", "teacher", "labels_from", "random_as", "steps")
@@ -150,7 +150,7 @@ def _setup(
     teacher: SegmentationNetwork | None, micro_batches: int, steps_per_epoch: int,
 ) -> Setup:  # fmt: skip
     """The same one for the same settings: optimizers are functions, which are equal to themselves alone."""
-    adversarial = kinds.of(stage).discriminator
+    adversarial = kinds.of(stage).discriminator(stage)
     return Setup(
         model=model,
         optimizer=optim.network_optimizer(stage, model.backbone, steps_per_epoch),
@@ -159,9 +159,15 @@ def _setup(
         axis_name=model.axis_name,
         micro_batches=micro_batches,
         teacher=teacher,
-        discriminator=Discriminator(tuple(stage.discriminator_channels), model.dtype) if adversarial else None,
+        discriminator=discriminator_of(stage, model) if adversarial else None,
         discriminator_optimizer=optim.discriminator_optimizer(stage, steps_per_epoch) if adversarial else None,
     )
+
+
+def discriminator_of(stage: ml_collections.FrozenConfigDict, model: SegmentationNetwork) -> Discriminator:
+    """The layers of a stage's discriminators."""
+    outputs = 2 * model.classes if stage.gan == adversary.CLASSES else 1
+    return DISCRIMINATORS[stage.discriminator](tuple(stage.discriminator_channels), model.dtype, outputs)
 
 
 def create_state(
@@ -178,8 +184,9 @@ def create_state(
     """
     discriminator = None
     if setup.discriminator is not None:
-        probabilities = jnp.zeros((1, *setup.crop_size, setup.model.classes))
-        params = setup.discriminator.init(key, probabilities)["params"]
+        image, network = jnp.zeros((1, *setup.crop_size, 3)), setup.model.clone(axis_name=None)
+        output = jax.eval_shape(lambda v: network.apply(v, image, train=False), variables)
+        params = adversary.initialise(setup.discriminator, key, setup.stage, output, setup.crop_size)
         discriminator = DiscriminatorState(params, setup.discriminator_optimizer.init(params))
     variables, kind = copy(variables), kinds.of(setup.stage)
     averaged = start is not None or kind.momentum_encoder(setup.stage) and not kind.prototypes(setup.stage)

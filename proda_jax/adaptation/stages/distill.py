@@ -91,9 +91,13 @@ def update(state: TrainState, inputs: Inputs, teacher: Any, *, setup: steps.Setu
 
     def gradient_of(stats: Any, part: tuple[Inputs, jax.Array]):
         inputs, labels = part
-        gradient, stats, metrics = steps.labelled_gradient(
-            setup, state, stats, inputs.source_image, inputs.source_label, source_total, inputs.source_keys
-        )
+        gradients, metrics = [], {}
+        if c.source_weight:
+            gradient, stats, metrics = steps.labelled_gradient(
+                setup, state, stats, inputs.source_image, inputs.source_label, source_total, inputs.source_keys,
+                weight=c.source_weight,
+            )  # fmt: skip
+            gradients.append(gradient)
         teacher_logits = None
         if c.distillation_weight:
             teacher_logits = setup.teacher.apply(teacher, inputs.target_image, train=False).logits
@@ -115,7 +119,7 @@ def update(state: TrainState, inputs: Inputs, teacher: Any, *, setup: steps.Setu
         more, stats, extra = steps.pass_gradient(setup, state, stats, inputs.target_image, inputs.target_keys, loss_fn)
         labelled = (labels != IGNORE).astype(jnp.float32)
         metrics |= extra | {"labelled": losses.share_of_mean(labelled, inputs.valid, compared)}
-        return steps.add(gradient, more), stats, metrics
+        return steps.add(*gradients, more), stats, metrics
 
     return steps.update(
         setup, state, *steps.accumulate(setup, gradient_of, state.batch_stats, (inputs, labels))

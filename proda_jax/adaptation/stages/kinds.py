@@ -40,7 +40,7 @@ class Kind:
       pseudo_labels: that it learns from, if any. Soft ones are weighed by the module's `weigh`, and snapshots look at
         what becomes of them.
       teacher: setting with the name of the stage whose frozen network the step is given, if any.
-      discriminator: whether it trains one.
+      discriminator: whether it trains any.
       auxiliary_head: whether it trains the network's second head, if there is one.
       momentum_encoder: whether it has an average of its parameters.
       averages_statistics: whether this has running statistics of its own.
@@ -60,7 +60,7 @@ class Kind:
     target: Callable[[Settings], str | None] = lambda stage: "images"
     pseudo_labels: NeededLabels | None = None
     teacher: str | None = None
-    discriminator: bool = False
+    discriminator: Callable[[Settings], bool] = lambda stage: False
     auxiliary_head: bool = False
     momentum_encoder: Callable[[Settings], bool] = lambda stage: False
     averages_statistics: Callable[[Settings], bool] = lambda stage: False
@@ -117,7 +117,7 @@ KINDS: dict[str, Kind] = {
     ),
     "warmup": Kind(
         "warmup",
-        discriminator=True,
+        discriminator=lambda stage: stage.get("adversarial_weight", 0.01) > 0,
         auxiliary_head=True,
         unused_views=lambda stage: (*_STRONG, "target_stride"),
         paper_row=lambda stage, kinds: "warm-up",

@@ -159,15 +159,16 @@ def labelled_gradient(
     total: jax.Array,
     dropout_keys: jax.Array | None,
     domain: str = "source",
+    weight: float = 1.0,
 ) -> tuple[Any, Any, Metrics]:
-    """Gradient of the cross entropy with true labels at full crop size (the l_ce^s of Equation 11).
+    """Gradient of the cross entropy with true labels at full crop size (the l_ce^s of Equation 11), times `weight`.
 
     `total`: labels that count in the whole batch; `domain`: of the images, 'source' or 'target'.
     """
 
     def loss_fn(output: Output) -> tuple[jax.Array, Metrics]:
         loss = losses.upsampled_cross_entropy(output.logits, labels, total=total, reduction=setup.stage.reduction)
-        return loss, {f"{domain}_ce": loss}
+        return weight * loss, {f"{domain}_ce": loss}
 
     return pass_gradient(setup, state, batch_stats, images, dropout_keys, loss_fn, domain)
 
