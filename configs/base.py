@@ -225,6 +225,7 @@ def warmup(init: str, steps: int) -> ml_collections.ConfigDict:
     s.discriminator = "released"  # 'released', 'fully_convolutional' (AdaptSegNet), 'pixelwise' (FADA)
     s.discriminator_channels = (64, 128, 256, 512)  # of its convolutions before the last (released; FADA: 256, 128)
     s.discriminator_rate = 1e-4  # of Adam; follows the schedule too (released)
+    s.discriminator_warmup = True  # whether it rises over schedule_warmup, too (CLAN; not in Seg-Uncertainty)
     s.discriminator_weight = 1.0  # of the discriminators' losses (released; AdaptSegNet, ADVENT, FADA: 0.5)
     s.scores_at = "grid"  # where their scores are compared: on their own 'grid' (released), or at the 'image' (CLAN)
     s.soft_label_limit = 0.9  # of the probabilities that 'classes' asks for (FADA)

@@ -54,10 +54,12 @@ SCHEDULES: dict[str, Callable[[ml_collections.ConfigDict, float, int], optax.Sch
 }
 
 
-def schedule(stage: ml_collections.ConfigDict, rate: float, steps_per_epoch: int) -> optax.Schedule:
-    """A learning rate's course over a stage: one of `SCHEDULES`, warmed up if the stage says so."""
+def schedule(
+    stage: ml_collections.ConfigDict, rate: float, steps_per_epoch: int, warmed: bool = True
+) -> optax.Schedule:
+    """A learning rate's course over a stage: one of `SCHEDULES`, warmed up if the stage says so and it is `warmed`."""
     found = SCHEDULES[stage.schedule](stage, rate, steps_per_epoch)
-    if not stage.schedule_warmup:
+    if not (stage.schedule_warmup and warmed):
         return found
     to = rate if stage.schedule_warmup_to == "rate" else None
     return warmed_up(found, stage.schedule_warmup, stage.schedule_warmup_start, to)
@@ -103,7 +105,8 @@ def network_optimizer(
 
 def discriminator_optimizer(stage: ml_collections.ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
     """Adam with AdaptSegNet's moments, decayed like the network's rate (released code)."""
-    return optax.adam(schedule(stage, stage.discriminator_rate, steps_per_epoch), b1=0.9, b2=0.99)
+    rate = schedule(stage, stage.discriminator_rate, steps_per_epoch, stage.discriminator_warmup)
+    return optax.adam(rate, b1=0.9, b2=0.99)
 
 
 def sgd(

@@ -396,6 +396,8 @@ class Experiment:
     def evaluate(self, stage: str | None = None, which: str | None = None) -> dict:
         """Scores of one network on the validation images; see `Networks.choose` for which.
 
+        Of several stages, 'minent+advent', class scores are averaged.
+
         Returns:
           `evaluate.summary` over each set of classes that papers report, with where the network is from, 'task',
           'data' ('camvid, dusk_test'), 'images', and 'evaluate_at', the setting.
@@ -405,7 +407,10 @@ class Experiment:
         """
         data = self.config.data.validation
         self.sources.labelled_validation()
-        model, variables, origin = self.networks.choose(stage, which)
+        several = stage.split("+") if stage and "+" in stage else None
+        model, variables, origin = (
+            self.networks.average(several, which) if several else self.networks.choose(stage, which)
+        )
         confusion = self.scorer(model, origin.get("stage", "network"))(variables)
         images = {"data": f"{data.name}, {data.split}", "images": len(self.sources.open("validation"))}
         images["evaluate_at"] = evaluate.scored_at(self.config)

@@ -50,6 +50,8 @@ _OF_ADVERSARIES: tuple[Rule, ...] = (
         lambda s: s.adversarial_weight > 0,
         "adversarial_weight above 0",
     ),
+    (("discriminator_warmup",), lambda s: s.adversarial_weight > 0 and s.schedule_warmup > 0,
+     "adversarial_weight and schedule_warmup above 0"),
     (("soft_label_limit",), lambda s: s.adversarial_weight > 0 and s.gan == "classes", "gan 'classes'"),
     (("local_floor", "local_after"), lambda s: s.local_weight > 0, "local_weight above 0"),
     (("damping_steps",), lambda s: s.adversarial_weight > 0 or s.weight_divergence > 0,

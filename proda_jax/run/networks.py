@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from proda_jax.data.label_spaces import LabelSpace
 from proda_jax.models import weights
 from proda_jax.models.backbones import BACKBONES, Backbone
 from proda_jax.models.deeplab import NO_AUXILIARY, SegmentationNetwork
+from proda_jax.models.ensemble import Ensemble
 from proda_jax.models.weights import published
 from proda_jax.models.weights.torch_names import from_torch
 from proda_jax.run import settings
@@ -93,6 +94,16 @@ class Networks:
         variables, step = self.checkpoint(stage, which, writable=False)
         found = {"network": str(folder), "stage": stage, "checkpoint": which, "step": step}
         return self.model(stage), variables, found
+
+    def average(self, stages: Sequence[str], which: str | None = None) -> tuple[Ensemble, tuple, dict]:
+        """The networks of several stages as one, otherwise as `choose`.
+
+        Raises:
+          ValueError: one of the stages has no such network.
+        """
+        models, variables, found = zip(*(self.choose(stage, which) for stage in stages), strict=True)
+        joined = {key: " + ".join(str(origin[key]) for origin in found) for key in ("network", "stage", "step")}
+        return Ensemble(models), variables, joined | {"checkpoint": found[0]["checkpoint"]}
 
     def labels(self, stage: str) -> bool:
         """Whether a stage's network labels images."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from comparators import B, K, agree, first_of, golden, nchw, nhwc, thinned
 
-from proda_jax.adaptation import adversary, losses
+from proda_jax.adaptation import adversary, losses, optim
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.stages.warmup import Objective
 from proda_jax.configs import adaptsegnet, advent, base, clan, fada
@@ -343,6 +343,31 @@ def test_fada(classes):
 test_fada.cases = [(19,), (16,)]
 
 
-def test_settings_that_these_systems_do_not_name_are_the_warm_ups():
-    stage = base.warmup("imagenet", 1)
-    assert (stage.focus, stage.logit_temperature, stage.local_weight, stage.entropy_weight) == (0.0, 1.0, 0.0, 0.0)
+# Rates
+
+
+def rates(stage: ml_collections.ConfigDict, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of backbone and head [steps, 2], and of the discriminator [steps]."""
+    network = [optim.schedule(stage, rate, 1) for rate in (stage.backbone_rate, stage.head_rate)]
+    critic = optim.schedule(stage, stage.discriminator_rate, 1, stage.discriminator_warmup)
+    return np.stack([[rate(i) for rate in network] for i in steps]), np.array([critic(i) for i in steps])
+
+
+def test_rates():
+    g, steps = golden("schedules"), golden("schedules")["iterations"].astype(int)
+    uncertainty = base.warmup("imagenet", 1)
+    uncertainty.backbone_rate, uncertainty.head_rate, uncertainty.schedule_steps = 2e-4, 2e-3, 100_000
+    uncertainty.schedule_warmup, uncertainty.schedule_warmup_start = 5000, 0.1
+    uncertainty.schedule_warmup_to, uncertainty.discriminator_warmup = "rate", False
+    for name, stage in {
+        "adaptseg": adaptsegnet.get_config("gta5").adaptsegnet, "clan": clan.get_config("gta5").clan,
+        "segunc": uncertainty,
+    }.items():  # fmt: skip
+        network, critic = rates(stage, steps)
+        agree(network, g[f"{name}_G"])
+        agree(critic, g[f"{name}_D"])
+        if name == "adaptseg":
+            agree(network, g["dacs_G"])
+    feature_level = fada.get_config("gta5").fada
+    agree(rates(feature_level, steps[:-1])[0][:, 0], g["fada_fea"])
+    agree([optim.poly(1e-4, 90_000)(step) for step in (1, 2, 101)], g["cag_first_steps"])
