@@ -236,6 +236,8 @@ def warmup(init: str, steps: int) -> ml_collections.ConfigDict:
     s.weight_divergence = 0.0  # of cos + 1 of two parallel heads' parameters (CLAN's code: 0.02)
     s.entropy_weight = 0.0  # of the target's normalised entropy (MinEnt: 0.001)
     s.auxiliary_entropy_weight = 0.0  # of that of the auxiliary head (MinEnt: 0.0002)
+    s.memory_weight = 0.0  # of the divergence of each head from what the network says (Seg-Uncertainty: 0.1)
+    s.memory_after = 15_000  # steps before it acts (Seg-Uncertainty)
     return s.lock()
 
 
@@ -351,6 +353,8 @@ def distill(teacher: str, init: str, steps: int) -> ml_collections.ConfigDict:
     s.source_weight = 1.0  # of the source's cross entropy; 0: the source is not learnt from (FADA)
     s.target_view = "strong"  # what student and teacher see: 'strong' (released) or 'weak' (Eq 12)
     s.ce_weight, s.rce_weight = 1.0, 0.0  # of the hard labels: cross entropy (Eq 12); symmetric as released option
+    s.auxiliary_ce_weight = 0.0  # of the auxiliary head's loss on them, if it is trained (Seg-Uncertainty: 0.5)
+    s.rectified = False  # cross entropy counts less where two heads diverge, which adds to it (Seg-Uncertainty)
     s.distillation_weight = 1.0  # beta of Eq 12
     s.distillation_form = "equation12"  # divided by the number of classes; 'equation12_per_pixel', 'released' (a bug)
     return s.lock()

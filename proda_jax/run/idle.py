@@ -40,6 +40,7 @@ _OF_DENOISING: tuple[Rule, ...] = (
     (("label_threshold",), lambda s: s.label_selector != "none", "a label_selector other than 'none'"),
 )  # fmt: skip
 _OF_DISTILLATION: tuple[Rule, ...] = (
+    (("ce_weight", "rce_weight"), lambda s: not s.rectified, "rectified=False"),
     (("distillation_form",), lambda s: s.distillation_weight > 0, "distillation_weight above 0"),
     (("label_threshold",), lambda s: s.label_selector != "none", "a label_selector other than 'none'"),
 )
@@ -54,6 +55,7 @@ _OF_ADVERSARIES: tuple[Rule, ...] = (
      "adversarial_weight and schedule_warmup above 0"),
     (("soft_label_limit",), lambda s: s.adversarial_weight > 0 and s.gan == "classes", "gan 'classes'"),
     (("local_floor", "local_after"), lambda s: s.local_weight > 0, "local_weight above 0"),
+    (("memory_after",), lambda s: s.memory_weight > 0, "memory_weight above 0"),
     (("damping_steps",), lambda s: s.adversarial_weight > 0 or s.weight_divergence > 0,
      "adversarial_weight or weight_divergence above 0"),
 )  # fmt: skip

@@ -33,7 +33,8 @@ _BEFORE = {
     "auxiliary_adversarial_weight": 0.0, "discriminator": "released", "discriminator_weight": 1.0, "scores_at": "grid",
     "soft_label_limit": 0.9, "local_weight": 0.0, "local_floor": 0.4, "local_after": 5000, "damping_steps": 0,
     "weight_divergence": 0.0, "entropy_weight": 0.0, "auxiliary_entropy_weight": 0.0, "schedule_warmup_to": "schedule",
-    "source_weight": 1.0, "discriminator_warmup": True,
+    "source_weight": 1.0, "discriminator_warmup": True, "memory_weight": 0.0, "memory_after": 15_000,
+    "rectified": False,
 }  # fmt: skip
 _OF_DATA = ("name", "split", "image_size", "label_values")  # of a data set; where its files lie may change
 _OF_DATA_IF_SET = ("color_tolerance", "value_range")  # of these, older versions knew nothing

@@ -34,6 +34,10 @@ TOP_LEVEL = (
 COUNTS = (
     "batch_size", "micro_batches", "log_every", "save_every", "max_skipped", "evaluate_every", "evaluate_batch_size",
 )  # fmt: skip
+OF_TWO_HEADS = (
+    "auxiliary_ce_weight", "auxiliary_adversarial_weight", "auxiliary_entropy_weight", "local_weight", "memory_weight",
+    "rectified",
+)  # fmt: skip
 LARGEST = float(np.finfo(np.float32).max)  # number that the network computes with
 WEIGHTS = ("random", "imagenet", "self_supervised")
 CHOICES = {
@@ -84,6 +88,7 @@ NOT_NEGATIVE = (
     "feature_distance_weight", "rare_class_min_pixels", "rare_class_crop_pixels", "auxiliary_ce_weight",
     "auxiliary_adversarial_weight", "local_weight", "local_floor", "local_after", "damping_steps", "weight_divergence",
     "entropy_weight", "auxiliary_entropy_weight", "focus", "source_weight",
+    "memory_weight", "memory_after",
 )  # fmt: skip
 
 
@@ -125,7 +130,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     check_finite(config)
     if not config.stages:
         refuse("stages", config.stages, "names of stages to run")
-    trains = any(kinds.of(config[name]).auxiliary_head for name in config.stages if name in sections)
+    trains = any(kinds.of(config[name]).auxiliary_head(config[name]) for name in config.stages if name in sections)
     if config.model.auxiliary_head != NO_AUXILIARY and not trains:
         refuse("model.auxiliary_head", config.model.auxiliary_head, "'none', as no stage trains a second head")
     for i, name in enumerate(config.stages):
@@ -270,6 +275,8 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
         check_pretraining(config, name)
     if "strong" in stage:
         check_mixing(config, name)
+    if "auxiliary_ce_weight" in stage:
+        check_heads(config, name)
     if "gan" in stage:
         check_adversarial(config, name)
     check_optimizer(stage, name)
@@ -285,18 +292,24 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
         check_weights(config, name, stage.init)
 
 
-def check_adversarial(config: ml_collections.ConfigDict, name: str) -> None:
-    """Checks what an adversarial stage has: a term for the target, and the heads that its terms are of."""
+def check_heads(config: ml_collections.ConfigDict, name: str) -> None:
+    """Checks that the network has the heads that a stage's terms are of, and that the stage trains all that it has."""
     stage, heads = config[name], config.model.auxiliary_head
+    for key in OF_TWO_HEADS:
+        if stage.get(key) and heads == NO_AUXILIARY:
+            refuse(f"{name}.{key}", stage[key], f"{type(stage[key])()!r}, as config.model.auxiliary_head is 'none'")
+    if stage.get("weight_divergence") and heads != PARALLEL:
+        refuse(f"{name}.weight_divergence", stage.weight_divergence, "0.0 but of model.auxiliary_head 'parallel'")
+    trains = kinds.of(stage).auxiliary_head(stage) or stage.get("rectified")
+    if heads != NO_AUXILIARY and trains and not stage.auxiliary_ce_weight:
+        refuse(f"{name}.auxiliary_ce_weight", 0.0, f"above 0, as config.model.auxiliary_head is {heads!r}")
+
+
+def check_adversarial(config: ml_collections.ConfigDict, name: str) -> None:
+    """Checks that an adversarial stage has a term for the target, and that its terms go together."""
+    stage = config[name]
     if not any(stage[key] for key in ("adversarial_weight", "entropy_weight", "auxiliary_entropy_weight")):
         refuse(f"{name}.adversarial_weight", 0.0, "above 0, or entropy_weight: the stage learns nothing of the target")
-    for key in ("auxiliary_ce_weight", "auxiliary_adversarial_weight", "auxiliary_entropy_weight", "local_weight"):
-        if stage[key] and heads == NO_AUXILIARY:
-            refuse(f"{name}.{key}", stage[key], "0.0, as config.model.auxiliary_head is 'none'")
-    if stage.weight_divergence and heads != PARALLEL:
-        refuse(f"{name}.weight_divergence", stage.weight_divergence, "0.0 but of model.auxiliary_head 'parallel'")
-    if heads != NO_AUXILIARY and not stage.auxiliary_ce_weight:
-        refuse(f"{name}.auxiliary_ce_weight", 0.0, f"above 0, as config.model.auxiliary_head is {heads!r}")
     if stage.adversarial_on == "features" and stage.auxiliary_adversarial_weight:
         refuse(f"{name}.auxiliary_adversarial_weight", stage.auxiliary_adversarial_weight, "0.0 on 'features'")
     if stage.gan == adversary.CLASSES and stage.local_weight:

@@ -43,8 +43,9 @@ def test_two_heads_an_average_and_self_distillation(tmp_path):
     np.testing.assert_array_equal(opened(image), expected)
 
     both, scores = ("source", "advent"), run.evaluate("source+advent")
-    logits = [run.networks.model(name).clone(axis_name=None).apply(
-        variables[name], given["validation"].images / np.float32(255), train=False).logits for name in both]  # fmt: skip
+    models, images = (run.networks.model(name).clone(axis_name=None) for name in both), given["validation"].images
+    logits = [model.apply(variables[name], images / np.float32(255), train=False).logits
+              for model, name in zip(models, both, strict=True)]  # fmt: skip
     labels = given["validation"].labels
     mean = resize_align_corners((logits[0] + logits[1]) / 2, labels.shape[1:])
     right = 100 * np.mean((np.argmax(mean, -1) == labels)[labels < CLASSES])

@@ -20,6 +20,7 @@ from proda_jax.configs import (
     gta5,
     gta5_released,
     mic,
+    seg_uncertainty,
     synthia,
 )
 from proda_jax.run import settings
@@ -113,6 +114,7 @@ ADVERSARIAL = {
     advent: (deeplabv2.SOURCES, ["warmup", "warmup"]),
     clan: (deeplabv2.SOURCES, ["warmup"]),
     fada: (deeplabv2.SOURCES, ["supervised", "warmup", "distill"]),
+    seg_uncertainty: (deeplabv2.SOURCES, ["warmup", "distill"]),
 }
 
 

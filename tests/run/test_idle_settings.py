@@ -14,7 +14,7 @@ import spy
 from tiny import CLASSES, IMAGE, block_source, tiny_config, tiny_variables
 
 from proda_jax.adaptation.stages import kinds, prepare
-from proda_jax.configs import advent, base, clan, fada
+from proda_jax.configs import advent, base, clan, fada, seg_uncertainty
 from proda_jax.run import experiment, networks, settings
 from proda_jax.run.sources import Sources
 from proda_jax.system import devices
@@ -26,6 +26,8 @@ STAGES = {
     "warmup": lambda: base.warmup("source", 10),
     "minent": lambda: advent.minent("source", 10),
     "clan": lambda: clan.clan("source", 40),
+    "memory": lambda: seg_uncertainty.memory("source", 25),
+    "rectified": lambda: seg_uncertainty.rectified("source", 25),
     "fada": lambda: fada.fada("source", 10),
     "denoise": lambda: base.denoise("source", 10),
     "self_training": lambda: base.self_training("source", 10),
@@ -41,9 +43,9 @@ def config_of(kind: str) -> ml_collections.ConfigDict:
     c.batch_size, c.snapshots.images = 1, 0  # snapshots are looked at, and nothing is learnt from them
     c.other, c.source = base.supervised("random", 1), base.supervised("random", 1)
     c.x = STAGES[kind]()
-    if kind == "clan":
+    if kind in ("clan", "memory", "rectified"):
         c.model.auxiliary_head = "parallel"
-    if kind == "distill":
+    if c.x.kind == "distill":
         c.x.extra_norm = False  # as the network that it starts from
     c.stages = ("other", "source", "x")
     return c

@@ -119,7 +119,7 @@ STAGES = {
             ("adversarial_on", "information"), ("gan", "vanilla"), ("discriminator", "fully_convolutional"),
             ("discriminator_channels", (8, 8)), ("entropy_weight", 0.5), ("auxiliary_entropy_weight", 0.25),
             ("scores_at", "image"), ("local_weight", 10.0), ("local_after", 1), ("damping_steps", 50), ("focus", 2.0),
-            ("reduction", "image"), ("batch_norm", "affine_frozen"), *SLOW,
+            ("reduction", "image"), ("batch_norm", "affine_frozen"), ("memory_weight", 0.5), ("memory_after", 1), *SLOW,
         ),
         model=(("auxiliary_head", "lower"), ("auxiliary_weight", 0.5)),
     ),
@@ -136,6 +136,12 @@ STAGES = {
     "denoise": Row(lambda: base.denoise("random", 10), settings=(("label_threshold", 0.3), *SLOW)),
     "self_training": Row(lambda: base.self_training("random", 10), settings=(("label_threshold", 0.3),)),
     "distill": Row(lambda: base.distill("random", "random", 10)),
+    "rectified": Row(  # Seg-Uncertainty's second
+        lambda: base.distill("random", "random", 10),
+        settings=(("rectified", True), ("auxiliary_ce_weight", 0.5), ("distillation_weight", 0.0),
+                  ("target_view", "weak"), ("source_weight", 0.5)),
+        model=(("auxiliary_head", "lower"), ("auxiliary_weight", 0.5)),
+    ),
     "mix": Row(  # which labels are pasted changes what a micro-batch would be normalised by
         lambda: base.mix("random", 10),
         settings=(

@@ -7,17 +7,18 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
-from comparators import B, K, agree, first_of, golden, nchw, nhwc, thinned
+from comparators import B, K, agree, first_of, golden, nchw, nhwc, same, thinned
 
 from proda_jax.adaptation import adversary, losses, optim
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.stages.warmup import Objective
-from proda_jax.configs import adaptsegnet, advent, base, clan, fada
+from proda_jax.configs import adaptsegnet, advent, clan, fada, seg_uncertainty
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.convolution import Conv
 from proda_jax.models.discriminator import DISCRIMINATORS
 from proda_jax.models.heads import Output
 from proda_jax.models.heads.deeplab import DeepLabHead
+from proda_jax.models.heads.released import ReleasedHead
 from proda_jax.models.resizing import resize_align_corners
 
 MAIN, AUXILIARY = adversary.MAIN, adversary.AUXILIARY
@@ -343,6 +344,79 @@ def test_fada(classes):
 test_fada.cases = [(19,), (16,)]
 
 
+# Seg-Uncertainty
+
+
+def uncertain_labels(g) -> np.ndarray:
+    shape = (B, *large(g))
+    labels = g.skewed("segunc_labels", shape, 8)
+    labels[labels == 17] = 0
+    labels[g.uniform("segunc_labels_ignore", shape) < 0.05] = IGNORE
+    same(labels[:, ::8, ::8], g["labels_check"])
+    return labels
+
+
+@pytest.mark.parametrize("step", [14_999, 15_000])
+def test_memory_of_seg_uncertainty(step):
+    g = golden("segunc")
+    stage = seg_uncertainty.memory("imagenet", 25_000)
+    found = stepped(stage, logits_of(g), uncertain_labels(g), None, step=step, weight=0.5)
+    agree(found["terms"]["memory"], g["kl_only_loss_kl"])
+    for name in ("trg_main", "trg_aux"):
+        if step < 15_000:
+            assert not np.any(found["logits"][name])
+        else:
+            agree(thinned(found["logits"][name]), g[f"kl_only_{name}_grad"])
+
+
+test_memory_of_seg_uncertainty.cases = [(14_999,), (15_000,)]
+
+
+@pytest.mark.parametrize("tag", ["rectify", "rectify_plain"])
+def test_rectification_of_seg_uncertainty(tag):
+    g = golden("segunc")
+    labels = uncertain_labels(g)
+    weights = np.append(g["rectify_class_weight"], 0.0)[np.minimum(labels, K)] if tag == "rectify" else None
+
+    def objective(logits):
+        main, auxiliary = (resize_align_corners(logits[name], large(g)) for name in ("src_main", "src_aux"))
+        losses_of = [losses.rectified_cross_entropy(*heads, labels, weights)
+                     for heads in ((auxiliary, main), (main, auxiliary))]  # fmt: skip
+        return 0.5 * losses_of[0] + losses_of[1], losses_of
+
+    logits = {name: g.logits(name) for name in ("src_main", "src_aux")}
+    gradient, found = jax.grad(objective, has_aux=True)(logits)
+    for i in (1, 2):
+        agree(found[i - 1], g[f"{tag}_loss_seg{i}"])
+    for name in logits:
+        agree(thinned(gradient[name]), g[f"{tag}_{name}_grad"])
+
+
+test_rectification_of_seg_uncertainty.cases = [("rectify",), ("rectify_plain",)]
+
+
+def test_head_of_seg_uncertainty():
+    """ProDA's, with 512 channels in its feature."""
+    g, groups = golden("segunc"), {}
+    for i in range(5):
+        name = f"SH.conv2d_list.{i}"
+        groups[f"branch{i}_conv"] = g.conv(f"{name}.0", 256, 32, 3 if i else 1)
+        groups[f"branch{i}_norm"] = {"scale": g.weight(f"{name}.1.weight", (256,)),
+                                     "bias": g.weight(f"{name}.1.bias", (256,))}  # fmt: skip
+    for ours, theirs, out, into in (("squeeze", "se.0", 80, 1280), ("excite", "se.2", 1280, 80)):
+        kernel = g.weight(f"SH.bottleneck.0.{theirs}.weight", (out, into)).T[None, None]
+        groups[ours] = {"kernel": kernel, "bias": g.weight(f"SH.bottleneck.0.{theirs}.bias", (out,))}
+    groups["bottleneck_conv"] = g.conv("SH.bottleneck.1", 512, 1280, 3)
+    groups["bottleneck_norm"] = {"scale": g.weight("SH.bottleneck.2.weight", (512,)),
+                                 "bias": g.weight("SH.bottleneck.2.bias", (512,))}  # fmt: skip
+    groups["classifier"] = {"kernel": g.weight("SH.head.1.weight", (K, 512, 1, 1)).transpose(2, 3, 1, 0)}
+    released = ReleasedHead(
+        K, (6, 12, 18, 24), 256, 512, 0.1, functools.partial(Conv, dtype=jnp.float32), "released", jnp.float32
+    )
+    said = released.apply({"params": groups}, nhwc(g.normal("feat_src", (B, 32, *g.grid))), None)
+    agree(nchw(said.logits), g["head_out"])
+
+
 # Rates
 
 
@@ -355,13 +429,9 @@ def rates(stage: ml_collections.ConfigDict, steps: np.ndarray) -> tuple[np.ndarr
 
 def test_rates():
     g, steps = golden("schedules"), golden("schedules")["iterations"].astype(int)
-    uncertainty = base.warmup("imagenet", 1)
-    uncertainty.backbone_rate, uncertainty.head_rate, uncertainty.schedule_steps = 2e-4, 2e-3, 100_000
-    uncertainty.schedule_warmup, uncertainty.schedule_warmup_start = 5000, 0.1
-    uncertainty.schedule_warmup_to, uncertainty.discriminator_warmup = "rate", False
     for name, stage in {
         "adaptseg": adaptsegnet.get_config("gta5").adaptsegnet, "clan": clan.get_config("gta5").clan,
-        "segunc": uncertainty,
+        "segunc": seg_uncertainty.get_config("gta5").memory,
     }.items():  # fmt: skip
         network, critic = rates(stage, steps)
         agree(network, g[f"{name}_G"])

@@ -283,6 +283,8 @@ def test_a_stage_2_step_agrees_with_the_released_one(tag, weight, dtype):
             distillation_weight=weight,
             distillation_form="released",
             source_weight=1.0,
+            rectified=False,
+            auxiliary_ce_weight=0.0,
         )
         setup = make_setup(small_network(dtype, extra_norm=True), config, teacher=small_network(dtype))
         before = make_state(setup, variables(dtype, extra_norm=True))

@@ -74,7 +74,7 @@ def stage_network(network: SegmentationNetwork, stage: ml_collections.ConfigDict
     A second head is left out of stages that do not train it.
     """
     kind, network = kinds.of(stage), network.clone(freeze_backbone=stage.get("freeze_backbone", False))
-    if not kind.auxiliary_head:
+    if not kind.auxiliary_head(stage):
         network = network.clone(auxiliary_head=NO_AUXILIARY, auxiliary_weight=0.0)
     return network if kind.head is None else network.clone(extra_norm=False, **kind.head(stage))
 

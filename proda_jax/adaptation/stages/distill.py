@@ -80,11 +80,12 @@ def update(state: TrainState, inputs: Inputs, teacher: Any, *, setup: steps.Setu
     """The step on views that are drawn already (Equation 12)."""
     c = setup.stage
     labels = follow(resize_nearest(inputs.hard_label, setup.target_size), inputs.strong_view, setup)
-    source_total, target_total, compared = steps.reduce(
+    source_total, target_total, pixels, compared = steps.reduce(
         setup,
         (
             losses.count(inputs.source_label != IGNORE, c.reduction),
             losses.count(labels != IGNORE, c.reduction),
+            losses.count(jnp.ones(labels.shape, bool)),
             losses.count(inputs.valid),
         ),
     )
@@ -104,11 +105,18 @@ def update(state: TrainState, inputs: Inputs, teacher: Any, *, setup: steps.Setu
             teacher_logits = resize_align_corners(teacher_logits, setup.target_size)
 
         def loss_fn(output: Output):
-            logits = resize_align_corners(output.logits, setup.target_size)
-            fit = losses.symmetric_cross_entropy(
-                logits, labels, alpha=c.ce_weight, beta=c.rce_weight, total=target_total, reduction=c.reduction
-            )
-            metrics = {"target_fit": fit}
+            heads = [resize_align_corners(logits, setup.target_size) for logits in output.heads]
+            if c.rectified:
+                fits = [losses.rectified_cross_entropy(*pair, labels, total=pixels) for pair in (heads, heads[::-1])]
+            else:
+                fits = [
+                    losses.symmetric_cross_entropy(
+                        logits, labels, alpha=c.ce_weight, beta=c.rce_weight, total=target_total, reduction=c.reduction
+                    )
+                    for logits in heads
+                ]
+            fit = sum(weight * fit for weight, fit in zip((1.0, c.auxiliary_ce_weight), fits, strict=False))
+            metrics, logits = {"target_fit": fit}, resize_align_corners(output.logits, setup.target_size)
             if teacher_logits is not None:
                 metrics["distillation"] = losses.distillation(
                     logits, teacher_logits, inputs.valid, form=c.distillation_form, total=compared

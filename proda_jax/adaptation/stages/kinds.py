@@ -61,7 +61,7 @@ class Kind:
     pseudo_labels: NeededLabels | None = None
     teacher: str | None = None
     discriminator: Callable[[Settings], bool] = lambda stage: False
-    auxiliary_head: bool = False
+    auxiliary_head: Callable[[Settings], bool] = lambda stage: False
     momentum_encoder: Callable[[Settings], bool] = lambda stage: False
     averages_statistics: Callable[[Settings], bool] = lambda stage: False
     prototypes: Callable[[Settings], bool] = lambda stage: False
@@ -118,7 +118,7 @@ KINDS: dict[str, Kind] = {
     "warmup": Kind(
         "warmup",
         discriminator=lambda stage: stage.get("adversarial_weight", 0.01) > 0,
-        auxiliary_head=True,
+        auxiliary_head=lambda stage: True,
         unused_views=lambda stage: (*_STRONG, "target_stride"),
         paper_row=lambda stage, kinds: "warm-up",
         paper_settings=lambda stage, source: in_paper.JITTER,
@@ -137,6 +137,7 @@ KINDS: dict[str, Kind] = {
         "distill",
         pseudo_labels=NeededLabels("hard_label", "hard pseudo labels", made_by="teacher"),
         teacher="teacher",
+        auxiliary_head=lambda stage: stage.get("auxiliary_ce_weight", 0.0) > 0,
         unused_views=lambda stage: _STRONG if stage.get("target_view") == "weak" else (),
         paper_row=in_paper.distill_row,
         paper_settings=lambda stage, source: in_paper.DISTILL,

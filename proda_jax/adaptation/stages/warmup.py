@@ -1,8 +1,8 @@
 """Adversarial stages: alignment of what the network says of both domains, or of its features, and certainty.
 
 The warm-up (AdaptSegNet, single level; Section 5.1, Algorithm 1, line 1), and with other settings AdaptSegNet of two
-levels (arXiv:1802.10349), MinEnt and AdvEnt (ADVENT, arXiv:1811.12833), CLAN (arXiv:1809.09478) and FADA
-(arXiv:2007.09222).
+levels (arXiv:1802.10349), MinEnt and AdvEnt (ADVENT, arXiv:1811.12833), CLAN (arXiv:1809.09478), FADA
+(arXiv:2007.09222) and the memory of Seg-Uncertainty (arXiv:1912.11164).
 """
 
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.state import DiscriminatorState, TrainState
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.heads import Output
+from proda_jax.models.resizing import resize_align_corners
 
 # metrics of each discriminator, and of each head
 ADVERSARIAL = {adversary.MAIN: "adversarial", adversary.AUXILIARY: "auxiliary_adversarial"}
@@ -67,8 +68,9 @@ def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: st
 class Objective:
     """What a step minimises, as shares of the whole batch.
 
-    G = sum_h c_h CE_h(source) + d sum_h a_h GAN(D_h(target), source) + sum_h e_h E_h(target) over heads h, with the
-    stage's weights, and the discriminators' w sum_h [GAN(D_h(source), source) + GAN(D_h(target), target)].
+    G = sum_h c_h CE_h(source) + d sum_h a_h GAN(D_h(target), source) + sum_h e_h E_h(target) + m sum_h KL(q || p_h)
+    over heads h, with the stage's weights, q being what the network says; the discriminators' is
+    w sum_h [GAN(D_h(source), source) + GAN(D_h(target), target)].
 
     Attributes:
       setup: holds the settings.
@@ -112,7 +114,17 @@ class Objective:
             if weight:
                 metrics[name] = losses.entropy(logits, self.size, total=self.pixels)
                 loss = loss + weight * metrics[name]
+        if c.memory_weight:
+            metrics["memory"] = self.memory(output)
+            loss = loss + jnp.where(self.step >= c.memory_after, c.memory_weight, 0.0) * metrics["memory"]
         return loss, metrics
+
+    def memory(self, output: Output) -> jax.Array:
+        """Sum over heads of KL(q || p_h), q being what the network says (Seg-Uncertainty, Equation 4)."""
+        said, *heads = (resize_align_corners(logits, self.size) for logits in (output.logits, *output.heads))
+        everywhere = jnp.ones(said.shape[:-1], bool)
+        compare = partial(losses.distillation, valid=everywhere, form="equation12_per_pixel", total=self.pixels)
+        return sum(compare(logits, said) for logits in heads)
 
     def discriminators(self, critics: Any, source: Output, target: Output) -> jax.Array:
         """What the discriminators learn from the network's outputs."""
