@@ -215,6 +215,9 @@ def warmup(init: str, steps: int) -> ml_collections.ConfigDict:
     s = stage("warmup", init, steps)
     s.batch_norm = "frozen"  # the authors' answer to those who could not train it
     s.focus = 0.0  # gamma of the focal loss on the source, in place of cross entropy (CLAN's code: 2)
+    s.rare_weight = 1.0  # of source classes with few pixels in a batch, and of often absent ones (Seg-Uncertainty: 7)
+    s.rare_pixels = 64 * 64  # fewer pixels are few, times the batch's images (Seg-Uncertainty)
+    s.hard_share = 1.0  # of source pixels, of the largest losses, that are learnt from (Seg-Uncertainty: 0.2)
     s.logit_temperature = 1.0  # that class scores are divided by in the source's loss, and in 'classes' (FADA: 1.8)
     s.auxiliary_ce_weight = 0.0  # of the auxiliary head's loss on the source (AdaptSegNet, ADVENT: 0.1; CLAN: 1)
     s.gan = "ls"  # 'ls' least squares (released), 'vanilla'; 'classes': cross entropy over (domain, class) (FADA)

@@ -5,9 +5,9 @@
 
 First both heads are aligned and learn from what they say together, then from pseudo labels that count less where they
 diverge. Published: GTA5 50.3 mIoU, SYNTHIA 47.9 over 16 classes and 54.9 over 13 (ProDA's Tables 1 and 2). This
-configuration has not been run in full, and it is not all of the authors' code, which also weighs classes by how rare
-they are, learns the hardest fifth of source pixels alone, has a discriminator at three scales with a penalty on its
-gradient, a main head that sees the last two groups of blocks, and Nesterov's momentum.
+configuration has not been run in full, and it is not all of the authors' code, which has a discriminator at three
+scales with a penalty on its gradient, a main head that sees the last two groups of blocks, Nesterov's momentum, and
+weighs classes in its second stage, too.
 """
 
 import ml_collections
@@ -46,6 +46,8 @@ def memory(init: str, steps: int) -> ml_collections.ConfigDict:
     s.discriminator = "fully_convolutional"
     s.adversarial_weight, s.auxiliary_adversarial_weight = 0.001, 0.0002
     s.auxiliary_ce_weight = 0.5
+    s.rare_weight = 7.0
+    s.hard_share = 0.2
     s.memory_weight = 0.1
     s.memory_after = steps * 3 // 5
     return s

@@ -494,3 +494,79 @@ def rectified_cross_entropy(
     fit = _pixel_cross_entropy(logits, labels) * (1.0 if weights is None else weights)
     values = jnp.exp(-divergence) * fit + divergence
     return share_of_mean(values, jnp.ones(values.shape, bool), total)
+
+
+# Rare classes and hard pixels (Seg-Uncertainty's code)
+
+PRESENCE_MOMENTUM = 0.9
+
+
+def class_weights(
+    pixels: jax.Array, presence: jax.Array, *, weight: float, fewer_than: jax.Array | int
+) -> tuple[jax.Array, jax.Array]:
+    """Weights of classes: those with few pixels in a batch weigh more, and those that were often absent more still.
+
+    Args:
+      pixels: of each class in the whole batch, [classes].
+      presence: running mean of `weight` where the class was absent and 1 where not, before this batch, [classes].
+      weight: of a class with fewer pixels.
+      fewer_than: how many that is.
+
+    Returns:
+      Weights float32 [classes], and `presence` after this batch.
+    """
+    now = jnp.where(pixels == 0, weight, 1.0)
+    presence = PRESENCE_MOMENTUM * presence + (1.0 - PRESENCE_MOMENTUM) * now
+    return jnp.where(pixels < fewer_than, weight, 1.0) * presence, presence
+
+
+def hard_pixels(values: jax.Array, share: float, axis_name: str | None = None) -> jax.Array:
+    """Where losses are among the largest.
+
+    Args:
+      values: loss of each pixel of this micro-batch, [batch, height, width].
+      share: of all its pixels, over all devices, that are hard.
+      axis_name: mapped axis over the devices, or None.
+
+    Returns:
+      bool, of that shape: losses of at least the quantile, between two losses by their distance from it.
+    """
+    every = jax.lax.stop_gradient(values)
+    every = every if axis_name is None else jax.lax.all_gather(every, axis_name)
+    return values >= jnp.quantile(every, 1.0 - share)
+
+
+def selective_cross_entropy(
+    logits: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array,
+    share: float,
+    *,
+    parts: int = 1,
+    axis_name: str | None = None,
+) -> jax.Array:
+    """Weighted cross entropy of hard pixels: sum of weight times loss over sum of weights.
+
+    Args:
+      logits: [batch, h, w, classes]; resized to the labels.
+      labels: integer [batch, height, width]; IGNORE does not count.
+      weights: of the classes, [classes].
+      share: see `hard_pixels`, by weight times loss, ignored pixels having none; 1: all count.
+      parts: micro-batches, each of which has its own sum of weights.
+      axis_name: mapped axis over the devices, or None.
+
+    Returns:
+      The share of the mean over micro-batches.
+    """
+    @jax.checkpoint
+    def pixel_losses(logits: jax.Array) -> jax.Array:
+        return _pixel_cross_entropy(resize_align_corners(logits, labels.shape[1:3]), labels)
+
+    of_pixel = jax.nn.one_hot(labels, len(weights), dtype=jnp.float32) @ weights
+    values = of_pixel * pixel_losses(logits)
+    counted = labels != IGNORE
+    if share < 1.0:
+        counted &= hard_pixels(values, share, axis_name)
+    total = jnp.sum(jnp.where(counted, of_pixel, 0.0))
+    total = total if axis_name is None else jax.lax.psum(total, axis_name)
+    return jnp.sum(jnp.where(counted, values, 0.0)) / jnp.maximum(total, 1e-9) / parts

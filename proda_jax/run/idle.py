@@ -55,6 +55,8 @@ _OF_ADVERSARIES: tuple[Rule, ...] = (
      "adversarial_weight and schedule_warmup above 0"),
     (("soft_label_limit",), lambda s: s.adversarial_weight > 0 and s.gan == "classes", "gan 'classes'"),
     (("local_floor", "local_after"), lambda s: s.local_weight > 0, "local_weight above 0"),
+    (("rare_pixels",), lambda s: s.rare_weight != 1, "a rare_weight other than 1"),
+    (("focus", "reduction"), lambda s: s.rare_weight == 1 and s.hard_share == 1, "rare_weight 1 and hard_share 1"),
     (("memory_after",), lambda s: s.memory_weight > 0, "memory_weight above 0"),
     (("damping_steps",), lambda s: s.adversarial_weight > 0 or s.weight_divergence > 0,
      "adversarial_weight or weight_divergence above 0"),

@@ -34,7 +34,7 @@ _BEFORE = {
     "soft_label_limit": 0.9, "local_weight": 0.0, "local_floor": 0.4, "local_after": 5000, "damping_steps": 0,
     "weight_divergence": 0.0, "entropy_weight": 0.0, "auxiliary_entropy_weight": 0.0, "schedule_warmup_to": "schedule",
     "source_weight": 1.0, "discriminator_warmup": True, "memory_weight": 0.0, "memory_after": 15_000,
-    "rectified": False,
+    "rectified": False, "rare_weight": 1.0, "rare_pixels": 4096, "hard_share": 1.0,
 }  # fmt: skip
 _OF_DATA = ("name", "split", "image_size", "label_values")  # of a data set; where its files lie may change
 _OF_DATA_IF_SET = ("color_tolerance", "value_range")  # of these, older versions knew nothing

@@ -76,11 +76,11 @@ POSITIVE = (
     "schedule_steps", "schedule_factor", "temperature", "backbone_rate", "head_rate", "discriminator_rate",
     "contrast_temperature", "prototype_min_pixels", "prototype_init_min_pixels", "prototype_init_limit",
     "prototype_init_passes", "steps", "layer_decay", "statistics_images", "rare_class_temperature", "crop_tries",
-    "mask_block", "logit_temperature", "discriminator_weight",
+    "mask_block", "logit_temperature", "discriminator_weight", "rare_weight", "hard_share",
 )  # fmt: skip
 SHARES = (
     "momentum", "schedule_warmup_start", "grey", "ema_momentum", "prototype_momentum", "label_threshold", "mask_ratio",
-    "feature_distance_share", "largest_class", "soft_label_limit",
+    "feature_distance_share", "largest_class", "soft_label_limit", "hard_share",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "weight_decay", "adversarial_weight", "ce_weight", "rce_weight", "consistency_weight", "regulariser_weight",
@@ -88,7 +88,7 @@ NOT_NEGATIVE = (
     "feature_distance_weight", "rare_class_min_pixels", "rare_class_crop_pixels", "auxiliary_ce_weight",
     "auxiliary_adversarial_weight", "local_weight", "local_floor", "local_after", "damping_steps", "weight_divergence",
     "entropy_weight", "auxiliary_entropy_weight", "focus", "source_weight",
-    "memory_weight", "memory_after",
+    "memory_weight", "memory_after", "rare_pixels",
 )  # fmt: skip
 
 
@@ -275,6 +275,8 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
         check_pretraining(config, name)
     if "strong" in stage:
         check_mixing(config, name)
+    if stage.get("source_weight") == 0 and any(stage.jitter.values()):
+        refuse(f"{name}.jitter", stage.jitter.to_dict(), "zeros, as source_weight is 0: the source is left out")
     if "auxiliary_ce_weight" in stage:
         check_heads(config, name)
     if "gan" in stage:

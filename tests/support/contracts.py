@@ -136,6 +136,11 @@ STAGES = {
     "denoise": Row(lambda: base.denoise("random", 10), settings=(("label_threshold", 0.3), *SLOW)),
     "self_training": Row(lambda: base.self_training("random", 10), settings=(("label_threshold", 0.3),)),
     "distill": Row(lambda: base.distill("random", "random", 10)),
+    "rare_and_hard": Row(  # Seg-Uncertainty's first
+        lambda: base.warmup("random", 10),
+        splits=False,  # a micro-batch has its own hard pixels
+        settings=(("rare_weight", 7.0), ("rare_pixels", 128), ("hard_share", 0.5), ("adversarial_weight", 1.0), *SLOW),
+    ),
     "rectified": Row(  # Seg-Uncertainty's second
         lambda: base.distill("random", "random", 10),
         settings=(("rectified", True), ("auxiliary_ce_weight", 0.5), ("distillation_weight", 0.0),

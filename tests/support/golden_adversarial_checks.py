@@ -1,5 +1,6 @@
 """AdaptSegNet, ADVENT, CLAN and FADA, by our configurations, agree with the released codes in whole objectives."""
 
+import dataclasses
 import functools
 
 import jax
@@ -11,7 +12,9 @@ from comparators import B, K, agree, first_of, golden, nchw, nhwc, same, thinned
 
 from proda_jax.adaptation import adversary, losses, optim
 from proda_jax.adaptation.stages import step as steps
+from proda_jax.adaptation.stages import warmup
 from proda_jax.adaptation.stages.warmup import Objective
+from proda_jax.adaptation.state import TrainState
 from proda_jax.configs import adaptsegnet, advent, clan, fada, seg_uncertainty
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.convolution import Conv
@@ -360,6 +363,7 @@ def uncertain_labels(g) -> np.ndarray:
 def test_memory_of_seg_uncertainty(step):
     g = golden("segunc")
     stage = seg_uncertainty.memory("imagenet", 25_000)
+    stage.rare_weight = stage.hard_share = 1.0
     found = stepped(stage, logits_of(g), uncertain_labels(g), None, step=step, weight=0.5)
     agree(found["terms"]["memory"], g["kl_only_loss_kl"])
     for name in ("trg_main", "trg_aux"):
@@ -367,6 +371,38 @@ def test_memory_of_seg_uncertainty(step):
             assert not np.any(found["logits"][name])
         else:
             agree(thinned(found["logits"][name]), g[f"kl_only_{name}_grad"])
+
+
+def test_rare_classes_and_hard_pixels_of_seg_uncertainty():
+    g, stage = golden("segunc"), seg_uncertainty.memory("imagenet", 25_000)
+    labels = uncertain_labels(g)
+    setup = steps.Setup(None, None, stage, None)
+    state = TrainState(jnp.int32(0), None, None, None, None, class_presence=jnp.ones(K))
+    weights, presence = warmup.class_weights(state, labels, setup)
+    agree(weights, g["stage1_class_weight"])
+    agree(weights, g["rectify_class_weight"])
+    assert np.allclose(presence, np.where(np.isin(np.arange(K), labels), 1.0, 1.6))
+    objective = dataclasses.replace(objective_of(stage, labels), class_weights=weights)
+    logits = {name: g.logits(name) for name in ("src_main", "src_aux")}
+
+    def loss(logits):
+        return objective.source(output_of(logits["src_main"], logits["src_aux"]), labels)
+
+    gradient, found = jax.grad(loss, has_aux=True)(logits)
+    agree(found["source_ce"], g["stage1_loss_seg2"])
+    agree(found["auxiliary_ce"], g["stage1_loss_seg1"])
+    for name in logits:
+        agree(thinned(gradient[name]), g[f"stage1_{name}_grad"])
+    log_p = jax.nn.log_softmax(resize_align_corners(logits["src_main"], large(g)))
+    values = -jnp.sum(log_p * jax.nn.one_hot(labels, K), -1) * np.append(weights, 0.0)[np.minimum(labels, K)]
+    kept = losses.hard_pixels(values, stage.hard_share) & (labels != IGNORE)
+    same(np.where(kept, labels, IGNORE), g["stage1_hard_labels_main"])
+
+
+def test_plain_source_losses_of_seg_uncertainty():
+    g, labels = golden("segunc"), uncertain_labels(golden("segunc"))
+    for i, name in ((1, "src_aux"), (2, "src_main")):
+        agree(losses.upsampled_cross_entropy(g.logits(name), labels), g[f"before_15000_loss_seg{i}"])
 
 
 test_memory_of_seg_uncertainty.cases = [(14_999,), (15_000,)]

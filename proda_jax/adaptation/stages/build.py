@@ -202,4 +202,5 @@ def create_state(
         prototypes=copy(start) if start is not None else None,
         recomputed=copy(variables["batch_stats"]) if setup.stage.get("statistics") == "recomputed" else None,
         discriminator=discriminator,
+        class_presence=jnp.ones(setup.model.classes) if kind.weighs_classes(setup.stage) else None,
     )

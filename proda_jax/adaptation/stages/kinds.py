@@ -41,6 +41,7 @@ class Kind:
         what becomes of them.
       teacher: setting with the name of the stage whose frozen network the step is given, if any.
       discriminator: whether it trains any.
+      weighs_classes: whether it keeps how often classes are absent, by which they are weighed.
       auxiliary_head: whether it trains the network's second head, if there is one.
       momentum_encoder: whether it has an average of its parameters.
       averages_statistics: whether this has running statistics of its own.
@@ -61,6 +62,7 @@ class Kind:
     pseudo_labels: NeededLabels | None = None
     teacher: str | None = None
     discriminator: Callable[[Settings], bool] = lambda stage: False
+    weighs_classes: Callable[[Settings], bool] = lambda stage: False
     auxiliary_head: Callable[[Settings], bool] = lambda stage: False
     momentum_encoder: Callable[[Settings], bool] = lambda stage: False
     averages_statistics: Callable[[Settings], bool] = lambda stage: False
@@ -118,9 +120,10 @@ KINDS: dict[str, Kind] = {
     "warmup": Kind(
         "warmup",
         discriminator=lambda stage: stage.get("adversarial_weight", 0.01) > 0,
+        weighs_classes=lambda stage: stage.get("rare_weight", 1.0) != 1 or stage.get("hard_share", 1.0) < 1,
         auxiliary_head=lambda stage: True,
         unused_views=lambda stage: (*_STRONG, "target_stride"),
-        paper_row=lambda stage, kinds: "warm-up",
+        paper_row=in_paper.warmup_row,
         paper_settings=lambda stage, source: in_paper.JITTER,
     ),
     "denoise": Kind(

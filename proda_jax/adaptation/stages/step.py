@@ -306,7 +306,7 @@ def unless_not_finite(train_step: Callable) -> Callable:
 
 def changing(state: TrainState) -> dict[str, Any]:
     """What a step that is left out leaves as it was."""
-    names = ("params", "batch_stats", "opt_state", "ema_params", "prototypes", "discriminator")
+    names = ("params", "batch_stats", "opt_state", "ema_params", "prototypes", "discriminator", "class_presence")
     return {name: getattr(state, name) for name in names}
 
 

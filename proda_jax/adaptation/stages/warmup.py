@@ -77,6 +77,7 @@ class Objective:
       size: height and width of the images.
       step: number of steps taken.
       labels, pixels: source labels that count, and target pixels, in the whole batch.
+      class_weights: of the source's classes, [classes], or None.
     """
 
     setup: steps.Setup
@@ -84,6 +85,7 @@ class Objective:
     step: jax.Array
     labels: jax.Array
     pixels: jax.Array
+    class_weights: jax.Array | None = None
 
     @property
     def damping(self) -> jax.Array | float:
@@ -93,13 +95,12 @@ class Objective:
 
     def source(self, output: Output, label: jax.Array) -> tuple[jax.Array, steps.Metrics]:
         """Cross entropy of each head on labelled images; label [batch, h, w]."""
-        c = self.setup.stage
-        fits = [
-            losses.upsampled_cross_entropy(
-                logits / c.logit_temperature, label, total=self.labels, reduction=c.reduction, focus=c.focus
-            )
-            for logits in output.heads
-        ]
+        c, fit = self.setup.stage, partial(losses.upsampled_cross_entropy, total=self.labels)
+        fit = partial(fit, reduction=c.reduction, focus=c.focus)
+        if self.class_weights is not None:
+            fit = partial(losses.selective_cross_entropy, weights=self.class_weights, share=c.hard_share)
+            fit = partial(fit, parts=self.setup.micro_batches, axis_name=self.setup.axis_name)
+        fits = [fit(logits / c.logit_temperature, label) for logits in output.heads]
         loss = sum(weight * fit for weight, fit in zip((1.0, c.auxiliary_ce_weight), fits, strict=False))
         return loss, dict(zip(("source_ce", "auxiliary_ce"), fits, strict=False))
 
@@ -169,7 +170,8 @@ def update(state: TrainState, inputs: Inputs, *, setup: steps.Setup):
             losses.count(jnp.ones(inputs.target_image.shape[:3], bool)),
         ),
     )
-    objective = Objective(setup, inputs.source_image.shape[1:3], state.step, labels, pixels)
+    weights, presence = class_weights(state, inputs.source_label, setup)
+    objective = Objective(setup, inputs.source_image.shape[1:3], state.step, labels, pixels, weights)
 
     def gradient_of(stats: Any, part: Inputs):
         def source_loss(output: Output):
@@ -199,7 +201,17 @@ def update(state: TrainState, inputs: Inputs, *, setup: steps.Setup):
         gradient = steps.add(gradient, apart)
     judges = moved(state.discriminator, critics_gradient, setup)
     state, metrics = steps.update(setup, state, gradient, stats, metrics)
-    return state.replace(discriminator=judges), metrics
+    return state.replace(discriminator=judges, class_presence=presence), metrics
+
+
+def class_weights(state: TrainState, label: jax.Array, setup: steps.Setup) -> tuple[Any, Any]:
+    """Weights of the source's classes in this batch, and `TrainState.class_presence` after it; None where all are 1."""
+    c, presence = setup.stage, state.class_presence
+    if presence is None:
+        return None, None
+    pixels = steps.reduce(setup, jnp.sum(jax.nn.one_hot(label, len(presence)), axis=(0, 1, 2)))
+    images = len(label) * (setup.shares // setup.micro_batches)
+    return losses.class_weights(pixels, presence, weight=c.rare_weight, fewer_than=c.rare_pixels * images)
 
 
 def moved(
