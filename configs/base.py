@@ -225,7 +225,11 @@ def warmup(init: str, steps: int) -> ml_collections.ConfigDict:
     #                                     (ADVENT), or the network's 'features' (FADA)
     s.adversarial_weight = 0.01  # of what the network says; 0: there is no discriminator
     s.auxiliary_adversarial_weight = 0.0  # of what its auxiliary head says, with a discriminator of its own
-    s.discriminator = "released"  # 'released', 'fully_convolutional' (AdaptSegNet), 'pixelwise' (FADA)
+    s.discriminated = "network"  # what the network says (CLAN), or the 'heads' on the target, which are to be like what
+    #                              the network says of the source (Seg-Uncertainty)
+    s.discriminator = "released"  # 'released', 'fully_convolutional' (AdaptSegNet), 'pixelwise' (FADA), 'multi_scale'
+    #                               (Seg-Uncertainty)
+    s.gradient_penalty = 0.0  # of discriminators' squared slopes on the source (Seg-Uncertainty: 0.01)
     s.discriminator_channels = (64, 128, 256, 512)  # of its convolutions before the last (released; FADA: 256, 128)
     s.discriminator_rate = 1e-4  # of Adam; follows the schedule too (released)
     s.discriminator_warmup = True  # whether it rises over schedule_warmup, too (CLAN; not in Seg-Uncertainty)

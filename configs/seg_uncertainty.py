@@ -5,9 +5,8 @@
 
 First both heads are aligned and learn from what they say together, then from pseudo labels that count less where they
 diverge. Published: GTA5 50.3 mIoU, SYNTHIA 47.9 over 16 classes and 54.9 over 13 (ProDA's Tables 1 and 2). This
-configuration has not been run in full, and it is not all of the authors' code, which has a discriminator at three
-scales with a penalty on its gradient, a main head that sees the last two groups of blocks, Nesterov's momentum, and
-weighs classes in its second stage, too.
+configuration has not been run in full, and it is not all of the authors' code, which has a main head that sees the last
+two groups of blocks, Nesterov's momentum, and weighs classes in its second stage, too.
 """
 
 import ml_collections
@@ -43,8 +42,10 @@ def get_config(source: str = "gta5") -> ml_collections.ConfigDict:
 def memory(init: str, steps: int) -> ml_collections.ConfigDict:
     """Alignment of both heads, each of which is to say what both say together."""
     s = base.warmup(init, steps)
-    s.discriminator = "fully_convolutional"
-    s.adversarial_weight, s.auxiliary_adversarial_weight = 0.001, 0.0002
+    s.discriminated = "heads"
+    s.discriminator, s.discriminator_channels = "multi_scale", (32, 32, 32, 32, 64)
+    s.gradient_penalty = 0.01
+    s.adversarial_weight, s.auxiliary_adversarial_weight = 0.002, 0.0004  # 0.001 and 0.0002 of twice the loss
     s.auxiliary_ce_weight = 0.5
     s.rare_weight = 7.0
     s.hard_share = 0.2

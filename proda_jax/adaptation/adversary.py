@@ -18,7 +18,8 @@ from proda_jax.models.moments import at_least_float32
 from proda_jax.models.resizing import resize_align_corners
 
 SOURCE, TARGET = 0.0, 1.0  # what discriminators call the domains
-MAIN, AUXILIARY = 0, 1  # which of the discriminators
+MAIN, AUXILIARY = 0, 1  # which of the discriminators, and what these see: what the network says, the auxiliary head,
+MAIN_HEAD = 2  # or the main head alone
 CLASSES = "classes"  # the adversarial loss whose discriminators score (domain, class)
 
 Settings = ml_collections.ConfigDict
@@ -26,8 +27,8 @@ Size = tuple[int, int]  # height and width
 
 
 def scored(output: Output, which: int) -> jax.Array:
-    """Class scores [batch, h, w, classes] that a discriminator judges: the network's, or its auxiliary head's."""
-    return output.logits if which == MAIN else output.heads[1]
+    """Class scores [batch, h, w, classes] that a discriminator judges: of the network, or of one of its heads."""
+    return output.logits if which == MAIN else output.heads[1 if which == AUXILIARY else 0]
 
 
 def probabilities(output: Output, which: int, size: Size) -> jax.Array:
@@ -84,6 +85,7 @@ def judge(
     *,
     size: Size,
     shares: int,
+    shown: int | None = None,
     weigh: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
     """How far a discriminator is from taking an output for one of a domain.
@@ -92,6 +94,7 @@ def judge(
       discriminator, params: see `initialise`.
       output: of the network.
       which: MAIN or AUXILIARY.
+      shown: what it sees of the output; None: as `which`.
       domain: SOURCE or TARGET.
       stage: its settings.
       size: of the images, height and width.
@@ -99,21 +102,54 @@ def judge(
       weigh: scores -> weights of their losses, [batch, h, w, 1]; None: all count alike.
 
     Returns:
-      The share of the mean over all scores, a scalar.
+      The share of the mean over all scores, a scalar; of a discriminator of several scales the sum over them.
     """
-    params = params if which == MAIN else params["auxiliary"]
-    own = {name: layer for name, layer in params.items() if name != "auxiliary"}
-    scores = discriminator.apply({"params": own}, MAPS[stage.adversarial_on](output, which, size))
+    shown = which if shown is None else shown
+    scores = apply(discriminator, params, which, MAPS[stage.adversarial_on](output, shown, size))
+    return sum(compared(one, output, shown, domain, stage, size, shares, weigh) for one in scores)
+
+
+def apply(discriminator: Discriminator, params: Any, which: int, maps: jax.Array) -> tuple[jax.Array, ...]:
+    """Scores of one of the discriminators, [batch, h, w, outputs] of each of its scales."""
+    own = params if which == MAIN else params["auxiliary"]
+    scores = discriminator.apply({"params": {k: v for k, v in own.items() if k != "auxiliary"}}, maps)
+    return scores if isinstance(scores, tuple) else (scores,)
+
+
+def compared(
+    scores: jax.Array, output: Output, shown: int, domain: float, stage: Settings, size: Size, shares: int,
+    weigh: Callable[[jax.Array], jax.Array] | None,
+) -> jax.Array:  # fmt: skip
+    """How far scores of one scale are from a domain's; see `judge`."""
     if stage.scores_at == "image":
         scores = resize_align_corners(scores, size)
     total = jnp.int32(scores[..., 0].size * shares)
     if stage.gan == CLASSES:
-        labels = soft_labels(resize_align_corners(scored(output, which), scores.shape[1:3]), stage)
+        labels = soft_labels(resize_align_corners(scored(output, shown), scores.shape[1:3]), stage)
         halves = [labels, jnp.zeros_like(labels)] if domain == SOURCE else [jnp.zeros_like(labels), labels]
         everywhere = jnp.ones(labels.shape[:-1], bool)
         return losses.soft_cross_entropy(scores, jnp.concatenate(halves, axis=-1), everywhere, total=total)
     weights = None if weigh is None else weigh(scores)
     return losses.gan_loss(scores, domain, kind=stage.gan, total=total, weights=weights)
+
+
+def gradient_penalty(
+    discriminator: Discriminator, params: Any, output: Output, which: int, stage: Settings, *, size: Size,
+    images: jax.Array,
+) -> jax.Array:  # fmt: skip
+    """How steep a discriminator is at what the network says of the source, of each scale by itself (Seg-Uncertainty).
+
+    Args:
+      discriminator, params, output, which, stage, size: see `judge`.
+      images: number of images in the whole batch.
+
+    Returns:
+      The share of the mean over images of the squared norm of the gradient of the sum of scores, a scalar.
+    """
+    maps = MAPS[stage.adversarial_on](output, MAIN, size)
+    scores, pullback = jax.vjp(lambda maps: tuple(map(jnp.sum, apply(discriminator, params, which, maps))), maps)
+    each = jnp.eye(len(scores), dtype=scores[0].dtype)
+    return sum(jnp.sum(pullback(tuple(one))[0] ** 2) for one in each) / images
 
 
 def soft_labels(logits: jax.Array, stage: Settings) -> jax.Array:

@@ -47,7 +47,8 @@ _OF_DISTILLATION: tuple[Rule, ...] = (
 _OF_ADVERSARIES: tuple[Rule, ...] = (
     (
         ("gan", "adversarial_on", "discriminator", "discriminator_channels", "discriminator_rate",
-         "discriminator_weight", "scores_at", "local_weight", "auxiliary_adversarial_weight"),
+         "discriminator_weight", "scores_at", "local_weight", "auxiliary_adversarial_weight",
+         "discriminated", "gradient_penalty"),
         lambda s: s.adversarial_weight > 0,
         "adversarial_weight above 0",
     ),

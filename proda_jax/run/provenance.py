@@ -35,6 +35,7 @@ _BEFORE = {
     "weight_divergence": 0.0, "entropy_weight": 0.0, "auxiliary_entropy_weight": 0.0, "schedule_warmup_to": "schedule",
     "source_weight": 1.0, "discriminator_warmup": True, "memory_weight": 0.0, "memory_after": 15_000,
     "rectified": False, "rare_weight": 1.0, "rare_pixels": 4096, "hard_share": 1.0,
+    "discriminated": "network", "gradient_penalty": 0.0,
 }  # fmt: skip
 _OF_DATA = ("name", "split", "image_size", "label_values")  # of a data set; where its files lie may change
 _OF_DATA_IF_SET = ("color_tolerance", "value_range")  # of these, older versions knew nothing

@@ -51,6 +51,7 @@ CHOICES = {
     "reduction": REDUCTIONS,
     "gan": (*GAN_LOSSES, adversary.CLASSES),
     "adversarial_on": adversary.MAPS,
+    "discriminated": ("network", "heads"),
     "discriminator": DISCRIMINATORS,
     "scores_at": ("grid", "image"),
     "weighting": ("prototypes", "network", "none"),
@@ -88,7 +89,7 @@ NOT_NEGATIVE = (
     "feature_distance_weight", "rare_class_min_pixels", "rare_class_crop_pixels", "auxiliary_ce_weight",
     "auxiliary_adversarial_weight", "local_weight", "local_floor", "local_after", "damping_steps", "weight_divergence",
     "entropy_weight", "auxiliary_entropy_weight", "focus", "source_weight",
-    "memory_weight", "memory_after", "rare_pixels",
+    "memory_weight", "memory_after", "rare_pixels", "gradient_penalty",
 )  # fmt: skip
 
 
@@ -302,6 +303,8 @@ def check_heads(config: ml_collections.ConfigDict, name: str) -> None:
             refuse(f"{name}.{key}", stage[key], f"{type(stage[key])()!r}, as config.model.auxiliary_head is 'none'")
     if stage.get("weight_divergence") and heads != PARALLEL:
         refuse(f"{name}.weight_divergence", stage.weight_divergence, "0.0 but of model.auxiliary_head 'parallel'")
+    if stage.get("discriminated") == "heads" and heads == NO_AUXILIARY:
+        refuse(f"{name}.discriminated", "heads", "'network', as config.model.auxiliary_head is 'none'")
     trains = kinds.of(stage).auxiliary_head(stage) or stage.get("rectified")
     if heads != NO_AUXILIARY and trains and not stage.auxiliary_ce_weight:
         refuse(f"{name}.auxiliary_ce_weight", 0.0, f"above 0, as config.model.auxiliary_head is {heads!r}")

@@ -18,8 +18,8 @@ from golden_hrda_checks import *  # noqa: F403
 
 CHECKS = (golden_adversarial_checks, golden_cpsl_checks, golden_dacs_checks, golden_hrda_checks)
 # methods all of whose arrays are compared
-COMPLETE = ("adaptseg", "advent", "clan", "fada", "schedules", "dacs", "daformer", "mic", "hrda", "fda", "cpsl",
-            "sepico")  # fmt: skip
+COMPLETE = ("adaptseg", "advent", "clan", "fada", "segunc", "schedules", "dacs", "daformer", "mic", "hrda", "fda",
+            "cpsl", "sepico")  # fmt: skip
 
 
 def left(method: str) -> set[str]:

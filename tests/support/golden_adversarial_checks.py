@@ -399,6 +399,69 @@ def test_rare_classes_and_hard_pixels_of_seg_uncertainty():
     same(np.where(kept, labels, IGNORE), g["stage1_hard_labels_main"])
 
 
+def scales_weights(g, prefix: str) -> dict:
+    """Parameters of the discriminator at three scales, whose scores are 1 - theirs: there, 1 is the source."""
+    made, sizes = {}, (K, 32, 32, 32, 32, 64)
+    for scale in range(3):
+        name = f"{prefix}.cnns.{scale}"
+        for i, (into, out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+            made[f"scale{scale}_conv{i + 1}"] = g.conv(f"{name}.{i}.conv", out, into, 3)
+        for block in range(4):
+            for i in range(2):
+                there = f"{name}.{5 + block}.model.{i}.conv"
+                made[f"scale{scale}_block{block + 1}_conv{i + 1}"] = g.conv(there, 64, 64, 3)
+        last = g.conv(f"{name}.9", 1, 64, 1)
+        made[f"scale{scale}_classifier"] = {"kernel": -last["kernel"], "bias": 1 - last["bias"]}
+    return made
+
+
+def test_adversaries_of_seg_uncertainty():
+    g, stage = golden("segunc"), seg_uncertainty.memory("imagenet", 25_000)
+    labels, logits = uncertain_labels(g), logits_of(g)
+    critics = scales_weights(g, "MD.seg2.24") | {"auxiliary": scales_weights(g, "MD.seg1.38")}
+    outputs = [output_of(logits[f"{d}_main"], logits[f"{d}_aux"], 0.5) for d in ("src", "trg")]
+
+    @functools.partial(jax.jit, static_argnames="step")
+    def run(logits, step):
+        def loss(logits):
+            target = output_of(logits["trg_main"], logits["trg_aux"], 0.5)
+            return objective_of(stage, labels, step).target(target, critics)
+
+        return jax.grad(loss, has_aux=True)(logits)
+
+    for tag, step in (("before_15000", 14_999), ("stage1", 15_000)):
+        gradient, terms = run(logits, step)
+        for i, name, weight in ((1, "auxiliary_adversarial", 0.0002), (2, "adversarial", 0.001)):
+            agree(terms[name] / weight, g[f"{tag}_loss_adv{i}"])
+        for name in ("trg_aux", "trg_main"):
+            if f"{tag}_{name}_grad" in g.arrays:
+                agree(thinned(gradient[name]), g[f"{tag}_{name}_grad"])
+    agree(terms["memory"], g["stage1_loss_kl"])
+    assert g["before_15000_loss_kl"] == 0
+
+    def judged(critics, which: int):
+        own = critics if which == MAIN else critics["auxiliary"]
+        swapped = [output if which == MAIN else dataclasses.replace(output, heads=output.heads[::-1])
+                   for output in outputs]  # fmt: skip
+        return objective_of(stage, labels).discriminators({k: v for k, v in own.items() if k != "auxiliary"}, *swapped)
+
+    for i, which in ((1, AUXILIARY), (2, MAIN)):
+        loss, gradient = jax.jit(jax.value_and_grad(functools.partial(judged, which=which)))(critics)
+        gradient = gradient if which == MAIN else gradient["auxiliary"]
+        agree(loss, g[f"stage1_loss_D{i}"])
+        for ours, theirs, sign in (
+            (gradient["scale0_conv1"]["kernel"], "0.0.conv.weight", 1),
+            (gradient["scale2_conv4"]["bias"], "2.3.conv.bias", 1),
+            (gradient["scale1_classifier"]["kernel"], "1.9.weight", -1),
+            (gradient["scale0_block1_conv1"]["bias"], "0.5.model.0.conv.bias", 1),
+        ):  # fmt: skip
+            agree(sign * first_of(ours), g[f"stage1_MD{i}.cnns.{theirs}_grad"])
+    shown = adversary.MAPS["probabilities"](outputs[1], adversary.MAIN_HEAD, large(g))
+    scores = adversary.apply(DISCRIMINATORS["multi_scale"](), critics, MAIN, shown)
+    for i, one in enumerate(scores):
+        agree(1 - nchw(one), g[f"stage1_MD2_out{i}"])
+
+
 def test_plain_source_losses_of_seg_uncertainty():
     g, labels = golden("segunc"), uncertain_labels(golden("segunc"))
     for i, name in ((1, "src_aux"), (2, "src_main")):

@@ -129,11 +129,17 @@ class Objective:
 
     def discriminators(self, critics: Any, source: Output, target: Output) -> jax.Array:
         """What the discriminators learn from the network's outputs."""
-        found = [
-            self.judge(critics, source, which, SOURCE) + self.judge(critics, target, which, TARGET, local=True)
-            for which in self.weights(critics)
-        ]
-        return self.setup.stage.discriminator_weight * sum(found)
+        c, found, penalty = self.setup.stage, 0.0, 0.0
+        for which in self.weights(critics):
+            shown = adversary.MAIN if c.discriminated == "heads" else None
+            found += self.judge(critics, source, which, SOURCE, shown=shown)
+            found += self.judge(critics, target, which, TARGET, local=True)
+            if c.gradient_penalty:
+                images = self.pixels // (self.size[0] * self.size[1])
+                penalty += adversary.gradient_penalty(
+                    self.setup.discriminator, critics, source, which, c, size=self.size, images=images
+                )
+        return c.discriminator_weight * found + c.gradient_penalty * penalty
 
     def weights(self, critics: Any) -> dict[int, Any]:
         """The weight of each discriminator's term in the network's objective, of those that there are."""
@@ -143,12 +149,17 @@ class Objective:
         auxiliary = {adversary.AUXILIARY: c.auxiliary_adversarial_weight} if "auxiliary" in critics else {}
         return {adversary.MAIN: c.adversarial_weight} | auxiliary
 
-    def judge(self, critics: Any, output: Output, which: int, domain: float, *, local: bool = False) -> jax.Array:
+    def judge(
+        self, critics: Any, output: Output, which: int, domain: float, *, local: bool = False, shown: int | None = None
+    ) -> jax.Array:
+        """See `adversary.judge`; `local`: of target images, whose scores may have weights of their own."""
         c = self.setup.stage
+        if shown is None and which == adversary.MAIN and c.discriminated == "heads":
+            shown = adversary.MAIN_HEAD
         weigh = partial(adversary.local_weight, output, step=self.step, stage=c) if local and c.local_weight else None
         return adversary.judge(
             self.setup.discriminator, critics, output, which, domain, c,
-            size=self.size, shares=self.setup.shares, weigh=weigh,
+            size=self.size, shares=self.setup.shares, shown=shown, weigh=weigh,
         )  # fmt: skip
 
     def likeness(self, params: Any) -> jax.Array:
