@@ -92,7 +92,7 @@ class Minimum:
         if not kind.segments:
             raise ValueError(f"{name}: what a step takes is not counted where several views of an image are compared")
         total = self.trained() * (2 if kind.target(stage) else 1)
-        if kind.discriminator:
+        if kind.discriminator(stage):
             total += self.discriminator(name)
         if kind.teacher and stage.distillation_weight:
             total += self.forward(tuple(self.config.views.crop_size))[0]

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from proda_jax.adaptation import prototypes
 from proda_jax.adaptation.stages import build, kinds, prepare, step
 from proda_jax.data.label_spaces import label_space
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.run import evaluate, settings
 from proda_jax.system import devices
 
@@ -75,10 +75,10 @@ class Programs:
         """The step of a stage of the configuration, or one of `WHOLE_IMAGES`."""
         return getattr(self, name)() if name in WHOLE_IMAGES else self.step(name)
 
-    def model(self, *, extra_norm: bool = False) -> DeepLab:
+    def model(self, *, extra_norm: bool = False) -> SegmentationNetwork:
         return build.network(self.config.model, len(self.space), extra_norm=extra_norm, axis_name=devices.AXIS)
 
-    def variables(self, model: DeepLab, key: jax.Array) -> Any:
+    def variables(self, model: SegmentationNetwork, key: jax.Array) -> Any:
         """Freshly initialised variables."""
         example = jnp.zeros((1, *self.config.views.crop_size, 3))
         return model.clone(axis_name=None).init(key, example, train=False)

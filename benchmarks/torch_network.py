@@ -73,7 +73,10 @@ class ReleasedHead(nn.Module):
 
 
 class Network(nn.Module):
-    """Backbone and a head named layer5; `auxiliary`: a plain main head named layer6, and layer5 on the third group."""
+    """Backbone and a head named layer5.
+
+    `auxiliary`: a plain main head named layer6, and layer5 on the third group ('lower') or beside it ('parallel').
+    """
 
     def __init__(
         self,
@@ -86,7 +89,7 @@ class Network(nn.Module):
         feature_channels=None,
         dilations=(6, 12, 18, 24),
         extra_norm=False,
-        auxiliary=False,
+        auxiliary: str | None = None,
     ):
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
@@ -103,7 +106,7 @@ class Network(nn.Module):
         if head == "released":
             self.layer5 = ReleasedHead(inputs, classes, head_channels, feature_channels or head_channels, dilations)
         elif head == "deeplab":
-            self.layer5 = PlainHead(inputs // 2 if auxiliary else inputs, classes)
+            self.layer5 = PlainHead(inputs // 2 if auxiliary == "lower" else inputs, classes)
             if auxiliary:
                 self.layer6 = PlainHead(inputs, classes)
 

@@ -61,6 +61,9 @@ def get_config() -> ml_collections.ConfigDict:
     c.model.position_resize = placeholder(str)  # 'offset', 'plain', 'antialias': of DINOv2; None: its authors'
     c.model.head = "released"  # 'released': branches, squeeze and excitation; 'deeplab': sum of dilated convolutions;
     #                            'daformer': several levels, separable branches; 'light': for plain transformers
+    c.model.auxiliary_head = "none"  # a second head of the same kind, that adversarial stages train: 'lower', on the
+    #                                  last map but one (AdaptSegNet), or 'parallel', beside the first (CLAN)
+    c.model.auxiliary_weight = 0.0  # of its class scores beside the main head's in what the network says (CLAN: 1)
     c.model.dilations = (6, 12, 18, 24)  # of the head's 3x3 convolutions; (6, 12) as in AdaptSegNet's code, (6, 12, 18)
     #                                      as in DAFormer's
     c.model.head_channels = 256  # of each branch of the released head and of DAFormer's
@@ -178,6 +181,7 @@ def stage(kind: str, init: str, steps: int) -> ml_collections.ConfigDict:
     s.schedule_factor = 0.9
     s.schedule_warmup = 0  # steps over which rates rise linearly to what the schedule says
     s.schedule_warmup_start = 1e-6  # share of it that they rise from (DAFormer)
+    s.schedule_warmup_to = "schedule"  # what they rise to: what the 'schedule' says meanwhile, or the 'rate' (CLAN)
     s.optimizer = "sgd"  # 'sgd' (released), 'adamw'
     s.adam_betas = (0.9, 0.999)  # of AdamW's running means
     s.backbone_rate = 2.5e-4  # learning rates
@@ -187,12 +191,12 @@ def stage(kind: str, init: str, steps: int) -> ml_collections.ConfigDict:
     s.weight_decay = 2e-4
     s.decay_vectors = True  # scales, biases, learnt tokens and their positions decay too (released)
     s.backbone_steps = "once"  # of SGD; 'released': most backbone parameters are stepped three times an iteration
-    s.batch_norm = "batch"  # 'frozen': running statistics, fixed scale and bias
+    s.batch_norm = "batch"  # 'frozen': running statistics, fixed scale and bias; 'affine_frozen': the latter alone
     s.statistics = "all"  # whose passes move running statistics: 'all' (released) or the 'target' images' alone; or
     #                       'recomputed': the same, and what is scored and handed on has those of whole target images
     s.statistics_images = 400  # target images from which they are recomputed, at most
     s.freeze_backbone = False  # its parameters and statistics stay as the stage found them: only the head learns
-    s.reduction = "mean"  # of losses over pixels: 'mean' (released) or 'sum' (Eq 1, 7, 10)
+    s.reduction = "mean"  # of losses over pixels: 'mean' (released), 'sum' (Eq 1, 7, 10), or the mean of each 'image'
     s.jitter = ml_collections.ConfigDict()  # photometric jitter of labelled images, factors within 1 +- x; released: 0
     s.jitter.brightness = s.jitter.contrast = s.jitter.saturation = s.jitter.white_balance = 0.0
     s.fourier_beta = 0.0  # source images have the target's amplitudes of frequencies up to this share of the crop's
@@ -225,13 +229,43 @@ def supervised(init: str, steps: int, *, target_labels: bool = False) -> ml_coll
 
 
 def warmup(init: str, steps: int) -> ml_collections.ConfigDict:
-    """Adversarial output-space alignment, with the rate and frozen normalisation that the authors recommend."""
+    """Adversarial output-space alignment, with the rate and frozen normalisation that the authors recommend.
+
+    What AdaptSegNet, ADVENT, CLAN and FADA do otherwise is in the settings; configs/adaptsegnet.py and others.
+    """
     s = stage("warmup", init, steps)
     s.batch_norm = "frozen"  # the authors' answer to those who could not train it
-    s.gan = "ls"  # 'ls' least squares (released), 'vanilla'
-    s.adversarial_weight = 0.01
-    s.discriminator_channels = (64, 128, 256, 512)  # of its four 3x3 convolutions with stride 2 (released)
+    s.focus = 0.0  # gamma of the focal loss on the source, in place of cross entropy (CLAN's code: 2)
+    s.rare_weight = 1.0  # of source classes with few pixels in a batch, and of often absent ones (Seg-Uncertainty: 7)
+    s.rare_pixels = 64 * 64  # fewer pixels are few, times the batch's images (Seg-Uncertainty)
+    s.hard_share = 1.0  # of source pixels, of the largest losses, that are learnt from (Seg-Uncertainty: 0.2)
+    s.logit_temperature = 1.0  # that class scores are divided by in the source's loss, and in 'classes' (FADA: 1.8)
+    s.auxiliary_ce_weight = 0.0  # of the auxiliary head's loss on the source (AdaptSegNet, ADVENT: 0.1; CLAN: 1)
+    s.gan = "ls"  # 'ls' least squares (released), 'vanilla'; 'classes': cross entropy over (domain, class) (FADA)
+    s.adversarial_on = "probabilities"  # what discriminators see: 'probabilities' (released), their 'information'
+    #                                     (ADVENT), or the network's 'features' (FADA)
+    s.adversarial_weight = 0.01  # of what the network says; 0: there is no discriminator
+    s.auxiliary_adversarial_weight = 0.0  # of what its auxiliary head says, with a discriminator of its own
+    s.discriminated = "network"  # what the network says (CLAN), or the 'heads' on the target, which are to be like what
+    #                              the network says of the source (Seg-Uncertainty)
+    s.discriminator = "released"  # 'released', 'fully_convolutional' (AdaptSegNet), 'pixelwise' (FADA), 'multi_scale'
+    #                               (Seg-Uncertainty)
+    s.gradient_penalty = 0.0  # of discriminators' squared slopes on the source (Seg-Uncertainty: 0.01)
+    s.discriminator_channels = (64, 128, 256, 512)  # of its convolutions before the last (released; FADA: 256, 128)
     s.discriminator_rate = 1e-4  # of Adam; follows the schedule too (released)
+    s.discriminator_warmup = True  # whether it rises over schedule_warmup, too (CLAN; not in Seg-Uncertainty)
+    s.discriminator_weight = 1.0  # of the discriminators' losses (released; AdaptSegNet, ADVENT, FADA: 0.5)
+    s.scores_at = "grid"  # where their scores are compared: on their own 'grid' (released), or at the 'image' (CLAN)
+    s.soft_label_limit = 0.9  # of the probabilities that 'classes' asks for (FADA)
+    s.local_weight = 0.0  # lambda of 1 - cosine of the two heads in a target score's weight (CLAN: 40; SYNTHIA 10)
+    s.local_floor = 0.4  # epsilon, what is added to it (CLAN)
+    s.local_after = 5000  # steps up to which all scores count alike (CLAN)
+    s.damping_steps = 0  # over which the adversarial weights and weight_divergence fall to zero; 0: never (CLAN: all)
+    s.weight_divergence = 0.0  # of cos + 1 of two parallel heads' parameters (CLAN's code: 0.02)
+    s.entropy_weight = 0.0  # of the target's normalised entropy (MinEnt: 0.001)
+    s.auxiliary_entropy_weight = 0.0  # of that of the auxiliary head (MinEnt: 0.0002)
+    s.memory_weight = 0.0  # of the divergence of each head from what the network says (Seg-Uncertainty: 0.1)
+    s.memory_after = 15_000  # steps before it acts (Seg-Uncertainty)
     s.label_weight = 0.0  # of the cross entropy with hard labels of the target (BDL: 1); all below acts beside it
     s.labels_from = placeholder(str)  # stage whose network makes them
     s.label_selector = "class_portion"  # which of them are learnt from, see `add_selection`
@@ -391,11 +425,14 @@ def distill(teacher: str, init: str, steps: int) -> ml_collections.ConfigDict:
     s.label_threshold = 0.95  # confidence up to which a pixel has no hard label (Section 5.1)
     s.label_scales = (1.0,)  # sizes of the image whose predictions are averaged for the hard labels (released: one)
     s.label_flip = True  # whether the mirrored image's are among them (released)
+    s.source_weight = 1.0  # of the source's cross entropy; 0: the source is not learnt from (FADA)
     s.target_view = "strong"  # what student and teacher see: 'strong' (released) or 'weak' (Eq 12)
     s.ce_weight, s.rce_weight = 1.0, 0.0  # of the hard labels: cross entropy (Eq 12); symmetric as released option
     s.regulariser_weight, s.regulariser = 0.0, "mrkld"  # of the target's predictions, as in stage 1 (CRST)
     add_selection(s)
     add_means(s)
+    s.auxiliary_ce_weight = 0.0  # of the auxiliary head's loss on them, if it is trained (Seg-Uncertainty: 0.5)
+    s.rectified = False  # cross entropy counts less where two heads diverge, which adds to it (Seg-Uncertainty)
     s.distillation_weight = 1.0  # beta of Eq 12
     s.distillation_form = "equation12"  # divided by the number of classes; 'equation12_per_pixel', 'released' (a bug)
     return s.lock()

@@ -11,6 +11,7 @@ from absl import app, flags, logging
 from etils import epath
 
 from proda_jax.models import weights
+from proda_jax.models.deeplab import NO_AUXILIARY
 from proda_jax.models.weights import torch_files
 from proda_jax.models.weights.foreign import INPUTS
 from proda_jax.system import command
@@ -59,6 +60,7 @@ def describe(read: weights.Weights) -> str:
     parts += ["extra normalisation"] if layout.extra_norm else []
     head = f"{layout.head} head for {layout.classes or 'unknown'} classes"
     parts.append(head if read.has_head else "no head")
+    parts += [] if layout.auxiliary_head == NO_AUXILIARY else [f"a second head, {layout.auxiliary_head!r}"]
     parts += [] if read.prototypes is None else ["prototypes"]
     parts += [] if read.step is None else [f"step {read.step}"]
     parts += [] if read.best_miou is None else [f"mIoU {100 * read.best_miou:.1f} %"]

@@ -17,7 +17,8 @@ for flag in ("--xla_force_host_platform_device_count=4", *FLAGS):
 
 # what test_golden.py gathers from these modules should explain its failures, as test modules do
 pytest.register_assert_rewrite("golden_functions_checks", "golden_network_checks", "golden_steps_checks",
-                              "comparators", "golden_cpsl_checks", "golden_dacs_checks", "golden_hrda_checks")
+                              "comparators", "golden_cpsl_checks", "golden_dacs_checks", "golden_hrda_checks",
+                              "golden_adversarial_checks")
 
 
 gc.set_threshold(20_000, 20, 20)  # traces make millions of objects, of which little is garbage

@@ -6,12 +6,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.models.resizing import resize_align_corners
 
 
 def logits_of_views(
-    model: DeepLab, variables: Any, images: jax.Array, *, scales: Sequence[float] = (1.0,), flip: bool = False
+    model: SegmentationNetwork,
+    variables: Any,
+    images: jax.Array,
+    *,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
 ) -> list[jax.Array]:
     """What the network says of each size of the images, and of their mirror images.
 
@@ -38,7 +43,7 @@ def logits_of_views(
 
 
 def averaged_probabilities(
-    model: DeepLab,
+    model: SegmentationNetwork,
     variables: Any,
     images: jax.Array,
     size: tuple[int, int],

@@ -13,9 +13,11 @@ import jax.numpy as jnp
 
 from proda_jax.adaptation.prototypes import log_assignment_weights
 from proda_jax.data.label_spaces import IGNORE
+from proda_jax.models.moments import at_least_float32
 from proda_jax.models.resizing import resize_align_corners
 
 PREDICTION_FLOOR = 1e-7  # clamp of the prediction in the reverse cross entropy (released code)
+REDUCTIONS = ("mean", "sum", "image")
 LABEL_FLOOR = 1e-4  # clamp of its one-hot label, whose log would be infinite (Equation 7 and the line below it)
 
 
@@ -24,7 +26,8 @@ def count(mask: jax.Array, reduction: str = "mean") -> jax.Array:
 
     Args:
       mask: bool [batch, ...], true for pixels that count.
-      reduction: 'mean' counts pixels (released code); 'sum' counts images, as the paper's equations sum within one.
+      reduction: 'mean' counts pixels (released code); 'sum' counts images, as the paper's equations sum within one;
+        'image' counts images too, each of which has its own mean (batches of one, as many codes have).
 
     Returns:
       int32 scalar.
@@ -32,8 +35,8 @@ def count(mask: jax.Array, reduction: str = "mean") -> jax.Array:
     Raises:
       ValueError: unknown `reduction`.
     """
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"loss reduction: expected 'mean' or 'sum', got {reduction!r}")
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"loss reduction: expected one of {', '.join(REDUCTIONS)}, got {reduction!r}")
     return jnp.sum(mask, dtype=jnp.int32) if reduction == "mean" else jnp.int32(len(mask))
 
 
@@ -52,6 +55,9 @@ def share_of_mean(
       float32 scalar; zero where nothing counts.
     """
     total = count(mask, reduction) if total is None else total
+    if reduction == "image":
+        counted = jnp.sum(mask, axis=tuple(range(1, mask.ndim)), keepdims=True)
+        values = values / jnp.maximum(counted, 1)
     return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(total, 1).astype(jnp.float32)
 
 
@@ -59,9 +65,10 @@ def _log_softmax(logits: jax.Array) -> jax.Array:
     return jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
 
 
-def _pixel_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def _pixel_cross_entropy(logits: jax.Array, labels: jax.Array, focus: float = 0.0) -> jax.Array:
     # a product with the one-hot label rather than a lookup: its backward pass has no scatter (slow, unordered on GPU)
-    return -jnp.sum(_log_softmax(logits) * jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32), axis=-1)
+    loss = -jnp.sum(_log_softmax(logits) * jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32), axis=-1)
+    return (1.0 - jnp.exp(-loss)) ** focus * loss if focus else loss
 
 
 def cross_entropy(
@@ -81,7 +88,12 @@ def cross_entropy(
 
 
 def upsampled_cross_entropy(
-    logits: jax.Array, labels: jax.Array, *, total: jax.Array | None = None, reduction: str = "mean"
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    total: jax.Array | None = None,
+    reduction: str = "mean",
+    focus: float = 0.0,
 ) -> jax.Array:
     """Cross entropy at label size: logits are resized to the labels, corners aligned (Equation 1, source images).
 
@@ -91,13 +103,14 @@ def upsampled_cross_entropy(
       logits: [batch, height, width, classes].
       labels: integer [batch, label height, label width]; IGNORE does not count.
       total, reduction: see `share_of_mean`.
+      focus: gamma of the focal loss, (1 - p)^gamma of the label times its cross entropy (arXiv:1708.02002).
 
     Returns:
       The share of the loss, float32 scalar.
     """
     @jax.checkpoint
     def pixel_losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
-        return _pixel_cross_entropy(resize_align_corners(logits, labels.shape[1:3]), labels)
+        return _pixel_cross_entropy(resize_align_corners(logits, labels.shape[1:3]), labels, focus)
 
     return share_of_mean(pixel_losses(logits, labels), labels != IGNORE, total, reduction)
 
@@ -226,7 +239,7 @@ def class_balance(
 
 def mrkld(log_p: jax.Array, reduction: str) -> jax.Array:
     """-log p over classes (Equation 10): divergence of a flat prediction from that of each pixel."""
-    return (jnp.mean if reduction == "mean" else jnp.sum)(-log_p, axis=-1)
+    return (jnp.sum if reduction == "sum" else jnp.mean)(-log_p, axis=-1)
 
 
 def mrent(log_p: jax.Array, reduction: str) -> jax.Array:
@@ -357,14 +370,22 @@ def contrast(
     return share_of_mean(terms, everywhere, total), share_of_mean(nearest, everywhere, total)
 
 
-def gan_loss(scores: jax.Array, target: float, kind: str = "ls", *, total: jax.Array | None = None) -> jax.Array:
-    """How far the discriminator's scores are from a domain's label (warm-up, AdaptSegNet).
+def gan_loss(
+    scores: jax.Array,
+    target: float,
+    kind: str = "ls",
+    *,
+    total: jax.Array | None = None,
+    weights: jax.Array | None = None,
+) -> jax.Array:
+    """How far the discriminator's scores are from a domain's label (AdaptSegNet).
 
     Args:
       scores: the discriminator's output, [batch, height, width, 1].
       target: the label that is asked for: 0 source, 1 target.
-      kind: 'ls', squared difference (least-squares GAN), or 'vanilla', binary cross entropy with logits.
+      kind: one of `GAN_LOSSES`.
       total: see `share_of_mean`.
+      weights: of each score, of their shape; None: all count alike.
 
     Returns:
       The share of the mean over all scores, float32 scalar.
@@ -372,9 +393,180 @@ def gan_loss(scores: jax.Array, target: float, kind: str = "ls", *, total: jax.A
     Raises:
       ValueError: unknown `kind`.
     """
-    scores, everywhere = scores.astype(jnp.float32), jnp.ones(scores.shape, bool)
-    if kind == "ls":
-        return share_of_mean((scores - target) ** 2, everywhere, total)
-    if kind == "vanilla":
-        return share_of_mean(jax.nn.softplus(scores) - target * scores, everywhere, total)
-    raise ValueError(f"adversarial loss: expected kind 'ls' or 'vanilla', got {kind!r}")
+    if kind not in GAN_LOSSES:
+        raise ValueError(f"adversarial loss: expected kind {' or '.join(map(repr, GAN_LOSSES))}, got {kind!r}")
+    scores = scores.astype(at_least_float32(scores.dtype))
+    values = GAN_LOSSES[kind](scores, target)
+    return share_of_mean(values if weights is None else weights * values, jnp.ones(scores.shape, bool), total)
+
+
+def least_squares(scores: jax.Array, target: float) -> jax.Array:
+    """Squared difference (least-squares GAN)."""
+    return (scores - target) ** 2
+
+
+def binary_cross_entropy(scores: jax.Array, target: float) -> jax.Array:
+    """Binary cross entropy with logits, as GANs began."""
+    return jax.nn.softplus(scores) - target * scores
+
+
+# Adversarial losses that `gan` chooses: scores [...], label -> value of each score [...]
+GAN_LOSSES = {"ls": least_squares, "vanilla": binary_cross_entropy}
+
+
+# What the heads of a network, and a pixel's classes, say of each other
+
+
+def self_information(probabilities: jax.Array) -> jax.Array:
+    """-p log p / log K of each class, which adds up to a pixel's normalised entropy (ADVENT, Equation 4).
+
+    Args:
+      probabilities: [..., classes].
+
+    Returns:
+      Of that shape; in [0, 1] summed over classes.
+    """
+    classes = probabilities.shape[-1]
+    return -probabilities * jnp.log2(probabilities + 1e-30) / jnp.log2(jnp.asarray(classes, probabilities.dtype))
+
+
+def entropy(logits: jax.Array, size: tuple[int, int], *, total: jax.Array | None = None) -> jax.Array:
+    """Mean normalised entropy of the prediction at the size of the image (MinEnt; ADVENT, Equation 3).
+
+    Args:
+      logits: [batch, h, w, classes].
+      size: height and width of the image; the backward pass resizes again.
+      total: pixels of the whole batch, see `share_of_mean`.
+
+    Returns:
+      The share of the mean over pixels, in [0, 1].
+    """
+    @jax.checkpoint
+    def pixel_entropies(logits: jax.Array) -> jax.Array:
+        logits = resize_align_corners(logits, size)
+        p = jax.nn.softmax(logits.astype(at_least_float32(logits.dtype)), axis=-1)
+        return jnp.sum(self_information(p), axis=-1)
+
+    values = pixel_entropies(logits)
+    return share_of_mean(values, jnp.ones(values.shape, bool), total)
+
+
+def disagreement(first: jax.Array, second: jax.Array) -> jax.Array:
+    """1 - cosine of two predictions of each pixel (CLAN, Equation 6).
+
+    Args:
+      first, second: probabilities, [..., classes].
+
+    Returns:
+      [...], in [0, 1].
+    """
+    return 1.0 - cosine(first, second)
+
+
+def cosine(first: jax.Array, second: jax.Array) -> jax.Array:
+    """Cosine of two vectors in the last axis."""
+    lengths = jnp.linalg.norm(first, axis=-1) * jnp.linalg.norm(second, axis=-1)
+    return jnp.sum(first * second, axis=-1) / jnp.maximum(lengths, 1e-8)
+
+
+def rectified_cross_entropy(
+    logits: jax.Array,
+    other: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array | None = None,
+    *,
+    total: jax.Array | None = None,
+) -> jax.Array:
+    """exp(-D) times cross entropy, plus D, the divergence KL(other || this) of two heads: pseudo labels that they
+    disagree on count little (Seg-Uncertainty, arXiv:2003.03773, Equation 7). Gradients reach both heads.
+
+    Args:
+      logits, other: of the head that learns and of the other one, [batch, ..., classes].
+      labels: integer [batch, ...]; IGNORE has no cross entropy, and its divergence counts.
+      weights: of each pixel's cross entropy, [batch, ...]; None: 1.
+      total: pixels of the whole batch, see `share_of_mean`.
+
+    Returns:
+      The share of the mean over all pixels.
+    """
+    log_this, log_other = _log_softmax(logits), _log_softmax(other)
+    divergence = jnp.sum(jnp.exp(log_other) * (log_other - log_this), axis=-1)
+    fit = _pixel_cross_entropy(logits, labels) * (1.0 if weights is None else weights)
+    values = jnp.exp(-divergence) * fit + divergence
+    return share_of_mean(values, jnp.ones(values.shape, bool), total)
+
+
+# Rare classes and hard pixels (Seg-Uncertainty's code)
+
+PRESENCE_MOMENTUM = 0.9
+
+
+def class_weights(
+    pixels: jax.Array, presence: jax.Array, *, weight: float, fewer_than: jax.Array | int
+) -> tuple[jax.Array, jax.Array]:
+    """Weights of classes: those with few pixels in a batch weigh more, and those that were often absent more still.
+
+    Args:
+      pixels: of each class in the whole batch, [classes].
+      presence: running mean of `weight` where the class was absent and 1 where not, before this batch, [classes].
+      weight: of a class with fewer pixels.
+      fewer_than: how many that is.
+
+    Returns:
+      Weights float32 [classes], and `presence` after this batch.
+    """
+    now = jnp.where(pixels == 0, weight, 1.0)
+    presence = PRESENCE_MOMENTUM * presence + (1.0 - PRESENCE_MOMENTUM) * now
+    return jnp.where(pixels < fewer_than, weight, 1.0) * presence, presence
+
+
+def hard_pixels(values: jax.Array, share: float, axis_name: str | None = None) -> jax.Array:
+    """Where losses are among the largest.
+
+    Args:
+      values: loss of each pixel of this micro-batch, [batch, height, width].
+      share: of all its pixels, over all devices, that are hard.
+      axis_name: mapped axis over the devices, or None.
+
+    Returns:
+      bool, of that shape: losses of at least the quantile, between two losses by their distance from it.
+    """
+    every = jax.lax.stop_gradient(values)
+    every = every if axis_name is None else jax.lax.all_gather(every, axis_name)
+    return values >= jnp.quantile(every, 1.0 - share)
+
+
+def selective_cross_entropy(
+    logits: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array,
+    share: float,
+    *,
+    parts: int = 1,
+    axis_name: str | None = None,
+) -> jax.Array:
+    """Weighted cross entropy of hard pixels: sum of weight times loss over sum of weights.
+
+    Args:
+      logits: [batch, h, w, classes]; resized to the labels.
+      labels: integer [batch, height, width]; IGNORE does not count.
+      weights: of the classes, [classes].
+      share: see `hard_pixels`, by weight times loss, ignored pixels having none; 1: all count.
+      parts: micro-batches, each of which has its own sum of weights.
+      axis_name: mapped axis over the devices, or None.
+
+    Returns:
+      The share of the mean over micro-batches.
+    """
+    @jax.checkpoint
+    def pixel_losses(logits: jax.Array) -> jax.Array:
+        return _pixel_cross_entropy(resize_align_corners(logits, labels.shape[1:3]), labels)
+
+    of_pixel = jax.nn.one_hot(labels, len(weights), dtype=jnp.float32) @ weights
+    values = of_pixel * pixel_losses(logits)
+    counted = labels != IGNORE
+    if share < 1.0:
+        counted &= hard_pixels(values, share, axis_name)
+    total = jnp.sum(jnp.where(counted, of_pixel, 0.0))
+    total = total if axis_name is None else jax.lax.psum(total, axis_name)
+    return jnp.sum(jnp.where(counted, values, 0.0)) / jnp.maximum(total, 1e-9) / parts

@@ -28,10 +28,22 @@ def per_epoch(rate: float, factor: float, steps_per_epoch: int) -> optax.Schedul
     return lambda step: rate * factor ** jnp.asarray(step // steps_per_epoch, jnp.float32)
 
 
-def warmed_up(schedule: optax.Schedule, steps: int, start: float) -> optax.Schedule:
-    """The schedule times a factor that rises linearly from `start` to 1 over the first steps (as in DAFormer)."""
+def warmed_up(schedule: optax.Schedule, steps: int, start: float, rate: float | None = None) -> optax.Schedule:
+    """A learning rate that rises linearly over the first steps.
+
+    Args:
+      schedule: what it is then.
+      steps: number of them.
+      start: share from which the factor rises to 1.
+      rate: what it rises to and is multiplied with until then; None: what the schedule says (as in DAFormer).
+    """
     factor = optax.linear_schedule(start, 1.0, steps)
-    return lambda step: schedule(step) * factor(step)
+
+    def warm(step: jax.Array) -> jax.Array:
+        rising = schedule(step) if rate is None else jnp.where(step < steps, rate, schedule(step))
+        return rising * factor(step)
+
+    return warm
 
 
 SCHEDULES: dict[str, Callable[[ml_collections.ConfigDict, float, int], optax.Schedule]] = {
@@ -42,12 +54,15 @@ SCHEDULES: dict[str, Callable[[ml_collections.ConfigDict, float, int], optax.Sch
 }
 
 
-def schedule(stage: ml_collections.ConfigDict, rate: float, steps_per_epoch: int) -> optax.Schedule:
-    """A learning rate's course over a stage: one of `SCHEDULES`, warmed up if the stage says so."""
+def schedule(
+    stage: ml_collections.ConfigDict, rate: float, steps_per_epoch: int, warmed: bool = True
+) -> optax.Schedule:
+    """A learning rate's course over a stage: one of `SCHEDULES`, warmed up if the stage says so and it is `warmed`."""
     found = SCHEDULES[stage.schedule](stage, rate, steps_per_epoch)
-    if not stage.schedule_warmup:
+    if not (stage.schedule_warmup and warmed):
         return found
-    return warmed_up(found, stage.schedule_warmup, stage.schedule_warmup_start)
+    to = rate if stage.schedule_warmup_to == "rate" else None
+    return warmed_up(found, stage.schedule_warmup, stage.schedule_warmup_start, to)
 
 
 # Optimizers
@@ -67,7 +82,7 @@ def network_optimizer(
     decays = stage.layer_decay != 1.0
 
     def group_of(path: tuple[str, ...]) -> str:
-        if stage.batch_norm == "frozen" and is_batch_norm(path[-2]):
+        if stage.batch_norm != "batch" and is_batch_norm(path[-2]):
             return FROZEN
         if path[0] != "backbone":
             return HEAD
@@ -90,7 +105,8 @@ def network_optimizer(
 
 def discriminator_optimizer(stage: ml_collections.ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
     """Adam with AdaptSegNet's moments, decayed like the network's rate (released code)."""
-    return optax.adam(schedule(stage, stage.discriminator_rate, steps_per_epoch), b1=0.9, b2=0.99)
+    rate = schedule(stage, stage.discriminator_rate, steps_per_epoch, stage.discriminator_warmup)
+    return optax.adam(rate, b1=0.9, b2=0.99)
 
 
 def sgd(

@@ -33,6 +33,8 @@ class TrainState:
       skipped: steps that were left out because something in them was not finite, in all and in a row, int32 [2].
       prototypes: class centroids with their counts, or None.
       discriminator: or None.
+      class_presence: running mean of how much absent classes are to weigh (see `losses.class_weights`), [classes], or
+        None.
       recomputed: statistics of whole target images with which the network is scored and handed on, as of the last
         evaluation, like `batch_stats`; None where these are (see `statistics`).
     """
@@ -46,6 +48,7 @@ class TrainState:
     ema_params: Any = None
     prototypes: Prototypes | None = None
     discriminator: DiscriminatorState | None = None
+    class_presence: jax.Array | None = None
     recomputed: Any = None
 
     @property
@@ -59,6 +62,8 @@ class TrainState:
         and those that older versions wrote."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del fields["recomputed"]
+        if self.class_presence is None:
+            del fields["class_presence"]
         return fields | {"params": None} | ({"batch_stats": None} if self.recomputed is None else {})
 
     def restored(self, variables: dict, rest: dict) -> "TrainState":

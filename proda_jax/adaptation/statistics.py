@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from proda_jax.adaptation.stages import kinds
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.models.normalisation import BATCH_NORM_MOMENTUM
 from proda_jax.system import devices
 
@@ -45,12 +45,12 @@ def recompute(step: Callable, variables: Any, batches: Iterable[dict[str, jax.Ar
     return from_moments(variables["batch_stats"], jax.tree.map(lambda x: x / count, total))
 
 
-def moments_step(model: DeepLab, mesh: jax.sharding.Mesh) -> Callable:
+def moments_step(model: SegmentationNetwork, mesh: jax.sharding.Mesh) -> Callable:
     """Mapped function (variables, images) -> mean and mean square of each normalisation's inputs, see `moments`."""
     return devices.map_step(lambda variables, images: moments(model, variables, images), mesh, "rb", "r")
 
 
-def moments(model: DeepLab, variables: Any, images: jax.Array) -> Any:
+def moments(model: SegmentationNetwork, variables: Any, images: jax.Array) -> Any:
     """Means and mean squares of a batch, like variables['batch_stats'], where normalisations use the batch's own.
 
     Args:

@@ -23,7 +23,8 @@ MODE = flags.DEFINE_enum(
 )  # fmt: skip
 OUTPUT = flags.DEFINE_string("output", None, "predict, export, evaluate with --write: folder for the results.")
 STAGE = flags.DEFINE_string(
-    "stage", None, "evaluate, predict, export: which stage's network; default: that of the last complete one."
+    "stage", None, "evaluate, predict, export: which stage's network; default: that of the last complete one. With "
+    "evaluate several, minent+advent, whose class scores are averaged."
 )
 CHECKPOINT = flags.DEFINE_enum(
     "checkpoint", None, ["last", "best"], "evaluate, predict, export: which network of the stage; default: the last, "

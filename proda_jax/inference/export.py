@@ -11,7 +11,7 @@ from etils import epath
 
 from proda_jax.adaptation.averaging import averaged_probabilities
 from proda_jax.inference.segmenter import Segmenter
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.system.extras import need
 from proda_jax.system.files import check_writable, write_atomically
 from proda_jax.system.progress import phase
@@ -21,7 +21,12 @@ STABLEHLO = "network.stablehlo"
 
 
 def labels(
-    model: DeepLab, variables: Any, images: jax.Array, *, scales: Sequence[float] = (1.0,), flip: bool = False
+    model: SegmentationNetwork,
+    variables: Any,
+    images: jax.Array,
+    *,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
 ) -> jax.Array:
     """What is exported: the same labels as `Segmenter` gives images that are as large as the network sees them.
 

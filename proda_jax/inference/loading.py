@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from proda_jax.data.label_spaces import label_space
 from proda_jax.inference.segmenter import Segmenter
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.models.weights import pretrained_folder
 from proda_jax.run import settings
 from proda_jax.run.card import Card
@@ -131,7 +131,7 @@ def card_of(folder: epath.Path, config: ml_collections.ConfigDict | None) -> Car
     return Card.of(config, folder.parent.parent.name, extra_norm=checkpoints.has_extra_norm(folder))
 
 
-def _pretrained(folder: epath.PathLike, mesh: Mesh) -> tuple[Card, DeepLab, Any]:
+def _pretrained(folder: epath.PathLike, mesh: Mesh) -> tuple[Card, SegmentationNetwork, Any]:
     """The network in a folder that `Segmenter.save_pretrained` wrote."""
     held, arrays = pretrained_folder.read(folder)
     card, variables = Card.from_json(held, folder), pretrained_folder.as_variables(arrays)
@@ -140,7 +140,7 @@ def _pretrained(folder: epath.PathLike, mesh: Mesh) -> tuple[Card, DeepLab, Any]
     return card, model, jax.device_put(variables, devices.replicated(mesh))
 
 
-def _in_file(config: ml_collections.ConfigDict, mesh: Mesh) -> tuple[Card, DeepLab, Any]:
+def _in_file(config: ml_collections.ConfigDict, mesh: Mesh) -> tuple[Card, SegmentationNetwork, Any]:
     """The network in `config.init_from`."""
     settings.check_file("init_from", config.init_from)
     space = label_space(config.data.label_space, config.data.classes, config.data.colors)
@@ -149,7 +149,7 @@ def _in_file(config: ml_collections.ConfigDict, mesh: Mesh) -> tuple[Card, DeepL
     return Card.of(config, file.name, extra_norm=model.extra_norm), model.clone(axis_name=None), variables
 
 
-def _abstract_variables(model: DeepLab, mesh: Mesh) -> Any:
+def _abstract_variables(model: SegmentationNetwork, mesh: Mesh) -> Any:
     """Shapes and placement (replicated) of a network's variables."""
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False))
     place = devices.replicated(mesh)

@@ -18,7 +18,7 @@ from proda_jax.data.pixels import Range, Unreadable
 from proda_jax.inference import model_card, windows
 from proda_jax.inference.facts import facts
 from proda_jax.inference.prediction import Prediction, maps_of
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.models.resizing import HIGHEST, align_corners_weights
 from proda_jax.models.weights import pretrained_folder
 from proda_jax.run.card import Card
@@ -43,7 +43,7 @@ class Segmenter:
 
     def __init__(
         self,
-        model: DeepLab,
+        model: SegmentationNetwork,
         variables: Any,
         card: Card,
         mesh: Mesh,
@@ -123,7 +123,7 @@ class Segmenter:
         }  # fmt: skip
 
     @property
-    def network(self) -> tuple[DeepLab, Any]:
+    def network(self) -> tuple[SegmentationNetwork, Any]:
         """The network and its variables."""
         return self._model, self._variables
 

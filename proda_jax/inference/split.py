@@ -17,7 +17,7 @@ from proda_jax.data.source import ExampleSource
 from proda_jax.inference import images
 from proda_jax.inference.predict import check_kinds, grouped, in_order, picture
 from proda_jax.inference.segmenter import Segmenter
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.run import evaluate
 from proda_jax.run.card import Card
 from proda_jax.run.sources import Sources
@@ -29,7 +29,7 @@ from proda_jax.system.progress import progress
 def predict(
     config: ml_collections.ConfigDict,
     sources: Sources,
-    model: DeepLab,
+    model: SegmentationNetwork,
     variables: Any,
     origin: dict,
     output: epath.PathLike,
@@ -54,7 +54,8 @@ def predict(
     """
     source, data = sources.labelled_validation(), first_of(config.data, "validation")
     space = label_space(config.data.label_space, config.data.classes, config.data.colors)
-    card = Card.of(config, origin.get("stage", epath.Path(origin["network"]).name), extra_norm=model.extra_norm)
+    card = Card.of(config, origin.get("stage", epath.Path(origin["network"]).name), extra_norm=model.extra_norm,
+                   auxiliary_head=model.auxiliary_head)
     segmenter = Segmenter(model.clone(axis_name=None), variables, card, mesh, origin=origin["network"])
     check_kinds(kinds, card)
     output = epath.Path(expanded(output))

@@ -157,7 +157,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax
 
 
 def _convolve(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
-    pad = dilation * (len(kernel) // 2)
+    pad = dilation * ((len(kernel) - 1) // 2)  # of 4x4, as discriminators have it, 1: stride 2 halves the size
     return jax.lax.conv_general_dilated(
         x,
         kernel,

@@ -12,6 +12,10 @@ from proda_jax.models.convolution import Conv
 from proda_jax.models.heads import HEADS, Output
 from proda_jax.models.moments import at_least_float32
 from proda_jax.models.normalisation import BatchNorm
+from proda_jax.models.resizing import resize_align_corners
+
+# where a second head sits: nowhere; on the last map but one, as in AdaptSegNet; beside the first, as in CLAN
+AUXILIARY = NO_AUXILIARY, LOWER, PARALLEL = ("none", "lower", "parallel")
 
 
 class InputConvention(nn.Module):
@@ -31,7 +35,7 @@ class InputConvention(nn.Module):
         return (images - mean.value) / std.value
 
 
-class DeepLab(nn.Module):
+class SegmentationNetwork(nn.Module):
     """The segmentation network of every stage, teacher and student.
 
     Attributes:
@@ -40,6 +44,8 @@ class DeepLab(nn.Module):
       extra_norm: one more batch normalisation after the backbone, for self-supervised weights (Section 5.1).
       head: one of `heads.HEADS`. In pretraining 'projection', where `classes` are the channels of the projections and
         `head_channels` those before them.
+      auxiliary_head: where a second head of the same kind sits that helps in training, one of `AUXILIARY`.
+      auxiliary_weight: of its class scores beside the main head's in what the network says.
       dilations: of the head's 3x3 branches.
       head_channels: channels of each branch of the released head; `feature_channels` of the feature f.
       dropout: share of feature channels dropped while training.
@@ -57,6 +63,8 @@ class DeepLab(nn.Module):
     backbone: Backbone = BACKBONES[DEFAULT]
     extra_norm: bool = False
     head: str = "released"
+    auxiliary_head: str = NO_AUXILIARY
+    auxiliary_weight: float = 0.0
     dilations: tuple[int, ...] = (6, 12, 18, 24)
     head_channels: int = 256
     feature_channels: int = 256
@@ -101,14 +109,26 @@ class DeepLab(nn.Module):
             dtype=self.dtype,
         )
         x = InputConvention(self.input_mean, self.input_std, name="input")(images)
-        maps, head = self.maps(x.astype(self.dtype), conv, norm, dropout_keys), HEADS[self.head]
-        self.sow("intermediates", "encoded", maps[-1])  # kept where somebody asks for this collection
-        maps = maps if head.takes_levels else (self.backbone.features(maps),)
+        every, head = self.maps(x.astype(self.dtype), conv, norm, dropout_keys), HEADS[self.head]
+        self.sow("intermediates", "encoded", every[-1])  # kept where somebody asks for this collection
+        maps = every if head.takes_levels else (self.backbone.features(every),)
         if self.extra_norm:
             maps = *maps[:-1], norm(name="extra_norm")(maps[-1])
-        output = head.of(self, conv, norm, name="head")(maps if head.takes_levels else maps[0], dropout_keys)
-        dtype = at_least_float32(self.dtype)
-        return Output(output.features.astype(dtype), output.logits.astype(dtype))
+        maps = maps if head.takes_levels else maps[0]
+        dtype, output = at_least_float32(self.dtype), head.of(self, conv, norm, name="head")(maps, dropout_keys)
+        heads = [output.logits.astype(dtype)]
+        if self.auxiliary_head != NO_AUXILIARY:
+            keys = None if dropout_keys is None else jax.vmap(lambda key: jax.random.fold_in(key, 1))(dropout_keys)
+            taken = every[-2] if self.auxiliary_head == LOWER else maps
+            auxiliary = head.of(self, conv, norm, name="auxiliary_head")(taken, keys)
+            heads.append(auxiliary.logits.astype(dtype))
+        return Output(output.features.astype(dtype), self.said(*heads), tuple(heads))
+
+    def said(self, main: jax.Array, auxiliary: jax.Array | None = None) -> jax.Array:
+        """Class scores of the network from those of its heads, [batch, h, w, classes]: main + weight * auxiliary."""
+        if auxiliary is None or not self.auxiliary_weight:
+            return main
+        return main + self.auxiliary_weight * resize_align_corners(auxiliary, main.shape[1:3])
 
     def maps(self, x: jax.Array, conv: Callable, norm: Callable, keys: jax.Array | None) -> tuple[jax.Array, ...]:
         """What the backbone gives, a map of each level, of images as it expects them."""

@@ -11,7 +11,7 @@ import numpy as np
 from proda_jax.adaptation.stages import build
 from proda_jax.data.checks import data_sets, first_of
 from proda_jax.data.label_spaces import LabelSpace, label_space, own_ids
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import NO_AUXILIARY, SegmentationNetwork
 from proda_jax.models.heads import HEADS
 
 _ROLES = ("target", "validation", "source")  # whose label values are asked for, in this order
@@ -50,15 +50,22 @@ class Card:
 
     @classmethod
     def of(
-        cls, config: ml_collections.ConfigDict, stage: str, *, extra_norm: bool, head: str | None = None
+        cls,
+        config: ml_collections.ConfigDict,
+        stage: str,
+        *,
+        extra_norm: bool,
+        head: str | None = None,
+        auxiliary_head: str | None = None,
     ) -> "Card":
-        """The card of a network of this configuration; `head` where it is not the configuration's."""
+        """The card of a network of this configuration; `head` and `auxiliary_head` where they are not its own."""
         data = config.data
         space = label_space(data.label_space, data.classes, data.colors)
         known = [one for role in _ROLES for one in data_sets(data, role).values()]
         return cls(
             model={name: value for name, value in config.model.items() if name not in _FILES}
-            | {"head": head or config.model.head},
+            | {"head": head or config.model.head}
+            | {"auxiliary_head": auxiliary_head or config.model.get("auxiliary_head", NO_AUXILIARY)},
             extra_norm=extra_norm,
             label_space=space.name,
             classes=space.classes,
@@ -95,7 +102,7 @@ class Card:
         """The classes and their colours."""
         return LabelSpace(self.label_space, self.classes, np.array(self.colors, np.uint8).reshape(-1, 3))
 
-    def network(self) -> DeepLab:
+    def network(self) -> SegmentationNetwork:
         """The network, to be applied on one device.
 
         Raises:

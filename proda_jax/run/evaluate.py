@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from proda_jax.data import metrics
 from proda_jax.data.label_spaces import LabelSpace
 from proda_jax.data.source import ExampleSource
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.models.resizing import resize_align_corners
 from proda_jax.run import own_size
 from proda_jax.system import devices, hosts
@@ -36,7 +36,7 @@ def scored_at(config: ml_collections.ConfigDict) -> str:
     return config.get("evaluate_at", IMAGE_SIZE)
 
 
-def predict(model: DeepLab, variables: Any, images: jax.Array) -> jax.Array:
+def predict(model: SegmentationNetwork, variables: Any, images: jax.Array) -> jax.Array:
     """Classes of whole images.
 
     Args:
@@ -51,14 +51,16 @@ def predict(model: DeepLab, variables: Any, images: jax.Array) -> jax.Array:
     return jnp.argmax(resize_align_corners(logits, images.shape[1:3]), axis=-1)
 
 
-def confusion_step(model: DeepLab, mesh: Mesh, at: str = IMAGE_SIZE) -> Callable:
+def confusion_step(model: SegmentationNetwork, mesh: Mesh, at: str = IMAGE_SIZE) -> Callable:
     """Mapped function (variables, matrix, batch of images and labels) -> the matrix with all devices' pixels added."""
     if at == LABELS:
         return own_size.confusion_step(model, mesh)
     return devices.map_step(functools.partial(_add_confusion, model), mesh, "rrb", "r")
 
 
-def _add_confusion(model: DeepLab, variables: Any, matrix: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
+def _add_confusion(
+    model: SegmentationNetwork, variables: Any, matrix: jax.Array, batch: dict[str, jax.Array]
+) -> jax.Array:
     counted = jnp.where((batch["record"] >= 0)[:, None, None], batch["label"].astype(jnp.int32), -1)
     added = metrics.confusion_matrix(predict(model, variables, batch["image"]), counted, model.classes)
     return matrix + jax.lax.psum(added, devices.AXIS)

@@ -23,7 +23,7 @@ from proda_jax.data.label_spaces import label_space, reported_subsets
 from proda_jax.data.pseudo_labels import PseudoLabels, with_pseudo_labels
 from proda_jax.data.rare_classes import RareClassOrder, label_pixels
 from proda_jax.data.source import ExampleSource
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.report import score_tables as tables
 from proda_jax.run import evaluate, provenance, scales, train
 from proda_jax.run.card import Card
@@ -113,7 +113,7 @@ class Experiment:
                 name,
                 writer,
                 self.interruption,
-                Card.of(config, name, extra_norm=model.extra_norm, head=model.head).as_json(),
+                card_of(config, name, model).as_json(),
                 self.recomputer(name, model) if stage.statistics == "recomputed" else None,
             )
         return self.finish(name, stage.steps, history)
@@ -121,19 +121,19 @@ class Experiment:
     def take_stage(self, name: str) -> dict:
         """Takes a stage's network from a file, instead of training it, and returns its result."""
         folder, started = self.workdir.folder(name), time.time()
-        model, variables = self.networks.in_file(self.config[name].weights)
+        model, variables = self.networks.in_file(self.config[name].weights, name)
         score = self.scorer(model, name)
         scores = self.summary(score(variables)) if score else {}
         provenance.remember(folder, self.config, name)
         checkpoints = Checkpoints(folder / "checkpoints")
-        card = Card.of(self.config, name, extra_norm=model.extra_norm).as_json()
+        card = card_of(self.config, name, model).as_json()
         checkpoints.save_network(variables, scores.get("miou"), card)
         checkpoints.close()
         history = History(folder / "history.jsonl", -1)
         history.add({"step": 0, "seconds": round(time.time() - started, 1)} | scores)
         return self.finish(name, 0, history, extra_norm=model.extra_norm)
 
-    def notes(self, name: str, model: DeepLab, writer: train.Writer, start: TrainState) -> Callable | None:
+    def notes(self, name: str, model: SegmentationNetwork, writer: train.Writer, start: TrainState) -> Callable | None:
         """State of stage `name` -> what its history notes; on the way its panels and snapshot are written.
 
         A stage that rectifies labels has a snapshot of its `start`, too, from which they get better. None where nothing
@@ -166,7 +166,7 @@ class Experiment:
 
         return note
 
-    def recomputer(self, name: str, model: DeepLab) -> Callable[[TrainState], TrainState]:
+    def recomputer(self, name: str, model: SegmentationNetwork) -> Callable[[TrainState], TrainState]:
         """State of stage `name` -> the same with statistics recomputed from whole target images.
 
         They come in batches of the training's size, so that statistics do not depend on the number of devices.
@@ -187,7 +187,7 @@ class Experiment:
 
         return recomputed
 
-    def snapshots(self, name: str, model: DeepLab) -> Snapshots | None:
+    def snapshots(self, name: str, model: SegmentationNetwork) -> Snapshots | None:
         """What takes the snapshots of stage `name`, if any are wanted."""
         stage, wanted = self.config[name], self.config.snapshots
         if not wanted.images:
@@ -207,7 +207,7 @@ class Experiment:
         folder = self.workdir.folder(name)
         return Snapshots(self.looked, folder, model, self.mesh, stage, self.space, make, teacher)
 
-    def scorer(self, model: DeepLab, title: str) -> Callable[[Any], list[np.ndarray]] | None:
+    def scorer(self, model: SegmentationNetwork, title: str) -> Callable[[Any], list[np.ndarray]] | None:
         """Variables of a network -> confusion matrix on each set of validation images; None where there are none.
 
         Args:
@@ -446,6 +446,8 @@ class Experiment:
     def evaluate(self, stage: str | None = None, which: str | None = None) -> dict:
         """Scores of one network on the validation images; see `Networks.choose` for which.
 
+        Of several stages, 'minent+advent', class scores are averaged.
+
         Returns:
           `evaluate.summary` over each set of classes that papers report, with where the network is from, 'task',
           'data' ('camvid, dusk_test'), 'images', and 'evaluate_at', the setting; of several validation sets those of
@@ -456,7 +458,10 @@ class Experiment:
         """
         data = first_of(self.config.data, "validation")
         self.sources.labelled_validation()
-        model, variables, origin = self.networks.choose(stage, which)
+        several = stage.split("+") if stage and "+" in stage else None
+        model, variables, origin = (
+            self.networks.average(several, which) if several else self.networks.choose(stage, which)
+        )
         confusions = self.scorer(model, origin.get("stage", "network"))(variables)
         images = {"data": f"{data.name}, {data.split}", "images": len(self.sources.open("validation"))}
         images["evaluate_at"] = evaluate.scored_at(self.config)
@@ -507,3 +512,10 @@ class Experiment:
     def write_results(self) -> None:
         if hosts.is_first():
             write_json(self.workdir.path / "results.json", self.results())
+
+
+def card_of(config: ml_collections.ConfigDict, name: str, model: SegmentationNetwork) -> Card:
+    """The card of stage `name`, whose network is `model`."""
+    return Card.of(
+        config, name, extra_norm=model.extra_norm, head=model.head, auxiliary_head=model.auxiliary_head
+    )

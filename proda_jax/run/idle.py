@@ -9,6 +9,7 @@ from proda_jax.adaptation.stages import kinds
 from proda_jax.adaptation.stages.build import views_of
 from proda_jax.configs import base
 from proda_jax.models.backbones import BACKBONES, OPTIONS
+from proda_jax.models.deeplab import NO_AUXILIARY
 from proda_jax.models.heads import HEADS
 from proda_jax.system.refusals import refuse
 
@@ -23,7 +24,7 @@ _OF_ALL: tuple[Rule, ...] = (
     (("schedule_steps",), lambda s: s.schedule in ("poly", "linear"), "schedule 'poly' or 'linear'"),
     (("schedule_power",), lambda s: s.schedule == "poly", "schedule 'poly'"),
     (("schedule_factor",), lambda s: s.schedule == "per_epoch", "schedule 'per_epoch'"),
-    (("schedule_warmup_start",), lambda s: s.schedule_warmup > 0, "schedule_warmup above 0"),
+    (("schedule_warmup_start", "schedule_warmup_to"), lambda s: s.schedule_warmup > 0, "schedule_warmup above 0"),
     (("fourier_window",), lambda s: s.fourier_beta > 0, "fourier_beta above 0"),
     (("statistics_images",), lambda s: s.statistics == "recomputed", "statistics 'recomputed'"),
 )
@@ -64,6 +65,7 @@ _OF_DENOISING: tuple[Rule, ...] = (
     *_OF_REGULARISER,
 )  # fmt: skip
 _OF_DISTILLATION: tuple[Rule, ...] = (
+    (("ce_weight", "rce_weight"), lambda s: not s.rectified, "rectified=False"),
     (("distillation_form",), lambda s: s.distillation_weight > 0, "distillation_weight above 0"),
     *_OF_SELECTION,
     *_OF_REGULARISER,
@@ -77,6 +79,24 @@ _OF_ANCHORS: tuple[Rule, ...] = (
      "anchor_weight or distance_weight above 0"),
     (("label_threshold",), lambda s: s.confident_weight > 0, "confident_weight above 0"),
     (("anchor_gradient",), lambda s: s.distance_weight > 0, "distance_weight above 0"),
+)  # fmt: skip
+_OF_ADVERSARIES: tuple[Rule, ...] = (
+    (
+        ("gan", "adversarial_on", "discriminator", "discriminator_channels", "discriminator_rate",
+         "discriminator_weight", "scores_at", "local_weight", "auxiliary_adversarial_weight",
+         "discriminated", "gradient_penalty"),
+        lambda s: s.adversarial_weight > 0,
+        "adversarial_weight above 0",
+    ),
+    (("discriminator_warmup",), lambda s: s.adversarial_weight > 0 and s.schedule_warmup > 0,
+     "adversarial_weight and schedule_warmup above 0"),
+    (("soft_label_limit",), lambda s: s.adversarial_weight > 0 and s.gan == "classes", "gan 'classes'"),
+    (("local_floor", "local_after"), lambda s: s.local_weight > 0, "local_weight above 0"),
+    (("rare_pixels",), lambda s: s.rare_weight != 1, "a rare_weight other than 1"),
+    (("focus", "reduction"), lambda s: s.rare_weight == 1 and s.hard_share == 1, "rare_weight 1 and hard_share 1"),
+    (("memory_after",), lambda s: s.memory_weight > 0, "memory_weight above 0"),
+    (("damping_steps",), lambda s: s.adversarial_weight > 0 or s.weight_divergence > 0,
+     "adversarial_weight or weight_divergence above 0"),
 )  # fmt: skip
 _OF_PRETRAINING: tuple[Rule, ...] = (
     (("weights", "reduction", "fourier_beta"), lambda s: False, "a stage that labels pixels"),
@@ -104,7 +124,7 @@ _OF_MIXING: tuple[Rule, ...] = (
 # beside those of all, by kind; with the settings that the kind begins with
 _RULES = {
     "supervised": (_OF_SUPERVISION, lambda: base.supervised("", 1)),
-    "warmup": (_OF_WARMUP, lambda: base.warmup("", 1)),
+    "warmup": ((*_OF_ADVERSARIES, *_OF_WARMUP), lambda: base.warmup("", 1)),
     "denoise": (_OF_DENOISING, lambda: base.denoise("", 1)),
     "anchors": (_OF_ANCHORS, lambda: base.anchors("", 1)),
     "distill": (_OF_DISTILLATION, lambda: base.distill("", "", 1)),
@@ -141,6 +161,8 @@ def check_model(model: ml_collections.ConfigDict) -> None:
       ValueError: the setting.
     """
     usual = base.get_config().model
+    if model.auxiliary_head == NO_AUXILIARY and model.auxiliary_weight:
+        refuse("model.auxiliary_weight", model.auxiliary_weight, "0.0, as model.auxiliary_head is 'none'")
     for setting in HEADS[model.head].unused:
         if model[setting] != usual[setting]:
             refuse(f"model.{setting}", model[setting], f"{usual[setting]!r}, as head {model.head!r} has no use for it")

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,8 @@ from proda_jax.adaptation.stages import build, kinds
 from proda_jax.data.label_spaces import LabelSpace
 from proda_jax.models import weights
 from proda_jax.models.backbones import BACKBONES, Backbone
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import NO_AUXILIARY, SegmentationNetwork
+from proda_jax.models.ensemble import Ensemble
 from proda_jax.models.weights import published
 from proda_jax.models.weights.torch_names import from_torch
 from proda_jax.run import settings
@@ -31,14 +32,14 @@ class Networks:
     def __init__(self, config: ml_collections.ConfigDict, workdir: Workdir, mesh: Mesh, space: LabelSpace):
         self._config, self._workdir, self._mesh, self._space = config, workdir, mesh, space
 
-    def model(self, name: str) -> DeepLab:
+    def model(self, name: str) -> SegmentationNetwork:
         """The network of a stage."""
         results = self._workdir.results(self._config.stages)
         taken = {result["name"]: result["extra_norm"] for result in results if "extra_norm" in result}
         network = self.network(extra_norm=settings.has_extra_norm(self._config, name, taken))
         return build.stage_network(network, self._config[name])
 
-    def network(self, *, extra_norm: bool) -> DeepLab:
+    def network(self, *, extra_norm: bool) -> SegmentationNetwork:
         """The configuration's network, with or without the extra normalisation."""
         return build.network(self._config.model, len(self._space), extra_norm=extra_norm, axis_name=devices.AXIS)
 
@@ -56,7 +57,7 @@ class Networks:
             with phase(f"reading the {which} network of {name}"):
                 return checkpoints.network(self.abstract_variables(self.model(name)), which), step
 
-    def choose(self, stage: str | None = None, which: str | None = None) -> tuple[DeepLab, Any, dict]:
+    def choose(self, stage: str | None = None, which: str | None = None) -> tuple[SegmentationNetwork, Any, dict]:
         """A network to look at: that in `init_from`, or else one of a stage.
 
         Args:
@@ -94,15 +95,25 @@ class Networks:
         found = {"network": str(folder), "stage": stage, "checkpoint": which, "step": step}
         return self.model(stage), variables, found
 
+    def average(self, stages: Sequence[str], which: str | None = None) -> tuple[Ensemble, tuple, dict]:
+        """The networks of several stages as one, otherwise as `choose`.
+
+        Raises:
+          ValueError: one of the stages has no such network.
+        """
+        models, variables, found = zip(*(self.choose(stage, which) for stage in stages), strict=True)
+        joined = {key: " + ".join(str(origin[key]) for origin in found) for key in ("network", "stage", "step")}
+        return Ensemble(models), variables, joined | {"checkpoint": found[0]["checkpoint"]}
+
     def labels(self, stage: str) -> bool:
         """Whether a stage's network labels images."""
         return kinds.of(self._config[stage]).segments
 
-    def initialise(self, model: DeepLab, key: jax.Array) -> Any:
+    def initialise(self, model: SegmentationNetwork, key: jax.Array) -> Any:
         """Freshly initialised variables of a network."""
         return _initialiser(model, tuple(self._config.views.crop_size))(key)
 
-    def abstract_variables(self, model: DeepLab) -> Any:
+    def abstract_variables(self, model: SegmentationNetwork) -> Any:
         """Shapes and placement (replicated) of a network's variables."""
         shapes = jax.eval_shape(functools.partial(self.initialise, model), jax.random.key(0))
         return jax.tree.map(
@@ -119,7 +130,7 @@ class Networks:
         for name in stages:
             stage = self._config[name]
             if stage.weights is not None:
-                self.in_file(stage.weights)
+                self.in_file(stage.weights, name)
             elif stage.init in ("imagenet", "self_supervised") and stage.init not in fit:
                 self.in_weights(stage.init, self.abstract_variables(self.network(extra_norm=False)))
                 fit.add(stage.init)
@@ -144,7 +155,7 @@ class Networks:
             remedy = f"set config.model.backbone to {name!r}, or name another file" if name else "name another file"
             raise ValueError(f"{path} holds a {there}; config.model.backbone and its sizes are a {here}: {remedy}")
 
-    def initial(self, name: str, model: DeepLab) -> Any:
+    def initial(self, name: str, model: SegmentationNetwork) -> Any:
         """Where the network of stage `name` starts: random, weights from a file, or an earlier stage's network."""
         init, wanted = self._config[name].init, self.abstract_variables(model)
         given: dict = {"params": {}, "batch_stats": {}}
@@ -154,6 +165,8 @@ class Networks:
             given = self.variables(init)
             if build.takes_backbone(self._config, name):
                 given = backbone(given)
+            if model.auxiliary_head == NO_AUXILIARY:
+                given = without_auxiliary_head(given)
         if all(set(wanted[kind]) == set(given[kind]) for kind in wanted):
             return given
         # what the given network lacks (another head, the extra normalisation) starts freshly initialised
@@ -164,8 +177,12 @@ class Networks:
         fresh = self.initialise(model, key)
         return devices.replicate({kind: fresh[kind] | dict(given[kind]) for kind in wanted}, self._mesh)
 
-    def in_file(self, path: str) -> tuple[DeepLab, Any]:
+    def in_file(self, path: str, name: str | None = None) -> tuple[SegmentationNetwork, Any]:
         """The network in a file of any format, and its variables, replicated.
+
+        Args:
+          path: the file.
+          name: the stage whose network it is to be; None: the configuration's.
 
         Raises:
           ValueError: the file holds no whole network, or another one than the configuration's.
@@ -173,11 +190,15 @@ class Networks:
         with phase(f"reading {path}"):
             found = weights.load(path)
         model = self.network(extra_norm=found.extra_norm)
+        model = model if name is None else build.stage_network(model, self._config[name])
         held = {"head": (found.head, model.head), "backbone": (found.backbone.family, model.backbone.family)}
         held |= {size: (getattr(found.backbone, size), getattr(model.backbone, size)) for size in ("depths", "width")}
         for setting, (there, here) in held.items():
             if there != here:
                 raise ValueError(f"{path} holds a network of {setting} {there}, config.model.{setting} is {here}")
+        if model.auxiliary_head != NO_AUXILIARY == found.layout.auxiliary_head:
+            raise ValueError(f"{path} holds a network of one head, config.model.auxiliary_head is "
+                             f"{model.auxiliary_head!r}: set it to {NO_AUXILIARY!r}, or name another file")  # fmt: skip
         if found.classes != model.classes:
             raise ValueError(
                 f"{path} scores {found.classes} classes, label space {self._space.name} has {model.classes}"
@@ -190,8 +211,13 @@ def backbone(variables: Any) -> dict:
     return {kind: {k: v for k, v in tree.items() if k in ("backbone", "input")} for kind, tree in variables.items()}
 
 
+def without_auxiliary_head(variables: Any) -> dict:
+    """A network's variables without those of its second head."""
+    return {kind: {k: v for k, v in tree.items() if k != "auxiliary_head"} for kind, tree in variables.items()}
+
+
 @functools.lru_cache(maxsize=32)
-def _initialiser(model: DeepLab, size: tuple[int, int]) -> Callable[[jax.Array], Any]:
+def _initialiser(model: SegmentationNetwork, size: tuple[int, int]) -> Callable[[jax.Array], Any]:
     """Key -> freshly initialised variables of a network, compiled; `size` is that of a crop, in pixels."""
 
     def initialise(key: jax.Array) -> Any:

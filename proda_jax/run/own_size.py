@@ -12,13 +12,13 @@ from jax.sharding import Mesh
 from proda_jax.data import metrics
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.data.source import Batch, ExampleSource
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.system import devices, hosts
 
 BAND = 64  # rows of a label that are scored at once, so that scores of all its pixels never are in memory
 
 
-def confusion_step(model: DeepLab, mesh: Mesh) -> Callable:
+def confusion_step(model: SegmentationNetwork, mesh: Mesh) -> Callable:
     """Function (variables, matrix, batch) -> the matrix with all devices' pixels added; batches are those of `batches`.
 
     The network is a program of its own, so that labels of another size compile a small one alone.
@@ -71,7 +71,7 @@ def _between(places: jax.Array, size_in: int, size_out: jax.Array) -> tuple[jax.
     return below, jnp.minimum(below + 1, size_in - 1), share
 
 
-def _logits(model: DeepLab, variables: Any, images: jax.Array) -> jax.Array:
+def _logits(model: SegmentationNetwork, variables: Any, images: jax.Array) -> jax.Array:
     return model.apply(variables, images.astype(jnp.float32) / 255.0, train=False).logits.astype(jnp.float32)
 
 

@@ -8,8 +8,8 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from proda_jax.adaptation import optim, statistics
-from proda_jax.adaptation.losses import REGULARISERS
+from proda_jax.adaptation import adversary, optim, statistics
+from proda_jax.adaptation.losses import GAN_LOSSES, REDUCTIONS, REGULARISERS
 from proda_jax.adaptation.selectors import CLASS_SELECTORS, SELECTORS
 from proda_jax.adaptation.stages import kinds
 from proda_jax.adaptation.stages.build import backbone_of, takes_backbone, views_of
@@ -19,6 +19,8 @@ from proda_jax.data.checks import NONE, ROLES, check_data, check_label_space, da
 from proda_jax.data.label_spaces import label_space
 from proda_jax.models import backbones
 from proda_jax.models.backbones import BACKBONES, OPTIONS, Backbone
+from proda_jax.models.deeplab import AUXILIARY, LOWER, NO_AUXILIARY, PARALLEL
+from proda_jax.models.discriminator import DISCRIMINATORS
 from proda_jax.models.heads import HEADS
 from proda_jax.models.weights import foreign, published
 from proda_jax.run import idle
@@ -34,17 +36,26 @@ TOP_LEVEL = (
 COUNTS = (
     "batch_size", "micro_batches", "log_every", "save_every", "max_skipped", "evaluate_every", "evaluate_batch_size",
 )  # fmt: skip
+OF_TWO_HEADS = (
+    "auxiliary_ce_weight", "auxiliary_adversarial_weight", "auxiliary_entropy_weight", "local_weight", "memory_weight",
+    "rectified",
+)  # fmt: skip
 LARGEST = float(np.finfo(np.float32).max)  # number that the network computes with
 WEIGHTS = ("random", "imagenet", "self_supervised")
 CHOICES = {
-    "batch_norm": ("batch", "frozen"),
+    "batch_norm": ("batch", "affine_frozen", "frozen"),
+    "schedule_warmup_to": ("schedule", "rate"),
     "statistics": statistics.CHOICES,
     "schedule": optim.SCHEDULES,
     "optimizer": optim.OPTIMIZERS,
     "label_selector": ChainMap(CLASS_SELECTORS, SELECTORS),
     "backbone_steps": ("once", "released"),
-    "reduction": ("mean", "sum"),
-    "gan": ("ls", "vanilla"),
+    "reduction": REDUCTIONS,
+    "gan": (*GAN_LOSSES, adversary.CLASSES),
+    "adversarial_on": adversary.MAPS,
+    "discriminated": ("network", "heads"),
+    "discriminator": DISCRIMINATORS,
+    "scores_at": ("grid", "image"),
     "weighting": ("prototypes", "network", "none"),
     "label_source": ("fixed", "moving"),
     "soft_label_interpolation": ("probabilities", "logits"),
@@ -72,17 +83,21 @@ POSITIVE = (
     "schedule_steps", "schedule_factor", "temperature", "backbone_rate", "head_rate", "discriminator_rate",
     "contrast_temperature", "prototype_min_pixels", "prototype_init_min_pixels", "prototype_init_limit",
     "prototype_init_passes", "steps", "layer_decay", "statistics_images", "rare_class_temperature", "crop_tries",
-    "mask_block", "label_every", "label_portion", "label_entropy",
+    "mask_block", "label_every", "label_portion", "label_entropy", "logit_temperature", "discriminator_weight",
+    "rare_weight", "hard_share",
 )  # fmt: skip
 SHARES = (
     "momentum", "schedule_warmup_start", "grey", "ema_momentum", "prototype_momentum", "label_threshold", "mask_ratio",
-    "feature_distance_share", "fourier_beta", "largest_class", "label_portion",
+    "feature_distance_share", "fourier_beta", "largest_class", "label_portion", "soft_label_limit", "hard_share",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "weight_decay", "adversarial_weight", "ce_weight", "rce_weight", "consistency_weight", "regulariser_weight",
     "distillation_weight", "schedule_power", "schedule_warmup", "mixed_weight", "masked_weight",
     "anchor_margin", "anchor_weight", "confident_weight", "distance_weight", "feature_distance_weight", "label_weight",
-    "rare_class_min_pixels", "rare_class_crop_pixels",
+    "rare_class_min_pixels", "rare_class_crop_pixels", "auxiliary_ce_weight", "auxiliary_adversarial_weight",
+    "local_weight", "local_floor", "local_after", "damping_steps", "weight_divergence", "entropy_weight",
+    "auxiliary_entropy_weight", "focus", "source_weight", "memory_weight", "memory_after", "rare_pixels",
+    "gradient_penalty",
 )  # fmt: skip
 
 
@@ -124,6 +139,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     check_finite(config)
     if not config.stages:
         refuse("stages", config.stages, "names of stages to run")
+    trains = any(kinds.of(config[name]).auxiliary_head(config[name]) for name in config.stages if name in sections)
+    if config.model.auxiliary_head != NO_AUXILIARY and not trains:
+        refuse("model.auxiliary_head", config.model.auxiliary_head, "'none', as no stage trains a second head")
     for i, name in enumerate(config.stages):
         choose("stages", name, sections)
         if name in config.stages[:i]:
@@ -173,6 +191,9 @@ def check_network(config: ml_collections.ConfigDict) -> None:
 def check_model(model: ml_collections.ConfigDict) -> None:
     choose("model.backbone", model.backbone, BACKBONES)
     choose("model.head", model.head, (name for name, head in HEADS.items() if head.segments))
+    choose("model.auxiliary_head", model.auxiliary_head, AUXILIARY)
+    if not model.auxiliary_weight >= 0:
+        refuse("model.auxiliary_weight", model.auxiliary_weight, "zero or more")
     choose("model.initialisation", model.initialisation, ("released", "he", "pytorch"))
     choose("model.batch_norm_epsilon", model.batch_norm_epsilon, ("added", "clamped"))
     choose("model.dtype", model.dtype, ("float32", "bfloat16"))
@@ -182,6 +203,9 @@ def check_model(model: ml_collections.ConfigDict) -> None:
     for part in (backbone_of(model), HEADS[model.head]):
         if refused := part.check_sizes() if isinstance(part, Backbone) else part.check_sizes(model):
             refuse(f"model.{refused[0]}", model[refused[0]], refused[1])
+    if model.auxiliary_head == LOWER and (HEADS[model.head].takes_levels or len(backbone_of(model).levels) < 2):
+        refuse("model.auxiliary_head", LOWER, f"'none' or 'parallel', as head {model.head!r} takes all maps of "
+               f"backbone {model.backbone!r}, or there is but one")  # fmt: skip
     if model.weights_input not in ("", *foreign.INPUTS):
         foreign.convention(model.weights_input)
     if not model.dilations or min(model.dilations) < 1:
@@ -269,6 +293,12 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
     if stage.get("label_selector") in CLASS_SELECTORS and stage.get("soft_label_interpolation") == "logits":
         refuse(f"{name}.soft_label_interpolation", "logits",
                "'probabilities', as those are zero where a selector by classes keeps no label")  # fmt: skip
+    if stage.get("source_weight") == 0 and any(stage.jitter.values()):
+        refuse(f"{name}.jitter", stage.jitter.to_dict(), "zeros, as source_weight is 0: the source is left out")
+    if "auxiliary_ce_weight" in stage:
+        check_heads(config, name)
+    if "gan" in stage:
+        check_adversarial(config, name)
     check_optimizer(stage, name)
     check_statistics(stage, name)
     idle.check(config, name)
@@ -294,6 +324,35 @@ def check_labelled(config: ml_collections.ConfigDict, name: str) -> None:
         wanting = f"stage {name!r}, which is {stage.kind!r}: only {able} do without" if setting == "kind" else (
             f"{name}.{setting} = {stage[setting]!r}")  # fmt: skip
         refuse("data.source.name", NONE, f"labelled images, from a source or data.labelled_target, for {wanting}")
+
+
+def check_heads(config: ml_collections.ConfigDict, name: str) -> None:
+    """Checks that the network has the heads that a stage's terms are of, and that the stage trains all that it has."""
+    stage, heads = config[name], config.model.auxiliary_head
+    for key in OF_TWO_HEADS:
+        if stage.get(key) and heads == NO_AUXILIARY:
+            refuse(f"{name}.{key}", stage[key], f"{type(stage[key])()!r}, as config.model.auxiliary_head is 'none'")
+    if stage.get("weight_divergence") and heads != PARALLEL:
+        refuse(f"{name}.weight_divergence", stage.weight_divergence, "0.0 but of model.auxiliary_head 'parallel'")
+    if stage.get("discriminated") == "heads" and heads == NO_AUXILIARY:
+        refuse(f"{name}.discriminated", "heads", "'network', as config.model.auxiliary_head is 'none'")
+    trains = kinds.of(stage).auxiliary_head(stage) or stage.get("rectified")
+    if heads != NO_AUXILIARY and trains and not stage.auxiliary_ce_weight:
+        refuse(f"{name}.auxiliary_ce_weight", 0.0, f"above 0, as config.model.auxiliary_head is {heads!r}")
+
+
+def check_adversarial(config: ml_collections.ConfigDict, name: str) -> None:
+    """Checks that an adversarial stage has a term for the target, and that its terms go together."""
+    stage = config[name]
+    of_target = ("adversarial_weight", "entropy_weight", "auxiliary_entropy_weight", "label_weight")
+    if not any(stage[key] for key in of_target):
+        refuse(f"{name}.adversarial_weight", 0.0, "above 0, or entropy_weight: the stage learns nothing of the target")
+    if stage.adversarial_on == "features" and stage.auxiliary_adversarial_weight:
+        refuse(f"{name}.auxiliary_adversarial_weight", stage.auxiliary_adversarial_weight, "0.0 on 'features'")
+    if stage.gan == adversary.CLASSES and stage.local_weight:
+        refuse(f"{name}.local_weight", stage.local_weight, f"0.0 of gan {adversary.CLASSES!r}")
+    if 0 < stage.focus < 1:
+        refuse(f"{name}.focus", stage.focus, "0, or at least 1, as below it right labels have no gradient")
 
 
 def check_mixing(config: ml_collections.ConfigDict, name: str) -> None:

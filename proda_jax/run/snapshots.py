@@ -22,7 +22,7 @@ from proda_jax.adaptation.state import TrainState
 from proda_jax.data import metrics
 from proda_jax.data.label_spaces import IGNORE, LabelSpace
 from proda_jax.data.source import Batch, ExampleSource
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.models.resizing import resize_align_corners
 from proda_jax.run import evaluate
 from proda_jax.system import devices, hosts
@@ -44,7 +44,7 @@ class Looked:
     """
 
     def __init__(self, source: ExampleSource, settings: ml_collections.ConfigDict, batch_size: int,
-                 network: DeepLab, *, labels: bool):  # fmt: skip
+                 network: SegmentationNetwork, *, labels: bool):  # fmt: skip
         """Reads the images.
 
         Args:
@@ -85,7 +85,7 @@ class Snapshots:
         self,
         looked: Looked,
         folder: epath.Path,
-        model: DeepLab,
+        model: SegmentationNetwork,
         mesh: Mesh,
         stage: ml_collections.ConfigDict,
         space: LabelSpace,
@@ -210,13 +210,13 @@ class Snapshots:
         return panels
 
 
-def predictions(model: DeepLab, variables: Any, images: jax.Array) -> jax.Array:
+def predictions(model: SegmentationNetwork, variables: Any, images: jax.Array) -> jax.Array:
     """Classes of every device's images, uint8 [images, height, width]."""
     classes = evaluate.predict(model, variables, images).astype(jnp.uint8)
     return jax.lax.all_gather(classes, devices.AXIS, tiled=True)
 
 
-def features_at(model: DeepLab, variables: Any, images: jax.Array, points: jax.Array) -> jax.Array:
+def features_at(model: SegmentationNetwork, variables: Any, images: jax.Array, points: jax.Array) -> jax.Array:
     """Features f of every device's images at points of the output grid.
 
     Args:
@@ -234,7 +234,7 @@ def features_at(model: DeepLab, variables: Any, images: jax.Array, points: jax.A
 
 
 def judge(
-    model: DeepLab, stage: ml_collections.ConfigDict, networks: dict[str, Any], batch: dict[str, jax.Array]
+    model: SegmentationNetwork, stage: ml_collections.ConfigDict, networks: dict[str, Any], batch: dict[str, jax.Array]
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """What a stage would learn from on images it never learns from (Figures 2 and 3).
 

@@ -5,6 +5,7 @@ Another set of the same kind: `GOLDEN_COMPARATORS_DIR=<folder of .npz files> pyt
 
 import functools
 
+import golden_adversarial_checks
 import golden_bdl_checks
 import golden_cag_checks
 import golden_cpsl_checks
@@ -13,6 +14,7 @@ import golden_hrda_checks
 import golden_self_training_checks
 import pytest
 from comparators import golden
+from golden_adversarial_checks import *  # noqa: F403
 from golden_bdl_checks import *  # noqa: F403
 from golden_cag_checks import *  # noqa: F403
 from golden_cpsl_checks import *  # noqa: F403
@@ -21,11 +23,12 @@ from golden_hrda_checks import *  # noqa: F403
 from golden_self_training_checks import *  # noqa: F403
 
 CHECKS = (
-    golden_bdl_checks, golden_cag_checks, golden_cpsl_checks, golden_dacs_checks, golden_hrda_checks,
-    golden_self_training_checks,
+    golden_adversarial_checks, golden_bdl_checks, golden_cag_checks, golden_cpsl_checks, golden_dacs_checks,
+    golden_hrda_checks, golden_self_training_checks,
 )  # fmt: skip
 # methods all of whose arrays are compared
-COMPLETE = ("dacs", "daformer", "mic", "hrda", "fda", "cpsl", "sepico", "cbst", "crst", "cag")
+COMPLETE = ("adaptseg", "advent", "clan", "fada", "segunc", "schedules", "dacs", "daformer", "mic", "hrda", "fda",
+            "cpsl", "sepico", "cbst", "crst", "cag")  # fmt: skip
 
 
 def left(method: str) -> set[str]:

@@ -20,10 +20,21 @@ from proda_jax.run.card import Card
 from proda_jax.system import devices
 from proda_jax.system.checkpoints import Checkpoints
 
+
+def labels(head: str) -> bool:
+    return head.partition("+")[0] in LABELLING_HEADS
+
+
+def lower_size(model, size: tuple[int, int]) -> tuple[int, ...]:
+    """Height and width of what a head on the last map but one says."""
+    finer = 4 if model.head == "light" else 1
+    return tuple(finer * n for n in model.backbone.level_sizes(size)[-2])
+
+
 SIZES = [CROP, (33, 47), (63, 65)]
 each_pair = pytest.mark.parametrize(("backbone", "head"), NETWORKS)
 each_network = pytest.mark.parametrize(("backbone", "head"), COMPILED)
-each_labelling_pair = pytest.mark.parametrize(("backbone", "head"), [n for n in NETWORKS if n[1] in LABELLING_HEADS])
+each_labelling_pair = pytest.mark.parametrize(("backbone", "head"), [n for n in NETWORKS if labels(n[1])])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -38,6 +49,8 @@ def test_features_and_scores_have_the_shapes_and_types_that_the_rest_relies_on(b
         output, variables = jax.eval_shape(apply, jax.ShapeDtypeStruct((2, *size, 3), jnp.float32))
         expected = [(2, *shape) for shape in shapes_of(model, size)]
         assert [output.features.shape, output.logits.shape] == expected, size
+        second = {"none": [], "parallel": [expected[1]], "lower": [(2, *lower_size(model, size), model.classes)]}
+        assert [scores.shape for scores in output.heads] == [expected[1], *second[model.auxiliary_head]], size
         assert floats((output, variables)) == {np.dtype("float32")}
 
 
@@ -52,7 +65,8 @@ def passes(model, dtype: str, count: int = 1) -> dict:
                 {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
             )
             weights = 1 + jnp.sin(slots.astype(images.dtype))[:, None, None, None]
-            return sum(jnp.sum(jnp.sin(x) * weights) for x in (output.features, output.logits)), (output, updates)
+            seen = (output.features, output.logits, *output.heads[1:])
+            return sum(jnp.sum(jnp.sin(x) * weights) for x in seen), (output, updates)
 
         found, (output, updates) = jax.grad(loss, has_aux=True)(variables["params"])
         return output, jax.lax.psum(found, devices.AXIS), updates["batch_stats"]
@@ -121,7 +135,7 @@ def test_a_checkpoint_is_opened_and_exported_and_says_what_the_network_says(back
     card = Card.of(config, "source", extra_norm=False).as_json()
     with contextlib.closing(Checkpoints(tmp_path / "checkpoints")) as checkpoints:
         checkpoints.save_network(jax.tree.map(jnp.asarray, variables), card=card)
-    if head not in LABELLING_HEADS:
+    if not labels(head):
         with pytest.raises(ValueError, match="labels nothing"):
             load(tmp_path)
         return

@@ -16,7 +16,7 @@ from weight_fixtures import CLASSES, IMAGE, assert_equal, logits, save_torch, sh
 from proda_jax.data_prep.convert_weights import convert
 from proda_jax.models import weights
 from proda_jax.models.backbones import BACKBONES
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.models.weights.torch_names import from_torch, to_torch
 
 # Plain DeepLabv2
@@ -25,7 +25,7 @@ RESNET101 = BACKBONES["resnet101"].depths
 
 
 @pytest.mark.parametrize("prefix", ["", "Scale.", "module."])
-@pytest.mark.parametrize("auxiliary", [False, True])
+@pytest.mark.parametrize("auxiliary", [None, "lower", "parallel"])
 @pytest.mark.parametrize("branches", [2, 4])
 def test_a_plain_network_scores_rgb_images_as_it_scored_bgr_minus_mean(prefix, auxiliary, branches, tmp_path):
     theirs = fixtures.network(head="deeplab", auxiliary=auxiliary)
@@ -33,12 +33,23 @@ def test_a_plain_network_scores_rgb_images_as_it_scored_bgr_minus_mean(prefix, a
     read, account = weights.read(save_torch(state, tmp_path / "plain.pth"))
     account.check("plain.pth")
     assert (read.head, read.classes, read.layout.dilated_branches) == ("deeplab", CLASSES, 4)
-    aside = [name for name in account.left_over if not name.endswith("num_batches_tracked")]
-    assert len(aside) == 8 * auxiliary and all(name.startswith("layer5.conv2d_list.") for name in aside)
-    model = small_model(head="deeplab", dilations=(6, 12, 18, 24)[:branches])
+    assert read.layout.auxiliary_head == (auxiliary or "none")
+    assert all(name.endswith("num_batches_tracked") for name in account.left_over)
+    dilations = (6, 12, 18, 24)[:branches]
+    image = fixtures.bgr_minus_mean(IMAGE)
     with torch.no_grad():
-        expected = theirs(fixtures.bgr_minus_mean(IMAGE), branches=branches).numpy()
-    assert_close({"": logits(read, model)}, {"": expected}, 1e-4)
+        expected = [theirs(image, branches=branches).numpy()]
+        if auxiliary:
+            groups = [theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4][: 3 if auxiliary == "lower" else 4]
+            expected.append(theirs.layer5(torch.nn.Sequential(*groups)(theirs.stem(image)), branches=branches).numpy())
+    alone = small_model(head="deeplab", dilations=dilations)  # without the second head
+    assert_close({"": logits(read, alone)}, {"": expected[0]}, 1e-4)
+    if auxiliary:
+        both = small_model(head="deeplab", dilations=dilations, auxiliary_head=auxiliary, auxiliary_weight=0.5)
+        said = jax.jit(lambda v: both.apply(v, IMAGE, train=False))(from_torch(read.arrays, shapes_of(both)))
+        actual = {"main": said.heads[0], "auxiliary": said.heads[1], "both": said.logits}
+        wanted = {"main": expected[0], "auxiliary": expected[1], "both": expected[0] + 0.5 * expected[1]}
+        assert_close({name: to_nchw(array) for name, array in actual.items()}, wanted, 1e-4)
 
 
 def test_plain_heads_go_to_their_own_names_and_back():
@@ -133,7 +144,7 @@ def golden_state() -> dict[str, np.ndarray]:
 @functools.cache
 def golden_network():
     """The full network on the golden image, and the shapes of its variables."""
-    model, (height, width) = DeepLab(19), golden_inputs.load("network")["image_hw"]
+    model, (height, width) = SegmentationNetwork(19), golden_inputs.load("network")["image_hw"]
     image = to_nhwc(golden_inputs.uniform("image", (2, 3, height, width)))
     return jax.jit(lambda v: model.apply(v, image, train=False)), shapes_of(model)
 
@@ -173,7 +184,7 @@ def test_the_full_backbone_agrees_with_the_golden_numbers_from_a_tensorflow_chec
 
 
 def test_the_command_converts_reports_and_refuses(tmp_path):
-    theirs = fixtures.network(head="deeplab", auxiliary=True)
+    theirs = fixtures.network(head="deeplab", auxiliary="lower")
     save_torch(theirs.state_dict(), tmp_path / "advent.pth")
 
     def run(*arguments: str) -> subprocess.CompletedProcess:
@@ -181,7 +192,7 @@ def test_the_command_converts_reports_and_refuses(tmp_path):
 
     done = run(f"--output={tmp_path / 'ours.npz'}", "--depths=1,1,1,1", "--width=8", "--classes=5")
     assert done.returncode == 0, done.stderr
-    assert "left over: *.num_batches_tracked (17), layer5.conv2d_list.* (8)\n" in done.stdout
+    assert "left over: *.num_batches_tracked (17)\n" in done.stdout and "a second head, 'lower'" in done.stdout
     assert_equal(weights.load(tmp_path / "ours.npz"), weights.load(tmp_path / "advent.pth"))
     refused = run(f"--output={tmp_path / 'refused.npz'}", "--depths=3,4,23,3", "--width=64")
     assert refused.returncode == 1 and "Nothing was written." in refused.stderr and "Traceback" not in refused.stderr

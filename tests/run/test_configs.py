@@ -8,19 +8,25 @@ import pytest
 
 from proda_jax.adaptation.stages.build import views_of
 from proda_jax.configs import (
+    adaptsegnet,
+    advent,
     base,
     bdl,
     cag,
     camvid,
     cbst,
+    clan,
     dacs,
     daformer,
+    deeplabv2,
+    fada,
     fda,
     gta5,
     gta5_released,
     lrent,
     mic,
     mrkld,
+    seg_uncertainty,
     synthia,
 )
 from proda_jax.run import settings
@@ -153,6 +159,51 @@ def test_bdls_rounds_start_anew_with_labels_of_the_one_before(form, tmp_path):
     assert [c[name].init for name in c.stages] == ["imagenet"] * 3
     c.round1.labels_from = "round2"  # which comes later
     with pytest.raises(ValueError, match="config.round1.labels_from = 'round2': expected one of warmup"):
+        settings.check(c)
+
+
+# of a system's configuration: its forms, and the kinds of its stages
+ADVERSARIAL = {
+    adaptsegnet: (adaptsegnet.FORMS, ["warmup"]),
+    advent: (deeplabv2.SOURCES, ["warmup", "warmup"]),
+    clan: (deeplabv2.SOURCES, ["warmup"]),
+    fada: (deeplabv2.SOURCES, ["supervised", "warmup", "distill"]),
+    seg_uncertainty: (deeplabv2.SOURCES, ["warmup", "distill"]),
+}
+
+
+@pytest.mark.parametrize("system", ADVERSARIAL)
+def test_adversarial_systems_are_possible_on_either_source(system, tmp_path):
+    (tmp_path / "weights").write_bytes(b"")
+    forms, kinds = ADVERSARIAL[system]
+    for form in forms:
+        c = with_weights(system.get_config(form), tmp_path / "weights")
+        settings.check(c)
+        assert [c[name].kind for name in c.stages] == kinds and c.data.source.name == form.split("_")[0]
+        assert c.data.label_space == {"gta5": "cityscapes19", "synthia": "synthia16"}[c.data.source.name]
+    with pytest.raises(ValueError, match="after the colon: expected"):
+        system.get_config("cityscapes")
+
+
+@pytest.mark.parametrize(("setting", "value", "said"), [
+    ("model.auxiliary_head", "none", "adaptsegnet.auxiliary_ce_weight = 0.1: expected 0.0, as config.model.auxiliary"),
+    ("adaptsegnet.auxiliary_ce_weight", 0.0, "expected above 0, as config.model.auxiliary_head is 'lower'"),
+    ("adaptsegnet.adversarial_weight", 0.0, "expected above 0, or entropy_weight"),
+    ("adaptsegnet.weight_divergence", 0.1, "expected 0.0 but of model.auxiliary_head 'parallel'"),
+    ("adaptsegnet.adversarial_on", "features", "auxiliary_adversarial_weight = 0.0002: expected 0.0 on 'features'"),
+    ("adaptsegnet.focus", 0.5, "expected 0, or at least 1"),
+    ("adaptsegnet.local_after", 7, "expected 5000, as it acts beside local_weight above 0 alone"),
+    ("adaptsegnet.soft_label_limit", 0.5, "expected 0.9, as it acts beside gan 'classes' alone"),
+    ("model.auxiliary_head", "upper", "model.auxiliary_head = 'upper': expected one of"),
+    ("model.head", "daformer", "as head 'daformer' takes all maps"),
+    ("stages", ("source",), "'none', as no stage trains a second head"),
+])  # fmt: skip
+def test_adversarial_settings_that_cannot_work_are_refused(setting, value, said, tmp_path):
+    (tmp_path / "weights").write_bytes(b"")
+    c = with_weights(adaptsegnet.get_config("gta5_multi"), tmp_path / "weights")
+    c.source = base.supervised("random", 1)
+    c.update_from_flattened_dict({setting: value})
+    with pytest.raises(ValueError, match=said.replace("(", r"\(")):
         settings.check(c)
 
 

@@ -17,7 +17,7 @@ from proda_jax.adaptation.state import TrainState
 from proda_jax.configs import base
 from proda_jax.data.label_spaces import LABEL_SPACES
 from proda_jax.data.memory import MemorySource
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.report.score_tables import table
 from proda_jax.run import evaluate, settings
 from proda_jax.run.card import Card
@@ -86,7 +86,7 @@ def test_another_seed_in_another_workdir_shares_the_programs_and_other_settings_
     def traced(*arguments, **settings):
         raise AssertionError("a network was traced")
 
-    monkeypatch.setattr(DeepLab, "__call__", traced)
+    monkeypatch.setattr(SegmentationNetwork, "__call__", traced)
     config = config_of("source", "warmup", "self_training")
     config.seed = 1
     results = experiment_in(tmp_path / "seed", config).run()

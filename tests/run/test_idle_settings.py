@@ -14,7 +14,7 @@ import spy
 from tiny import CLASSES, IMAGE, block_source, tiny_config, tiny_variables
 
 from proda_jax.adaptation.stages import kinds, prepare
-from proda_jax.configs import base
+from proda_jax.configs import advent, base, clan, fada, seg_uncertainty
 from proda_jax.run import experiment, networks, settings
 from proda_jax.run.sources import Sources
 from proda_jax.system import devices
@@ -46,6 +46,11 @@ STAGES = {
     "warmup_labels": lambda: by_classes(
         base.warmup("source", 10), "class_portion", label_weight=1.0, labels_from="source"
     ),
+    "minent": lambda: advent.minent("source", 10),
+    "clan": lambda: clan.clan("source", 40),
+    "memory": lambda: seg_uncertainty.memory("source", 25),
+    "rectified": lambda: seg_uncertainty.rectified("source", 25),
+    "fada": lambda: fada.fada("source", 10),
     "denoise": lambda: base.denoise("source", 10),
     "self_training": lambda: base.self_training("source", 10),
     "anchors": lambda: base.anchors("source", 10),
@@ -63,6 +68,8 @@ def config_of(kind: str) -> ml_collections.ConfigDict:
     c.batch_size, c.snapshots.images = 1, 0  # snapshots are looked at, and nothing is learnt from them
     c.other, c.source = base.supervised("random", 1), base.supervised("random", 1)
     c.x = STAGES[kind]()
+    if kind in ("clan", "memory", "rectified"):
+        c.model.auxiliary_head = "parallel"
     if c.x.kind == "distill":
         c.x.extra_norm = False  # as the network that it starts from
     c.stages = ("other", "source", "x")

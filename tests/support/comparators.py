@@ -67,19 +67,30 @@ class Golden:
         drawn = np.floor(K * self.uniform(name, shape).astype(np.float64) ** power)
         return np.minimum(drawn, K - 1).astype(int)
 
-    def weight(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """A weight, or where the name ends in 'bias' a bias, of a network of the set."""
-        z = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode()) + self.salt)).standard_normal(shape)
-        return np.float32(0.1 * z if name.endswith(".bias") else z * np.sqrt(2.0 / np.prod(shape[1:])))
-
     def logits(self, name: str, classes: int = K) -> np.ndarray:
         """'src_main', 'trg_main', ..., [B, h, w, classes]."""
         return nhwc(np.float32(3 * self.normal(f"{name}_{classes}", (B, classes, *self.grid))))
 
-    def labels(self, name: str, size: tuple[int, int], classes: int = K) -> np.ndarray:
-        """'labels' and 'labels_large', [B, *size], IGNORE where there is none."""
-        labels = self.integers(f"{name}_{classes}", (B, *size), 0, classes)
-        return np.where(self.uniform(f"{name}_ignore_{classes}", (B, *size)) < 0.2, IGNORE, labels)
+    def labels(
+        self, name: str = "labels", size: tuple[int, int] | None = None, classes: int = K
+    ) -> np.ndarray:
+        """'labels' or 'labels_large', [B, *size]; by default twice as high and wide as images, or as images."""
+        times = 2 if name == "labels_large" else 1
+        shape = (B, *(size or (times * n for n in self.size)))
+        labels = self.integers(f"{name}_{classes}", shape, 0, classes)
+        return np.where(self.uniform(f"{name}_ignore_{classes}", shape) < 0.2, IGNORE, labels)
+
+    def weight(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """A parameter in PyTorch's layout, by its name."""
+        z = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode()) + self.salt)).standard_normal(shape)
+        if name.endswith(".bias"):
+            return np.float32(0.1 * z)
+        return np.float32(1 + 0.1 * z if len(shape) == 1 else z * np.sqrt(2.0 / np.prod(shape[1:])))
+
+    def conv(self, name: str, out: int, into: int, side: int) -> dict[str, np.ndarray]:
+        """Parameters of a convolution here, by its name there."""
+        kernel = self.weight(f"{name}.weight", (out, into, side, side)).transpose(2, 3, 1, 0)
+        return {"kernel": kernel, "bias": self.weight(f"{name}.bias", (out,))}
 
     def probabilities(self, classes: int = K) -> np.ndarray:
         """'prob', [B, H, W, classes] float32."""
@@ -104,6 +115,12 @@ def nchw(array: np.ndarray) -> np.ndarray:
 def thinned(gradient: np.ndarray) -> np.ndarray:
     """A gradient [B, h, w, C] as it is stored: [B, C, h / 2, w / 2]."""
     return nchw(gradient)[:, :, ::2, ::2]
+
+
+def first_of(parameter: np.ndarray) -> np.ndarray:
+    """The gradient of a kernel or bias as it is stored: PyTorch's order, the first 256."""
+    parameter = np.asarray(parameter)
+    return (parameter.transpose(3, 2, 0, 1) if parameter.ndim == 4 else parameter).ravel()[:256]
 
 
 def agree(actual: np.ndarray, expected: np.ndarray, tolerance: float = 1e-4) -> None:

@@ -21,7 +21,7 @@ from proda_jax.adaptation.stages import step as steps
 from proda_jax.configs import base
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.backbones import BACKBONES as ROWS
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.models.heads import HEADS
 from proda_jax.system import devices
 
@@ -35,25 +35,31 @@ HEAD_OF = {"mit": "daformer", "dinov2": "light", "dinov3": "light"}
 # each backbone below one head and each head above one backbone, for what takes a compiler's time
 COMPILED = [(name, HEAD_OF.get(family, "released")) for family, name in BACKBONES.items()]
 COMPILED += [(BACKBONES["resnet"], head) for head in HEADS if head not in dict(map(reversed, COMPILED))]
+COMPILED.append((BACKBONES["resnet"], "deeplab+lower"))  # with a second head
+NETWORKS += [(BACKBONES["resnet"], f"{head}+{second}") for head in ("released", "deeplab", "light")
+             for second in ("lower", "parallel")]  # fmt: skip
 # settings of a small network, where they are other than depths and width
 SMALL: dict[str, dict] = dict.fromkeys(("dinov2_vitl14_reg", "dinov3_vitl16"), {"depths": (1,), "width": 64})
 SMALL["efficientnet_lite2"] = {"depths": (1,) * 6, "width": 8}
 
 
 def network_config(backbone: str, head: str, dtype: str = "float32") -> ml_collections.ConfigDict:
-    """The tiny configuration with this backbone and head."""
+    """The tiny configuration with this backbone and head, 'deeplab', or two, 'deeplab+lower'."""
     config = tiny_config()
     config.model.backbone = backbone
     config.model.update(SMALL.get(backbone, {}))
-    config.model.head, config.model.dtype = head, dtype
+    config.model.head, _, second = head.partition("+")
+    config.model.dtype = dtype
+    if second:
+        config.model.auxiliary_head, config.model.auxiliary_weight = second, 0.5
     return config
 
 
-def network(backbone: str, head: str, dtype: str = "float32", axis_name: str | None = None) -> DeepLab:
+def network(backbone: str, head: str, dtype: str = "float32", axis_name: str | None = None) -> SegmentationNetwork:
     return tiny_model(network_config(backbone, head, dtype), axis_name)
 
 
-def shapes_of(model: DeepLab, image: tuple[int, int]) -> tuple[tuple, tuple]:
+def shapes_of(model: SegmentationNetwork, image: tuple[int, int]) -> tuple[tuple, tuple]:
     """(height, width, channels) of features and class scores that images of this size are to give."""
     channels, grid = model.backbone.channels, model.backbone.output_size(image)
     if not HEADS[model.head].segments:
@@ -87,11 +93,13 @@ class Row:
       section: its section of the configuration, anew at each call.
       splits: whether the step is a sum over examples, so that it may be computed in micro-batches.
       settings: that make an error show, and keep rounding from flipping an argmax.
+      model: settings of the network.
     """
 
     section: Callable[[], ml_collections.ConfigDict]
     splits: bool = True
     settings: tuple[tuple[str, Any], ...] = ()
+    model: tuple[tuple[str, Any], ...] = ()
 
 
 SLOW = (("backbone_rate", 1e-4), ("head_rate", 1e-4))  # the method's rate
@@ -108,6 +116,27 @@ STAGES = {
     "warmup": Row(
         lambda: base.warmup("random", 10), settings=(("adversarial_weight", 1.0), ("label_weight", 0.5)),
     ),
+    "two_levels": Row(  # what AdaptSegNet, ADVENT and CLAN are made of
+        lambda: base.warmup("random", 10),
+        settings=(
+            ("auxiliary_ce_weight", 0.5), ("auxiliary_adversarial_weight", 0.5), ("adversarial_weight", 1.0),
+            ("adversarial_on", "information"), ("gan", "vanilla"), ("discriminator", "fully_convolutional"),
+            ("discriminator_channels", (8, 8)), ("entropy_weight", 0.5), ("auxiliary_entropy_weight", 0.25),
+            ("scores_at", "image"), ("local_weight", 10.0), ("local_after", 1), ("damping_steps", 50), ("focus", 2.0),
+            ("reduction", "image"), ("batch_norm", "affine_frozen"), ("memory_weight", 0.5), ("memory_after", 1), *SLOW,
+        ),
+        model=(("auxiliary_head", "lower"), ("auxiliary_weight", 0.5)),
+    ),
+    "class_aware": Row(  # FADA's, with two heads that are to differ
+        lambda: base.warmup("random", 10),
+        settings=(
+            ("gan", "classes"), ("adversarial_on", "features"), ("adversarial_weight", 1.0), ("scores_at", "image"),
+            ("discriminator", "pixelwise"), ("discriminator_channels", (8, 8)), ("logit_temperature", 1.0),
+            ("soft_label_limit", 0.2),
+            ("auxiliary_ce_weight", 1.0), ("weight_divergence", 1.0),
+        ),
+        model=(("auxiliary_head", "parallel"), ("head", "deeplab")),
+    ),
     "denoise": Row(lambda: base.denoise("random", 10), settings=(("label_threshold", 0.3), *SLOW)),
     "self_training": Row(lambda: base.self_training("random", 10), settings=(("label_threshold", 0.3),)),
     "anchors": Row(
@@ -115,6 +144,17 @@ STAGES = {
         settings=(("anchor_margin", 0.1), ("label_threshold", 0.3), ("anchor_gradient", "released"), *SLOW),
     ),
     "distill": Row(lambda: base.distill("random", "random", 10)),
+    "rare_and_hard": Row(  # Seg-Uncertainty's first
+        lambda: base.warmup("random", 10),
+        splits=False,  # a micro-batch has its own hard pixels
+        settings=(("rare_weight", 7.0), ("rare_pixels", 128), ("hard_share", 0.5), ("adversarial_weight", 1.0), *SLOW),
+    ),
+    "rectified": Row(  # Seg-Uncertainty's second
+        lambda: base.distill("random", "random", 10),
+        settings=(("rectified", True), ("auxiliary_ce_weight", 0.5), ("distillation_weight", 0.0),
+                  ("target_view", "weak"), ("source_weight", 0.5)),
+        model=(("auxiliary_head", "lower"), ("auxiliary_weight", 0.5)),
+    ),
     "mix": Row(  # which labels are pasted changes what a micro-batch would be normalised by
         lambda: base.mix("random", 10),
         settings=(
@@ -140,6 +180,7 @@ def stage_config(name: str, **settings) -> ml_collections.ConfigDict:
     """Stage 'under_test' of a row, in float64 so that the order of sums does not show; with other settings."""
     c, row = tiny_config(), STAGES[name]
     c.model.dtype = "float64"
+    c.model.update(dict(row.model))
     c.under_test = tiny_stage(row.section(), **dict(row.settings))
     if c.under_test.kind != "pretrain":
         c.under_test.jitter.brightness = 0.2

@@ -8,7 +8,7 @@ from golden_network import assert_close, golden_variables, network_variables, to
 
 from proda_jax.adaptation.losses import gan_loss
 from proda_jax.models.backbones.resnet import output_size
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.models.discriminator import Discriminator
 from proda_jax.models.weights.torch_names import to_torch
 
@@ -23,7 +23,7 @@ def golden_image() -> np.ndarray:
 
 @pytest.mark.parametrize(("classes", "extra_norm"), [(19, False), (16, False), (19, True)])
 def test_evaluation_agrees_with_the_released_network(classes, extra_norm):
-    model = DeepLab(classes, extra_norm=extra_norm)
+    model = SegmentationNetwork(classes, extra_norm=extra_norm)
     output = jax.jit(lambda v, x: model.apply(v, x, train=False))(network_variables(model), golden_image())
     key = f"k{classes}_clr{int(extra_norm)}_eval_"
     actual = {key + "feat": to_nchw(output.features), key + "out": to_nchw(output.logits)}
@@ -32,7 +32,7 @@ def test_evaluation_agrees_with_the_released_network(classes, extra_norm):
 
 @pytest.mark.parametrize("extra_norm", [False, True])
 def test_a_training_pass_and_its_running_statistics_agree_with_the_released_network(extra_norm):
-    model = DeepLab(19, extra_norm=extra_norm)
+    model = SegmentationNetwork(19, extra_norm=extra_norm)
     apply = jax.jit(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]))
     output, updates = apply(network_variables(model), golden_image())
     key = f"k19_clr{int(extra_norm)}_train_"

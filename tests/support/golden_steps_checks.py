@@ -25,9 +25,10 @@ from proda_jax.adaptation.prototypes import Prototypes
 from proda_jax.adaptation.stages import denoise, distill, warmup
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.state import DiscriminatorState, TrainState, copy
+from proda_jax.configs import base
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.backbones import backbone
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.models.discriminator import Discriminator
 from proda_jax.models.resizing import resize_align_corners
 from proda_jax.models.weights.torch_names import to_torch
@@ -39,9 +40,9 @@ CLASSES, CROP, FULL = 19, (64, 96), (96, 144)
 WEIGHT_DECAY = 2e-4
 
 
-def small_network(dtype: str, **settings) -> DeepLab:
+def small_network(dtype: str, **settings) -> SegmentationNetwork:
     small = backbone("resnet101", (1, 1, 1, 1))
-    return DeepLab(classes=CLASSES, backbone=small, dropout=0.0, dtype=jnp.dtype(dtype), **settings)
+    return SegmentationNetwork(classes=CLASSES, backbone=small, dropout=0.0, dtype=jnp.dtype(dtype), **settings)
 
 
 @functools.cache
@@ -61,7 +62,7 @@ def stage_config(**settings) -> ConfigDict:
     return ConfigDict(schedule | sgd | others | settings)
 
 
-def make_setup(model: DeepLab, config: ConfigDict, **kwargs) -> steps.Setup:
+def make_setup(model: SegmentationNetwork, config: ConfigDict, **kwargs) -> steps.Setup:
     """The step under test gets the optimizer that its stage builds."""
     optimizer = network_optimizer(config, model.backbone, steps_per_epoch=1)
     return steps.Setup(model, optimizer, config, ConfigDict({"crop_size": CROP, "target_stride": 4}), **kwargs)
@@ -281,6 +282,9 @@ def test_a_stage_2_step_agrees_with_the_released_one(tag, weight, dtype):
             rce_weight=0.0,
             distillation_weight=weight,
             distillation_form="released",
+            source_weight=1.0,
+            rectified=False,
+            auxiliary_ce_weight=0.0,
         )
         setup = make_setup(small_network(dtype, extra_norm=True), config, teacher=small_network(dtype))
         before = make_state(setup, variables(dtype, extra_norm=True))
@@ -305,9 +309,10 @@ def test_a_stage_2_step_agrees_with_the_released_one(tag, weight, dtype):
 
 
 def warm_up_setup(gan: str, weight, dtype: str) -> steps.Setup:
-    config = stage_config(
-        backbone_rate=1e-4, head_rate=1e-3, gan=gan, adversarial_weight=weight, discriminator_rate=1e-4
-    )
+    config = stage_config(**dict(base.warmup("", 1)) | {"batch_norm": "batch", "schedule_steps": 10**9, "gan": gan})
+    config.backbone_rate, config.head_rate = 1e-4, 1e-3
+    with config.ignore_type():
+        config.adversarial_weight = weight
     return make_setup(
         small_network(dtype),
         config,

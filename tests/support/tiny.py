@@ -10,7 +10,7 @@ from proda_jax.adaptation.stages import build, kinds
 from proda_jax.configs import base
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.data.memory import MemorySource
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import SegmentationNetwork
 
 IMAGE, CROP, CLASSES = (48, 96), (32, 64), 11
 
@@ -65,12 +65,14 @@ def block_source(records: int, seed: int, *, labelled: bool = True) -> MemorySou
     return MemorySource(image, label if labelled else None)
 
 
-def tiny_model(config: ml_collections.ConfigDict, axis_name: str | None = None, *, extra_norm: bool = False) -> DeepLab:
+def tiny_model(
+    config: ml_collections.ConfigDict, axis_name: str | None = None, *, extra_norm: bool = False
+) -> SegmentationNetwork:
     return build.network(config.model, CLASSES, extra_norm=extra_norm, axis_name=axis_name)
 
 
 @functools.cache
-def tiny_variables(model: DeepLab, seed: int) -> dict:
+def tiny_variables(model: SegmentationNetwork, seed: int) -> dict:
     """Variables of a tiny network, NumPy arrays in its compute type; no two layers are alike."""
     example = np.zeros((1, *CROP, 3), np.float32)
     shapes = jax.eval_shape(lambda: model.clone(axis_name=None).init(jax.random.key(0), example, train=False))

@@ -14,7 +14,7 @@ from torch import nn
 
 from benchmarks.torch_network import Network
 from proda_jax.models.backbones import backbone
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.models.weights.contents import Weights
 from proda_jax.models.weights.torch_names import from_torch
 
@@ -99,16 +99,16 @@ def write_simclr(prefix: str, backbone: Mapping[str, np.ndarray], depths, **othe
     tf.raw_ops.SaveV2(prefix=prefix, tensor_names=names, shape_and_slices=[""] * len(names), tensors=values)
 
 
-def small_model(**settings) -> DeepLab:
+def small_model(**settings) -> SegmentationNetwork:
     sizes = {"head_channels": 32, "feature_channels": 32, "classes": CLASSES} | SMALL | settings
-    return DeepLab(backbone=backbone("resnet101", sizes.pop("depths"), sizes.pop("width")), **sizes)
+    return SegmentationNetwork(backbone=backbone("resnet101", sizes.pop("depths"), sizes.pop("width")), **sizes)
 
 
-def shapes_of(model: DeepLab) -> dict:
+def shapes_of(model: SegmentationNetwork) -> dict:
     return jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 96, 3)), train=False))
 
 
-def logits(read: Weights, model: DeepLab, image: np.ndarray = IMAGE) -> np.ndarray:
+def logits(read: Weights, model: SegmentationNetwork, image: np.ndarray = IMAGE) -> np.ndarray:
     variables = from_torch(read.arrays, shapes_of(model))
     return to_nchw(jax.jit(lambda v, x: model.apply(v, x, train=False).logits)(variables, image))
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from proda_jax.adaptation import optim, prototypes
+from proda_jax.adaptation import adversary, optim, prototypes
 from proda_jax.adaptation.stages import kinds
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.stages.kinds import KINDS
@@ -18,8 +18,8 @@ from proda_jax.adaptation.state import DiscriminatorState, TrainState, copy
 from proda_jax.data.checks import first_of
 from proda_jax.data.label_spaces import label_space
 from proda_jax.models.backbones import DEFAULT, OPTIONS, Backbone, backbone
-from proda_jax.models.deeplab import DeepLab
-from proda_jax.models.discriminator import Discriminator
+from proda_jax.models.deeplab import NO_AUXILIARY, SegmentationNetwork
+from proda_jax.models.discriminator import DISCRIMINATORS, Discriminator
 
 # Where a stage's networks, labels and draws are from, and when it ends: its step is the same whatever they are.
 AROUND_THE_STEP = ("init", "init_takes", "weights", "teacher", "labels_from", "random_as", "steps")
@@ -31,7 +31,9 @@ def train_step(kind: str) -> Callable:
     return steps.unless_not_finite(KINDS[kind].module.train_step)
 
 
-def network(model: ml_collections.ConfigDict, classes: int, *, extra_norm: bool, axis_name: str | None) -> DeepLab:
+def network(
+    model: ml_collections.ConfigDict, classes: int, *, extra_norm: bool, axis_name: str | None
+) -> SegmentationNetwork:
     """The segmentation network of the configuration's `model` section.
 
     Args:
@@ -40,11 +42,13 @@ def network(model: ml_collections.ConfigDict, classes: int, *, extra_norm: bool,
       extra_norm: with the batch normalisation that a self-supervised backbone needs after it.
       axis_name: mapped axis over the devices, or None.
     """
-    return DeepLab(
+    return SegmentationNetwork(
         classes=classes,
         backbone=backbone_of(model),
         extra_norm=extra_norm,
         head=model.head,
+        auxiliary_head=model.get("auxiliary_head", NO_AUXILIARY),
+        auxiliary_weight=model.get("auxiliary_weight", 0.0),
         dilations=tuple(model.dilations),
         head_channels=model.head_channels,
         feature_channels=model.feature_channels,
@@ -65,9 +69,14 @@ def backbone_of(model: ml_collections.ConfigDict) -> Backbone:
     return backbone(model.get("backbone", DEFAULT), model.depths or (), model.width or 0, **options)
 
 
-def stage_network(network: DeepLab, stage: ml_collections.ConfigDict) -> DeepLab:
-    """The network of a stage: the configuration's, with another head where the kind of stage says so."""
+def stage_network(network: SegmentationNetwork, stage: ml_collections.ConfigDict) -> SegmentationNetwork:
+    """The network of a stage: the configuration's, with another head where the kind of stage says so.
+
+    A second head is left out of stages that do not train it.
+    """
     kind, network = kinds.of(stage), network.clone(freeze_backbone=stage.get("freeze_backbone", False))
+    if not kind.auxiliary_head(stage):
+        network = network.clone(auxiliary_head=NO_AUXILIARY, auxiliary_weight=0.0)
     return network if kind.head is None else network.clone(extra_norm=False, **kind.head(stage))
 
 
@@ -115,8 +124,8 @@ def setup(
     config: ml_collections.ConfigDict,
     name: str,
     *,
-    model: DeepLab,
-    teacher: DeepLab | None,
+    model: SegmentationNetwork,
+    teacher: SegmentationNetwork | None,
     steps_per_epoch: int,
 ) -> Setup:
     """What the steps of stage `name` need.
@@ -138,11 +147,11 @@ def setup(
 
 @functools.lru_cache(maxsize=64)
 def _setup(
-    stage: ml_collections.FrozenConfigDict, views: ml_collections.FrozenConfigDict, model: DeepLab,
-    teacher: DeepLab | None, micro_batches: int, steps_per_epoch: int,
+    stage: ml_collections.FrozenConfigDict, views: ml_collections.FrozenConfigDict, model: SegmentationNetwork,
+    teacher: SegmentationNetwork | None, micro_batches: int, steps_per_epoch: int,
 ) -> Setup:  # fmt: skip
     """The same one for the same settings: optimizers are functions, which are equal to themselves alone."""
-    adversarial = kinds.of(stage).discriminator
+    adversarial = kinds.of(stage).discriminator(stage)
     return Setup(
         model=model,
         optimizer=optim.network_optimizer(stage, model.backbone, steps_per_epoch),
@@ -151,9 +160,15 @@ def _setup(
         axis_name=model.axis_name,
         micro_batches=micro_batches,
         teacher=teacher,
-        discriminator=Discriminator(tuple(stage.discriminator_channels), model.dtype) if adversarial else None,
+        discriminator=discriminator_of(stage, model) if adversarial else None,
         discriminator_optimizer=optim.discriminator_optimizer(stage, steps_per_epoch) if adversarial else None,
     )
+
+
+def discriminator_of(stage: ml_collections.FrozenConfigDict, model: SegmentationNetwork) -> Discriminator:
+    """The layers of a stage's discriminators."""
+    outputs = 2 * model.classes if stage.gan == adversary.CLASSES else 1
+    return DISCRIMINATORS[stage.discriminator](tuple(stage.discriminator_channels), model.dtype, outputs)
 
 
 def create_state(
@@ -170,8 +185,9 @@ def create_state(
     """
     discriminator = None
     if setup.discriminator is not None:
-        probabilities = jnp.zeros((1, *setup.crop_size, setup.model.classes))
-        params = setup.discriminator.init(key, probabilities)["params"]
+        image, network = jnp.zeros((1, *setup.crop_size, 3)), setup.model.clone(axis_name=None)
+        output = jax.eval_shape(lambda v: network.apply(v, image, train=False), variables)
+        params = adversary.initialise(setup.discriminator, key, setup.stage, output, setup.crop_size)
         discriminator = DiscriminatorState(params, setup.discriminator_optimizer.init(params))
     variables, kind = copy(variables), kinds.of(setup.stage)
     averaged = kind.momentum_encoder(setup.stage) and (start is not None or not kind.prototypes(setup.stage))
@@ -187,4 +203,5 @@ def create_state(
         prototypes=copy(start) if start is not None else None,
         recomputed=copy(variables["batch_stats"]) if setup.stage.get("statistics") == "recomputed" else None,
         discriminator=discriminator,
+        class_presence=jnp.ones(setup.model.classes) if kind.weighs_classes(setup.stage) else None,
     )

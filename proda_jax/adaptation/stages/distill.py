@@ -89,11 +89,12 @@ def update(state: TrainState, inputs: Inputs, teacher: Any, *, setup: steps.Setu
     c = setup.stage
     labels = follow(resize_nearest(inputs.hard_label, setup.target_size), inputs.strong_view, setup)
     of_source = jnp.zeros((0,), bool) if inputs.source_label is None else inputs.source_label != IGNORE
-    source_total, target_total, pixels, compared = steps.reduce(
+    source_total, target_total, pixels, everywhere, compared = steps.reduce(
         setup,
         (
             *steps.domain_counts(setup, of_source, labels != IGNORE),
             losses.count(steps.regularised(setup, labels != IGNORE), c.reduction),
+            losses.count(jnp.ones(labels.shape, bool)),
             losses.count(inputs.valid),
         ),
     )
@@ -101,10 +102,11 @@ def update(state: TrainState, inputs: Inputs, teacher: Any, *, setup: steps.Setu
     def gradient_of(stats: Any, part: tuple[Inputs, jax.Array]):
         inputs, labels = part
         gradients, metrics = [], {}
-        if inputs.source_image is not None:
+        if inputs.source_image is not None and c.source_weight:
             gradient, stats, metrics = steps.labelled_gradient(
-                setup, state, stats, inputs.source_image, inputs.source_label, source_total, inputs.source_keys
-            )
+                setup, state, stats, inputs.source_image, inputs.source_label, source_total, inputs.source_keys,
+                weight=c.source_weight,
+            )  # fmt: skip
             gradients.append(gradient)
         teacher_logits = None
         if c.distillation_weight:
@@ -112,11 +114,19 @@ def update(state: TrainState, inputs: Inputs, teacher: Any, *, setup: steps.Setu
             teacher_logits = resize_align_corners(teacher_logits, setup.target_size)
 
         def loss_fn(output: Output):
-            logits = resize_align_corners(output.logits, setup.target_size)
-            fit = losses.symmetric_cross_entropy(
-                logits, labels, alpha=c.ce_weight, beta=c.rce_weight, total=target_total, reduction=c.reduction
-            )
-            metrics = {"target_fit": fit}
+            heads = [resize_align_corners(logits, setup.target_size) for logits in output.heads]
+            if c.rectified:
+                pairs = (heads, heads[::-1])
+                fits = [losses.rectified_cross_entropy(*pair, labels, total=everywhere) for pair in pairs]
+            else:
+                fits = [
+                    losses.symmetric_cross_entropy(
+                        logits, labels, alpha=c.ce_weight, beta=c.rce_weight, total=target_total, reduction=c.reduction
+                    )
+                    for logits in heads
+                ]
+            fit = sum(weight * fit for weight, fit in zip((1.0, c.auxiliary_ce_weight), fits, strict=False))
+            metrics, logits = {"target_fit": fit}, resize_align_corners(output.logits, setup.target_size)
             if c.regulariser_weight:
                 metrics["regulariser"] = steps.regulariser(setup, logits, labels != IGNORE, pixels)
                 fit = fit + c.regulariser_weight * metrics["regulariser"]

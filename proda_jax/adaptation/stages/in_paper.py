@@ -61,6 +61,14 @@ NOT_OF_SELF_TRAINING = ("label_threshold", "temperature", "prototype_momentum", 
                          "prototype_init_by", "ema_view", "regulariser")  # fmt: skip
 
 
+def warmup_row(stage: Settings, kinds: Kinds) -> str | None:
+    """Of other adversarial systems nothing is known here."""
+    usual = {"adversarial_on": "probabilities", "discriminator": "released", "auxiliary_ce_weight": 0.0,
+             "entropy_weight": 0.0}  # fmt: skip
+    own = all(stage.get(key, value) == value for key, value in usual.items())
+    return "warm-up" if own and stage.get("adversarial_weight", 1.0) > 0 else None
+
+
 def denoise_row(stage: Settings, kinds: Kinds) -> str | None:
     if stage.get("label_source") == "moving" or stage.get("weighting") == "network":
         return None  # Figure 4 shows these as curves, without numbers
@@ -73,6 +81,8 @@ def denoise_row(stage: Settings, kinds: Kinds) -> str | None:
 
 
 def distill_row(stage: Settings, kinds: Kinds) -> str | None:
+    if stage.get("rectified") or not stage.get("source_weight", 1.0):
+        return None  # other systems' (Seg-Uncertainty, FADA)
     init, third = stage.get("init"), kinds.get(stage.get("teacher", "")) == stage["kind"]
     if third:
         return "stage 3" if init == "self_supervised" else None

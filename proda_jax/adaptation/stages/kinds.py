@@ -42,7 +42,9 @@ class Kind:
         what becomes of them.
       labels_with: setting that is above zero where it does so at all; None: always.
       teacher: setting with the name of the stage whose frozen network the step is given, if any.
-      discriminator: whether it trains one.
+      discriminator: whether it trains any.
+      weighs_classes: whether it keeps how often classes are absent, by which they are weighed.
+      auxiliary_head: whether it trains the network's second head, if there is one.
       momentum_encoder: whether it has an average of its parameters.
       averages_statistics: whether this has running statistics of its own.
       prototypes: whether it has prototypes, which start as means of the features of the network that it starts from.
@@ -65,7 +67,9 @@ class Kind:
     pseudo_labels: NeededLabels | None = None
     labels_with: str | None = None
     teacher: str | None = None
-    discriminator: bool = False
+    discriminator: Callable[[Settings], bool] = lambda stage: False
+    weighs_classes: Callable[[Settings], bool] = lambda stage: False
+    auxiliary_head: Callable[[Settings], bool] = lambda stage: False
     momentum_encoder: Callable[[Settings], bool] = lambda stage: False
     averages_statistics: Callable[[Settings], bool] = lambda stage: False
     prototypes: Callable[[Settings], bool] = lambda stage: False
@@ -143,9 +147,11 @@ KINDS: dict[str, Kind] = {
         "warmup",
         pseudo_labels=NeededLabels("hard_label", "hard pseudo labels", made_by="labels_from"),
         labels_with="label_weight",
-        discriminator=True,
+        discriminator=lambda stage: stage.get("adversarial_weight", 0.01) > 0,
+        weighs_classes=lambda stage: stage.get("rare_weight", 1.0) != 1 or stage.get("hard_share", 1.0) < 1,
+        auxiliary_head=lambda stage: True,
         unused_views=lambda stage: (*_STRONG, "target_stride"),
-        paper_row=lambda stage, kinds: "warm-up",
+        paper_row=in_paper.warmup_row,
         paper_settings=lambda stage, source: in_paper.JITTER,
     ),
     "denoise": Kind(
@@ -169,6 +175,7 @@ KINDS: dict[str, Kind] = {
         pseudo_labels=NeededLabels("hard_label", "hard pseudo labels", made_by="teacher"),
         teacher="teacher",
         of_labelled=lambda stage: (),
+        auxiliary_head=lambda stage: stage.get("auxiliary_ce_weight", 0.0) > 0,
         unused_views=lambda stage: _STRONG if stage.get("target_view") == "weak" else (),
         paper_row=in_paper.distill_row,
         paper_settings=lambda stage, source: in_paper.DISTILL,

@@ -16,7 +16,7 @@ from proda_jax.adaptation.averaging import averaged_probabilities
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.data.pseudo_labels import PseudoLabels
 from proda_jax.data.source import ExampleSource, ordered_records
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.models.resizing import resize_nearest
 from proda_jax.system import devices, hosts
 from proda_jax.system.interruption import Stopped
@@ -24,7 +24,7 @@ from proda_jax.system.progress import progress
 
 
 def soft_labels(
-    model: DeepLab,
+    model: SegmentationNetwork,
     variables: Any,
     images: jax.Array,
     *,
@@ -61,13 +61,13 @@ def soft_labels(
     return soft.astype(jnp.float16)
 
 
-def soft_label_size(model: DeepLab, image_size: tuple[int, int], stride: int) -> tuple[int, int]:
+def soft_label_size(model: SegmentationNetwork, image_size: tuple[int, int], stride: int) -> tuple[int, int]:
     """Height and width of the soft labels of images of this size, see `soft_labels`."""
     return tuple(int((n - 1) * model.output_stride // stride) + 1 for n in model.output_size(image_size))
 
 
 def hard_labels(
-    model: DeepLab,
+    model: SegmentationNetwork,
     variables: Any,
     images: jax.Array,
     threshold: float = 0.0,
@@ -97,7 +97,7 @@ def hard_labels(
 
 
 def confidences(
-    model: DeepLab,
+    model: SegmentationNetwork,
     variables: Any,
     images: jax.Array,
     *,
@@ -180,7 +180,7 @@ def fill_store(
 
 
 def _accumulate(
-    model: DeepLab, variables: Any, current: prototypes.Prototypes, batch: dict[str, jax.Array], *, by: str,
+    model: SegmentationNetwork, variables: Any, current: prototypes.Prototypes, batch: dict[str, jax.Array], *, by: str,
     count_limit: int | None, min_pixels: int,
 ) -> prototypes.Prototypes:  # fmt: skip
     """Prototypes with the class means of one batch, of which the labels, if it has them, have a say."""
@@ -202,7 +202,7 @@ def stop_if_preempted() -> None:
 
 
 def initial_prototypes(
-    model: DeepLab,
+    model: SegmentationNetwork,
     variables: Any,
     source: ExampleSource,
     stage: ml_collections.ConfigDict,
@@ -238,7 +238,7 @@ def initial_prototypes(
     return current
 
 
-def feature_channels(model: DeepLab, variables: Any) -> int:
+def feature_channels(model: SegmentationNetwork, variables: Any) -> int:
     """Channels of the feature f of this network."""
     shape = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, jnp.zeros((1, 64, 64, 3)))
     return shape.features.shape[-1]

@@ -19,7 +19,7 @@ import optax
 from proda_jax.adaptation import losses, statistics, views
 from proda_jax.adaptation.state import TrainState
 from proda_jax.adaptation.views import colour, fourier
-from proda_jax.models.deeplab import DeepLab
+from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.models.discriminator import Discriminator
 from proda_jax.models.heads import Output
 
@@ -47,13 +47,13 @@ class Setup:
       discriminator, discriminator_optimizer: of the adversarial warm-up.
     """
 
-    model: DeepLab
+    model: SegmentationNetwork
     optimizer: optax.GradientTransformation
     stage: ml_collections.FrozenConfigDict
     views: ml_collections.FrozenConfigDict
     axis_name: str | None = None
     micro_batches: int = 1
-    teacher: DeepLab | None = None
+    teacher: SegmentationNetwork | None = None
     discriminator: Discriminator | None = None
     discriminator_optimizer: optax.GradientTransformation | None = None
 
@@ -159,15 +159,16 @@ def labelled_gradient(
     total: jax.Array,
     dropout_keys: jax.Array | None,
     domain: str = "source",
+    weight: float = 1.0,
 ) -> tuple[Any, Any, Metrics]:
-    """Gradient of the cross entropy with true labels at full crop size (the l_ce^s of Equation 11).
+    """Gradient of the cross entropy with true labels at full crop size (the l_ce^s of Equation 11), times `weight`.
 
     `total`: labels that count in the whole batch; `domain`: of the images, 'source' or 'target'.
     """
 
     def loss_fn(output: Output) -> tuple[jax.Array, Metrics]:
         loss = losses.upsampled_cross_entropy(output.logits, labels, total=total, reduction=setup.stage.reduction)
-        return loss, {f"{domain}_ce": loss}
+        return weight * loss, {f"{domain}_ce": loss}
 
     return pass_gradient(setup, state, batch_stats, images, dropout_keys, loss_fn, domain)
 
@@ -338,7 +339,7 @@ def unless_not_finite(train_step: Callable) -> Callable:
 
 def changing(state: TrainState) -> dict[str, Any]:
     """What a step that is left out leaves as it was."""
-    names = ("params", "batch_stats", "opt_state", "ema_params", "prototypes", "discriminator")
+    names = ("params", "batch_stats", "opt_state", "ema_params", "prototypes", "discriminator", "class_presence")
     return {name: getattr(state, name) for name in names}
 
 

@@ -1,8 +1,13 @@
-"""Warm-up: adversarial alignment of the output (AdaptSegNet, single level; Section 5.1, Algorithm 1, line 1).
+"""Adversarial stages: alignment of what the network says of both domains, or of its features, and certainty.
 
-With `label_weight` it is self-training, too, by hard labels of the target images (BDL, Li et al., CVPR 2019).
+The warm-up (AdaptSegNet, single level; Section 5.1, Algorithm 1, line 1), and with other settings AdaptSegNet of two
+levels (arXiv:1802.10349), MinEnt and AdvEnt (ADVENT, arXiv:1811.12833), CLAN (arXiv:1809.09478), FADA
+(arXiv:2007.09222) and the memory of Seg-Uncertainty (arXiv:1912.11164). With `label_weight` it is self-training, too,
+by hard labels of the target images (BDL, arXiv:1904.10620).
 """
 
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import flax
@@ -10,14 +15,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from proda_jax.adaptation import losses, views
+from proda_jax.adaptation import adversary, losses, views
+from proda_jax.adaptation.adversary import SOURCE, TARGET
 from proda_jax.adaptation.stages import step as steps
-from proda_jax.adaptation.state import TrainState
+from proda_jax.adaptation.state import DiscriminatorState, TrainState
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.heads import Output
 from proda_jax.models.resizing import resize_align_corners
 
-SOURCE, TARGET = 0.0, 1.0  # what the discriminator calls the domains
+# metrics of each discriminator, and of each head
+ADVERSARIAL = {adversary.MAIN: "adversarial", adversary.AUXILIARY: "auxiliary_adversarial"}
+ENTROPY = ("entropy", "auxiliary_entropy")
 
 
 @flax.struct.dataclass
@@ -34,10 +42,10 @@ class Inputs:
 
 
 def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: steps.Setup):
-    """One step of warm-up: source cross entropy and adversarial loss, then the discriminator.
+    """One step: source cross entropy, adversarial loss and entropy, then the discriminators.
 
     Args:
-      state: train state with a discriminator.
+      state: train state with discriminators, if the stage has any.
       batch: 'source': {'image', 'label'}, 'target': {'image'} and with `label_weight` 'hard_label', 'slot' [batch]
         int32; images and labels uint8.
       teacher: unused.
@@ -66,34 +74,141 @@ def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: st
     return update(state, inputs, setup=setup)
 
 
-def update(state: TrainState, inputs: Inputs, *, setup: steps.Setup):
-    """The step on images whose views are drawn already."""
-    c, size, critic = setup.stage, inputs.source_image.shape[1:3], state.discriminator
-    labels = (inputs.source_label, inputs.target_label)
-    total, target_total = steps.reduce(
-        setup, [None if label is None else losses.count(label != IGNORE, c.reduction) for label in labels]
-    )
+@dataclass(frozen=True)
+class Objective:
+    """What a step minimises, as shares of the whole batch.
 
-    def judge(params: Any, logits: jax.Array, domain: float) -> jax.Array:
-        scores = setup.discriminator.apply({"params": params}, steps.probabilities(resize_align_corners(logits, size)))
-        return losses.gan_loss(scores, domain, kind=c.gan, total=jnp.int32(scores.size * setup.shares))
+    G = sum_h c_h CE_h(source) + d sum_h a_h GAN(D_h(target), source) + sum_h e_h E_h(target) + m sum_h KL(q || p_h)
+    over heads h, with the stage's weights, q being what the network says; the discriminators' is
+    w sum_h [GAN(D_h(source), source) + GAN(D_h(target), target)].
+
+    Attributes:
+      setup: holds the settings.
+      size: height and width of the images.
+      step: number of steps taken.
+      labels, pixels: source labels that count, and target pixels, in the whole batch.
+      class_weights: of the source's classes, [classes], or None.
+    """
+
+    setup: steps.Setup
+    size: tuple[int, int]
+    step: jax.Array
+    labels: jax.Array
+    pixels: jax.Array
+    class_weights: jax.Array | None = None
+
+    @property
+    def damping(self) -> jax.Array | float:
+        """d, which falls from 1 to 0 over `damping_steps` (CLAN)."""
+        over = self.setup.stage.damping_steps
+        return jnp.maximum(1.0 - self.step / over, 0.0) if over else 1.0
+
+    def source(self, output: Output, label: jax.Array) -> tuple[jax.Array, steps.Metrics]:
+        """Cross entropy of each head on labelled images; label [batch, h, w]."""
+        c, fit = self.setup.stage, partial(losses.upsampled_cross_entropy, total=self.labels)
+        fit = partial(fit, reduction=c.reduction, focus=c.focus)
+        if self.class_weights is not None:
+            fit = partial(losses.selective_cross_entropy, weights=self.class_weights, share=c.hard_share)
+            fit = partial(fit, parts=self.setup.micro_batches, axis_name=self.setup.axis_name)
+        fits = [fit(logits / c.logit_temperature, label) for logits in output.heads]
+        loss = sum(weight * fit for weight, fit in zip((1.0, c.auxiliary_ce_weight), fits, strict=False))
+        return loss, dict(zip(("source_ce", "auxiliary_ce"), fits, strict=False))
+
+    def target(self, output: Output, critics: Any) -> tuple[jax.Array, steps.Metrics]:
+        """What target images add; `critics` are the discriminators' parameters, or None."""
+        c, loss, metrics = self.setup.stage, 0.0, {}
+        for which, weight in self.weights(critics).items():
+            fooled = self.damping * weight * self.judge(critics, output, which, SOURCE, local=True)
+            loss, metrics[ADVERSARIAL[which]] = loss + fooled, fooled
+        weights = (c.entropy_weight, c.auxiliary_entropy_weight)
+        for name, weight, logits in zip(ENTROPY, weights, output.heads, strict=False):
+            if weight:
+                metrics[name] = losses.entropy(logits, self.size, total=self.pixels)
+                loss = loss + weight * metrics[name]
+        if c.memory_weight:
+            metrics["memory"] = self.memory(output)
+            loss = loss + jnp.where(self.step >= c.memory_after, c.memory_weight, 0.0) * metrics["memory"]
+        return loss, metrics
+
+    def memory(self, output: Output) -> jax.Array:
+        """Sum over heads of KL(q || p_h), q being what the network says (Seg-Uncertainty, Equation 4)."""
+        said, *heads = (resize_align_corners(logits, self.size) for logits in (output.logits, *output.heads))
+        everywhere = jnp.ones(said.shape[:-1], bool)
+        compare = partial(losses.distillation, valid=everywhere, form="equation12_per_pixel", total=self.pixels)
+        return sum(compare(logits, said) for logits in heads)
+
+    def discriminators(self, critics: Any, source: Output, target: Output) -> jax.Array:
+        """What the discriminators learn from the network's outputs."""
+        c, found, penalty = self.setup.stage, 0.0, 0.0
+        for which in self.weights(critics):
+            shown = adversary.MAIN if c.discriminated == "heads" else None
+            found += self.judge(critics, source, which, SOURCE, shown=shown)
+            found += self.judge(critics, target, which, TARGET, local=True)
+            if c.gradient_penalty:
+                images = self.pixels // (self.size[0] * self.size[1])
+                penalty += adversary.gradient_penalty(
+                    self.setup.discriminator, critics, source, which, c, size=self.size, images=images
+                )
+        return c.discriminator_weight * found + c.gradient_penalty * penalty
+
+    def weights(self, critics: Any) -> dict[int, Any]:
+        """The weight of each discriminator's term in the network's objective, of those that there are."""
+        if critics is None:
+            return {}
+        c = self.setup.stage
+        auxiliary = {adversary.AUXILIARY: c.auxiliary_adversarial_weight} if "auxiliary" in critics else {}
+        return {adversary.MAIN: c.adversarial_weight} | auxiliary
+
+    def judge(
+        self, critics: Any, output: Output, which: int, domain: float, *, local: bool = False, shown: int | None = None
+    ) -> jax.Array:
+        """See `adversary.judge`; `local`: of target images, whose scores may have weights of their own."""
+        c = self.setup.stage
+        if shown is None and which == adversary.MAIN and c.discriminated == "heads":
+            shown = adversary.MAIN_HEAD
+        weigh = partial(adversary.local_weight, output, step=self.step, stage=c) if local and c.local_weight else None
+        return adversary.judge(
+            self.setup.discriminator, critics, output, which, domain, c,
+            size=self.size, shares=self.setup.shares, shown=shown, weigh=weigh,
+        )  # fmt: skip
+
+    def likeness(self, params: Any) -> jax.Array:
+        """What likeness of the two heads adds, cos(W_1, W_2) + 1 of all their numbers (CLAN, Equation 5)."""
+        first, second = (
+            jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(params[head])])
+            for head in ("head", "auxiliary_head")
+        )
+        return self.damping * self.setup.stage.weight_divergence * (losses.cosine(first, second) + 1.0)
+
+
+def update(state: TrainState, inputs: Inputs, *, setup: steps.Setup):
+    """The step on images whose views are drawn already: the network's, then the discriminators'."""
+    c, critics = setup.stage, state.discriminator and state.discriminator.params
+    of_target = inputs.target_label
+    labels, target_labels, pixels = steps.reduce(
+        setup,
+        (
+            losses.count(inputs.source_label != IGNORE, c.reduction),
+            None if of_target is None else losses.count(of_target != IGNORE, c.reduction),
+            losses.count(jnp.ones(inputs.target_image.shape[:3], bool)),
+        ),
+    )
+    weights, presence = class_weights(state, inputs.source_label, setup)
+    objective = Objective(setup, inputs.source_image.shape[1:3], state.step, labels, pixels, weights)
 
     def gradient_of(stats: Any, part: Inputs):
         def source_loss(output: Output):
-            loss = losses.upsampled_cross_entropy(
-                output.logits, part.source_label, total=total, reduction=c.reduction
-            )
-            return loss, {"source_ce": loss, "logits": output.logits}
+            loss, metrics = objective.source(output, part.source_label)
+            return loss, metrics | {"output": output}
 
         def target_loss(output: Output):
-            loss = c.adversarial_weight * judge(critic.params, output.logits, SOURCE)
-            metrics = {"adversarial": loss, "logits": output.logits}
+            loss, metrics = objective.target(output, critics)
             if part.target_label is not None:
                 metrics["target_fit"] = losses.upsampled_cross_entropy(
-                    output.logits, part.target_label, total=target_total, reduction=c.reduction
+                    output.logits, part.target_label, total=target_labels, reduction=c.reduction
                 )
                 loss = loss + c.label_weight * metrics["target_fit"]
-            return loss, metrics
+            return loss, metrics | {"output": output}
 
         source_gradient, stats, source = steps.pass_gradient(
             setup, state, stats, part.source_image, part.source_keys, source_loss, "source"
@@ -101,17 +216,37 @@ def update(state: TrainState, inputs: Inputs, *, setup: steps.Setup):
         target_gradient, stats, target = steps.pass_gradient(
             setup, state, stats, part.target_image, part.target_keys, target_loss
         )
-        source_logits, target_logits = source.pop("logits"), target.pop("logits")
-
-        def discriminator_loss(params: Any) -> jax.Array:
-            return judge(params, source_logits, SOURCE) + judge(params, target_logits, TARGET)
-
-        loss, critics_gradient = jax.value_and_grad(discriminator_loss)(critic.params)
-        gradients = steps.add(source_gradient, target_gradient), critics_gradient
-        return gradients, stats, source | target | {"discriminator": loss}
+        outputs = source.pop("output"), target.pop("output")
+        gradient, metrics = steps.add(source_gradient, target_gradient), source | target
+        if critics is None:
+            return (gradient, None), stats, metrics
+        loss, critics_gradient = jax.value_and_grad(objective.discriminators)(critics, *outputs)
+        return (gradient, critics_gradient), stats, metrics | {"discriminator": loss}
 
     (gradient, critics_gradient), stats, metrics = steps.accumulate(setup, gradient_of, state.batch_stats, inputs)
-    updates, opt_state = setup.discriminator_optimizer.update(critics_gradient, critic.opt_state, critic.params)
-    critic = critic.replace(params=optax.apply_updates(critic.params, updates), opt_state=opt_state)
+    if c.weight_divergence:
+        metrics["weight_likeness"], apart = jax.value_and_grad(objective.likeness)(state.params)
+        gradient = steps.add(gradient, apart)
+    judges = moved(state.discriminator, critics_gradient, setup)
     state, metrics = steps.update(setup, state, gradient, stats, metrics)
-    return state.replace(discriminator=critic), metrics
+    return state.replace(discriminator=judges, class_presence=presence), metrics
+
+
+def class_weights(state: TrainState, label: jax.Array, setup: steps.Setup) -> tuple[Any, Any]:
+    """Weights of the source's classes in this batch, and `TrainState.class_presence` after it; None where all are 1."""
+    c, presence = setup.stage, state.class_presence
+    if presence is None:
+        return None, None
+    pixels = steps.reduce(setup, jnp.sum(jax.nn.one_hot(label, len(presence)), axis=(0, 1, 2)))
+    images = len(label) * (setup.shares // setup.micro_batches)
+    return losses.class_weights(pixels, presence, weight=c.rare_weight, fewer_than=c.rare_pixels * images)
+
+
+def moved(
+    discriminator: DiscriminatorState | None, gradient: Any, setup: steps.Setup
+) -> DiscriminatorState | None:
+    """The discriminators after a step of their optimizer."""
+    if discriminator is None:
+        return None
+    updates, opt_state = setup.discriminator_optimizer.update(gradient, discriminator.opt_state, discriminator.params)
+    return discriminator.replace(params=optax.apply_updates(discriminator.params, updates), opt_state=opt_state)

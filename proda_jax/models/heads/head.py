@@ -21,11 +21,13 @@ class Output:
     Attributes:
       features: f of the paper, [batch, h, w, feature channels].
       logits: class scores before the softmax, [batch, h, w, classes].
+      heads: those of each head, the main one's first; of a network alone, whose heads do not know of each other.
       encoded: what the backbone gives last, [batch, height, width, channels], where it was asked for.
     """
 
     features: jax.Array
     logits: jax.Array
+    heads: tuple[jax.Array, ...] = ()
     encoded: jax.Array | None = None
 
 
@@ -45,7 +47,7 @@ class Head(nn.Module):
     @classmethod
     @abc.abstractmethod
     def of(cls, network: Any, conv: Callable, norm: Callable, name: str) -> "Head":
-        """The head of a network with these attributes, see `DeepLab`; `conv` and `norm` make its layers."""
+        """The head of a network with these attributes, see `SegmentationNetwork`; `conv` and `norm` make its layers."""
 
     @classmethod
     def output_size(cls, backbone: Backbone, image_size: tuple[int, int]) -> tuple[int, int]:

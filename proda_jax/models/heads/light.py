@@ -62,7 +62,7 @@ class LightHead(Head):
 
     @classmethod
     def shapes(cls, layout: Any) -> Iterator[tuple[str, Shape]]:
-        channels = layout.backbone.channels
+        channels = layout.channels
         half, quarter = channels_of(channels)
         for i, (out, into) in {0: (half, channels), 3: (quarter, half)}.items():
             yield f"upscale.{i}.weight", (into, out, 2, 2)  # PyTorch's transposed convolutions have their inputs first

@@ -9,7 +9,7 @@ import numpy as np
 from proda_jax.models import backbones
 from proda_jax.models.backbones import Backbone
 from proda_jax.models.weights.resnet_names import has_deep_stem, torchvision_names
-from proda_jax.models.weights.torch_names import INPUT_CONVENTION
+from proda_jax.models.weights.torch_names import AUXILIARY, INPUT_CONVENTION
 from proda_jax.models.weights.transformer_names import authors_names
 
 WRAPPERS = re.compile(r"^(?:module\.|Scale\.)+")  # of torch.nn.DataParallel, and of AdaptSegNet's initial weights
@@ -47,10 +47,10 @@ def released_names(arrays: Mapping[str, np.ndarray], path: PathLike | str) -> tu
     notes += more
     if not any(name.startswith("layer6.conv2d_list.") for name in renamed):
         return renamed, aside, notes
-    # ADVENT and the multi-level AdaptSegNet: the main head is layer6, layer5 an auxiliary one on layer3
-    aside += [name for name in renamed if name.startswith("layer5.")]
-    kept = {re.sub(r"^layer6\.", "layer5.", name): a for name, a in renamed.items() if not name.startswith("layer5.")}
-    return kept, aside, [*notes, "layer6, the main head, was taken as layer5"]
+    # ADVENT, CLAN and the multi-level AdaptSegNet: the main head is layer6, and layer5 is the auxiliary one
+    both = {re.sub(r"^layer5\.", f"{AUXILIARY}layer5.", name): array for name, array in renamed.items()}
+    both = {re.sub(r"^layer6\.", "layer5.", name): array for name, array in both.items()}
+    return both, aside, [*notes, "layer6 was taken as the main head, and layer5 as the auxiliary one"]
 
 
 def without_prefix(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str], list[str]]:

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 
 from proda_jax.models import backbones
 from proda_jax.models.backbones import Backbone
+from proda_jax.models.deeplab import LOWER, NO_AUXILIARY, PARALLEL
 from proda_jax.models.heads import HEADS
 from proda_jax.models.heads.released import SQUEEZE_RATIO
 from proda_jax.models.shapes import Shape, affine, batch_norm, conv
+from proda_jax.models.weights.torch_names import AUXILIARY
 
 PLAIN_BRANCH = re.compile(r"layer5\.conv2d_list\.(\d+)\.(weight|bias)")
 RELEASED_BRANCH = re.compile(r"layer5\.conv2d_list\.(\d+)\.[01]\.(weight|bias)")
@@ -22,6 +24,8 @@ class Layout:
       backbone: None where no array is of any.
       extra_norm: one more batch normalisation follows the backbone.
       head: a name of `HEADS`, or None where there is only a backbone.
+      auxiliary_head: where a second head of the same kind sits, one of `deeplab.AUXILIARY`.
+      inputs: channels that the head takes, where these are not the backbone's.
       dilated_branches: 3x3 branches of the head; those of 'released' and 'daformer' have one of 1x1 besides.
       classes: None where no array tells.
       head_channels, feature_channels: of these two.
@@ -30,6 +34,8 @@ class Layout:
     backbone: Backbone | None = None
     extra_norm: bool = False
     head: str | None = None
+    auxiliary_head: str = NO_AUXILIARY
+    inputs: int | None = None
     dilated_branches: int = 0
     classes: int | None = None
     head_channels: int | None = 256
@@ -42,27 +48,40 @@ class Layout:
             whole = self.head is None or not HEADS[self.head].takes_levels
             last = self.backbone.channels if whole else self.backbone.levels[-1].channels
             shapes |= batch_norm("bn_pretrain", last)
-        if self.head == "released":
-            shapes |= dict(self._released_head())
-        elif self.head == "deeplab":
-            for i in range(self.dilated_branches):
-                shapes |= conv(f"layer5.conv2d_list.{i}", self.classes, self.backbone.channels, 3)
-        elif self.head is not None:
-            shapes |= dict(HEADS[self.head].shapes(self))
+        shapes |= self._head_shapes()
+        if self.auxiliary_head != NO_AUXILIARY:
+            inputs = self.backbone.levels[-2].channels if self.auxiliary_head == LOWER else None
+            auxiliary = dataclasses.replace(self, inputs=inputs)._head_shapes()
+            shapes |= {AUXILIARY + name: shape for name, shape in auxiliary.items()}
         return shapes
+
+    @property
+    def channels(self) -> int:
+        """Channels that the head takes."""
+        return self.inputs or self.backbone.channels
+
+    def _head_shapes(self) -> dict[str, Shape]:
+        if self.head == "released":
+            return dict(self._released_head())
+        if self.head == "deeplab":
+            branches = (f"layer5.conv2d_list.{i}" for i in range(self.dilated_branches))
+            return {k: v for name in branches for k, v in conv(name, self.classes, self.channels, 3).items()}
+        return dict(HEADS[self.head].shapes(self)) if self.head is not None else {}
 
     def classifier(self) -> set[str]:
         """Names of what scores classes: files for another set of classes, or for none, may lack it."""
         if self.head == "released":
-            return {"layer5.head.1.weight"}
-        if self.head not in (None, "deeplab"):
-            return set(HEADS[self.head].classifier)
-        return {name for name in self.shapes() if PLAIN_BRANCH.fullmatch(name)}
+            names = {"layer5.head.1.weight"}
+        elif self.head not in (None, "deeplab"):
+            names = set(HEADS[self.head].classifier)
+        else:
+            names = {name for name in self.shapes() if PLAIN_BRANCH.fullmatch(name)}
+        return names | {AUXILIARY + name for name in names}
 
     def _released_head(self) -> Iterator[tuple[str, Shape]]:
         for i in range(self.dilated_branches + 1):
             name = f"layer5.conv2d_list.{i}"
-            yield from conv(f"{name}.0", self.head_channels, self.backbone.channels, 3 if i else 1).items()
+            yield from conv(f"{name}.0", self.head_channels, self.channels, 3 if i else 1).items()
             yield from affine(f"{name}.1", self.head_channels).items()
         joined = self.head_channels and self.head_channels * (self.dilated_branches + 1)
         squeezed = joined and joined // SQUEEZE_RATIO
@@ -72,6 +91,14 @@ class Layout:
         yield from conv("layer5.bottleneck.1", self.feature_channels, joined, 3).items()
         yield from affine("layer5.bottleneck.2", self.feature_channels).items()
         yield "layer5.head.1.weight", (self.classes, self.feature_channels, 1, 1)
+
+
+def auxiliary_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Where a second head sits: where it takes other channels than the first, on another map."""
+    own = {name.removeprefix(AUXILIARY): shape for name, shape in shapes.items() if name.startswith(AUXILIARY)}
+    if not own:
+        return NO_AUXILIARY
+    return PARALLEL if all(shapes.get(name, shape) == shape for name, shape in own.items()) else LOWER
 
 
 def read_off(shapes: Mapping[str, tuple[int, ...]]) -> Layout:
@@ -90,6 +117,7 @@ def read_off(shapes: Mapping[str, tuple[int, ...]]) -> Layout:
     layout = Layout(
         backbone=backbones.read_off(shapes),
         extra_norm=any(name.startswith("bn_pretrain.") for name in shapes),
+        auxiliary_head=auxiliary_of(shapes),
     )
     if released or any(name.startswith(("layer5.bottleneck.", "layer5.head.")) for name in shapes):
         return dataclasses.replace(

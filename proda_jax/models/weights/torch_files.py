@@ -4,6 +4,7 @@ Nothing in a file is executed: PyTorch's are read by `torch_reader`, without PyT
 released code's format, TensorFlow to read its checkpoints.
 """
 
+import dataclasses
 import io
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ import numpy as np
 import safetensors.numpy
 from etils import epath
 
+from proda_jax.models.deeplab import NO_AUXILIARY
 from proda_jax.models.weights import simclr_checkpoint, stage_folder, torch_reader
 from proda_jax.models.weights.account import account
 from proda_jax.models.weights.contents import FACTS, Contents, Weights, own_arrays, safetensors_digest
@@ -158,7 +160,7 @@ def write_released(weights: Weights, path: epath.PathLike) -> None:
             f"({'; '.join(f'{n} {weights.arrays[n]}' for n in INPUT_CONVENTION)}); "
             "choose .npz or .safetensors"
         )
-    shapes = weights.layout.shapes()
+    shapes = dataclasses.replace(weights.layout, auxiliary_head=NO_AUXILIARY).shapes()
     account(weights.arrays, shapes).check(path)
     state = OrderedDict()
     for name in shapes:

@@ -22,6 +22,8 @@ LINEAR = re.compile(r".*/(squeeze|excite|q|kv|qkv|fc[12]|attn/proj|embed\d)")
 # Ours alone: what is subtracted from RGB in [0, 1] and what divides it, where a state dict does not say.
 INPUT_CONVENTION = {"input.mean": 0.0, "input.std": 1.0}
 
+AUXILIARY = "auxiliary."  # before the names of what a second head has, which are those of the first
+
 
 def torch_name(path: tuple[str, ...], *, head: str = "released") -> str:
     """The released code's name of the variable at `path`, such as ('backbone', 'layer1_0', 'bn1', 'scale').
@@ -34,6 +36,8 @@ def torch_name(path: tuple[str, ...], *, head: str = "released") -> str:
       KeyError: for a variable that has no counterpart there.
     """
     *modules, leaf = path
+    if modules[0] == "auxiliary_head":
+        return AUXILIARY + torch_name(("head", *path[1:]), head=head)
     if modules[0] == "input":
         return f"input.{leaf}"
     leaves = NORM_LEAVES if leaf in ("scale", "mean", "var") or is_norm(modules[-1]) else CONV_LEAVES

@@ -1,0 +1,54 @@
+"""A run of adversarial stages: a second head comes and goes, networks are averaged, and the network teaches itself."""
+
+import jax
+import numpy as np
+import pytest
+from tiny import CLASSES, block_source, tiny_config, tiny_stage
+
+from proda_jax.configs import advent, base, fada
+from proda_jax.inference.loading import load
+from proda_jax.models.resizing import resize_align_corners
+from proda_jax.run import evaluate, settings
+from proda_jax.run.experiment import Experiment
+from proda_jax.run.records import Metrics
+from proda_jax.run.sources import Sources
+
+
+def test_two_heads_an_average_and_self_distillation(tmp_path):
+    c = tiny_config()
+    c.snapshots.images = 0
+    c.stages = ("source", "advent", "self_distillation")
+    c.model.auxiliary_head = "lower"
+    c.source = tiny_stage(base.supervised("random", 1))
+    c.advent = tiny_stage(advent.advent("source", 2), auxiliary_ce_weight=0.1, auxiliary_adversarial_weight=0.01)
+    c.self_distillation = tiny_stage(fada.self_distillation("advent", "advent", 2))
+    for i, name in enumerate(c.stages):
+        settings.check_stage(c, name, c.stages[:i])
+    given = {"source": block_source(4, 0), "target": block_source(4, 1, labelled=False)}
+    given["validation"] = block_source(2, 2)
+    run = Experiment(c, tmp_path, Sources(c, tmp_path, given), devices_used=1)
+    run.run()
+    variables = {name: jax.device_get(run.networks.variables(name)) for name in c.stages}
+    heads = {name: "auxiliary_head" in own["params"] for name, own in variables.items()}
+    assert heads == {"source": False, "advent": True, "self_distillation": False}
+    lines = Metrics(tmp_path / "advent" / "metrics.jsonl", 2).entries
+    assert all(line["auxiliary_adversarial"] > 0 and line["auxiliary_ce"] > 0 for line in lines)
+    lines = Metrics(tmp_path / "self_distillation" / "metrics.jsonl", 2).entries
+    assert all("source_ce" not in line and line["target_fit"] > 0 for line in lines)
+
+    opened = load(tmp_path, stage="advent")
+    image = given["validation"].images[0]
+    model = run.networks.model("advent").clone(axis_name=None)
+    expected = jax.jit(lambda v, x: evaluate.predict(model, v, x))(variables["advent"], image[None])[0]
+    np.testing.assert_array_equal(opened(image), expected)
+
+    both, scores = ("source", "advent"), run.evaluate("source+advent")
+    models, images = (run.networks.model(name).clone(axis_name=None) for name in both), given["validation"].images
+    logits = [model.apply(variables[name], images / np.float32(255), train=False).logits
+              for model, name in zip(models, both, strict=True)]  # fmt: skip
+    labels = given["validation"].labels
+    mean = resize_align_corners((logits[0] + logits[1]) / 2, labels.shape[1:])
+    right = 100 * np.mean((np.argmax(mean, -1) == labels)[labels < CLASSES])
+    assert scores["pixel_accuracy"] == pytest.approx(float(right), abs=0.1) and scores["stage"] == "source + advent"
+    with pytest.raises(ValueError, match="has no checkpoints; stages with some"):
+        run.evaluate("source+minent")
