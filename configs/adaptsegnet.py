@@ -22,7 +22,7 @@ def get_config(form: str = "gta5") -> ml_collections.ConfigDict:
     if form not in FORMS:
         raise ValueError(f"form {form!r} after the colon: expected one of {', '.join(FORMS)}")
     source, _, kind = form.partition("_")
-    c = deeplabv2.get_config(source)
+    c = deeplabv2.begin(source)
     c.task = f"adaptsegnet_{form}"
     c.stages = ("adaptsegnet",)
     c.model.dilations = (6, 12)  # their head returns before the two others are added

@@ -17,7 +17,7 @@ STEPS = 120_000  # of a schedule of 250,000
 
 
 def get_config(source: str = "gta5") -> ml_collections.ConfigDict:
-    c = deeplabv2.get_config(source)
+    c = deeplabv2.begin(source)
     c.task = f"advent_{source}"
     c.stages = ("minent", "advent")
 

@@ -16,7 +16,7 @@ STEPS = 100_000
 
 
 def get_config(source: str = "gta5") -> ml_collections.ConfigDict:
-    c = deeplabv2.get_config(source)
+    c = deeplabv2.begin(source)
     c.task = f"clan_{source}"
     c.stages = ("clan",)
     c.views.flip = True

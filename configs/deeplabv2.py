@@ -12,7 +12,7 @@ from proda_jax.configs import base
 SOURCES = ("gta5", "synthia")
 
 
-def get_config(source: str) -> ml_collections.ConfigDict:
+def begin(source: str) -> ml_collections.ConfigDict:
     """The settings without stages; `source`: 'gta5' or 'synthia'."""
     if source not in SOURCES:
         raise ValueError(f"source {source!r} after the colon: expected {' or '.join(SOURCES)}")

@@ -14,7 +14,7 @@ from proda_jax.configs import base, deeplabv2
 
 
 def get_config(source: str = "gta5") -> ml_collections.ConfigDict:
-    c = deeplabv2.get_config(source)
+    c = deeplabv2.begin(source)
     c.task = f"fada_{source}"
     c.stages = ("source", "fada", "self_distillation")
     c.batch_size = 4

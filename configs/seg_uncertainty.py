@@ -17,7 +17,7 @@ STEPS = 25_000  # of schedules of 100,000
 
 
 def get_config(source: str = "gta5") -> ml_collections.ConfigDict:
-    c = deeplabv2.get_config(source)
+    c = deeplabv2.begin(source)
     c.task = f"seg_uncertainty_{source}"
     c.stages = ("memory", "rectified")
     c.batch_size = 2

@@ -139,14 +139,14 @@ def check(config: ml_collections.ConfigDict) -> None:
     check_finite(config)
     if not config.stages:
         refuse("stages", config.stages, "names of stages to run")
-    trains = any(kinds.of(config[name]).auxiliary_head(config[name]) for name in config.stages if name in sections)
-    if config.model.auxiliary_head != NO_AUXILIARY and not trains:
-        refuse("model.auxiliary_head", config.model.auxiliary_head, "'none', as no stage trains a second head")
     for i, name in enumerate(config.stages):
         choose("stages", name, sections)
         if name in config.stages[:i]:
             refuse("stages", tuple(config.stages), f"each stage once, not {name!r} twice")
         check_stage(config, name, earlier=config.stages[:i])
+    trains = any(kinds.of(config[name]).auxiliary_head(config[name]) for name in config.stages if name in sections)
+    if config.model.auxiliary_head != NO_AUXILIARY and not trains:
+        refuse("model.auxiliary_head", config.model.auxiliary_head, "'none', as no stage trains a second head")
 
 
 def check_finite(section: ml_collections.ConfigDict, prefix: str = "") -> None:

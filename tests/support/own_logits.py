@@ -27,7 +27,7 @@ class OwnOutputs:
         chosen = jax.tree.map(
             lambda source, target: jnp.where(images.mean() < 0.5, source, target), given["source"], given["target"]
         )
-        output = Output(chosen.get("features"), chosen["logits"])
+        output = Output(chosen.get("features"), chosen["logits"], (chosen["logits"],))
         return (output, {"batch_stats": variables["batch_stats"]}) if mutable is not False else output
 
 
