@@ -25,7 +25,7 @@ CHECKS = (
     golden_self_training_checks,
 )  # fmt: skip
 # methods all of whose arrays are compared
-COMPLETE = ("dacs", "daformer", "mic", "hrda", "fda", "cpsl", "sepico", "cbst", "crst", "cag")
+COMPLETE = ("dacs", "daformer", "mic", "hrda", "fda", "cpsl", "sepico", "cbst", "crst", "cag", "bdl")
 
 
 def left(method: str) -> set[str]:
