@@ -102,14 +102,16 @@ class Programs:
 
         def state(key: jax.Array) -> Any:
             start = None
-            if kinds.of(stage).momentum_encoder(stage):
+            if kinds.of(stage).prototypes(stage):
                 variables = jax.eval_shape(functools.partial(self.variables, setup.model), key)
                 channels = prepare.feature_channels(setup.model.clone(axis_name=None), variables)
                 start = prototypes.empty(len(self.space), channels)
             return build.create_state(setup, key, self.variables(setup.model, key), start)
 
         def teacher(key: jax.Array) -> Any:
-            return self.variables(setup.teacher, key) if setup.teacher else None
+            if setup.teacher:
+                return self.variables(setup.teacher, key)
+            return self.variables(setup.model, key) if kinds.of(stage).frozen_start(stage) else None
 
         train_step = functools.partial(build.train_step(stage.kind), setup=setup)
         function = devices.map_step(train_step, self.mesh, "rbr", "rr", donate=(0,))

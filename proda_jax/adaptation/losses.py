@@ -329,6 +329,27 @@ def distillation(
     return share_of_mean(over_classes[form](terms, axis=-1), valid, total)
 
 
+def semantic_difference(logits: jax.Array, others: jax.Array, *, total: jax.Array | None = None) -> jax.Array:
+    """How differently a segmentation network sees an image and its translation (BDL, Li et al., CVPR 2019).
+
+    The mean squared difference of class scores, each class map of each image normalised by its own mean and variance.
+
+    Args:
+      logits, others: class scores of the two, [batch, h, w, classes].
+      total: number of scores in the whole batch; None: these are all.
+
+    Returns:
+      The share of the mean, float32 scalar.
+    """
+
+    def normalised(x: jax.Array) -> jax.Array:
+        x = x.astype(jnp.float32)
+        return (x - x.mean((1, 2), keepdims=True)) * jax.lax.rsqrt(x.var((1, 2), keepdims=True) + 1e-5)
+
+    terms = (normalised(logits) - normalised(others)) ** 2
+    return share_of_mean(terms, jnp.ones(terms.shape, bool), total)
+
+
 def contrast(
     first: jax.Array,
     second: jax.Array,

@@ -28,7 +28,7 @@ CHECKS = (
 )  # fmt: skip
 # methods all of whose arrays are compared
 COMPLETE = ("adaptseg", "advent", "clan", "fada", "segunc", "schedules", "dacs", "daformer", "mic", "hrda", "fda",
-            "cpsl", "sepico", "cbst", "crst", "cag")  # fmt: skip
+            "cpsl", "sepico", "cbst", "crst", "cag", "bdl")  # fmt: skip
 
 
 def left(method: str) -> set[str]:

@@ -103,3 +103,10 @@ def test_step_of_bdl(tag):
 
 
 test_step_of_bdl.cases = [("adv",), ("ssl",)]
+
+
+def test_semantic_loss_of_bdl():
+    g = golden("bdl")
+    value, gradient = jax.value_and_grad(losses.semantic_difference)(g.logits("src_main"), g.logits("trg_main"))
+    agree(value, g["semantic_loss"])
+    agree(thinned(gradient), g["semantic_grad"])
