@@ -116,7 +116,9 @@ def update(state: TrainState, inputs: Inputs, teacher: Any, *, setup: steps.Setu
                     for logits in heads
                 ]
             fit = sum(weight * fit for weight, fit in zip((1.0, c.auxiliary_ce_weight), fits, strict=False))
-            metrics, logits = {"target_fit": fit}, resize_align_corners(output.logits, setup.target_size)
+            # where there are no labels, the divergence of two heads is still learnt from
+            metrics = {"rectified_ce" if c.rectified else "target_fit": fit}
+            logits = resize_align_corners(output.logits, setup.target_size)
             if teacher_logits is not None:
                 metrics["distillation"] = losses.distillation(
                     logits, teacher_logits, inputs.valid, form=c.distillation_form, total=compared
