@@ -14,6 +14,7 @@ from proda_jax.report.tables import paper_rows
 _METRICS = {
     "source_ce": "cross entropy on the source",
     "target_fit": "loss of the pseudo labels",
+    "rectified_ce": "loss of the pseudo labels by the heads' divergence",
     "mixed_ce": "cross entropy on mixed images",
     "masked_ce": "cross entropy on masked images",
     "feature_distance": "distance from the first features",

@@ -36,7 +36,7 @@ from proda_jax.system.checkpoints import Checkpoints
 STEPS = 3
 FITS = (
     "source_ce", "target_ce", "target_fit", "mixed_ce", "masked_ce", "consistency", "distillation", "adversarial",
-    "contrast", "anchor_ce", "source_distance",
+    "contrast", "anchor_ce", "source_distance", "rectified_ce",
 )  # fmt: skip
 PARTS = ("params", "opt_state", "ema_params", "prototypes", "discriminator")
 RUNNING = 0.9  # share of the running statistics that a step keeps

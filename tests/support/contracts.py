@@ -147,7 +147,12 @@ STAGES = {
     "rare_and_hard": Row(  # Seg-Uncertainty's first
         lambda: base.warmup("random", 10),
         splits=False,  # a micro-batch has its own hard pixels
-        settings=(("rare_weight", 7.0), ("rare_pixels", 128), ("hard_share", 0.5), ("adversarial_weight", 1.0), *SLOW),
+        settings=(
+            ("rare_weight", 7.0), ("rare_pixels", 128), ("hard_share", 0.5), ("adversarial_weight", 1.0),
+            ("auxiliary_adversarial_weight", 0.5), ("auxiliary_ce_weight", 0.5), ("discriminated", "heads"),
+            ("discriminator", "multi_scale"), ("discriminator_channels", (8, 8)), ("gradient_penalty", 1.0), *SLOW,
+        ),
+        model=(("auxiliary_head", "lower"), ("auxiliary_weight", 0.5)),
     ),
     "rectified": Row(  # Seg-Uncertainty's second
         lambda: base.distill("random", "random", 10),

@@ -126,7 +126,9 @@ def update(state: TrainState, inputs: Inputs, teacher: Any, *, setup: steps.Setu
                     for logits in heads
                 ]
             fit = sum(weight * fit for weight, fit in zip((1.0, c.auxiliary_ce_weight), fits, strict=False))
-            metrics, logits = {"target_fit": fit}, resize_align_corners(output.logits, setup.target_size)
+            # where there are no labels, the divergence of two heads is still learnt from
+            metrics = {"rectified_ce" if c.rectified else "target_fit": fit}
+            logits = resize_align_corners(output.logits, setup.target_size)
             if c.regulariser_weight:
                 metrics["regulariser"] = steps.regulariser(setup, logits, labels != IGNORE, pixels)
                 fit = fit + c.regulariser_weight * metrics["regulariser"]
