@@ -33,7 +33,7 @@ def assert_same_gradient(ours, plain, weights, x, *parameters):
         def loss(weights, x, *parameters):
             return jnp.sum(jnp.sin(function(x, *parameters)) * weights)
 
-        return jax.grad(loss, tuple(range(1, 2 + len(parameters))))
+        return jax.jit(jax.grad(loss, tuple(range(1, 2 + len(parameters)))))
 
     def shared(*given):
         dx, *others = gradient(partial(ours, devices.AXIS))(*given)
