@@ -58,7 +58,7 @@ GROUPS = {
         "test_experiment", "test_taken_networks", "test_studies", "test_pretrain", "test_extending", "test_damage",
         "test_resume", "test_bad_numbers", "test_interruption", "test_device_counts",
     ),
-    "steps": ("test_stages", "test_steps", "test_denoise"),
+    "steps": ("test_stages", "test_statistics", "test_steps", "test_denoise"),
     "commands": ("test_end_to_end", "test_hosts", "test_evaluate_command", "test_preparing_again", "test_settings"),
     "golden": ("test_golden", "test_weight_networks"),
     "inference": ("test_predict", "test_export", "test_loading", "test_video", "test_networks"),

@@ -92,8 +92,8 @@ def test_an_image_of_another_size_is_filled_up_below_and_on_the_right():
     network = row.module(Conv, partial(BatchNorm, use_running_statistics=True), recompute=False, name=None)
     images = reference.image(64, 90) - 0.5
     filled = np.pad(images, ((0, 0), (0, 1), (0, 7), (0, 0)))
-    variables = network.init(jax.random.key(0), images)
-    for actual, expected in zip(*(network.apply(variables, x) for x in (images, filled)), strict=True):
+    variables, apply = jax.jit(network.init)(jax.random.key(0), images), jax.jit(network.apply)
+    for actual, expected in zip(*(apply(variables, x) for x in (images, filled)), strict=True):
         np.testing.assert_array_equal(actual, expected)
     assert row.output_size((64, 90)) == row.output_size((65, 97)) == (5, 7)
 

@@ -33,7 +33,7 @@ def assert_same_gradient(ours, plain, weights, x, *parameters):
         def loss(weights, x, *parameters):
             return jnp.sum(jnp.sin(function(x, *parameters)) * weights)
 
-        return jax.grad(loss, tuple(range(1, 2 + len(parameters))))
+        return jax.jit(jax.grad(loss, tuple(range(1, 2 + len(parameters)))))
 
     def shared(*given):
         dx, *others = gradient(partial(ours, devices.AXIS))(*given)
@@ -143,7 +143,7 @@ def test_a_dilated_convolution_is_the_same_taken_apart_and_in_pytorch(size, dila
     result.backward(torch.tensor(np.asarray(dy)).permute(0, 3, 1, 2))
     expected = (result.detach().permute(0, 2, 3, 1), given.grad.permute(0, 2, 3, 1), weight.grad.permute(2, 3, 1, 0))
     for way in (convolution.convolve_apart, convolution.dilated_convolution):
-        result, backward = jax.vjp(partial(way, dilation=dilation), x, kernel)
+        result, backward = jax.vjp(jax.jit(partial(way, dilation=dilation)), x, kernel)
         for actual, wanted in zip((result, *backward(dy)), expected, strict=True):
             np.testing.assert_allclose(actual, wanted.numpy(), rtol=1e-4, atol=1e-4)
 
@@ -175,7 +175,7 @@ def test_a_1x1_convolution_is_a_matrix_product_on_a_cpu_and_a_convolution_on_a_g
         text = operations(convolution.pointwise, *shapes, platform=platform)
         assert f"stablehlo.{there}" in text and f"stablehlo.{not_there}" not in text
     x, kernel, dy = draw(0, 2, 5, 7, 8), draw(1, 1, 1, 8, 4), draw(2, 2, 5, 7, 4)
-    result, backward = jax.vjp(convolution.pointwise, x, kernel)
+    result, backward = jax.vjp(jax.jit(convolution.pointwise), x, kernel)
     dx, d_kernel = backward(dy)
     weights = np.asarray(kernel[0, 0])
     expected = (np.dot(x, weights), np.dot(dy, weights.T), np.einsum("bhwi,bhwo->io", x, dy))

@@ -55,7 +55,7 @@ def test_convolution_is_pytorchs_in_value_and_gradient(kernel, stride, dilation,
     expected = torch.nn.functional.conv2d(image, weight, bias, stride, padding, dilation)
     seed = normal(*from_nchw(expected).shape)
     expected.backward(to_nchw(seed))
-    actual, backward = jax.vjp(lambda p, x: layer.apply({"params": p}, x), params, x)
+    actual, backward = jax.vjp(jax.jit(lambda p, x: layer.apply({"params": p}, x)), params, x)
     gradient, x_gradient = backward(seed)
     np.testing.assert_allclose(actual, from_nchw(expected), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(x_gradient, from_nchw(image.grad), rtol=1e-4, atol=1e-4)
@@ -89,7 +89,7 @@ def test_batch_normalisation_trains_like_pytorchs():
             variables | {"params": params}, x, mutable=["batch_stats"]
         )
 
-    actual, backward, updates = jax.vjp(apply, variables["params"], x, has_aux=True)
+    actual, backward, updates = jax.vjp(jax.jit(apply), variables["params"], x, has_aux=True)
     gradient, x_gradient = backward(seed)
     np.testing.assert_allclose(actual, from_nchw(expected), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(updates["batch_stats"]["mean"], theirs.running_mean, rtol=1e-5)
@@ -135,7 +135,7 @@ def test_a_convolution_with_its_normalisation_is_pytorchs(inputs, kernel, stride
         return Both().apply({"params": params, "batch_stats": stats}, *given, mutable=["batch_stats"])
 
     params = {"conv": {"kernel": weights}, "norm": variables["params"]}
-    actual, backward, updates = jax.vjp(apply, params, x, shortcut, has_aux=True)
+    actual, backward, updates = jax.vjp(jax.jit(apply), params, x, shortcut, has_aux=True)
     gradient, x_gradient, shortcut_gradient = backward(seed)
     near = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
     near(actual, from_nchw(expected))
@@ -161,7 +161,7 @@ def test_of_a_widening_convolution_nothing_is_kept_but_what_comes_out_behind_the
     def apply(params, x, shortcut):
         return Both().apply({**variables, "params": params}, x, shortcut, mutable=["batch_stats"])
 
-    result, backward, _ = jax.vjp(apply, variables["params"], x, shortcut, has_aux=True)
+    result, backward, _ = jax.vjp(jax.jit(apply), variables["params"], x, shortcut, has_aux=True)
     (kept,) = {id(array): array for array in jax.tree.leaves(backward) if array.shape == result.shape}.values()
     np.testing.assert_array_equal(kept, result)
 
@@ -207,7 +207,7 @@ def test_max_pool_has_pytorchs_gradient_among_equal_values_too(size):
     expected = torch.nn.functional.max_pool2d(given, 3, stride=2, padding=1, ceil_mode=True)
     dy = normal(*from_nchw(expected.detach()).shape)
     expected.backward(to_nchw(dy))
-    _, backward = jax.vjp(max_pool, jnp.asarray(x))
+    _, backward = jax.vjp(jax.jit(max_pool), jnp.asarray(x))
     np.testing.assert_allclose(backward(jnp.asarray(dy))[0], from_nchw(given.grad), rtol=1e-5, atol=1e-6)
 
 

@@ -232,7 +232,7 @@ def denoise_config(consistency_weight: float, regulariser_weight: float) -> Conf
         ("stage1", 10.0, 0.1, "float64"),
         pytest.param("stage1_synthia", 10.0, 0.0, "float64", marks=pytest.mark.slow),
         pytest.param("stage1_noconsist", 0.0, 0.1, "float64", marks=pytest.mark.slow),
-        ("stage1", 10.0, 0.1, "float32"),
+        pytest.param("stage1", 10.0, 0.1, "float32", marks=pytest.mark.slow),
     ],
 )
 def test_a_stage_1_step_agrees_with_the_released_one(tag, consistency_weight, regulariser_weight, dtype):
@@ -270,7 +270,7 @@ def test_a_stage_1_step_agrees_with_the_released_one(tag, consistency_weight, re
     [
         pytest.param("stage2", 1.0, "float64", marks=pytest.mark.slow),
         ("stage2_kd100", 100.0, "float64"),
-        ("stage2_kd100", 100.0, "float32"),
+        pytest.param("stage2_kd100", 100.0, "float32", marks=pytest.mark.slow),
     ],
 )
 def test_a_stage_2_step_agrees_with_the_released_one(tag, weight, dtype):

@@ -2,9 +2,8 @@
 
 from importlib import metadata
 
-FLAGS = ["--xla_backend_optimization_level=0"]
-AS_USERS = {}  # compiler options that take the others back
+FLAGS = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
 if metadata.version("jaxlib").startswith("0.10."):  # a flag that XLA does not know ends the process
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # a third of the time
-    AS_USERS["xla_cpu_use_fusion_emitters"] = True
+    FLAGS.append("--xla_cpu_parallel_codegen_split_count=1")  # the tests leave no core for the parts
 QUICK = " ".join(FLAGS)
