@@ -1,0 +1,187 @@
+"""The systems of Tables 1 and 2 under one protocol: one start, as many steps each, the same rates and views.
+
+    python main.py --mode=study --config=configs/studies/systems.py:demo --workdir=...
+    python main.py --mode=study --config=configs/studies/systems.py:camvid --config.data.raw_dir=<CamVid> --workdir=...
+
+`demo` is rendered streets and the demo's small network, `camvid` real photographs by day -> at dusk with
+EfficientNet-Lite0 from ImageNet weights. Each row starts from the same network, trained on the source, and takes
+`STEPS` more, in as many parts as its system has; the control takes them on the source alone. The paper's numbers beside
+the rows are Table 1's, each with a network, a size and a rule for choosing of its own; BDL's, with images that a GAN has
+translated, is left out. Systems with two heads have networks of their own, and a study each, of rendered streets:
+`demo_levels` (AdaptSegNet and ADVENT at two levels), `demo_clan`, `demo_uncertainty` (Seg-Uncertainty).
+
+What is a system's own is as in its configuration (configs/cbst.py and others): losses, weights, selection of labels.
+Rates, schedule, batch normalisation, views, sizes of discriminators and colour augmentation are the same in all rows.
+"""
+
+from collections.abc import Callable
+
+import ml_collections
+
+from proda_jax.configs import advent, base, cag, camvid, cbst, clan, deeplabv2, demo, fada, fda, lite, seg_uncertainty
+from proda_jax.configs.studies import common
+
+STEPS = 480  # of each row after the source: two parts of 240, three of 160, four of 120
+SOURCE_STEPS = {"demo": 600, "camvid": 400}
+SYSTEMS = ("one_head", "levels", "clan", "uncertainty")  # by the network that they need
+TERMS = (
+    f"Every row takes {STEPS} steps after the same start, in as many parts as its system has. No row was tuned: weights "
+    "of losses and rules for labels are the systems' own, made for other networks and a hundred times as many steps."
+)
+Finish = Callable[[ml_collections.ConfigDict], ml_collections.ConfigDict]
+Row = common.Row
+
+
+def get_config(form: str = "demo") -> ml_collections.ConfigDict:
+    """The study of a form: 'demo', 'camvid', or 'demo_' and one of `SYSTEMS` with two heads."""
+    task, _, system = form.partition("_")
+    if task not in SOURCE_STEPS or system not in SYSTEMS[1:] + ("",) or task == "camvid" and system:
+        others = ", ".join(("demo", "camvid", *(f"demo_{name}" for name in SYSTEMS[1:])))
+        raise ValueError(f"configs/studies/systems.py:{form}: expected one of {others} after the colon")
+    c = (demo if task == "demo" else camvid).get_config()
+    c.task = f"{form}_systems"
+    c.data.loader = "memory"
+    c.evaluate_every = STEPS
+    finish = of_demo if task == "demo" else of_camvid
+    c.source = finish(base.supervised("random" if task == "demo" else "imagenet", SOURCE_STEPS[task]))
+    c.control = finish(base.supervised("source", STEPS))
+    rows = {"": one_head, "levels": two_levels, "clan": parallel_heads, "uncertainty": uncertainty}[system](c, finish)
+    rows = [("source only", "source", 36.6), ("source only, continued", "control", None), *rows]
+    title = f"Systems of Tables 1 and 2{', ' + system if system else ''}"
+    study = common.study(c, "systems", title, rows, paper="Table 1", gain_over="control", notes=(TERMS,),
+                         show=("classes", "pictures"))  # fmt: skip
+    with study.study.unlocked():
+        study.study.notes = tuple(note for note in study.study.notes if note != common.EQUAL_TERMS)
+    return study
+
+
+def of_demo(stage: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """What is the same in all rows of rendered streets."""
+    return alike(demo.jitter(demo.small(stage)), demo.warmup("source", 1).discriminator_channels)
+
+
+def of_camvid(stage: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """What is the same in all rows of photographs."""
+    share = 1.0 if stage.init == "imagenet" else lite.LATER
+    return alike(demo.jitter(lite.tuned(stage, share)), demo.warmup("source", 1).discriminator_channels)
+
+
+def alike(stage: ml_collections.ConfigDict, channels: tuple[int, ...]) -> ml_collections.ConfigDict:
+    """Batch statistics, and discriminators in proportion to the network."""
+    stage.batch_norm = "batch"
+    if stage.get("discriminator") in ("released", "fully_convolutional") and stage.adversarial_weight:
+        stage.discriminator_channels = channels
+    if stage.get("source_weight", 1.0) == 0:
+        stage.jitter.brightness = stage.jitter.contrast = stage.jitter.saturation = stage.jitter.white_balance = 0.0
+    return stage
+
+
+def one_head(c: ml_collections.ConfigDict, finish: Finish) -> list[Row]:
+    """Systems whose networks have one head; a stage each part, named after the system."""
+    half, third, quarter = STEPS // 2, STEPS // 3, STEPS // 4
+    c.adaptsegnet = finish(deeplabv2.adversarial("source", STEPS))
+    c.minent = finish(advent.minent("source", STEPS))
+    c.advent = finish(advent.advent("source", STEPS))
+    c.fada = finish(fada.fada("source", half))
+    c.fada_distilled = finish(fada.self_distillation("fada", "fada", half))
+
+    bdl = lambda: deeplabv2.adversarial("source", third)  # noqa: E731
+    c.bdl = finish(bdl())
+    for before, name in (("bdl", "bdl_round1"), ("bdl_round1", "bdl_round2")):
+        c[name] = bdl()
+        c[name].labels_from, c[name].label_weight = before, 1.0
+        finish(c[name])
+
+    for system in ("cbst", "mrkld", "lrent"):
+        before = "source"
+        for number, portion in enumerate(cbst.PORTIONS, 1):
+            name = f"{system}_round{number}"
+            c[name] = finish(retrained(system, before, third, portion))
+            before = name
+
+    c.fda = finish(lent(base.supervised("source", third)))
+    for before, name in (("fda", "fda_round1"), ("fda_round1", "fda_round2")):
+        c[name] = finish(lent(selected(base.distill(before, before, third), "class_portion", 0.34, every=1)))
+        c[name].label_threshold = 0.9
+
+    warmup, stage1, distilled = (
+        (demo.warmup, demo.denoise, demo.distill) if finish is of_demo else (lite.warmup, lite.denoise, lite.distill)
+    )
+    c.warmup = warmup("source", quarter)
+    before = "warmup"
+    for name in cag.get_config().stages[1:]:
+        c[name] = finish(base.anchors(before, quarter))
+        before = name
+    c.stage1 = stage1("warmup", quarter)
+    c.stage2 = distilled("stage1", quarter)
+    c.stage3 = distilled("stage2", quarter)
+    c.dacs = finish(base.mix("source", STEPS))
+    return [
+        ("AdaptSegNet, one level", "adaptsegnet", 41.4), ("MinEnt, one level", "minent", None),
+        ("AdvEnt, one level", "advent", None), ("FADA", "fada_distilled", 50.1), ("CAG-UDA", before, 50.2),
+        ("BDL without translation", "bdl_round2", None), ("CBST", "cbst_round3", 45.9), ("MRKLD", "mrkld_round3", 47.1),
+        ("LRENT", "lrent_round3", None), ("FDA", "fda_round2", None), ("DACS", "dacs", None),
+        ("ProDA", "stage3", 57.5),
+    ]  # fmt: skip
+
+
+def retrained(system: str, before: str, steps: int, portion: float) -> ml_collections.ConfigDict:
+    """A round of CBST, MRKLD or LRENT."""
+    if system == "lrent":
+        stage = base.self_training(before, steps)
+        stage.hard_labels, stage.label_entropy, stage.soft_label_stride = False, 0.25, 4
+        return chosen(stage, "class_balanced", portion, every=4)
+    stage = selected(base.distill(before, before, steps), "class_balanced", portion, every=4)
+    if system == "mrkld":
+        stage.regulariser, stage.regulariser_over, stage.regulariser_weight = "mrkld", "labels", 0.01
+    return stage
+
+
+def selected(stage: ml_collections.ConfigDict, selector: str, portion: float, every: int) -> ml_collections.ConfigDict:
+    """A stage on hard labels of the target alone, in the view that they were made in."""
+    stage.distillation_weight, stage.target_view, stage.extra_norm = 0.0, "weak", False
+    return chosen(stage, selector, portion, every)
+
+
+def chosen(stage: ml_collections.ConfigDict, selector: str, portion: float, every: int) -> ml_collections.ConfigDict:
+    """A portion of each class's labels, by thresholds that every so many pixels are looked at for."""
+    stage.label_selector, stage.label_portion, stage.label_every = selector, portion, every
+    stage.label_flip = selector == "class_balanced"
+    return stage
+
+
+def lent(stage: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The target's amplitudes and FDA's entropy; beta is the smallest that moves more than the mean of such crops."""
+    stage.fourier_beta = 0.05
+    stage.regulariser, stage.regulariser_weight = "robust_entropy", fda.get_config().adapted.regulariser_weight
+    return stage
+
+
+def two_levels(c: ml_collections.ConfigDict, finish: Finish) -> list[Row]:
+    """A second head on the third group of blocks."""
+    c.adaptsegnet = deeplabv2.adversarial("source", STEPS)
+    c.minent, c.advent = advent.minent("source", STEPS), advent.advent("source", STEPS)
+    deeplabv2.two_levels(c, c.adaptsegnet, c.minent, c.advent)
+    c.adaptsegnet.auxiliary_adversarial_weight = c.advent.auxiliary_adversarial_weight = 0.0002
+    c.minent.auxiliary_entropy_weight = 0.0002
+    for name in ("adaptsegnet", "minent", "advent"):
+        finish(c[name])
+    return [("AdaptSegNet, two levels", "adaptsegnet", 42.4), ("MinEnt, two levels", "minent", None),
+            ("AdvEnt, two levels", "advent", None)]  # fmt: skip
+
+
+def parallel_heads(c: ml_collections.ConfigDict, finish: Finish) -> list[Row]:
+    """CLAN: two heads beside each other, whose sum is what the network says."""
+    c.model.auxiliary_head, c.model.auxiliary_weight = "parallel", 1.0
+    c.clan = finish(clan.clan("source", STEPS))
+    return [("CLAN", "clan", 43.2)]
+
+
+def uncertainty(c: ml_collections.ConfigDict, finish: Finish) -> list[Row]:
+    """Seg-Uncertainty: memory, then rectified labels."""
+    c.model.auxiliary_head, c.model.auxiliary_weight = "lower", 0.5
+    c.memory = finish(seg_uncertainty.memory("source", STEPS // 2))
+    c.rectified = finish(seg_uncertainty.rectified("memory", STEPS // 2))
+    return [("Seg-Uncertainty", "rectified", 50.3)]
+
+
