@@ -11,7 +11,6 @@ import sys
 import numpy as np
 import pytest
 from fake_workdir import fake_config, fake_workdir
-from matplotlib.figure import Figure
 from report_pages import lines_of, table_of
 
 from proda_jax import report
@@ -31,18 +30,6 @@ def brief(tmp_path_factory):
     for snapshot in path.glob("*/snapshots/150.npz"):
         snapshot.unlink()
     return path
-
-
-@pytest.fixture(autouse=True)
-def svgs_alone(monkeypatch):
-    """Half of the time: the PNGs, drawn from the same axes as the page's own figures, are those of test_report.py."""
-    save = Figure.savefig
-
-    def svg_alone(figure, file, *, format, **settings):
-        if format == "svg":
-            save(figure, file, format=format, **settings)
-
-    monkeypatch.setattr(Figure, "savefig", svg_alone)
 
 
 @pytest.fixture
