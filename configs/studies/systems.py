@@ -6,8 +6,8 @@
 `demo` is rendered streets and the demo's small network, `camvid` real photographs by day -> at dusk with
 EfficientNet-Lite0 from ImageNet weights. Each row starts from the same network, trained on the source, and takes
 `STEPS` more, in as many parts as its system has; the control takes them on the source alone. The paper's numbers beside
-the rows are Table 1's, each with a network, a size and a rule for choosing of its own; BDL's, with images that a GAN has
-translated, is left out. Systems with two heads have networks of their own, and a study each, of rendered streets:
+the rows are Table 1's, each with a network, a size and a rule for choosing of its own; BDL's, with images that a GAN
+has translated, is left out. Systems with two heads have networks of their own, and a study each, of rendered streets:
 `demo_levels` (AdaptSegNet and ADVENT at two levels), `demo_clan`, `demo_uncertainty` (Seg-Uncertainty).
 
 What is a system's own is as in its configuration (configs/cbst.py and others): losses, weights, selection of labels.
@@ -25,8 +25,9 @@ STEPS = 480  # of each row after the source: two parts of 240, three of 160, fou
 SOURCE_STEPS = {"demo": 600, "camvid": 400}
 SYSTEMS = ("one_head", "levels", "clan", "uncertainty")  # by the network that they need
 TERMS = (
-    f"Every row takes {STEPS} steps after the same start, in as many parts as its system has. No row was tuned: weights "
-    "of losses and rules for labels are the systems' own, made for other networks and a hundred times as many steps."
+    f"Every row takes {STEPS} steps after the same start, in as many parts as its system has. No row was tuned: "
+    "weights of losses and rules for labels are the systems' own, made for other networks and a hundred times as many "
+    "steps."
 )
 Finish = Callable[[ml_collections.ConfigDict], ml_collections.ConfigDict]
 Row = common.Row

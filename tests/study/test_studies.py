@@ -42,7 +42,7 @@ def config_of(name: str, form: str):
 
 def test_every_table_and_figure_has_its_study():
     there = {path.stem for path in (ROOT / "configs" / "studies").glob("*.py")} - {"__init__", "common", "demo"}
-    assert there == {*TABLES, *FIGURES, "camvid"}
+    assert there == {*TABLES, *FIGURES, "camvid", "systems"}
 
 
 @pytest.mark.parametrize("form", ["gta5", "demo"])
@@ -69,7 +69,25 @@ def test_camvid_learns_from_one_time_of_day_and_is_scored_on_the_other_on_images
     assert len({c.data[role].split for role in ("source", "target", "validation")}) == 3
 
 
-@pytest.mark.parametrize("name", [*TABLES, *FIGURES, "camvid"])
+@pytest.mark.parametrize("form", ["demo", "camvid", "demo_levels", "demo_clan", "demo_uncertainty"])
+def test_every_system_takes_as_many_steps_after_the_same_start(form):
+    c = config_of("systems", form)
+    settings.check(c)
+
+    def steps_to(name: str) -> int:
+        if name == "source":
+            return 0
+        before = {c[name].get(key) for key in ("init", "teacher", "labels_from")} - {None, "source"}
+        return c[name].steps + max(map(steps_to, before), default=0)
+
+    rows = {row.stage for row in plan(c).rows} - {"source"}
+    assert len(rows) >= 2 and {steps_to(stage) for stage in rows} == {480}
+    alike = ("optimizer", "batch_norm", "weight_decay", "schedule", "statistics")
+    assert len({tuple(c[stage][key] for key in alike) for stage in c.stages[1:]}) == 1
+    assert all(c[stage].schedule_steps == c[stage].steps for stage in c.stages)
+
+
+@pytest.mark.parametrize("name", [*TABLES, *FIGURES, "camvid", "systems"])
 def test_another_form_is_refused_with_those_there_are(name):
     with pytest.raises(ValueError, match=rf"configs/studies/{name}.py:huge: expected"):
         config_of(name, "huge")
