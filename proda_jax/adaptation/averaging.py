@@ -75,5 +75,8 @@ def mean_probabilities(logits: Sequence[jax.Array], size: tuple[int, int]) -> ja
     Returns:
       Probabilities float32 [batch, *size, classes].
     """
-    views = [of_scale[:, view] for of_scale in logits for view in range(of_scale.shape[1])]
+    views = [
+        jax.lax.index_in_dim(of_scale, view, axis=1, keepdims=False)  # indexing may be a gather
+        for of_scale in logits for view in range(of_scale.shape[1])
+    ]  # fmt: skip
     return sum(jax.nn.softmax(resize_align_corners(view, size), axis=-1) for view in views) / len(views)

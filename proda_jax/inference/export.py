@@ -38,8 +38,19 @@ def labels(
     Returns:
       Train ids uint8 [batch, height, width].
     """
-    mean = averaged_probabilities(model, variables, images, images.shape[1:3], scales=scales, flip=flip)
-    return jnp.argmax(mean, axis=-1).astype(jnp.uint8)
+    return jnp.argmax(probabilities(model, variables, images, scales=scales, flip=flip), axis=-1).astype(jnp.uint8)
+
+
+def probabilities(
+    model: SegmentationNetwork,
+    variables: Any,
+    images: jax.Array,
+    *,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+) -> jax.Array:
+    """What `labels` chooses from: float32 [batch, height, width, classes]."""
+    return averaged_probabilities(model, variables, images, images.shape[1:3], scales=scales, flip=flip)
 
 
 def export(segmenter: Segmenter, output: epath.PathLike, kind: str) -> None:
@@ -61,9 +72,10 @@ def export(segmenter: Segmenter, output: epath.PathLike, kind: str) -> None:
         need("a SavedModel", "train", "tensorflow")
     check_writable(output, "--output")
     model, variables = segmenter.network
-    predict = functools.partial(labels, model, scales=segmenter.scales, flip=segmenter.flip)
+    says, write = {"savedmodel": (probabilities, write_savedmodel), "stablehlo": (labels, write_stablehlo)}[kind]
+    predict = functools.partial(says, model, scales=segmenter.scales, flip=segmenter.flip)
     with phase(f"writing {kind}"):
-        {"savedmodel": write_savedmodel, "stablehlo": write_stablehlo}[kind](predict, variables, size, output)
+        write(predict, variables, size, output)
     about = segmenter.card.as_json() | {
         "input": {"name": "images", "dtype": "uint8", "shape": [None, *size, 3], "holds": "RGB"},
         "output": {"name": "labels", "dtype": "uint8", "shape": [None, *size], "holds": "positions in classes"},
@@ -75,10 +87,12 @@ def export(segmenter: Segmenter, output: epath.PathLike, kind: str) -> None:
 def write_savedmodel(
     predict: Callable[[Any, jax.Array], jax.Array], variables: Any, size: tuple[int, int], output: epath.Path
 ) -> None:
-    """Writes a TensorFlow SavedModel: `predict` as its signature 'serving_default', 'images' -> 'labels'.
+    """Writes a TensorFlow SavedModel, whose signature 'serving_default' is 'images' -> 'labels'.
+
+    Which class is the most probable TensorFlow finds itself: TFLite's converter takes its argmax, and not JAX's.
 
     Args:
-      predict: (variables, uint8 [batch, height, width, 3]) -> uint8 [batch, height, width].
+      predict: (variables, uint8 [batch, height, width, 3]) -> probabilities [batch, height, width, classes].
       variables: of the network; they become the SavedModel's variables.
       size: height and width of the images.
       output: its folder.
@@ -102,7 +116,8 @@ def write_savedmodel(
         tf.function, autograph=False, input_signature=[tf.TensorSpec((None, *size, 3), tf.uint8, name="images")]
     )
     def serve(images):
-        return {"labels": converted(module.variables_of_network, images)}
+        probable = tf.argmax(converted(module.variables_of_network, images), axis=-1, output_type=tf.int32)
+        return {"labels": tf.cast(probable, tf.uint8)}
 
     module.serve = serve
     tf.saved_model.save(module, str(output), signatures=serve)
@@ -113,7 +128,7 @@ def write_stablehlo(
 ) -> None:
     """Writes `STABLEHLO`, which `jax.export.deserialize` reads: images -> labels, with the weights inside.
 
-    Args: as of `write_savedmodel`.
+    Args: as of `write_savedmodel`, but that `predict` gives labels, uint8 [batch, height, width].
     """
     from jax import export as jax_export
 

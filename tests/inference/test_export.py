@@ -22,6 +22,18 @@ READERS = {
         serve = tf.saved_model.load(folder).signatures["serving_default"]
         predict = lambda images: serve(images=tf.constant(images))["labels"].numpy()
         """,
+    # TensorFlow's converter makes one of a SavedModel
+    "tflite": """
+        import tensorflow as tf
+        network = tf.lite.Interpreter(model_content=tf.lite.TFLiteConverter.from_saved_model(folder).convert())
+        network.allocate_tensors()
+        put, got = network.get_input_details()[0]["index"], network.get_output_details()[0]["index"]
+        def of_one(image):
+            network.set_tensor(put, image[None])
+            network.invoke()
+            return network.get_tensor(got)[0]
+        predict = lambda images: np.stack(list(map(of_one, images)))
+        """,
     "stablehlo": """
         import pathlib
         import jax.export
@@ -45,12 +57,15 @@ def workdir(tmp_path_factory):
     return write_run(tmp_path_factory.mktemp("run"))
 
 
-@pytest.mark.parametrize(("kind", "options"), [("savedmodel", {}), ("stablehlo", {"scales": (0.5, 1.0), "flip": True})])
-def test_an_exported_network_gives_the_same_labels(kind, options, workdir, tmp_path):
+@pytest.mark.parametrize(
+    ("reader", "options"),
+    [("savedmodel", {}), ("tflite", {}), ("stablehlo", {"scales": (0.5, 1.0), "flip": True})],
+)
+def test_an_exported_network_gives_the_same_labels(reader, options, workdir, tmp_path):
     segmenter = load(workdir, **options)
-    export(segmenter, tmp_path / "exported", kind)
+    export(segmenter, tmp_path / "exported", "stablehlo" if reader == "stablehlo" else "savedmodel")
     np.save(tmp_path / "images.npy", IMAGES)
-    script = textwrap.dedent(READING).format(reader=textwrap.dedent(READERS[kind]).strip())
+    script = textwrap.dedent(READING).format(reader=textwrap.dedent(READERS[reader]).strip())
     files = [tmp_path / "exported", tmp_path / "images.npy", tmp_path / "labels.npz"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, "-c", script, *map(str, files)]

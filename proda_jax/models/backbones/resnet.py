@@ -94,7 +94,7 @@ def max_pool(x: jax.Array) -> jax.Array:
     The gradient goes to the first of the largest, as in PyTorch. XLA's own scatters it, which neither CPUs nor GPUs are
     quick at; here each of the nine taps of a window takes its part.
     """
-    return nn.max_pool(x, (3, 3), (2, 2), pool_padding(x))
+    return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=pool_padding(x))
 
 
 def pool_padding(x: jax.Array) -> list[tuple[int, int]]:
