@@ -171,6 +171,13 @@ def discriminator_of(stage: ml_collections.FrozenConfigDict, model: Segmentation
     return DISCRIMINATORS[stage.discriminator](tuple(stage.discriminator_channels), model.dtype, outputs)
 
 
+@functools.lru_cache(maxsize=64)  # of several seeds, which have the same
+def _output_shapes(model: SegmentationNetwork, size: tuple[int, int]) -> Any:
+    """Shapes of what the network makes of an image of this height and width."""
+    network, image = model.clone(axis_name=None), jnp.zeros((1, *size, 3))
+    return jax.eval_shape(lambda key: network.init_with_output(key, image, train=False)[0], jax.random.key(0))
+
+
 def create_state(
     setup: Setup, key: jax.Array, variables: Any, start: prototypes.Prototypes | None = None
 ) -> TrainState:
@@ -185,8 +192,7 @@ def create_state(
     """
     discriminator = None
     if setup.discriminator is not None:
-        image, network = jnp.zeros((1, *setup.crop_size, 3)), setup.model.clone(axis_name=None)
-        output = jax.eval_shape(lambda v: network.apply(v, image, train=False), variables)
+        output = _output_shapes(setup.model, setup.crop_size)
         params = adversary.initialise(setup.discriminator, key, setup.stage, output, setup.crop_size)
         discriminator = DiscriminatorState(params, setup.discriminator_optimizer.init(params))
     variables, kind = copy(variables), kinds.of(setup.stage)
