@@ -109,13 +109,19 @@ def assert_alike(actual: list, expected: list) -> None:
     """Two trails are the same but for running statistics."""
     first, wanted = moved(actual)[0], moved(expected)[0]
     for part in PARTS:
-        assert_same(first.get(part), wanted.get(part), 1e-4)
+        assert_same(first.get(part), wanted.get(part), rough(part))
     for (state, metrics), (wanted, wanted_metrics) in zip(actual[1:], expected[1:], strict=True):
         assert_same(metrics, wanted_metrics, 1e-5)
         for part in PARTS:
             tolerance = 1e-4 if part == "opt_state" else 1e-6
             assert_same(*(parameters(getattr(of, part)) for of in (state, wanted)), tolerance)
-        assert_same(*(of.discriminator and of.discriminator.opt_state for of in (state, wanted)), 1e-4)
+        critics = (of.discriminator and of.discriminator.opt_state for of in (state, wanted))
+        assert_same(*critics, rough("discriminator"))
+
+
+def rough(part: str) -> float:
+    """How far gradients may be apart: what discriminators see is float32, and leaky ReLUs have a kink."""
+    return 1e-3 if part == "discriminator" else 1e-4
 
 
 def parameters(part):

@@ -58,7 +58,7 @@ def stage_config(**settings) -> ConfigDict:
     schedule = {"schedule": "poly", "schedule_steps": 10**9, "schedule_power": 0.9, "backbone_steps": "once"}
     sgd = {"momentum": 0.9, "weight_decay": WEIGHT_DECAY, "batch_norm": "batch", "reduction": "mean"}
     others = {"optimizer": "sgd", "schedule_warmup": 0, "decay_vectors": True, "layer_decay": 1.0,
-              "label_selector": "threshold"}
+              "label_selector": "threshold", "mean_over": "domain", "regulariser_over": "all"}
     return ConfigDict(schedule | sgd | others | settings)
 
 
@@ -285,6 +285,7 @@ def test_a_stage_2_step_agrees_with_the_released_one(tag, weight, dtype):
             source_weight=1.0,
             rectified=False,
             auxiliary_ce_weight=0.0,
+            regulariser_weight=0.0,
         )
         setup = make_setup(small_network(dtype, extra_norm=True), config, teacher=small_network(dtype))
         before = make_state(setup, variables(dtype, extra_norm=True))
