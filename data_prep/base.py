@@ -13,7 +13,7 @@ from proda_jax.system.files import is_remote
 from proda_jax.system.folders import PassedOver, listing, shown
 from proda_jax.system.paths import expanded
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")  # in lower or upper case
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif")  # in lower or upper case
 LABEL_SUFFIXES = (".png",)
 
 

@@ -78,9 +78,9 @@ def test_the_ignore_value_stays_ignored_in_every_table():
 
 
 def test_an_unknown_combination_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match=r"'synthia'.*'cityscapes19'; known there: cityscapes, gta5, demo, folder"):
+    with pytest.raises(ValueError, match=r"'synthia'.*'cityscapes19'; known there: cityscapes, gta5, demo, .*folder$"):
         lookup_table("synthia", "cityscapes19")
-    with pytest.raises(ValueError, match="cityscapes19, synthia16, camvid11 or custom"):
+    with pytest.raises(ValueError, match="cityscapes19, synthia16, camvid11, .* or custom"):
         label_space("cityscape19")
 
 

@@ -40,8 +40,8 @@ def open_own(data, role: str, root) -> TfdsSource:
 def test_own_images_in_subfolders_with_labels_in_colour(tmp_path):
     label = noise(8, 10, below=3)
     colors = np.array([*CLASSES.values(), (9, 9, 9)], np.uint8)[label]
-    for name in ("day/a", "day/b", "night/a"):
-        save(tmp_path / "rgb" / f"{name}.jpg", noise(8, 10, 3))
+    for name, ending in (("day/a", "jpg"), ("day/b", "jpe"), ("night/a", "jfif")):  # all of them JPEG
+        save(tmp_path / "rgb" / f"{name}.{ending}", noise(8, 10, 3))
         save(tmp_path / "seg" / f"{name}.png", colors)
     values = {color: name for name, color in CLASSES.items()}
     data = own_data(source=base.folder("sim", str(tmp_path / "rgb"), str(tmp_path / "seg"), (8, 10), values))
