@@ -45,7 +45,11 @@ def in_parts(name: str) -> dict:
     return {"micro_batches": 2} if STAGES[name].splits else {}
 
 
-each_stage = pytest.mark.parametrize("name", STAGES)
+# its discriminators' gradient penalty takes XLA minutes; golden numbers compare it in the ordinary suite
+SLOW = ("rare_and_hard",)
+each_stage = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in STAGES]
+)
 
 
 def test_every_kind_of_stage_has_a_row():

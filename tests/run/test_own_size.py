@@ -77,7 +77,7 @@ def test_a_run_is_scored_at_its_labels_or_where_it_is_told(tmp_path):
         config = config_of(**settings, evaluate_at=at)
         experiment = Experiment(config, tmp_path / at, Sources(config, tmp_path, given(validation=validation)), 1)
         model = experiment.networks.model("source")
-        matrix = experiment.scorer(model, "")(devices.replicate(tiny_variables(model, 0), experiment.mesh))
+        (matrix,) = experiment.scorer(model, "")(devices.replicate(tiny_variables(model, 0), experiment.mesh))
         pixels[at] = matrix.sum()
     assert pixels["labels"] == sum((label != IGNORE).sum() for label in validation.own_labels)
     assert pixels["image_size"] == (validation.labels != IGNORE).sum()
