@@ -11,7 +11,8 @@ from etils import epath
 from proda_jax.data_prep.base import LayoutError, resolved
 from proda_jax.system.folders import Listing, listing
 
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif")  # of files, not of folders
+# of files, not of folders
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
 @dataclasses.dataclass(frozen=True)
