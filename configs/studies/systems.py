@@ -86,10 +86,9 @@ def one_head(c: ml_collections.ConfigDict, finish: Finish) -> list[Row]:
     c.fada = finish(fada.fada("source", half))
     c.fada_distilled = finish(fada.self_distillation("fada", "fada", half))
 
-    bdl = lambda: deeplabv2.adversarial("source", third)  # noqa: E731
-    c.bdl = finish(bdl())
+    c.bdl = finish(deeplabv2.adversarial("source", third))
     for before, name in (("bdl", "bdl_round1"), ("bdl_round1", "bdl_round2")):
-        c[name] = bdl()
+        c[name] = deeplabv2.adversarial("source", third)
         c[name].labels_from, c[name].label_weight = before, 1.0
         finish(c[name])
 
