@@ -202,6 +202,12 @@ def stage(kind: str, init: str, steps: int) -> ml_collections.ConfigDict:
     s.fourier_beta = 0.0  # source images have the target's amplitudes of frequencies up to this share of the crop's
     #                       shorter side (FDA: 0.01, 0.05, 0.09); 0: their own
     s.fourier_window = "symmetric"  # 'corners': as FDA's code, without the highest positive frequency of these
+    s.rare_class_sampling = False  # source images are drawn by a class that they hold, rare ones more often (DAFormer)
+    s.rare_class_temperature = 0.01  # T of softmax((1 - frequency) / T), by which the class is drawn (DAFormer)
+    s.rare_class_min_pixels = 3000  # an image of that class has more of its pixels, at its own size (DAFormer)
+    s.rare_class_crop_pixels = 1500  # and so has a crop, which is drawn again where not (DAFormer)
+    s.largest_class = 1.0  # share of a source crop's labelled pixels that no class reaches; 1: any may (DAFormer: 0.75)
+    s.crop_tries = 10  # how often a source crop is drawn at most (DAFormer)
     return s
 
 
@@ -394,12 +400,6 @@ def mix(init: str, steps: int) -> ml_collections.ConfigDict:
     s.feature_distance_weight = 0.0  # of the backbone's features from those that it started with (DAFormer: 0.005)
     s.feature_distance_classes = ()  # names of classes on which they are compared (DAFormer: things); (): everywhere
     s.feature_distance_share = 0.75  # of a feature's part of the image that such a class covers (DAFormer)
-    s.rare_class_sampling = False  # source images are drawn by a class that they hold, rare ones more often (DAFormer)
-    s.rare_class_temperature = 0.01  # T of softmax((1 - frequency) / T), by which the class is drawn (DAFormer)
-    s.rare_class_min_pixels = 3000  # an image of that class has more of its pixels, at its own size (DAFormer)
-    s.rare_class_crop_pixels = 1500  # and so has a crop, which is drawn again where not (DAFormer)
-    s.largest_class = 1.0  # share of a source crop's labelled pixels that no class reaches; 1: any may (DAFormer: 0.75)
-    s.crop_tries = 10  # how often a source crop is drawn at most (DAFormer)
     s.temperature = 1.0  # tau of Eq 4, in units of feature distance, of weighting 'prototypes', as all below
     add_prototypes(s)  # their pixels are those of the network's output grid
     return s.lock()

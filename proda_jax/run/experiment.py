@@ -268,7 +268,7 @@ class Experiment:
         labelled, kind = self.sources.labelled(), kinds.of(stage)
         if labelled is None:
             source = self.second_targets(name, size, **arguments) if kind.pairs_target else None
-        elif kind.draws_rare_classes(stage):
+        elif stage.rare_class_sampling:
             source = self.rare_classes(name, order, labelled).source_batches(labelled, size, **arguments)
         else:
             source = labelled.training_batches(size, seed=order, labels=True, **arguments)

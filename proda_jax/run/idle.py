@@ -27,7 +27,11 @@ _OF_ALL: tuple[Rule, ...] = (
     (("schedule_warmup_start", "schedule_warmup_to"), lambda s: s.schedule_warmup > 0, "schedule_warmup above 0"),
     (("fourier_window",), lambda s: s.fourier_beta > 0, "fourier_beta above 0"),
     (("statistics_images",), lambda s: s.statistics == "recomputed", "statistics 'recomputed'"),
-)
+    (("rare_class_temperature", "rare_class_min_pixels", "rare_class_crop_pixels"), lambda s: s.rare_class_sampling,
+     "rare_class_sampling"),
+    (("crop_tries",), lambda s: s.rare_class_sampling or s.largest_class < 1,
+     "rare_class_sampling or largest_class below 1"),
+)  # fmt: skip
 _OF_SELECTION: tuple[Rule, ...] = (  # of pseudo labels
     (
         ("label_threshold",),
@@ -99,8 +103,9 @@ _OF_ADVERSARIES: tuple[Rule, ...] = (
      "adversarial_weight or weight_divergence above 0"),
 )  # fmt: skip
 _OF_PRETRAINING: tuple[Rule, ...] = (
-    (("weights", "reduction", "fourier_beta"), lambda s: False, "a stage that labels pixels"),
-)
+    (("weights", "reduction", "fourier_beta", "rare_class_sampling", "largest_class"), lambda s: False,
+     "a stage that labels pixels"),
+)  # fmt: skip
 _OF_MIXING: tuple[Rule, ...] = (
     (
         ("temperature", "unseen_prototypes", "prototype_momentum", "prototype_update", "prototype_min_pixels",
@@ -116,10 +121,6 @@ _OF_MIXING: tuple[Rule, ...] = (
     (("feature_distance_classes",), lambda s: s.feature_distance_weight > 0, "feature_distance_weight above 0"),
     (("feature_distance_share",), lambda s: s.feature_distance_weight > 0 and len(s.feature_distance_classes) > 0,
      "feature_distance_weight above 0 and feature_distance_classes"),
-    (("rare_class_temperature", "rare_class_min_pixels", "rare_class_crop_pixels"), lambda s: s.rare_class_sampling,
-     "rare_class_sampling"),
-    (("crop_tries",), lambda s: s.rare_class_sampling or s.largest_class < 1,
-     "rare_class_sampling or largest_class below 1"),
 )  # fmt: skip
 # beside those of all, by kind; with the settings that the kind begins with
 _RULES = {

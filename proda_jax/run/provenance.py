@@ -40,6 +40,8 @@ _BEFORE = {
     "source_weight": 1.0, "discriminator_warmup": True, "memory_weight": 0.0, "memory_after": 15_000,
     "rectified": False, "rare_weight": 1.0, "rare_pixels": 4096, "hard_share": 1.0,
     "discriminated": "network", "gradient_penalty": 0.0,
+    "rare_class_sampling": False, "rare_class_temperature": 0.01, "rare_class_min_pixels": 3000,
+    "rare_class_crop_pixels": 1500, "largest_class": 1.0, "crop_tries": 10,
 }  # fmt: skip
 _BEFORE_OF_WARMUP = {
     "label_weight": 0.0, "labels_from": None, "label_selector": "class_portion", "label_threshold": 0.9,

@@ -49,7 +49,6 @@ class Kind:
       averages_statistics: whether this has running statistics of its own.
       prototypes: whether it has prototypes, which start as means of the features of the network that it starts from.
       frozen_start: whether the step is given the network that the stage starts from, as its teacher.
-      draws_rare_classes: whether source images are drawn by the classes that they hold.
       of_labelled: settings by which it needs labelled images, 'kind' where it always does; those without any can be
         trained from target images alone.
       pairs_target: whether a second target image takes the place of the source image where nothing is labelled.
@@ -74,7 +73,6 @@ class Kind:
     averages_statistics: Callable[[Settings], bool] = lambda stage: False
     prototypes: Callable[[Settings], bool] = lambda stage: False
     frozen_start: Callable[[Settings], bool] = lambda stage: False
-    draws_rare_classes: Callable[[Settings], bool] = lambda stage: False
     of_labelled: Callable[[Settings], tuple[str, ...]] = lambda stage: ("kind",)
     pairs_target: bool = False
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -109,12 +107,16 @@ def uses_momentum_encoder(stage: Settings) -> bool:
 def of_labelled_in_mixing(stage: Settings) -> tuple[str, ...]:
     """The settings by which a stage on mixed images looks at true labels."""
     found = {
-        "rare_class_sampling": stage.get("rare_class_sampling", False),
-        "largest_class": stage.get("largest_class", 1.0) < 1.0,
         "feature_distance_weight": stage.get("feature_distance_weight", 0.0) > 0,
         "prototype_init": stage.get("weighting") == "prototypes" and stage.get("prototype_init") == "source",
     }
-    return tuple(name for name, needed in found.items() if needed)
+    return (*of_source_views(stage), *(name for name, needed in found.items() if needed))
+
+
+def of_source_views(stage: Settings) -> tuple[str, ...]:
+    """The settings by which true labels decide what of the source is seen."""
+    sampled, limited = stage.get("rare_class_sampling", False), stage.get("largest_class", 1.0) < 1.0
+    return (*(("rare_class_sampling",) if sampled else ()), *(("largest_class",) if limited else ()))
 
 
 def supervised_target(stage: Settings) -> str | None:
@@ -174,7 +176,7 @@ KINDS: dict[str, Kind] = {
         "distill",
         pseudo_labels=NeededLabels("hard_label", "hard pseudo labels", made_by="teacher"),
         teacher="teacher",
-        of_labelled=lambda stage: (),
+        of_labelled=of_source_views,
         auxiliary_head=lambda stage: stage.get("auxiliary_ce_weight", 0.0) > 0,
         unused_views=lambda stage: _STRONG if stage.get("target_view") == "weak" else (),
         paper_row=in_paper.distill_row,
@@ -187,7 +189,6 @@ KINDS: dict[str, Kind] = {
         averages_statistics=lambda stage: stage.get("teacher_statistics") == "averaged",
         prototypes=lambda stage: stage.get("weighting") == "prototypes",
         frozen_start=lambda stage: stage.get("feature_distance_weight", 0.0) > 0,
-        draws_rare_classes=lambda stage: stage.get("rare_class_sampling", False),
         of_labelled=of_labelled_in_mixing,
         pairs_target=True,
         choices={"weighting": ("share", "pixels", "none", "prototypes")},

@@ -120,8 +120,7 @@ def draw_inputs(state: TrainState, batch: steps.Batch, setup: steps.Setup) -> In
     """Draws the views and applies them."""
     slots, target = batch["slot"], batch["target"]["image"]
     if "label" in batch["source"]:
-        view = source_view(state, batch["source"], slots, setup)
-        source, others = steps.labelled_view(setup, state, batch["source"], slots, view, target), {}
+        source, others = steps.labelled_view(setup, state, batch["source"], slots, target), {}
     else:
         source, others = other_targets(state, batch["source"]["image"], slots, setup)
     view = steps.weak_target_view(setup, state, target, slots)
@@ -150,19 +149,6 @@ def other_targets(state: TrainState, images: jax.Array, slots: jax.Array, setup:
     kept = inside & outside_margins(view, images.shape[:3], setup)
     image = views.weak_image(images, view, setup.crop_size) / 255.0
     return (image, None), {"source_inside": inside, "source_kept": kept}
-
-
-def source_view(state: TrainState, source: steps.Batch, slots: jax.Array, setup: steps.Setup) -> views.WeakView | None:
-    """The view of the source, drawn again until its crop holds what it should; None where any will do."""
-    c, v = setup.stage, setup.views
-    if c.crop_tries == 1 or (c.largest_class == 1.0 and not c.rare_class_sampling):
-        return None
-    return views.draw_chosen_view(
-        steps.example_keys(state, slots, steps.SOURCE_VIEW), source["label"], setup.crop_size,
-        classes=setup.model.classes, tries=c.crop_tries, largest_share=c.largest_class,
-        wanted=source["rare_class"] if c.rare_class_sampling else None, wanted_pixels=c.rare_class_crop_pixels,
-        base_width=v.base_width, scale=tuple(v.scale), flip=v.flip,
-    )  # fmt: skip
 
 
 def outside_margins(view: views.WeakView, shape: tuple[int, int, int], setup: steps.Setup) -> jax.Array:

@@ -201,20 +201,14 @@ def labelled_view(
     state: TrainState,
     batch: Batch,
     slots: jax.Array,
-    view: views.WeakView | None = None,
     target: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Weak view of labelled images: RGB in [0, 1] [batch, h, w, 3] with colour jitter, and labels [batch, h, w].
 
-    `view`: None draws it; `target`: whole target images, whose weak views of the same places in the batch lend it
-    their low frequencies' amplitudes where `stage.fourier_beta` is above zero (FDA).
+    `target`: whole target images, whose weak views of the same places in the batch lend it their low frequencies'
+    amplitudes where `stage.fourier_beta` is above zero (FDA).
     """
-    c = setup.views
-    if view is None:
-        view = views.draw_weak_view(
-            example_keys(state, slots, SOURCE_VIEW), batch["image"].shape[1:3], setup.crop_size,
-            base_width=c.base_width, scale=tuple(c.scale), flip=c.flip,
-        )  # fmt: skip
+    view = draw_labelled_view(setup, batch, example_keys(state, slots, SOURCE_VIEW))
     image = views.weak_image(batch["image"], view, setup.crop_size)
     if setup.stage.fourier_beta and target is not None:
         other = views.weak_image(target, weak_target_view(setup, state, target, slots), setup.crop_size)
@@ -224,6 +218,22 @@ def labelled_view(
         keys = example_keys(state, slots, SOURCE_COLOUR)
         image = colour.jitter_colour(image, keys, **setup.stage.jitter)
     return image / 255.0, views.weak_label(batch["label"], view, setup.crop_size)
+
+
+def draw_labelled_view(setup: Setup, batch: Batch, keys: jax.Array) -> views.WeakView:
+    """Weak view of labelled images, `keys` [batch]; drawn again until its crop holds what is asked for (DAFormer).
+
+    'rare_class' [batch] int32 of the batch, if it is there: the class that each image was drawn by.
+    """
+    c, stage = setup.views, setup.stage
+    how = {"base_width": c.base_width, "scale": tuple(c.scale), "flip": c.flip}
+    wanted = batch.get("rare_class") if stage.rare_class_sampling else None
+    if stage.crop_tries == 1 or (stage.largest_class == 1.0 and wanted is None):
+        return views.draw_weak_view(keys, batch["image"].shape[1:3], setup.crop_size, **how)
+    return views.draw_chosen_view(
+        keys, batch["label"], setup.crop_size, classes=setup.model.classes, tries=stage.crop_tries,
+        largest_share=stage.largest_class, wanted=wanted, wanted_pixels=stage.rare_class_crop_pixels, **how,
+    )  # fmt: skip
 
 
 def add(*gradients: Any) -> Any:
