@@ -2,7 +2,7 @@
 
     python main.py --config=configs/camvid.py --config.data.raw_dir=<CamVid folder> --workdir=...
 
-EfficientNet-Lite0 from ImageNet weights at 240 x 320 pixels, for a CPU. `--config=configs/camvid.py:scratch` is a small
+EfficientNet-Lite0 from ImageNet weights, whole photographs, for a CPU. `--config=configs/camvid.py:scratch` is a small
 network that knows nothing yet, on images of 180 x 240; `:large` a ResNet-50 from scratch on whole photographs, for an
 accelerator. The oracle alone learns from labels of the dusk training images; where there are none, leave it out:
 `--config.stages="('source', 'control', 'warmup', 'self_training', 'stage1', 'stage2', 'stage3')"`.
@@ -32,7 +32,7 @@ def get_config(form: str = "pretrained") -> ml_collections.ConfigDict:
 
 def pretrained(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """From ImageNet weights. The control takes as many more steps on the source as all later stages do together."""
-    set_size(c, (240, 320), (176, 240))
+    set_size(c, (360, 480), (176, 240))
     lite.network(c)
     c.stages = ("source", "control", "warmup", "self_training", "stage1", "stage2", "stage3", "oracle")
     c.source = lite.supervised("imagenet", 400)
@@ -42,10 +42,21 @@ def pretrained(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c.stage1 = lite.denoise("warmup", 150)  # the same start, rate and number of steps as self-training
     c.stage2 = lite.distill("stage1", 150)
     c.stage3 = lite.distill("stage2", 150)
+    c.self_training.ema_view = c.stage1.ema_view = "crop"  # a whole photograph takes four times as long
+    c.stage2.target_view = c.stage3.target_view = "weak"  # on strong views a student that starts as its teacher loses
     c.mix = lite.mix("source", 450)  # in one stage, as many steps; not among `stages`
     # the oracle starts where stages 1 to 3 start and takes as many steps as they do together, with the target's labels
     c.oracle = lite.supervised("warmup", 450, target_labels=True)
+    for name in (*c.stages, "mix"):
+        draw_rare_classes(c[name])
     return c
+
+
+def draw_rare_classes(stage: ml_collections.ConfigDict) -> None:
+    """Source images by day are drawn by their classes: of 305, few show people on bicycles at all."""
+    stage.rare_class_sampling = True
+    stage.rare_class_min_pixels = 300  # of 360 x 480; DAFormer's 3000 of 1024 x 2048 are as large a share
+    stage.rare_class_crop_pixels = 150  # of 176 x 240
 
 
 def from_scratch(c: ml_collections.ConfigDict, form: str) -> ml_collections.ConfigDict:

@@ -107,7 +107,12 @@ STAGES = {
     "supervised": Row(
         lambda: base.supervised("random", 10), settings=(("regulariser_weight", 0.5), ("fourier_beta", 0.05)),
     ),
-    "oracle": Row(lambda: base.supervised("random", 10, target_labels=True)),
+    "oracle": Row(  # whose source images alone are drawn by their classes
+        lambda: base.supervised("random", 10, target_labels=True),
+        settings=(
+            ("rare_class_sampling", True), ("rare_class_crop_pixels", 8), ("largest_class", 0.9), ("crop_tries", 3),
+        ),
+    ),
     "pretrain": Row(
         lambda: base.pretrain("random", 10),
         splits=False,  # each view is told apart from those beside it
