@@ -42,21 +42,14 @@ def pretrained(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c.stage1 = lite.denoise("warmup", 150)  # the same start, rate and number of steps as self-training
     c.stage2 = lite.distill("stage1", 150)
     c.stage3 = lite.distill("stage2", 150)
-    c.self_training.ema_view = c.stage1.ema_view = "crop"  # a whole photograph takes four times as long
+    c.stage1.ema_view = "crop"  # a whole photograph takes four times as long
     c.stage2.target_view = c.stage3.target_view = "weak"  # on strong views a student that starts as its teacher loses
     c.mix = lite.mix("source", 450)  # in one stage, as many steps; not among `stages`
     # the oracle starts where stages 1 to 3 start and takes as many steps as they do together, with the target's labels
     c.oracle = lite.supervised("warmup", 450, target_labels=True)
     for name in (*c.stages, "mix"):
-        draw_rare_classes(c[name])
+        lite.draw_rare_classes(c[name], (360, 480), (176, 240))  # of 305 images, few show people on bicycles
     return c
-
-
-def draw_rare_classes(stage: ml_collections.ConfigDict) -> None:
-    """Source images by day are drawn by their classes: of 305, few show people on bicycles at all."""
-    stage.rare_class_sampling = True
-    stage.rare_class_min_pixels = 300  # of 360 x 480; DAFormer's 3000 of 1024 x 2048 are as large a share
-    stage.rare_class_crop_pixels = 150  # of 176 x 240
 
 
 def from_scratch(c: ml_collections.ConfigDict, form: str) -> ml_collections.ConfigDict:

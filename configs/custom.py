@@ -1,16 +1,19 @@
 """Your own images: labelled ones of the source domain, unlabelled ones of the target domain.
 
+    python main.py --config=configs/custom.py:lite --workdir=...
     python main.py --config=configs/custom.py --workdir=... --config.model.imagenet_weights=<file>
 
 Change what stands between the lines, in this file or a copy of it. Look at your data before training on it:
 `python -m data_prep.prepare --config=configs/custom.py --data_dir=...` says what they hold and draws a contact sheet.
-Without pretrained weights start from `configs/camvid.py` instead, which trains a small network from scratch, and give
-it the data sets of this one.
+`:lite` trains EfficientNet-Lite0, whose ImageNet weights come with the requirements, also on a CPU: on the source, then
+on mixed images (stage `mix`). Without it, it is the paper's ResNet-101, stages and rates, which want a file of weights.
 """
 
 import ml_collections
 
-from proda_jax.configs import base
+from proda_jax.configs import base, lite
+
+FORMS = ("resnet101", "lite")
 
 # ---------------------------------------------------------------------------------------------------------------------
 CLASSES = {  # what to tell apart, and its colour (red, green, blue) in pictures
@@ -30,14 +33,16 @@ VALIDATION_LABELS = None
 IMAGE_SIZE = (512, 1024)  # height, width in pixels, to which all images are resized
 CROP_SIZE = (256, 512)  # what is trained on; multiples of 4
 BATCH_SIZE = 4  # source images and target images in a step, over all devices
-STEPS = 20_000  # of each stage
+STEPS = 20_000  # of each stage; `:lite` on a few hundred images learns within 1,000
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config(form: str = "resnet101") -> ml_collections.ConfigDict:
+    """The configuration of one of `FORMS`, what follows the colon after the file's name."""
+    if form not in FORMS:
+        raise ValueError(f"configs/custom.py:{form}: expected configs/custom.py or configs/custom.py:lite")
     c = base.get_config()
     c.task = "custom"
-    c.stages = ("warmup", "stage1", "stage2", "stage3")
     c.batch_size = BATCH_SIZE
 
     c.data.label_space = "custom"
@@ -48,6 +53,16 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.views.crop_size = CROP_SIZE
 
+    if form == "lite":
+        one_stage(c)
+    else:
+        paper(c)
+    return c
+
+
+def paper(c: ml_collections.ConfigDict) -> None:
+    """The paper's stages from a ResNet-101 that knows ImageNet."""
+    c.stages = ("warmup", "stage1", "stage2", "stage3")
     c.warmup = base.warmup("imagenet", STEPS)
     c.stage1 = base.denoise("warmup", STEPS)
     c.stage2 = base.distill("stage1", "imagenet", STEPS)
@@ -55,4 +70,13 @@ def get_config() -> ml_collections.ConfigDict:
     c.stage2.extra_norm = c.stage3.extra_norm = False  # it belongs to self-supervised weights
     for name in c.stages:
         c[name].schedule_steps = STEPS * 90 // 62  # the share of the schedule that the released code runs
-    return c
+
+
+def one_stage(c: ml_collections.ConfigDict) -> None:
+    """The source with rare classes drawn more often, then self-training on mixed images, at the rates of CamVid's."""
+    lite.network(c)
+    c.stages = ("source", "mix")
+    c.source = lite.supervised("imagenet", STEPS)
+    c.mix = lite.mix("source", STEPS)
+    for name in c.stages:
+        lite.draw_rare_classes(c[name], IMAGE_SIZE, CROP_SIZE)

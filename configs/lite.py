@@ -64,3 +64,19 @@ def distill(teacher: str, steps: int) -> ml_collections.ConfigDict:
 def mix(init: str, steps: int) -> ml_collections.ConfigDict:
     """Self-training on mixed images in one stage (DACS), with the source's colour augmentation that all have."""
     return tuned(demo.jitter(base.mix(init, steps)))
+
+
+def draw_rare_classes(
+    stage: ml_collections.ConfigDict, image_size: tuple[int, int], crop_size: tuple[int, int]
+) -> None:
+    """Source images are drawn by their classes, and crops until they hold some of the class.
+
+    Args:
+      stage: that is to do so.
+      image_size: (height, width) of source images: one in 576 pixels of an image are of a class by which it is drawn
+        (DAFormer: one in 699).
+      crop_size: of crops: one in 280 pixels (DAFormer: one in 175).
+    """
+    stage.rare_class_sampling = True
+    stage.rare_class_min_pixels = image_size[0] * image_size[1] // 576
+    stage.rare_class_crop_pixels = crop_size[0] * crop_size[1] // 280

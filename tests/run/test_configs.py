@@ -16,6 +16,7 @@ from proda_jax.configs import (
     camvid,
     cbst,
     clan,
+    custom,
     dacs,
     daformer,
     deeplabv2,
@@ -220,6 +221,14 @@ def test_camvid_large_is_larger_and_nothing_else_is_accepted():
     assert large.views.crop_size[0] > small.views.crop_size[0] and large.model.width > small.model.width
     with pytest.raises(ValueError, match="camvid.py:huge: expected"):
         camvid.get_config("huge")
+
+
+def test_folders_of_ones_own_need_no_file_of_weights_in_their_light_form():
+    c = custom.get_config("lite")
+    settings.check(c)
+    assert c.stages == ("source", "mix") and c.source.init == "imagenet" and c.model.imagenet_weights is None
+    with pytest.raises(ValueError, match="custom.py:light: expected"):
+        custom.get_config("light")
 
 
 @pytest.mark.parametrize("form", camvid.FORMS)
