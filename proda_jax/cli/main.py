@@ -30,6 +30,10 @@ def main(arguments: list[str]) -> None:
     if flags.INPUT.value is not None and flags.MODE.value != "predict":
         raise app.UsageError("--input is what --mode=predict labels")
     config = flags.choose_network() if flags.MODE.value in ("predict", "export") else flags.read_config()
+    if flags.MODE.value == "train":
+        modes.check_training(config)
+    elif flags.MODE.value == "evaluate":
+        modes.check_evaluation(config)
     with phase("loading JAX"):
         importlib.import_module("proda_jax.run.experiment")
     if flags.DISTRIBUTED.value or flags.COORDINATOR.value:

@@ -14,15 +14,22 @@ from proda_jax.system.interruption import EXIT_CODE, Interruption, Stopped
 from proda_jax.system.progress import phase, say
 
 
-def train(config: ml_collections.ConfigDict) -> None:
-    """Runs the configuration's stages, of which what is done already is skipped, and prints their table."""
-    from proda_jax.run import experiment, given, settings
-    from proda_jax.run.sources import Sources
-    from proda_jax.system import devices, hosts
+def check_training(config: ml_collections.ConfigDict) -> None:
+    """Refuses flags and settings that cannot work, as far as JAX is not needed; names networks that are given."""
+    from proda_jax.run import given, ranges
 
     if flags.WORKDIR.value is None:
         raise app.UsageError("--workdir is needed: a folder for everything that the run makes")
     given.name_networks(config)
+    ranges.check(config)
+
+
+def train(config: ml_collections.ConfigDict) -> None:
+    """Runs the configuration's stages, of which what is done already is skipped, and prints their table."""
+    from proda_jax.run import experiment, settings
+    from proda_jax.run.sources import Sources
+    from proda_jax.system import devices, hosts
+
     settings.check(config)
     settings.use_compilation_cache()
     workdir = epath.Path(flags.WORKDIR.value)
@@ -93,12 +100,9 @@ def write_last_report(workdir: epath.Path) -> None:
         print(f"report: {path}")
 
 
-def evaluate(config: ml_collections.ConfigDict) -> None:
-    """Prints the scores of one network, or of predictions in files, and writes them to the workdir if there is one."""
-    from proda_jax.report import score_tables as tables
-    from proda_jax.run import experiment, given, predictions, settings
-    from proda_jax.run.sources import Sources
-    from proda_jax.system import hosts
+def check_evaluation(config: ml_collections.ConfigDict) -> None:
+    """Refuses flags of an evaluation that cannot work, and names networks that are given."""
+    from proda_jax.run import given
 
     flags.check_evaluation()
     if flags.WORKDIR.value is None and config.init_from is None and flags.PREDICTIONS.value is None:
@@ -107,6 +111,15 @@ def evaluate(config: ml_collections.ConfigDict) -> None:
     if config.init_from is not None and (flags.STAGE.value or flags.CHECKPOINT.value):
         raise app.UsageError("--stage and --checkpoint choose a network of the workdir, config.init_from one in a file")
     given.name_networks(config)
+
+
+def evaluate(config: ml_collections.ConfigDict) -> None:
+    """Prints the scores of one network, or of predictions in files, and writes them to the workdir if there is one."""
+    from proda_jax.report import score_tables as tables
+    from proda_jax.run import experiment, predictions, settings
+    from proda_jax.run.sources import Sources
+    from proda_jax.system import hosts
+
     settings.check_evaluation(config)
     settings.use_compilation_cache()
     workdir = epath.Path(flags.WORKDIR.value) if flags.WORKDIR.value else cache_folder()

@@ -13,7 +13,7 @@ from proda_jax.data.label_spaces import label_space
 from proda_jax.inference.segmenter import Segmenter
 from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.models.weights import pretrained_folder
-from proda_jax.run import settings
+from proda_jax.run import ranges, settings
 from proda_jax.run.card import Card
 from proda_jax.run.networks import Networks
 from proda_jax.run.workdir import Workdir
@@ -142,7 +142,7 @@ def _pretrained(folder: epath.PathLike, mesh: Mesh) -> tuple[Card, SegmentationN
 
 def _in_file(config: ml_collections.ConfigDict, mesh: Mesh) -> tuple[Card, SegmentationNetwork, Any]:
     """The network in `config.init_from`."""
-    settings.check_file("init_from", config.init_from)
+    ranges.check_file("init_from", config.init_from)
     space = label_space(config.data.label_space, config.data.classes, config.data.colors)
     file = epath.Path(config.init_from)
     model, variables = Networks(config, Workdir(file.parent), mesh, space).in_file(config.init_from)

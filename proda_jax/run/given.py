@@ -6,7 +6,7 @@ import ml_collections
 from etils import epath
 
 from proda_jax.configs import base
-from proda_jax.run.settings import WEIGHTS
+from proda_jax.run.ranges import WEIGHTS
 from proda_jax.system.files import read_json
 from proda_jax.system.paths import expanded
 

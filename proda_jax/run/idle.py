@@ -6,7 +6,7 @@ import ml_collections
 
 from proda_jax.adaptation.selectors import CLASS_SELECTORS
 from proda_jax.adaptation.stages import kinds
-from proda_jax.adaptation.stages.build import views_of
+from proda_jax.adaptation.stages.sections import views_of
 from proda_jax.configs import base
 from proda_jax.models.backbones import BACKBONES, OPTIONS
 from proda_jax.models.deeplab import NO_AUXILIARY

@@ -11,7 +11,7 @@ import jax
 import ml_collections
 from etils import epath
 
-from proda_jax.adaptation.stages import build, kinds
+from proda_jax.adaptation.stages import build, kinds, sections
 from proda_jax.data.checks import data_sets
 from proda_jax.models.backbones import OPTIONS
 from proda_jax.run import labelled_target
@@ -79,7 +79,7 @@ def decisive(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
     sizes = {field.name for field in dataclasses.fields(backbone)} - {*OPTIONS, "drop_path"}  # what the row decides
     sizes = {"backbone": backbone.family} | {name: getattr(backbone, name) for name in sorted(sizes)}
     settings = dict(flat(found)) | {f"model.{name}": value for name, value in sizes.items()}
-    settings["views.base_width"] = build.base_width(config, config.views)
+    settings["views.base_width"] = sections.base_width(config, config.views)
     return json.loads(json.dumps(settings))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import ml_collections
 
 from proda_jax.adaptation.stages import kinds
-from proda_jax.adaptation.stages.build import views_of
+from proda_jax.adaptation.stages.sections import views_of
 from proda_jax.data.checks import data_sets, first_of
 
 TOLERATED = 4 / 3  # times that one scale may be the other before that is told

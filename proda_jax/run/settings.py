@@ -1,21 +1,20 @@
-"""Refuses impossible settings before anything is computed."""
+"""Refuses impossible settings before anything is computed: what `ranges.py` does not see."""
 
 from collections import ChainMap
 from collections.abc import Mapping
 
 import jax
 import ml_collections
-import numpy as np
-from etils import epath
 
 from proda_jax.adaptation import adversary, optim, statistics
 from proda_jax.adaptation.losses import GAN_LOSSES, REDUCTIONS, REGULARISERS
 from proda_jax.adaptation.selectors import CLASS_SELECTORS, SELECTORS
 from proda_jax.adaptation.stages import kinds
-from proda_jax.adaptation.stages.build import backbone_of, takes_backbone, views_of
+from proda_jax.adaptation.stages.build import backbone_of, takes_backbone
 from proda_jax.adaptation.stages.kinds import KINDS
+from proda_jax.adaptation.stages.sections import views_of
 from proda_jax.adaptation.views import fourier
-from proda_jax.data.checks import NONE, ROLES, check_data, check_label_space, data_sets, first_of
+from proda_jax.data.checks import NONE, check_data, check_label_space, data_sets, first_of
 from proda_jax.data.label_spaces import label_space
 from proda_jax.models import backbones
 from proda_jax.models.backbones import BACKBONES, OPTIONS, Backbone
@@ -23,82 +22,27 @@ from proda_jax.models.deeplab import AUXILIARY, LOWER, NO_AUXILIARY, PARALLEL
 from proda_jax.models.discriminator import DISCRIMINATORS
 from proda_jax.models.heads import HEADS
 from proda_jax.models.weights import foreign, published
-from proda_jax.run import idle
+from proda_jax.run import idle, ranges
 from proda_jax.run.evaluate import IMAGE_SIZE, LABELS, scored_at
 from proda_jax.system.files import cache_folder
 from proda_jax.system.refusals import choose, refuse
 
-TOP_LEVEL = (
-    "task", "init_from", "seed", "stages", "batch_size", "micro_batches", "log_every", "summaries", "save_every",
-    "save_minutes", "max_skipped", "evaluate_every", "handover", "evaluate_at", "evaluate_batch_size", "data", "model",
-    "views", "snapshots", "study",
-)  # fmt: skip
-COUNTS = (
-    "batch_size", "micro_batches", "log_every", "save_every", "max_skipped", "evaluate_every", "evaluate_batch_size",
-)  # fmt: skip
 OF_TWO_HEADS = (
     "auxiliary_ce_weight", "auxiliary_adversarial_weight", "auxiliary_entropy_weight", "local_weight", "memory_weight",
     "rectified",
 )  # fmt: skip
-LARGEST = float(np.finfo(np.float32).max)  # number that the network computes with
-WEIGHTS = ("random", "imagenet", "self_supervised")
-CHOICES = {
-    "batch_norm": ("batch", "affine_frozen", "frozen"),
-    "schedule_warmup_to": ("schedule", "rate"),
+CHOICES = {  # what tables of functions have; `ranges.CHOICES` has the others
     "statistics": statistics.CHOICES,
     "schedule": optim.SCHEDULES,
     "optimizer": optim.OPTIMIZERS,
     "label_selector": ChainMap(CLASS_SELECTORS, SELECTORS),
-    "backbone_steps": ("once", "released"),
     "reduction": REDUCTIONS,
     "gan": (*GAN_LOSSES, adversary.CLASSES),
     "adversarial_on": adversary.MAPS,
-    "discriminated": ("network", "heads"),
     "discriminator": DISCRIMINATORS,
-    "scores_at": ("grid", "image"),
-    "weighting": ("prototypes", "network", "none"),
-    "label_source": ("fixed", "moving"),
-    "soft_label_interpolation": ("probabilities", "logits"),
-    "consistency_over_classes": ("mean", "sum"),
     "regulariser": REGULARISERS,
-    "regulariser_over": ("all", "labels"),
-    "mean_over": ("domain", "both"),
     "fourier_window": fourier.WINDOWS,
-    "anchor_gradient": ("mean", "released"),
-    "ema_view": ("image", "crop"),
-    "ema_crop": ("released", "exact"),
-    "ema_mode": ("train", "eval"),
-    "prototype_update": ("in_turn", "batch"),
-    "unseen_prototypes": ("replace", "released"),
-    "prototype_init": ("target", "source"),
-    "prototype_init_by": ("vectors", "pixels"),
-    "target_view": ("strong", "weak"),
-    "distillation_form": ("equation12", "equation12_per_pixel", "released"),
-    "teacher_statistics": ("averaged", "network", "batch"),
-    "weight_over": ("image", "batch"),
-    "margins_of": ("crop", "image"),
-    "mix_classes": ("image", "batch"),
 }
-POSITIVE = (
-    "schedule_steps", "schedule_factor", "temperature", "backbone_rate", "head_rate", "discriminator_rate",
-    "contrast_temperature", "prototype_min_pixels", "prototype_init_min_pixels", "prototype_init_limit",
-    "prototype_init_passes", "steps", "layer_decay", "statistics_images", "rare_class_temperature", "crop_tries",
-    "mask_block", "label_every", "label_portion", "label_entropy", "logit_temperature", "discriminator_weight",
-    "rare_weight", "hard_share",
-)  # fmt: skip
-SHARES = (
-    "momentum", "schedule_warmup_start", "grey", "ema_momentum", "prototype_momentum", "label_threshold", "mask_ratio",
-    "feature_distance_share", "fourier_beta", "largest_class", "label_portion", "soft_label_limit", "hard_share",
-)  # fmt: skip
-NOT_NEGATIVE = (
-    "weight_decay", "adversarial_weight", "ce_weight", "rce_weight", "consistency_weight", "regulariser_weight",
-    "distillation_weight", "schedule_power", "schedule_warmup", "mixed_weight", "masked_weight",
-    "anchor_margin", "anchor_weight", "confident_weight", "distance_weight", "feature_distance_weight", "label_weight",
-    "rare_class_min_pixels", "rare_class_crop_pixels", "auxiliary_ce_weight", "auxiliary_adversarial_weight",
-    "local_weight", "local_floor", "local_after", "damping_steps", "weight_divergence", "entropy_weight",
-    "auxiliary_entropy_weight", "focus", "source_weight", "memory_weight", "memory_after", "rare_pixels",
-    "gradient_penalty",
-)  # fmt: skip
 
 
 def use_compilation_cache() -> None:
@@ -114,62 +58,26 @@ def check(config: ml_collections.ConfigDict) -> None:
     Raises:
       ValueError: the first setting that cannot work, what was expected, and the nearest choice.
     """
-    sections = check_sections(config)
+    sections = ranges.check_sections(config)
     if config.init_from is not None:
         refuse("init_from", config.init_from, "None, except with --mode=evaluate, predict, export; to start from the "
                "network in a file, name it as config.<stage>.weights of the stage it stands for")  # fmt: skip
-    check_data(config)
-    choose("handover", config.handover, ("last", "best"))
+    ranges.check(config)
     choose("evaluate_at", scored_at(config), (LABELS, IMAGE_SIZE))
     if config.handover == "best" and not data_sets(config.data, "validation"):
         refuse("handover", "best", "'last', as there are no validation images to choose by")
-    if not config.save_minutes > 0:
-        refuse("save_minutes", config.save_minutes, "a positive number")
-    for name in COUNTS:
-        if config[name] < 1:
-            refuse(name, config[name], "at least 1")
     check_model(config.model)
     idle.check_model(config.model)
-    check_views(config, config.views)
-    if not 0 <= config.seed < 2**31:
-        refuse("seed", config.seed, "0 to 2147483647")
-    for name, number in config.snapshots.items():
-        if number < 0:
-            refuse(f"snapshots.{name}", number, "at least 0")
-    check_finite(config)
-    if not config.stages:
-        refuse("stages", config.stages, "names of stages to run")
     for i, name in enumerate(config.stages):
-        choose("stages", name, sections)
-        if name in config.stages[:i]:
-            refuse("stages", tuple(config.stages), f"each stage once, not {name!r} twice")
         check_stage(config, name, earlier=config.stages[:i])
     trains = any(kinds.of(config[name]).auxiliary_head(config[name]) for name in config.stages if name in sections)
     if config.model.auxiliary_head != NO_AUXILIARY and not trains:
         refuse("model.auxiliary_head", config.model.auxiliary_head, "'none', as no stage trains a second head")
 
 
-def check_finite(section: ml_collections.ConfigDict, prefix: str = "") -> None:
-    """Refuses numbers that are none, or infinite in float32."""
-    for name, value in section.items():
-        if isinstance(value, ml_collections.ConfigDict):
-            check_finite(value, f"{prefix}{name}.")
-        numbers = value if isinstance(value, tuple) else (value,)
-        if any(isinstance(number, float) and not abs(number) <= LARGEST for number in numbers):
-            refuse(f"{prefix}{name}", value, "finite numbers")
-
-
-def check_sections(config: ml_collections.ConfigDict) -> list[str]:
-    """Names of the stages that are described; refuses misspelt settings beside them."""
-    sections = [name for name, s in config.items() if isinstance(s, ml_collections.ConfigDict) and "kind" in s]
-    for name in config:
-        choose(name, name, (*TOP_LEVEL, *sections))
-    return sections
-
-
 def check_evaluation(config: ml_collections.ConfigDict) -> None:
     """Checks what evaluating a network needs of a configuration; what training needs may be missing."""
-    check_sections(config)
+    ranges.check_sections(config)
     check_data(config)
     choose("evaluate_at", scored_at(config), (LABELS, IMAGE_SIZE))
     check_model(config.model)
@@ -178,12 +86,12 @@ def check_evaluation(config: ml_collections.ConfigDict) -> None:
     if not data_sets(config.data, "validation"):
         refuse("data.validation.name", NONE, "labelled images to evaluate on")
     if config.init_from is not None:
-        check_file("init_from", config.init_from)
+        ranges.check_file("init_from", config.init_from)
 
 
 def check_network(config: ml_collections.ConfigDict) -> None:
     """Checks what describes a network: its sizes and classes."""
-    check_sections(config)
+    ranges.check_sections(config)
     check_label_space(config.data)
     check_model(config.model)
 
@@ -218,70 +126,19 @@ def check_model(model: ml_collections.ConfigDict) -> None:
         refuse("model.input_std", tuple(model.input_std), "three positive numbers, of red, green and blue")
 
 
-def check_views(config: ml_collections.ConfigDict, views: ml_collections.ConfigDict) -> None:
-    """Checks the section `views`, or what a stage makes of it."""
-    for name, size in (("views.crop_size", views.crop_size), *(
-        (f"{setting}.image_size", one.image_size) for role in ROLES
-        for setting, one in data_sets(config.data, role).items()
-    )):  # fmt: skip
-        if len(size) != 2 or min(size) < 32:
-            refuse(name, tuple(size), "(height, width), each at least 32 pixels")
-    if views.target_stride not in (1, 2, 4, 8):
-        refuse("views.target_stride", views.target_stride, "1, 2, 4 (released) or 8 pixels")
-    if any(size % views.target_stride for size in views.crop_size):
-        stride = views.target_stride
-        refuse("views.crop_size", tuple(views.crop_size), f"multiples of views.target_stride, which is {stride}")
-    for name, least in (("base_width", 0), ("strong_operations", 0)):
-        if views[name] is not None and views[name] < least:
-            refuse(f"views.{name}", views[name], f"at least {least}")
-    if len(views.scale) != 2 or not 0 < views.scale[0] <= views.scale[1]:
-        refuse("views.scale", tuple(views.scale), "(smallest, largest), positive")
-    if not 0 <= views.cutout_fraction <= 1:
-        refuse("views.cutout_fraction", views.cutout_fraction, "a share of the crop's shorter side, 0 to 1")
-
-
 def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str, ...]) -> None:
     """Checks one stage's section; `earlier` are the stages that run before it."""
-    stage = config[name]
-    choose(f"{name}.kind", stage.kind, KINDS)
-    kind = kinds.of(stage)
+    ranges.check_stage(config, name, earlier)
+    stage, kind = config[name], kinds.of(config[name])
     if stage.weights is not None and kind.segments:
-        check_file(f"{name}.weights", stage.weights)
+        ranges.check_file(f"{name}.weights", stage.weights)
         return
-    for key, choices in (CHOICES | dict(kind.choices)).items():
-        if key in stage:
+    for key, choices in CHOICES.items():
+        if key in stage and key not in kind.choices:
             choose(f"{name}.{key}", stage[key], choices)
-    for key in POSITIVE:
-        if key in stage and not stage[key] > 0:
-            refuse(f"{name}.{key}", stage[key], "a positive number")
-    if "label_scales" in stage and not (stage.label_scales and min(stage.label_scales) > 0):
-        refuse(f"{name}.label_scales", tuple(stage.label_scales), "positive numbers, such as (1.0,)")
-    shorter = min(first_of(config.data, "target").image_size)
-    smallest = min(shorter * scale for scale in stage.get("label_scales", (1.0,)))
-    if smallest < 32:
-        refuse(f"{name}.label_scales", tuple(stage.label_scales), "scales that leave target images at least 32 pixels")
-    if "discriminator_channels" in stage and not min(stage.discriminator_channels, default=0) > 0:
-        refuse(f"{name}.discriminator_channels", tuple(stage.discriminator_channels), "whole numbers from 1")
-    if "soft_label_stride" in stage and stage.soft_label_stride not in (1, 2, 4, 8):
-        refuse(f"{name}.soft_label_stride", stage.soft_label_stride, "1, 2, 4 or 8 (released) pixels")
-    for key in SHARES:
-        if key in stage and not 0 <= stage[key] <= 1:
-            refuse(f"{name}.{key}", stage[key], "a share, 0 to 1")
-    for key in NOT_NEGATIVE:
-        if key in stage and not stage[key] >= 0:
-            refuse(f"{name}.{key}", stage[key], "zero or more")
-    for key in stage.get("views", {}):
-        choose(f"{name}.views.{key}", key, config.views)
-    check_views(config, views_of(config, name))
     crop = views_of(config, name).crop_size
     if stage.fourier_beta and not fourier.WINDOWS[stage.fourier_window](crop, stage.fourier_beta).any():
         refuse(f"{name}.fourier_beta", stage.fourier_beta, f"at least {1 / min(crop):.3g}, one frequency of the crop")
-    for factor, value in stage.jitter.items():
-        if not 0 <= value < 1:
-            refuse(f"{name}.jitter.{factor}", value, "from 0 to below 1")
-    choose(f"{name}.init", stage.init, (*WEIGHTS, *earlier))
-    if stage.get("init_takes") is not None:
-        choose(f"{name}.init_takes", stage.init_takes, ("backbone",))
     labelling = [other for other in earlier if kinds.of(config[other]).segments]  # networks that label images
     if kind.prototypes(stage) and stage.init not in labelling:
         refuse(f"{name}.init", stage.init, "an earlier stage, whose features the prototypes are means of")
@@ -441,10 +298,4 @@ def check_weights(config: ml_collections.ConfigDict, name: str, init: str) -> No
             f"a file with the backbone's weights, which stage {name!r} starts from; without such weights set "
             f"--config.{name}.init=random or the name of an earlier stage",
         )
-    check_file(f"model.{init}_weights", path)
-
-
-def check_file(setting: str, path: str) -> None:
-    """Refuses a file of weights that is not there; that of a TensorFlow checkpoint is named without its ending."""
-    if not any(epath.Path(name).exists() for name in (path, f"{path}.index")):
-        refuse(setting, path, "a file that exists")
+    ranges.check_file(f"model.{init}_weights", path)

@@ -20,6 +20,8 @@ ITEM, FILE = "digest", "digest.json"
 MARK = {"digest": ITEM}  # in the card of checkpoints that have the item: without it they are no older version
 METADATA = "_CHECKPOINT_METADATA"  # Orbax's file, in which it keeps the card
 
+_INDEX_BYTES = 10**8  # at most, of a database's index that are kept while its arrays are read
+
 Account = dict[str, list]  # of the arrays of an item, by name: type, shape, digest
 Arrays = Mapping[str, np.ndarray]
 
@@ -116,8 +118,10 @@ def stored_arrays(item: epath.Path, names: Iterable[str]) -> dict[str, np.ndarra
     """Arrays of an item by TensorStore alone, with which Orbax writes them: a Zarr array each in an OCDBT database."""
     import tensorstore
 
+    # one for all, so that the database's index is read once and not for each array
+    context = tensorstore.Context({"cache_pool": {"total_bytes_limit": _INDEX_BYTES}})
     base = f"{item}/" if is_remote(item) else f"file://{os.path.abspath(item)}/"
     specs = {name: {"driver": "zarr", "kvstore": {"driver": "ocdbt", "base": base, "path": name}} for name in names}
-    stores = {name: tensorstore.open(spec, open=True, read=True) for name, spec in specs.items()}
+    stores = {name: tensorstore.open(spec, open=True, read=True, context=context) for name, spec in specs.items()}
     values = {name: store.result().read() for name, store in stores.items()}
     return {name: np.asarray(value.result()) for name, value in values.items()}

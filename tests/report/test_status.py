@@ -298,6 +298,5 @@ def test_durations_are_written_as_people_do(seconds, words):
 
 def test_it_takes_neither_jax_nor_tensorflow(workdir):
     code = f"import sys; from proda_jax.report import status; status.text({str(workdir)!r}); print(sorted(sys.modules))"
-    started = time.monotonic()
     printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "'jax'" not in printed and "'tensorflow'" not in printed and time.monotonic() - started < 20
+    assert "'jax'" not in printed and "'tensorflow'" not in printed

@@ -6,7 +6,7 @@ import pathlib
 import ml_collections
 import pytest
 
-from proda_jax.adaptation.stages.build import views_of
+from proda_jax.adaptation.stages.sections import views_of
 from proda_jax.configs import (
     adaptsegnet,
     advent,

@@ -15,7 +15,7 @@ from tiny import CLASSES, IMAGE, block_source, tiny_config, tiny_variables
 
 from proda_jax.adaptation.stages import kinds, prepare
 from proda_jax.configs import advent, base, clan, fada, seg_uncertainty
-from proda_jax.run import experiment, networks, settings
+from proda_jax.run import experiment, networks, ranges, settings
 from proda_jax.run.sources import Sources
 from proda_jax.system import devices
 
@@ -142,8 +142,8 @@ def other_value(name: str, value):
                "ignored_margins": (1, 2, 0, 0), "feature_distance_classes": ("sky",)}  # fmt: skip
     if name in choices:
         return choices[name]
-    if name in settings.CHOICES:
-        return next(choice for choice in settings.CHOICES[name] if choice != value)
+    if choices := settings.CHOICES.get(name, ranges.CHOICES.get(name)):
+        return next(choice for choice in choices if choice != value)
     if isinstance(value, bool):
         return not value
     return value + 1 if isinstance(value, int) else value * 0.5 if value else 0.25

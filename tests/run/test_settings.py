@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from command import run_main
 
-from proda_jax.adaptation.stages.build import views_of
+from proda_jax.adaptation.stages.sections import views_of
 from proda_jax.configs import base
 from proda_jax.run import provenance, scales, settings
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proda_jax.adaptation.stages import build
+from proda_jax.adaptation.stages.sections import views_of
 from proda_jax.configs import demo
 from proda_jax.study import sweep, swept
 
@@ -61,8 +61,8 @@ def test_a_setting_of_all_stages_makes_an_experiment_for_each_value():
 def test_a_stages_own_views_can_be_swept():
     found = swept(small(), "stage1.views.randaugment=True,False")
     (c,) = found.variants.values()
-    assert [build.views_of(c, row.stage).randaugment for row in found.rows] == [True, False]
-    assert build.views_of(c, "warmup").randaugment
+    assert [views_of(c, row.stage).randaugment for row in found.rows] == [True, False]
+    assert views_of(c, "warmup").randaugment
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from proda_jax.adaptation import adversary, optim, prototypes
 from proda_jax.adaptation.stages import kinds
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.stages.kinds import KINDS
+from proda_jax.adaptation.stages.sections import views_of
 from proda_jax.adaptation.stages.step import Setup
 from proda_jax.adaptation.state import DiscriminatorState, TrainState, copy
-from proda_jax.data.checks import first_of
 from proda_jax.data.label_spaces import label_space
 from proda_jax.models.backbones import DEFAULT, OPTIONS, Backbone, backbone
 from proda_jax.models.deeplab import NO_AUXILIARY, SegmentationNetwork
@@ -105,19 +105,6 @@ def takes_backbone(config: ml_collections.ConfigDict, name: str) -> bool:
 def random_name(config: ml_collections.ConfigDict, name: str) -> str:
     """The name of a stage in `stage_key` and `order_seed`: its own, or that of another, whose draws it shares."""
     return config[name].get("random_as") or name
-
-
-def views_of(config: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
-    """The views of a stage: the section 'views', with what the stage has of its own, and the width that follows."""
-    views = ml_collections.ConfigDict(dict(config.views))
-    views.update(dict(config[name].get("views", {})))
-    views.base_width = base_width(config, views)
-    return views
-
-
-def base_width(config: ml_collections.ConfigDict, views: ml_collections.ConfigDict) -> int:
-    """The width to which scale 1 of these views brings an image, pixels: that of target images, unless it is set."""
-    return first_of(config.data, "target").image_size[1] if views.base_width is None else views.base_width
 
 
 def setup(
