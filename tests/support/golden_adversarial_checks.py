@@ -439,13 +439,11 @@ def test_adversaries_of_seg_uncertainty():
     agree(terms["memory"], g["stage1_loss_kl"])
     assert g["before_15000_loss_kl"] == 0
 
-    def judged(critic, *heads):
-        return objective_of(stage, labels).discriminators(critic, *(Output(own[0], own[0], own) for own in heads))
-
-    judge = jax.jit(jax.value_and_grad(judged))  # one program: the auxiliary head's goes with the heads exchanged
+    # one program: the auxiliary head's discriminator looks at outputs with their heads exchanged
+    judge = jax.jit(jax.value_and_grad(lambda critic, *seen: objective_of(stage, labels).discriminators(critic, *seen)))
     for i, critic, order in ((1, critics["auxiliary"], slice(None, None, -1)), (2, critics, slice(None))):
         own = {name: value for name, value in critic.items() if name != "auxiliary"}
-        loss, gradient = judge(own, *(output.heads[order] for output in outputs))
+        loss, gradient = judge(own, *(dataclasses.replace(output, heads=output.heads[order]) for output in outputs))
         agree(loss, g[f"stage1_loss_D{i}"])
         for ours, theirs, sign in (
             (gradient["scale0_conv1"]["kernel"], "0.0.conv.weight", 1),
