@@ -68,6 +68,7 @@ def test_a_source_without_any_label_that_counts_trains_on_without_harm(tmp_path)
     assert [stage["steps"] for stage in results["stages"]] == [4, 4]
 
 
+@pytest.mark.slow  # its step: test_stages.py
 def test_a_target_without_a_confident_pixel_trains_on(tmp_path):
     config = config_of()
     config.stages = ("source", "stage2")

@@ -142,6 +142,7 @@ def stage_1(**settings) -> tuple[Any, Any, Any]:
     return functools.partial(denoise.update, setup=setup), state, inputs
 
 
+@pytest.mark.slow  # each by itself: above, test_losses.py and test_prototypes.py
 def test_figure_4s_alternatives_and_the_papers_forms_train():
     step, before, inputs = stage_1(
         label_source="moving",

@@ -66,33 +66,32 @@ def apart(one, other) -> float:
     return max(np.abs(x - y).max() for x, y in zip(*map(jax.tree.leaves, trees), strict=True))
 
 
-@pytest.mark.parametrize("name", ["warmup", "denoise"])
+@pytest.mark.parametrize("name", ["warmup", pytest.param("denoise", marks=pytest.mark.slow)])
 def test_the_targets_passes_alone_move_statistics_where_it_is_chosen(name):
-    settings = {"under_test.statistics": "target", "under_test.batch_norm": "batch"}
+    settings = {} if name == "warmup" else {"under_test.statistics": "target"}  # which is this row's own
     (start, one), (_, other) = (trail_on(name, seed, **settings) for seed in (5, 6))
     assert apart(one, other) == 0.0 and apart(one, start) > 1e-3
 
 
 @pytest.mark.parametrize("name", ["denoise", pytest.param("warmup", marks=pytest.mark.slow)])
 def test_the_sources_passes_move_them_too_otherwise(name):
-    settings = {} if name == "denoise" else {"under_test.batch_norm": "batch"}  # which is denoise's own
+    settings = {} if name == "denoise" else {"under_test.statistics": "all"}  # which is denoise's own
     assert apart(*(trail_on(name, seed, **settings)[-1] for seed in (5, 6))) > 1e-3
 
 
-def config_with(choice: str):
-    config = config_of(**{"source.statistics": "recomputed", "stage1.statistics": choice, "save_every": 2})
-    config.evaluate_every = 2
-    return config
+def recomputing(stages: tuple[str, ...]):
+    both = {f"{name}.statistics": "recomputed" for name in ("source", "stage1")}
+    return config_of(stages=stages, save_every=2, evaluate_every=2, **both)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("recomputed")
-    return workdir, run(workdir, config_with("recomputed"))
+@pytest.fixture(scope="module", params=[("source",), pytest.param(("source", "stage1"), marks=pytest.mark.slow)])
+def finished(request, tmp_path_factory):
+    workdir, config = tmp_path_factory.mktemp("recomputed"), recomputing(request.param)
+    return config, workdir, run(workdir, config)
 
 
 def test_what_is_scored_kept_and_handed_on_has_recomputed_statistics(finished):
-    workdir, results = finished
+    _, workdir, results = finished
     for stage in results["stages"]:
         last = stage["last"]
         assert last["miou_running_statistics"] != last["miou"]
@@ -108,9 +107,10 @@ def test_what_is_scored_kept_and_handed_on_has_recomputed_statistics(finished):
 
 
 def test_a_run_with_recomputed_statistics_resumes_to_the_bit(finished, tmp_path):
+    config, *whole = finished
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, config_with("recomputed"), At(config_of(), "stage1", 4, interrupt))
-    assert_same_end(tmp_path, finished, "source", "stage1", config=config_with("recomputed"))
+        run(tmp_path, config, At(config, config.stages[-1], 4, interrupt))
+    assert_same_end(tmp_path, whole, *config.stages, config=config)
 
 
 @pytest.mark.parametrize(("stage", "choice", "changes", "message"), [

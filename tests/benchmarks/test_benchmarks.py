@@ -115,7 +115,7 @@ def test_a_network_that_recomputes_its_blocks_has_the_same_gradient():
     """That it takes less memory only accelerators show: on a CPU, XLA undoes it."""
     gradients, convolutions = [], []
     for recompute in (False, True):
-        programs = tiny_programs(**{"model.recompute": recompute, "model.depths": (3, 3)})
+        programs = tiny_programs(**{"model.recompute": recompute, "model.depths": (2, 1)})
         model = programs.model().clone(axis_name=None)
 
         def loss(params, stats, image, model=model):
@@ -128,11 +128,12 @@ def test_a_network_that_recomputes_its_blocks_has_the_same_gradient():
         lowered = jax.jit(jax.grad(loss, has_aux=True)).lower(variables["params"], variables["batch_stats"], image)
         gradients.append(lowered.compile()(variables["params"], variables["batch_stats"], image))
         convolutions.append(hlo.convolution_types(lowered.as_text())["f32"])
-    assert convolutions[1] == convolutions[0] + 6  # the 3x3 of each block once more
+    assert convolutions[1] == convolutions[0] + 3  # the 3x3 of each block once more
     for one, other in zip(*map(jax.tree.leaves, gradients), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow  # stage 1 is compared with the released step by golden numbers
 def test_the_peers_step_is_stage_1():
     """What PyTorch is timed on is what is trained here: each loss agrees (a step of the recipe, drawn views)."""
     from benchmarks import peer_pytorch

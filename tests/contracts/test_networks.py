@@ -7,7 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contracts import COMPILED, LABELLING_HEADS, NETWORKS, assert_same, floats, network, network_config, shapes_of
+from contracts import (
+    AGAIN,
+    COMPILED,
+    LABELLING_HEADS,
+    NETWORKS,
+    assert_same,
+    floats,
+    network,
+    network_config,
+    shapes_of,
+)
 from jax.sharding import PartitionSpec as P
 from tiny import CLASSES, CROP, IMAGE, blocks, tiny_model, tiny_variables
 
@@ -31,30 +41,53 @@ def lower_size(model, size: tuple[int, int]) -> tuple[int, ...]:
     return tuple(finer * n for n in model.backbone.level_sizes(size)[-2])
 
 
-SIZES = [CROP, (33, 47), (63, 65)]
-each_pair = pytest.mark.parametrize(("backbone", "head"), NETWORKS)
+ODD_SIZES = [(33, 47), (63, 65)]
+slow = pytest.mark.slow
+
+
+def case(*values, ordinary: bool):
+    return pytest.param(*values, marks=[] if ordinary else slow)
+
+
 each_network = pytest.mark.parametrize(("backbone", "head"), COMPILED)
-each_labelling_pair = pytest.mark.parametrize(("backbone", "head"), [n for n in NETWORKS if labels(n[1])])
+# a convolutional network, a transformer and a second head: what a device, a type or a file could make of others is slow
+each_compiled_again = pytest.mark.parametrize(("backbone", "head"), [case(*n, ordinary=n in AGAIN) for n in COMPILED])
+each_pair_and_type = pytest.mark.parametrize(("backbone", "head", "dtype"), [
+    case(*n, dtype, ordinary=dtype == "float32" or n in COMPILED) for n in NETWORKS for dtype in ("float32", "bfloat16")
+])  # fmt: skip
+each_pair_in_odd_sizes = pytest.mark.parametrize(
+    ("backbone", "head"), [case(*n, ordinary=n in COMPILED) for n in NETWORKS]
+)
+each_labelling_pair = pytest.mark.parametrize(("backbone", "head", "extra_norm"), [
+    case(*n, extra, ordinary=not extra or n in COMPILED) for n in NETWORKS if labels(n[1]) for extra in (False, True)
+])  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@each_pair
+@each_pair_and_type
 def test_features_and_scores_have_the_shapes_and_types_that_the_rest_relies_on(backbone, head, dtype):
-    model = network(backbone, head, dtype)
+    assert_shapes_and_types(network(backbone, head, dtype), CROP)
+
+
+@pytest.mark.parametrize("size", ODD_SIZES)
+@each_pair_in_odd_sizes
+def test_images_of_odd_sizes_have_the_shapes_that_the_rest_relies_on(backbone, head, size):
+    assert_shapes_and_types(network(backbone, head), size)
+
+
+def assert_shapes_and_types(model, size: tuple[int, int]) -> None:
 
     def apply(images):
         return model.init_with_output(jax.random.key(0), images, train=False)
 
-    for size in SIZES if dtype == "float32" else SIZES[:1]:
-        output, variables = jax.eval_shape(apply, jax.ShapeDtypeStruct((2, *size, 3), jnp.float32))
-        expected = [(2, *shape) for shape in shapes_of(model, size)]
-        assert [output.features.shape, output.logits.shape] == expected, size
-        heads = [expected[1]]
-        if model.auxiliary_head != "none":
-            lower = model.auxiliary_head == "lower"
-            heads.append((2, *lower_size(model, size), model.classes) if lower else expected[1])
-        assert [scores.shape for scores in output.heads] == heads, size
-        assert floats((output, variables)) == {np.dtype("float32")}
+    output, variables = jax.eval_shape(apply, jax.ShapeDtypeStruct((2, *size, 3), jnp.float32))
+    expected = [(2, *shape) for shape in shapes_of(model, size)]
+    assert [output.features.shape, output.logits.shape] == expected
+    heads = [expected[1]]
+    if model.auxiliary_head != "none":
+        lower = model.auxiliary_head == "lower"
+        heads.append((2, *lower_size(model, size), model.classes) if lower else expected[1])
+    assert [scores.shape for scores in output.heads] == heads
+    assert floats((output, variables)) == {np.dtype("float32")}
 
 
 def passes(model, dtype: str, count: int = 1) -> dict:
@@ -102,14 +135,14 @@ def test_gradients_are_finite_and_reach_every_kernel(backbone, head):
         assert np.any(np.abs(leaf) > 1e-6) or path[-1].key == "bias", jax.tree_util.keystr(path)
 
 
-@each_network
+@each_compiled_again
 def test_two_devices_compute_like_one(backbone, head):
     with jax.enable_x64(True):
         found = passes(network(backbone, head, "float64", devices.AXIS), "float64", count=2)
     assert_same(found, exact(backbone, head), 1e-6, floor=1e-6)  # a bias before a normalisation has no gradient
 
 
-@each_network
+@each_compiled_again
 def test_bfloat16_is_roughly_the_same_and_keeps_parameters_statistics_and_outputs_in_float32(backbone, head):
     found, wanted = passes(network(backbone, head, "bfloat16", devices.AXIS), "float32"), exact(backbone, head)
     assert floats(found) == {np.dtype("float32")}
@@ -119,7 +152,6 @@ def test_bfloat16_is_roughly_the_same_and_keeps_parameters_statistics_and_output
     assert_same(found["batch_stats"], wanted["batch_stats"], 0.05)
 
 
-@pytest.mark.parametrize("extra_norm", [False, True])
 @each_labelling_pair
 def test_a_network_goes_to_the_names_of_files_and_back_bit_by_bit(backbone, head, extra_norm, tmp_path):
     variables = tiny_variables(tiny_model(network_config(backbone, head), extra_norm=extra_norm), 0)
@@ -131,7 +163,7 @@ def test_a_network_goes_to_the_names_of_files_and_back_bit_by_bit(backbone, head
     jax.tree.map(np.testing.assert_array_equal, from_torch(read.arrays, variables), variables)
 
 
-@each_network
+@each_compiled_again
 def test_a_checkpoint_is_opened_and_exported_and_says_what_the_network_says(backbone, head, tmp_path):
     config, model = network_config(backbone, head), network(backbone, head)
     variables, images = tiny_variables(model, 0), blocks(3, 7)[0]

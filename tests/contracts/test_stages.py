@@ -1,6 +1,7 @@
 """What every stage promises, whatever it learns from: a row of `contracts.STAGES` has all of these tests."""
 
 import contextlib
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -40,16 +41,25 @@ FITS = (
 )  # fmt: skip
 PARTS = ("params", "opt_state", "ema_params", "prototypes", "discriminator")
 RUNNING = 0.9  # share of the running statistics that a step keeps
+
+
 def in_parts(name: str) -> dict:
     """Settings of steps that compute a device's share in two micro-batches, where that gives the same."""
     return {"micro_batches": 2} if STAGES[name].splits else {}
 
 
-# its discriminators' gradient penalty takes XLA minutes; golden numbers compare it in the ordinary suite
-SLOW = ("rare_and_hard",)
-each_stage = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in STAGES]
-)
+# The ordinary suite compiles one program of one row of each kind, and these rows' on two devices in micro-batches: a
+# discriminator; prototypes and a momentum encoder; mixed images. All other combinations are slow.
+ON_TWO_DEVICES = ("warmup", "denoise", "mix")
+
+
+def rows(ordinary: Iterable[str]) -> list:
+    return [pytest.param(name, marks=[] if name in ordinary else pytest.mark.slow) for name in STAGES]
+
+
+ORDINARY = {row.section().kind: name for name, row in reversed(STAGES.items())}.values()
+each_stage = pytest.mark.parametrize("name", rows(ORDINARY))
+each_on_two_devices = pytest.mark.parametrize("name", rows(ON_TWO_DEVICES))
 
 
 def test_every_kind_of_stage_has_a_row():
@@ -75,8 +85,8 @@ def test_the_same_batch_gives_other_losses_at_another_step_as_its_views_and_drop
     assert compared and all(abs(later[key] / first[key] - 1) > 1e-4 for key in compared), (first, later)
 
 
-@each_stage
-def test_a_batch_without_any_label_leaves_a_finite_state(name):
+def after_no_label(name: str, count: int, **settings) -> tuple:
+    """State and metrics after two steps on a batch without any label."""
     def equal_prototypes(state):  # all equally near, so that flat soft labels stay flat: no label is confident
         if state.prototypes is None:
             return state
@@ -84,12 +94,25 @@ def test_a_batch_without_any_label_leaves_a_finite_state(name):
         return state.replace(prototypes=state.prototypes.replace(vectors=vectors))
 
     batch = make_batch(source_labels=False, target_labels=False)
-    state, metrics = run(name, 2, batch, change=equal_prototypes, **in_parts(name))[-1]
+    return run(name, count, batch, 2, change=equal_prototypes, **settings)[-1]
+
+
+def assert_finite_without_labels(state, metrics: dict) -> None:
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state, metrics)))
     assert all(metrics[key] == 0 for key in ("source_ce", "target_ce", "labelled", "target_fit") if key in metrics)
 
 
 @each_stage
+def test_a_batch_without_any_label_leaves_a_finite_state(name):
+    assert_finite_without_labels(*after_no_label(name, 1))
+
+
+@each_on_two_devices
+def test_a_batch_without_any_label_leaves_a_finite_state_on_two_devices_in_micro_batches(name):
+    assert_finite_without_labels(*after_no_label(name, 2, **in_parts(name)))
+
+
+@each_on_two_devices
 def test_two_devices_with_two_micro_batches_each_train_like_one_with_the_whole_batch(name):
     """However unevenly labels are spread. Where the batch is no sum of its parts, two devices with one batch each."""
     settings = in_parts(name)

@@ -1,6 +1,7 @@
 """Data sets that are odd and yet run."""
 
 import numpy as np
+import pytest
 from survival import config_of, run
 
 from proda_jax.data.memory import MemorySource
@@ -8,6 +9,7 @@ from proda_jax.models.weights.files import load
 from proda_jax.run.sources import Sources
 
 
+@pytest.mark.slow  # views that are not filled, and odd sizes: test_weak_views.py, test_networks.py
 def test_odd_data_sets_run_through(tmp_path):
     """One image in each, of sizes that no stride divides; the crop's neither, and target images do not fill it."""
     config = config_of(**{"source.steps": 1, "stage1.steps": 1})

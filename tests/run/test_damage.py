@@ -17,19 +17,26 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_checkpoint_is_put_aside_for_an_older_one(damage, whole, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A workdir whose first stage was interrupted in its last step: tests copy it."""
+    workdir = tmp_path_factory.mktemp("begun")
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, config_of(), At(config_of(), "source", 4, interrupt))
+        run(workdir, config_of(), At(config_of(), "source", 4, interrupt))
+    return workdir
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_put_aside_for_an_older_one(damage, begun, whole, tmp_path, capsys):
+    shutil.copytree(begun, tmp_path, dirs_exist_ok=True)
     DAMAGE[damage](tmp_path / "source" / "checkpoints" / "3")
     assert_same_end(tmp_path, whole)
     printed = capsys.readouterr().out
     assert f"{tmp_path}/source/checkpoints/3 cannot be read" in printed and "put aside as 3.damaged" in printed
 
 
-def test_a_stage_without_a_checkpoint_that_can_be_read_says_what_to_delete(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, config_of(), At(config_of(), "source", 4, interrupt))
+def test_a_stage_without_a_checkpoint_that_can_be_read_says_what_to_delete(begun, tmp_path):
+    shutil.copytree(begun, tmp_path, dirs_exist_ok=True)
     for step in ("2", "3"):
         truncate(largest(tmp_path / "source" / "checkpoints" / step))
     for _ in range(2):  # nothing is put aside: it might be the disk that cannot be read for a while
@@ -102,11 +109,10 @@ def test_a_damaged_network_that_is_handed_on_is_made_again(whole, tmp_path):
     assert_same_end(tmp_path, whole)
 
 
-def test_halves_of_checkpoints_that_a_kill_left_behind_are_removed(whole, tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, config_of(), At(config_of(), "source", 3, interrupt))
-    half = tmp_path / "source" / "checkpoints" / "3.orbax-checkpoint-tmp"
-    shutil.copytree(tmp_path / "source" / "checkpoints" / "2", half)
+def test_halves_of_checkpoints_that_a_kill_left_behind_are_removed(begun, whole, tmp_path):
+    shutil.copytree(begun, tmp_path, dirs_exist_ok=True)
+    half = tmp_path / "source" / "checkpoints" / "4.orbax-checkpoint-tmp"
+    shutil.copytree(tmp_path / "source" / "checkpoints" / "3", half)
     assert_same_end(tmp_path, whole)
     assert not half.exists()
 

@@ -3,15 +3,18 @@
 import random
 import shutil
 
+import pytest
+
 from benchmarks import damage_test
 
 
-def test_each_random_damage_is_noticed(whole, tmp_path):
+@pytest.mark.parametrize("number", [10, pytest.param(40, marks=pytest.mark.slow)])
+def test_each_random_damage_is_noticed(number, whole, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(whole[0], workdir)
     found = list(damage_test.targets(workdir))
     assert {target.kind for target in found} == {"checkpoint", "pseudo labels", "initial prototypes", "weights"}
-    assert damage_test.campaign(found, 40, random.Random(0)) == (40, [])
+    assert damage_test.campaign(found, number, random.Random(0)) == (number, [])
 
 
 def test_a_damage_that_nobody_notices_is_told(tmp_path):

@@ -22,7 +22,7 @@ def written_on_two(tmp_path_factory):
     return config, folder / "begun", networks_of(folder / "whole", ("source",))
 
 
-@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("count", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_checkpoint_of_two_devices_continues_on_another_number_of_them(count, written_on_two, tmp_path):
     config, begun, expected = written_on_two
     shutil.copytree(begun, tmp_path / "run")

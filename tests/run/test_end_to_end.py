@@ -25,7 +25,7 @@ NETWORK = {
 }  # fmt: skip
 SMALL = NETWORK | {
     "batch_size": 2, "evaluate_batch_size": 2, "summaries": False, "views.crop_size": (32, 64), "views.base_width": 96,
-    "snapshots.features": 0,
+    "snapshots.images": 0,
     "stage1.prototype_min_pixels": 1, "stage1.prototype_init_min_pixels": 1,
 } | {f"{stage}.steps": 1 for stage in STAGES} | {
     f"data.{role}.image_size": (64, 96) for role in ("source", "target", "validation")
@@ -115,6 +115,7 @@ def test_the_full_recipe_runs_from_raw_archives_through_every_stage(config, clas
         assert {name: scores[name] for name in ("miou", "iou")} == {name: last[name] for name in ("miou", "iou")}
 
 
+@pytest.mark.slow  # test_own_folders.py prepares such folders
 def test_two_folders_of_ones_own_are_enough(tmp_path):
     """Labels in colour, an unlabelled target; trained without images to score on, and scored on some afterwards."""
     from proda_jax.configs import custom

@@ -28,7 +28,7 @@ from proda_jax.system import files
 from proda_jax.system.checkpoints import Checkpoints, card_in
 
 STEPS = 3
-STAGES = ("source", "warmup", "self_training", "stage1", "stage2")
+STAGES = ("source", "warmup", "stage1", "stage2")
 
 
 def config_of(*stages: str):
@@ -82,12 +82,20 @@ def files_of(workdir: pathlib.Path) -> dict[str, int]:
 # Programs
 
 
+@pytest.mark.slow  # its step is the denoising stage's, which test_stages.py runs with its settings
+def test_conventional_self_training_goes_on_from_the_warm_up(finished, tmp_path):
+    config = config_of("source", "warmup", "self_training")
+    results = experiment_in(copy_of(finished[0], tmp_path / "copy", "stage1", "stage2"), config).run()
+    assert results["stages"][2]["last"]["step"] == STEPS
+    assert not any("ema_params" in path for path in checkpoint_of(tmp_path / "copy" / "self_training")[1])
+
+
 def test_another_seed_in_another_workdir_shares_the_programs_and_other_settings_do_not(finished, tmp_path, monkeypatch):
     def traced(*arguments, **settings):
         raise AssertionError("a network was traced")
 
     monkeypatch.setattr(SegmentationNetwork, "__call__", traced)
-    config = config_of("source", "warmup", "self_training")
+    config = config_of("source", "warmup")
     config.seed = 1
     results = experiment_in(tmp_path / "seed", config).run()
     assert results["stages"][0]["last"]["miou"] != finished[1]["stages"][0]["last"]["miou"]

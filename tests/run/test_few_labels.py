@@ -113,43 +113,48 @@ def test_the_rest_of_the_target_stays_unlabelled_and_apart(tmp_path):
     assert seen == set(range(4))
 
 
-@pytest.mark.parametrize("source", [True, False])
-def test_all_stages_run_on_a_few_labels(tmp_path, source):
-    config = config_of(tmp_path, "source", "stage2", "mix", source=source)
+@pytest.mark.parametrize(("source", "stages"), [
+    (True, ("source", "stage2")),
+    pytest.param(True, ("source", "stage2", "mix"), marks=pytest.mark.slow),
+    pytest.param(False, ("source", "stage2", "mix"), marks=pytest.mark.slow),
+])  # fmt: skip
+def test_all_stages_run_on_a_few_labels(tmp_path, source, stages):
+    config = config_of(tmp_path, *stages, source=source)
     settings.check(config)
     run = Experiment(config, tmp_path / "run", sources_of(config, tmp_path), devices_used=1)
     result = run.run()
-    assert [stage["last"]["step"] for stage in result["stages"]] == [2, 2, 2]
-    for name, metric in (("source", "source_ce"), ("stage2", "target_fit"), ("mix", "mixed_ce")):
+    assert [stage["last"]["step"] for stage in result["stages"]] == [2] * len(stages)
+    for name, metric in zip(stages, ("source_ce", "target_fit", "mixed_ce"), strict=False):
         for line in Metrics(tmp_path / "run" / name / "metrics.jsonl", 2).entries:
             assert line["source_ce"] > 0 and line[metric] > 0 and line["skipped"] == 0
     labels = sorted(path.stem for path in (tmp_path / "run" / "source").glob("hard_labels*/*.npz"))
     assert labels == ["000000", "000002", "000003", "000005"]
     (tmp_path / "few.txt").write_text("000001\n")
     with pytest.raises(ValueError, match=r"config\.data\.labelled_target was"):
-        provenance.check(tmp_path / "run" / "mix", config, "mix")
+        provenance.check(tmp_path / "run" / stages[-1], config, stages[-1])
 
 
-def test_without_source_and_labels_two_stages_start_from_given_networks(tmp_path):
+@pytest.mark.parametrize("stages", [("stage2",), pytest.param(("stage2", "mix"), marks=pytest.mark.slow)])
+def test_without_source_and_labels_stages_start_from_given_networks(tmp_path, stages):
     teacher = config_of(tmp_path, "source", source=False)
     Experiment(teacher, tmp_path / "before", sources_of(teacher, tmp_path), devices_used=1).run()
-    config = config_of(tmp_path, "stage2", "mix", source=False)
+    config = config_of(tmp_path, *stages, source=False)
     config.data.labelled_target = None
     config.stage2.init, config.stage2.teacher = str(tmp_path / "before"), str(tmp_path / "before" / "source")
     config.mix.init, config.mix.weighting, config.mix.masked_weight = "stage2", "prototypes", 1.0
     config.mix.prototype_min_pixels = config.mix.prototype_init_min_pixels = 1
     given.name_networks(config)
-    assert config.stages == ("given", "stage2", "mix")
+    assert config.stages == ("given", *stages)
     settings.check(config)
     unlabelled = MemorySource(target().images)
     held = {"target": unlabelled}
     result = Experiment(config, tmp_path / "run", Sources(config, tmp_path, held), devices_used=1).run()
-    assert [stage["name"] for stage in result["stages"]] == ["given", "stage2", "mix"]
+    assert [stage["name"] for stage in result["stages"]] == ["given", *stages]
     before = Experiment(teacher, tmp_path / "before", sources_of(teacher, tmp_path), devices_used=1)
     after = Experiment(config, tmp_path / "run", Sources(config, tmp_path, held), devices_used=1)
     given_one, trained = after.networks.variables("given"), before.networks.variables("source")
     jax.tree.map(np.testing.assert_array_equal, given_one, trained)
-    for name, metric in (("stage2", "target_fit"), ("mix", "mixed_ce")):
+    for name, metric in zip(stages, ("target_fit", "mixed_ce"), strict=False):
         for line in Metrics(tmp_path / "run" / name / "metrics.jsonl", 2).entries:
             assert line[metric] > 0 and line["skipped"] == 0 and "source_ce" not in line
 

@@ -157,7 +157,9 @@ def is_refused(config) -> bool:
     return False
 
 
-@pytest.mark.parametrize("kind", STAGES)
+@pytest.mark.parametrize("kind", [
+    pytest.param(name, marks=[] if name in kinds.KINDS else pytest.mark.slow) for name in STAGES
+])  # fmt: skip
 def test_what_a_stage_does_not_read_is_refused_where_it_is_changed(kind, follow):
     config = config_of(kind)
     config.x.schedule_steps = 98765  # so that nothing traced before is reused

@@ -36,6 +36,7 @@ HEAD_OF = {"mit": "daformer", "dinov2": "light", "dinov3": "light"}
 COMPILED = [(name, HEAD_OF.get(family, "released")) for family, name in BACKBONES.items()]
 COMPILED += [(BACKBONES["resnet"], head) for head in HEADS if head not in dict(map(reversed, COMPILED))]
 COMPILED.append((BACKBONES["resnet"], "deeplab+lower"))  # with a second head
+AGAIN = [(BACKBONES["resnet"], "released"), (BACKBONES["mit"], "daformer"), (BACKBONES["resnet"], "deeplab+lower")]
 NETWORKS += [(BACKBONES["resnet"], f"{head}+{second}") for head in ("released", "deeplab", "light")
              for second in ("lower", "parallel")]  # fmt: skip
 # settings of a small network, where they are other than depths and width
@@ -103,15 +104,15 @@ class Row:
 
 
 SLOW = (("backbone_rate", 1e-4), ("head_rate", 1e-4))  # the method's rate
-STAGES = {
-    "supervised": Row(
-        lambda: base.supervised("random", 10), settings=(("regulariser_weight", 0.5), ("fourier_beta", 0.05)),
-    ),
+STAGES = {  # the first of each kind is the one of the ordinary suite
     "oracle": Row(  # whose source images alone are drawn by their classes
         lambda: base.supervised("random", 10, target_labels=True),
         settings=(
             ("rare_class_sampling", True), ("rare_class_crop_pixels", 8), ("largest_class", 0.9), ("crop_tries", 3),
         ),
+    ),
+    "supervised": Row(
+        lambda: base.supervised("random", 10), settings=(("regulariser_weight", 0.5), ("fourier_beta", 0.05)),
     ),
     "pretrain": Row(
         lambda: base.pretrain("random", 10),
@@ -119,7 +120,10 @@ STAGES = {
         settings=(("projection_channels", 16), ("hidden_channels", 32)),
     ),
     "warmup": Row(
-        lambda: base.warmup("random", 10), settings=(("adversarial_weight", 1.0), ("label_weight", 0.5)),
+        lambda: base.warmup("random", 10),
+        settings=(
+            ("adversarial_weight", 1.0), ("label_weight", 0.5), ("batch_norm", "batch"), ("statistics", "target"),
+        ),
     ),
     "two_levels": Row(  # what AdaptSegNet, ADVENT and CLAN are made of
         lambda: base.warmup("random", 10),

@@ -439,15 +439,11 @@ def test_adversaries_of_seg_uncertainty():
     agree(terms["memory"], g["stage1_loss_kl"])
     assert g["before_15000_loss_kl"] == 0
 
-    def judged(critics, which: int):
-        own = critics if which == MAIN else critics["auxiliary"]
-        swapped = [output if which == MAIN else dataclasses.replace(output, heads=output.heads[::-1])
-                   for output in outputs]  # fmt: skip
-        return objective_of(stage, labels).discriminators({k: v for k, v in own.items() if k != "auxiliary"}, *swapped)
-
-    for i, which in ((1, AUXILIARY), (2, MAIN)):
-        loss, gradient = jax.jit(jax.value_and_grad(functools.partial(judged, which=which)))(critics)
-        gradient = gradient if which == MAIN else gradient["auxiliary"]
+    # one program: the auxiliary head's discriminator looks at outputs with their heads exchanged
+    judge = jax.jit(jax.value_and_grad(lambda critic, *seen: objective_of(stage, labels).discriminators(critic, *seen)))
+    for i, critic, order in ((1, critics["auxiliary"], slice(None, None, -1)), (2, critics, slice(None))):
+        own = {name: value for name, value in critic.items() if name != "auxiliary"}
+        loss, gradient = judge(own, *(dataclasses.replace(output, heads=output.heads[order]) for output in outputs))
         agree(loss, g[f"stage1_loss_D{i}"])
         for ours, theirs, sign in (
             (gradient["scale0_conv1"]["kernel"], "0.0.conv.weight", 1),

@@ -83,7 +83,7 @@ def check(tmp_path: pathlib.Path, steps: int, stages: tuple[str, ...], **others)
 
 
 def test_two_hosts_train_like_one(tmp_path):
-    check(tmp_path, 2, ("source",))
+    check(tmp_path, 2, ("source",), **{"snapshots.images": 0})
 
 
 @pytest.mark.slow
