@@ -64,6 +64,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.model.auxiliary_head = "none"  # a second head of the same kind, that adversarial stages train: 'lower', on the
     #                                  last map but one (AdaptSegNet), or 'parallel', beside the first (CLAN)
     c.model.auxiliary_weight = 0.0  # of its class scores beside the main head's in what the network says (CLAN: 1)
+    c.model.detail_size = ()  # height, width, pixels: stages of kind 'mix' see images at half their size, and windows
+    #                           of this one at full size (HRDA: (512, 512) of crops of 1024); (): one resolution
     c.model.dilations = (6, 12, 18, 24)  # of the head's 3x3 convolutions; (6, 12) as in AdaptSegNet's code, (6, 12, 18)
     #                                      as in DAFormer's
     c.model.head_channels = 256  # of each branch of the released head and of DAFormer's
@@ -384,6 +386,8 @@ def mix(init: str, steps: int) -> ml_collections.ConfigDict:
     s.ignored_margins = (0, 0, 0, 0)  # top, bottom, left, right, pixels in which pseudo labels do not count (DAFormer,
     #                                   Cityscapes: 15, 120, 0, 0 of a crop of 512)
     s.margins_of = "crop"  # what they are margins of: the 'crop' (DAFormer), or the whole 'image' (HRDA)
+    s.detail_weight = 0.1  # of the class scores of windows at full size alone in each cross entropy, beside those of
+    #                        both resolutions, which have the rest; of networks with model.detail_size (HRDA)
     s.mixed_weight = 1.0  # of the mixed images' cross entropy (DACS)
     s.mix_classes = "image"  # half of the classes of each source 'image' is pasted (DACS), or half of those of the
     #                          'batch', of which an image may hold few (DAFormer's code)

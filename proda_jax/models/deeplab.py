@@ -7,15 +7,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from proda_jax.models import two_resolutions
 from proda_jax.models.backbones import BACKBONES, DEFAULT, Backbone
 from proda_jax.models.convolution import Conv
 from proda_jax.models.heads import HEADS, Output
+from proda_jax.models.interpolation import resize
 from proda_jax.models.moments import at_least_float32
 from proda_jax.models.normalisation import BatchNorm
 from proda_jax.models.resizing import resize_align_corners
+from proda_jax.models.scale_attention import MODULE, ScaleAttention
 
 # where a second head sits: nowhere; on the last map but one, as in AdaptSegNet; beside the first, as in CLAN
 AUXILIARY = NO_AUXILIARY, LOWER, PARALLEL = ("none", "lower", "parallel")
+# what a backbone gives of images, what the head takes of that, and what the head says
+Seen = tuple[tuple[jax.Array, ...], tuple[jax.Array, ...], Output]
 
 
 class InputConvention(nn.Module):
@@ -46,6 +51,8 @@ class SegmentationNetwork(nn.Module):
         `head_channels` those before them.
       auxiliary_head: where a second head of the same kind sits that helps in training, one of `AUXILIARY`.
       auxiliary_weight: of its class scores beside the main head's in what the network says.
+      detail_size: height and width, in pixels, of the windows that are seen at full size, beside the image at half its
+        size (HRDA); () for one resolution.
       dilations: of the head's 3x3 branches.
       head_channels: channels of each branch of the released head; `feature_channels` of the feature f.
       dropout: share of feature channels dropped while training.
@@ -65,6 +72,7 @@ class SegmentationNetwork(nn.Module):
     head: str = "released"
     auxiliary_head: str = NO_AUXILIARY
     auxiliary_weight: float = 0.0
+    detail_size: tuple[int, ...] = ()
     dilations: tuple[int, ...] = (6, 12, 18, 24)
     head_channels: int = 256
     feature_channels: int = 256
@@ -87,8 +95,29 @@ class SegmentationNetwork(nn.Module):
         """Pixels between two positions of the output grid."""
         return HEADS[self.head].output_stride(self.backbone)
 
+    @property
+    def detail_unit(self) -> int:
+        """Pixels of which windows' places and sizes are multiples, so that grids of image and context agree."""
+        stride = self.output_stride
+        for step in range(1, 65):
+            sizes = [self.output_size((step * n, step * n))[0] for n in range(1, 5)]
+            if all(b - a == step / stride for a, b in zip(sizes, sizes[1:], strict=False)):
+                return 2 * step
+        raise ValueError(f"head {self.head!r} has no regular grid")
+
+    def context_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of what the backbone sees of a whole crop: half of them, with two resolutions."""
+        return tuple(size // 2 for size in image_size) if self.detail_size else image_size
+
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool, dropout_keys: jax.Array | None = None) -> Output:
+    def __call__(
+        self,
+        images: jax.Array,
+        *,
+        train: bool,
+        dropout_keys: jax.Array | None = None,
+        places: jax.Array | None = None,
+    ) -> Output:
         """Features and class scores of images.
 
         Args:
@@ -96,9 +125,12 @@ class SegmentationNetwork(nn.Module):
           train: normalise with batch statistics (and update the running ones where 'batch_stats' is mutable);
             otherwise with running statistics.
           dropout_keys: one random key an image, [batch]; None switches dropout off.
+          places: with two resolutions, top and left of the one window of each image that is seen at full size,
+            multiples of `detail_unit`, int32 [batch, 2]; None: windows all over the image, without dropout.
 
         Returns:
-          `Output` in float32 (or float64, if `dtype` is) on the output grid, `output_size`.
+          `Output` in float32 (or float64, if `dtype` is) on the output grid, `output_size`. With two resolutions its
+          features, and what is kept as 'encoded', are the context's.
         """
         conv = partial(Conv, initialisation=self.initialisation, dtype=self.dtype)
         norm = partial(
@@ -108,21 +140,80 @@ class SegmentationNetwork(nn.Module):
             epsilon=self.batch_norm_epsilon,
             dtype=self.dtype,
         )
-        x = InputConvention(self.input_mean, self.input_std, name="input")(images)
-        every, head = self.maps(x.astype(self.dtype), conv, norm, dropout_keys), HEADS[self.head]
+        see = self.seeing(conv, norm)
+        if self.detail_size:
+            attention = ScaleAttention(self.classes, self.head_channels, self.dropout, conv, norm, name=MODULE)
+            return self.fused(see, attention, images, dropout_keys, places)
+        every, taken, output = see(images, dropout_keys)
         self.sow("intermediates", "encoded", every[-1])  # kept where somebody asks for this collection
-        maps = every if head.takes_levels else (self.backbone.features(every),)
-        if self.extra_norm:
-            maps = *maps[:-1], norm(name="extra_norm")(maps[-1])
-        maps = maps if head.takes_levels else maps[0]
-        dtype, output = at_least_float32(self.dtype), head.of(self, conv, norm, name="head")(maps, dropout_keys)
-        heads = [output.logits.astype(dtype)]
+        heads = [output.logits]
         if self.auxiliary_head != NO_AUXILIARY:
-            keys = None if dropout_keys is None else jax.vmap(lambda key: jax.random.fold_in(key, 1))(dropout_keys)
-            taken = every[-2] if self.auxiliary_head == LOWER else maps
+            keys, head = folded(dropout_keys), HEADS[self.head]
+            taken = taken if head.takes_levels else taken[0]
+            taken = every[-2] if self.auxiliary_head == LOWER else taken
             auxiliary = head.of(self, conv, norm, name="auxiliary_head")(taken, keys)
-            heads.append(auxiliary.logits.astype(dtype))
-        return Output(output.features.astype(dtype), self.said(*heads), tuple(heads))
+            heads.append(auxiliary.logits.astype(output.logits.dtype))
+        return Output(output.features, self.said(*heads), tuple(heads))
+
+    def seeing(self, conv: Callable, norm: Callable) -> Callable[[jax.Array, jax.Array | None], Seen]:
+        """(images, dropout keys) -> what the layers before a second head make of them; may be called repeatedly."""
+        convention = InputConvention(self.input_mean, self.input_std, name="input")
+        own = partial(norm, use_running_statistics=True) if self.freeze_backbone else norm
+        network = self.backbone.module(conv, own, recompute=self.recompute, name="backbone")
+        extra_norm = norm(name="extra_norm") if self.extra_norm else None
+        kind, dtype = HEADS[self.head], at_least_float32(self.dtype)
+        head = kind.of(self, conv, norm, name="head")
+
+        def see(images: jax.Array, keys: jax.Array | None) -> Seen:
+            x = convention(images).astype(self.dtype)
+            drawn = (None if self.freeze_backbone else keys,) if self.backbone.draws else ()
+            every = network(x, *drawn)
+            every = every if isinstance(every, tuple) else (every,)
+            every = jax.lax.stop_gradient(every) if self.freeze_backbone else every
+            taken = every if kind.takes_levels else (self.backbone.features(every),)
+            if extra_norm is not None:
+                taken = *taken[:-1], extra_norm(taken[-1])
+            output = head(taken if kind.takes_levels else taken[0], keys)
+            return every, taken, Output(output.features.astype(dtype), output.logits.astype(dtype))
+
+        return see
+
+    def fused(
+        self, see: Callable, attention: ScaleAttention, images: jax.Array, keys: jax.Array | None,
+        places: jax.Array | None,
+    ) -> Output:  # fmt: skip
+        """What the network says at two resolutions: of the context everywhere, and of windows at full size."""
+        unit, size = self.detail_unit, self.output_size(images.shape[1:3])
+        images = two_resolutions.padded(images, unit)
+        whole, window = images.shape[1:3], tuple(map(min, self.detail_size, images.shape[1:3]))
+        grid, cells = self.output_size(whole), self.output_size(window)
+        every, taken, context = see(two_resolutions.halved(images), keys)
+        self.sow("intermediates", "encoded", every[-1])
+        trusted = nn.sigmoid(attention(taken, keys).astype(context.logits.dtype))
+        if places is None:
+            detail, own = self.in_windows(see, images, window, grid), None
+        else:
+            own = see(two_resolutions.crop(images, places, window), folded(keys))[-1].logits
+            at = places // unit * round(unit / self.output_stride)  # on the grid
+            trusted = two_resolutions.attention_inside(trusted, at // 2, tuple(-(-n // 2) for n in cells))
+            detail = two_resolutions.placed(own, at, grid)
+        logits = two_resolutions.fuse(context.logits, detail, trusted)[:, : size[0], : size[1]]
+        between = two_resolutions.interpolation_between(context.features.shape[1:3], grid)
+        features = resize(context.features, grid, between)[:, : size[0], : size[1]]
+        return Output(features, logits, (logits,), detail=own)
+
+    def in_windows(
+        self, see: Callable, images: jax.Array, window: tuple[int, int], grid: tuple[int, int]
+    ) -> jax.Array:
+        """Class scores of windows all over images of multiples of `detail_unit`, averaged where they overlap."""
+        rows, columns = (two_resolutions.starts(n, m, self.detail_unit)
+                         for n, m in zip(images.shape[1:3], window, strict=True))  # fmt: skip
+        corners = [(top, left) for top in rows for left in columns]
+        shown = [images[:, top : top + window[0], left : left + window[1]] for top, left in corners]
+        logits = see(jnp.concatenate(shown), None)[-1].logits
+        parts = logits.reshape(len(corners), -1, *logits.shape[1:])
+        places = [tuple(round(n / self.output_stride) for n in corner) for corner in corners]
+        return two_resolutions.average_windows([parts[i] for i in range(len(corners))], places, grid)
 
     def said(self, main: jax.Array, auxiliary: jax.Array | None = None) -> jax.Array:
         """Class scores of the network from those of its heads, [batch, h, w, classes]: main + weight * auxiliary."""
@@ -130,11 +221,7 @@ class SegmentationNetwork(nn.Module):
             return main
         return main + self.auxiliary_weight * resize_align_corners(auxiliary, main.shape[1:3])
 
-    def maps(self, x: jax.Array, conv: Callable, norm: Callable, keys: jax.Array | None) -> tuple[jax.Array, ...]:
-        """What the backbone gives, a map of each level, of images as it expects them."""
-        if self.freeze_backbone:
-            norm, keys = partial(norm, use_running_statistics=True), None
-        network = self.backbone.module(conv, norm, recompute=self.recompute, name="backbone")
-        maps = network(x, keys) if self.backbone.draws else network(x)
-        maps = maps if isinstance(maps, tuple) else (maps,)
-        return jax.lax.stop_gradient(maps) if self.freeze_backbone else maps
+
+def folded(keys: jax.Array | None) -> jax.Array | None:
+    """Other keys, for a second use of these [batch]."""
+    return None if keys is None else jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)

@@ -57,15 +57,17 @@ class Card:
         extra_norm: bool,
         head: str | None = None,
         auxiliary_head: str | None = None,
+        detail_size: tuple[int, ...] | None = None,
     ) -> "Card":
-        """The card of a network of this configuration; `head` and `auxiliary_head` where they are not its own."""
+        """The card of a network of this configuration; what follows `extra_norm` where it is not its own."""
         data = config.data
         space = label_space(data.label_space, data.classes, data.colors)
         known = [one for role in _ROLES for one in data_sets(data, role).values()]
         return cls(
             model={name: value for name, value in config.model.items() if name not in _FILES}
             | {"head": head or config.model.head}
-            | {"auxiliary_head": auxiliary_head or config.model.get("auxiliary_head", NO_AUXILIARY)},
+            | {"auxiliary_head": auxiliary_head or config.model.get("auxiliary_head", NO_AUXILIARY)}
+            | ({} if detail_size is None else {"detail_size": tuple(detail_size)}),
             extra_norm=extra_norm,
             label_space=space.name,
             classes=space.classes,

@@ -146,6 +146,8 @@ def check(config: ml_collections.ConfigDict, name: str) -> None:
     for setting, wanted in _idle(stage, (*_OF_ALL, *rules)):
         if setting in stage and stage[setting] != usual[setting]:
             refuse(f"{name}.{setting}", stage[setting], f"{usual[setting]!r}, as it acts beside {wanted} alone")
+    if "detail_weight" in stage and stage.detail_weight != usual.detail_weight and not config.model.get("detail_size"):
+        refuse(f"{name}.detail_weight", stage.detail_weight, f"{usual.detail_weight}, as model.detail_size is ()")
     unused = kinds.of(stage).unused_views(stage)
     for setting in stage.get("views", {}):
         if setting in unused:

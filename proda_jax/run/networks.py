@@ -17,6 +17,7 @@ from proda_jax.models import weights
 from proda_jax.models.backbones import BACKBONES, Backbone
 from proda_jax.models.deeplab import NO_AUXILIARY, SegmentationNetwork
 from proda_jax.models.ensemble import Ensemble
+from proda_jax.models.scale_attention import MODULE as SCALE_ATTENTION
 from proda_jax.models.weights import published
 from proda_jax.models.weights.torch_names import from_torch
 from proda_jax.run import settings
@@ -166,7 +167,9 @@ class Networks:
             if build.takes_backbone(self._config, name):
                 given = backbone(given)
             if model.auxiliary_head == NO_AUXILIARY:
-                given = without_auxiliary_head(given)
+                given = without(given, "auxiliary_head")
+            if not model.detail_size:
+                given = without(given, SCALE_ATTENTION)
         if all(set(wanted[kind]) == set(given[kind]) for kind in wanted):
             return given
         # what the given network lacks (another head, the extra normalisation) starts freshly initialised
@@ -199,6 +202,11 @@ class Networks:
         if model.auxiliary_head != NO_AUXILIARY == found.layout.auxiliary_head:
             raise ValueError(f"{path} holds a network of one head, config.model.auxiliary_head is "
                              f"{model.auxiliary_head!r}: set it to {NO_AUXILIARY!r}, or name another file")  # fmt: skip
+        detail, two = tuple(self._config.model.get("detail_size") or ()), found.layout.scale_attention
+        if (model.detail_size and not two) or (two and not detail):
+            there, remedy = ("two resolutions", "the size of its windows") if two else ("one resolution", "()")
+            raise ValueError(f"{path} holds a network of {there}, config.model.detail_size is {detail}: set it to "
+                             f"{remedy}, or name another file")  # fmt: skip
         if found.classes != model.classes:
             raise ValueError(
                 f"{path} scores {found.classes} classes, label space {self._space.name} has {model.classes}"
@@ -211,9 +219,9 @@ def backbone(variables: Any) -> dict:
     return {kind: {k: v for k, v in tree.items() if k in ("backbone", "input")} for kind, tree in variables.items()}
 
 
-def without_auxiliary_head(variables: Any) -> dict:
-    """A network's variables without those of its second head."""
-    return {kind: {k: v for k, v in tree.items() if k != "auxiliary_head"} for kind, tree in variables.items()}
+def without(variables: Any, module: str) -> dict:
+    """A network's variables without those of one of its modules."""
+    return {kind: {k: v for k, v in tree.items() if k != module} for kind, tree in variables.items()}
 
 
 @functools.lru_cache(maxsize=32)

@@ -32,7 +32,7 @@ _BEFORE = {
     "evaluate_at": "image_size", "label_entropy": 0.25, "label_portion": 0.2, "label_every": 4,
     "regulariser_weight": 0.0, "regulariser": "mrkld", "regulariser_over": "all", "mean_over": "domain",
     "fourier_beta": 0.0, "fourier_window": "symmetric",
-    "auxiliary_head": "none", "auxiliary_weight": 0.0,
+    "auxiliary_head": "none", "auxiliary_weight": 0.0, "detail_size": [], "detail_weight": 0.1,
     "focus": 0.0, "logit_temperature": 1.0, "auxiliary_ce_weight": 0.0, "adversarial_on": "probabilities",
     "auxiliary_adversarial_weight": 0.0, "discriminator": "released", "discriminator_weight": 1.0, "scores_at": "grid",
     "soft_label_limit": 0.9, "local_weight": 0.0, "local_floor": 0.4, "local_after": 5000, "damping_steps": 0,

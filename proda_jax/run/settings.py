@@ -10,7 +10,7 @@ from proda_jax.adaptation import adversary, optim, statistics
 from proda_jax.adaptation.losses import GAN_LOSSES, REDUCTIONS, REGULARISERS
 from proda_jax.adaptation.selectors import CLASS_SELECTORS, SELECTORS
 from proda_jax.adaptation.stages import kinds
-from proda_jax.adaptation.stages.build import backbone_of, takes_backbone
+from proda_jax.adaptation.stages.build import backbone_of, network, takes_backbone
 from proda_jax.adaptation.stages.kinds import KINDS
 from proda_jax.adaptation.stages.sections import views_of
 from proda_jax.adaptation.views import fourier
@@ -73,6 +73,10 @@ def check(config: ml_collections.ConfigDict) -> None:
     trains = any(kinds.of(config[name]).auxiliary_head(config[name]) for name in config.stages if name in sections)
     if config.model.auxiliary_head != NO_AUXILIARY and not trains:
         refuse("model.auxiliary_head", config.model.auxiliary_head, "'none', as no stage trains a second head")
+    trains = any(kinds.of(config[name]).two_resolutions for name in config.stages)
+    if config.model.get("detail_size") and not trains:
+        able = ", ".join(repr(kind) for kind, row in KINDS.items() if row.two_resolutions)
+        refuse("model.detail_size", tuple(config.model.detail_size), f"(), as no stage is of kind {able}")
 
 
 def check_evaluation(config: ml_collections.ConfigDict) -> None:
@@ -114,6 +118,7 @@ def check_model(model: ml_collections.ConfigDict) -> None:
     if model.auxiliary_head == LOWER and (HEADS[model.head].takes_levels or len(backbone_of(model).levels) < 2):
         refuse("model.auxiliary_head", LOWER, f"'none' or 'parallel', as head {model.head!r} takes all maps of "
                f"backbone {model.backbone!r}, or there is but one")  # fmt: skip
+    check_two_resolutions(model)
     if model.weights_input not in ("", *foreign.INPUTS):
         foreign.convention(model.weights_input)
     if not model.dilations or min(model.dilations) < 1:
@@ -124,6 +129,27 @@ def check_model(model: ml_collections.ConfigDict) -> None:
         refuse("model.input_mean", tuple(model.input_mean), "three numbers, of red, green and blue")
     if len(model.input_std) != 3 or not min(model.input_std) > 0:
         refuse("model.input_std", tuple(model.input_std), "three positive numbers, of red, green and blue")
+
+
+def check_two_resolutions(model: ml_collections.ConfigDict) -> None:
+    """Checks the size of the windows that a network sees at full size."""
+    size = model.get("detail_size") or ()
+    if not size:
+        return
+    if model.auxiliary_head != NO_AUXILIARY:
+        refuse("model.auxiliary_head", model.auxiliary_head, f"{NO_AUXILIARY!r}, as model.detail_size is {tuple(size)}")
+    unit = network(model, 1, extra_norm=False, axis_name=None).detail_unit
+    if len(size) != 2 or min(size) < 32 or any(n % unit for n in size):
+        wanted = f"each at least 32 pixels and, as the network's grids want it, a multiple of {unit}"
+        refuse("model.detail_size", tuple(size), f"(), or (height, width), {wanted}")
+
+
+def check_details(config: ml_collections.ConfigDict, name: str) -> None:
+    """Checks that a stage's crops hold the windows that are seen at full size."""
+    size, crop = config.model.detail_size, views_of(config, name).crop_size
+    unit = network(config.model, 1, extra_norm=False, axis_name=None).detail_unit
+    if any(n > m or m % unit for n, m in zip(size, crop, strict=True)):
+        refuse("views.crop_size", tuple(crop), f"multiples of {unit}, and at least model.detail_size, {tuple(size)}")
 
 
 def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str, ...]) -> None:
@@ -146,6 +172,8 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
         check_pretraining(config, name)
     if "strong" in stage:
         check_mixing(config, name)
+    if kind.two_resolutions and config.model.get("detail_size"):
+        check_details(config, name)
     check_labelled(config, name)
     if stage.get("label_selector") in CLASS_SELECTORS and stage.get("soft_label_interpolation") == "logits":
         refuse(f"{name}.soft_label_interpolation", "logits",

@@ -36,7 +36,7 @@ def logits(model, variables, images):
     ("extra_norm", "settings"),
     [
         (True, {}),
-        (False, {"model.head": "deeplab"}),
+        (False, {"model.head": "deeplab", "model.detail_size": (32, 32)}),
         (False, {"model.dtype": "bfloat16"}),
         (False, {"data.label_space": "custom", "data.classes": ODD_NAMES}),
     ],

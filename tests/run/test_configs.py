@@ -24,6 +24,7 @@ from proda_jax.configs import (
     fda,
     gta5,
     gta5_released,
+    hrda,
     lrent,
     mic,
     mrkld,
@@ -112,7 +113,23 @@ def test_one_stage_recipes_are_possible_and_each_adds_to_the_one_before(form, tm
         "feature_distance_classes",
     }  # fmt: skip
     assert added[1] == {"mix.masked_weight", "mix.mask_block"}
-    assert settings_of[0]["model.backbone"] == form
+    assert settings_of[0]["model.backbone"] == form.removesuffix("_synthia")
+    assert settings_of[0]["data.label_space"] == ("synthia16" if form.endswith("_synthia") else "cityscapes19")
+
+
+@pytest.mark.parametrize("form", dacs.FORMS)
+def test_two_resolutions_add_to_daformer_and_masks_to_both(form, tmp_path):
+    (tmp_path / "weights").write_bytes(b"")
+    recipes = [daformer.get_config(form), hrda.get_config(form), mic.get_config(f"{form}_hrda")]
+    for recipe in recipes:
+        settings.check(with_weights(recipe, tmp_path / "weights"))
+    before, two, masked = map(leaves, recipes)
+    assert {key for key in two if two[key] != before[key] and not key.startswith("data.")} == {
+        "task", "views.crop_size", "model.detail_size", "mix.rare_class_crop_pixels", "mix.ignored_margins",
+        "mix.margins_of",
+    }  # fmt: skip
+    assert {key for key in two if two[key] != masked[key]} == {"task", "mix.masked_weight"}
+    assert two["data.target.image_size"] == tuple(2 * n for n in before["data.target.image_size"])
 
 
 @pytest.mark.parametrize("form", cbst.FORMS)

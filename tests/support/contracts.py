@@ -178,6 +178,11 @@ STAGES = {  # the first of each kind is the one of the ordinary suite
             ("teacher_statistics", "batch"), *SLOW,
         ),
     ),
+    "mix_two_resolutions": Row(
+        lambda: base.mix("random", 10),
+        settings=(("batch_norm", "frozen"), ("label_threshold", 0.3), ("detail_weight", 0.3), *SLOW),
+        model=(("head", "deeplab"), ("detail_size", (32, 32))),
+    ),
     "mix_prototypes": Row(
         lambda: base.mix("random", 10),
         splits=False,  # see above

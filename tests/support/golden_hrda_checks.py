@@ -1,14 +1,20 @@
 """Two resolutions of HRDA, amplitudes and selection of FDA: they agree with the released codes."""
 
+import functools
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from comparators import K, agree, golden, nchw, nhwc, same, thinned
 
 from proda_jax.adaptation import class_thresholds as ct
-from proda_jax.adaptation import losses, two_resolutions
+from proda_jax.adaptation import losses
+from proda_jax.adaptation.stages import mix
 from proda_jax.adaptation.views import fourier
 from proda_jax.data.label_spaces import IGNORE
+from proda_jax.models import two_resolutions
+from proda_jax.models.heads import Output
 from proda_jax.models.interpolation import resize
 
 
@@ -17,6 +23,8 @@ def test_two_resolutions_of_hrda():
     hh, ww = (4 * n for n in g.cells)
     full, box = (8 * hh, 8 * ww), tuple(map(int, g["crop_box"]))
     y1, y2, x1, x2 = box
+    places, size = np.array([[y1, x1]] * 2), (y2 - y1, x2 - x1)
+    setup = SimpleNamespace(stage=SimpleNamespace(detail_weight=0.1), model=SimpleNamespace(detail_size=size))
     context, detail, attention = (nhwc(n * g.normal(f"hrda_{name}", (2, K, hh, ww)))
                                   for name, n in (("lr", 2), ("hr", 2), ("att", 1)))  # fmt: skip
     label = g.integers("hrda_gt", (2, 1, *full), 0, K)
@@ -24,14 +32,17 @@ def test_two_resolutions_of_hrda():
     weight = g.uniform("hrda_pw", (2, *full))
 
     def objective(context, detail, attention):
-        inside = two_resolutions.attention_inside(jax.nn.sigmoid(attention), box)
-        fused = two_resolutions.fuse(context, two_resolutions.placed(detail, box, (2 * hh, 2 * ww)), inside)
-        own = (slice(None), slice(y1, y2), slice(x1, x2))
+        inside = two_resolutions.attention_inside(jax.nn.sigmoid(attention), places // 8, tuple(n // 8 for n in size))
+        fused = two_resolutions.fuse(context, two_resolutions.placed(detail, places // 4, (2 * hh, 2 * ww)), inside)
+        own = [two_resolutions.crop(jnp.asarray(values), places, size) for values in (label, weight)]
         losses_ = [
             0.9 * losses.weighted_cross_entropy(fused, label, weight, resize=resize),
-            0.1 * losses.weighted_cross_entropy(detail, label[own], weight[own], resize=resize),
+            0.1 * losses.weighted_cross_entropy(detail, *own, resize=resize),
         ]
-        return sum(losses_), (losses_, fused, (1 - inside) * context)
+        output = Output(None, fused, detail=detail)
+        whole = mix.at_both(setup, output, places, (jnp.asarray(label), jnp.asarray(weight)), (None, None),
+                            functools.partial(losses.weighted_cross_entropy, resize=resize))  # fmt: skip
+        return whole, (losses_, fused, (1 - inside) * context)
 
     step = jax.jit(jax.value_and_grad(objective, (0, 1, 2), has_aux=True))
     (_, (parts, fused, scaled)), gradients = step(context, detail, attention)

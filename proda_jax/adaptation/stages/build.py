@@ -49,6 +49,7 @@ def network(
         head=model.head,
         auxiliary_head=model.get("auxiliary_head", NO_AUXILIARY),
         auxiliary_weight=model.get("auxiliary_weight", 0.0),
+        detail_size=tuple(model.get("detail_size") or ()),
         dilations=tuple(model.dilations),
         head_channels=model.head_channels,
         feature_channels=model.feature_channels,
@@ -72,11 +73,13 @@ def backbone_of(model: ml_collections.ConfigDict) -> Backbone:
 def stage_network(network: SegmentationNetwork, stage: ml_collections.ConfigDict) -> SegmentationNetwork:
     """The network of a stage: the configuration's, with another head where the kind of stage says so.
 
-    A second head is left out of stages that do not train it.
+    A second head is left out of stages that do not train it, and so is a second resolution.
     """
     kind, network = kinds.of(stage), network.clone(freeze_backbone=stage.get("freeze_backbone", False))
     if not kind.auxiliary_head(stage):
         network = network.clone(auxiliary_head=NO_AUXILIARY, auxiliary_weight=0.0)
+    if not kind.two_resolutions:
+        network = network.clone(detail_size=())
     return network if kind.head is None else network.clone(extra_norm=False, **kind.head(stage))
 
 

@@ -45,6 +45,7 @@ class Kind:
       discriminator: whether it trains any.
       weighs_classes: whether it keeps how often classes are absent, by which they are weighed.
       auxiliary_head: whether it trains the network's second head, if there is one.
+      two_resolutions: whether its network sees images at two resolutions, if `model.detail_size` says so.
       momentum_encoder: whether it has an average of its parameters.
       averages_statistics: whether this has running statistics of its own.
       prototypes: whether it has prototypes, which start as means of the features of the network that it starts from.
@@ -69,6 +70,7 @@ class Kind:
     discriminator: Callable[[Settings], bool] = lambda stage: False
     weighs_classes: Callable[[Settings], bool] = lambda stage: False
     auxiliary_head: Callable[[Settings], bool] = lambda stage: False
+    two_resolutions: bool = False
     momentum_encoder: Callable[[Settings], bool] = lambda stage: False
     averages_statistics: Callable[[Settings], bool] = lambda stage: False
     prototypes: Callable[[Settings], bool] = lambda stage: False
@@ -191,6 +193,7 @@ KINDS: dict[str, Kind] = {
         frozen_start=lambda stage: stage.get("feature_distance_weight", 0.0) > 0,
         of_labelled=of_labelled_in_mixing,
         pairs_target=True,
+        two_resolutions=True,
         choices={"weighting": ("share", "pixels", "none", "prototypes")},
     ),
 }  # fmt: skip

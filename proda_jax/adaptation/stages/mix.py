@@ -4,10 +4,11 @@ A mean teacher labels target images as they are; the network learns from the sou
 half of the classes of a source image are pasted (ClassMix), by the teacher's labels and by how sure it is of them.
 Without labelled images, half of the classes of another target image are pasted, by the teacher's labels of that.
 Settings add the feature distance to the network that the stage started from (DAFormer), consistency of masked images
-(MIC), and the weights of Equation 3 in place of the teacher's confidence.
+(MIC), two resolutions (HRDA), and the weights of Equation 3 in place of the teacher's confidence.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax
@@ -18,10 +19,11 @@ from proda_jax.adaptation import confidence, feature_distance, losses, prototype
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.stages.denoise import move_prototypes
 from proda_jax.adaptation.state import TrainState, average, rising_momentum
-from proda_jax.adaptation.views import block_mask, class_mix
+from proda_jax.adaptation.views import block_mask, class_mix, detail
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.heads import Output
 from proda_jax.models.resizing import resize_align_corners, resize_nearest
+from proda_jax.models.two_resolutions import crop
 
 
 @flax.struct.dataclass
@@ -37,6 +39,8 @@ class Inputs:
       slots: place of each example in the global batch, [batch].
       source_keys, mixed_keys, masked_keys: of dropout, [batch], or None.
       source_inside, source_kept: `inside` and `kept` of other target images in place of the source's, or None.
+      source_places, mixed_places, masked_places: top and left of the window of each image that is seen at full size,
+        int32 [batch, 2], or None where there is one resolution.
     """
 
     source_image: jax.Array
@@ -50,6 +54,9 @@ class Inputs:
     masked_keys: jax.Array | None = None
     source_inside: jax.Array | None = None
     source_kept: jax.Array | None = None
+    source_places: jax.Array | None = None
+    mixed_places: jax.Array | None = None
+    masked_places: jax.Array | None = None
 
 
 @flax.struct.dataclass
@@ -77,11 +84,14 @@ class Pair:
     Attributes:
       image: RGB in [0, 1], [batch, h, w, 3].
       label, weight: [batch, h, w].
+      keys, places: of dropout and of windows, see `Inputs`.
     """
 
     image: jax.Array
     label: jax.Array
     weight: jax.Array
+    keys: jax.Array | None = None
+    places: jax.Array | None = None
 
 
 @flax.struct.dataclass
@@ -90,12 +100,15 @@ class Totals:
 
     Attributes:
       source: source labels that count, or None; `pixels`: all pixels; `inside`: those that show the image.
+      source_detail, detail: of `source` and `pixels` those in windows at full size, or None.
       things: positions whose features are compared with the frozen network's, or None.
     """
 
     source: jax.Array | None
     pixels: jax.Array
     inside: jax.Array
+    source_detail: jax.Array | None = None
+    detail: jax.Array | None = None
     things: jax.Array | None = None
 
 
@@ -129,6 +142,13 @@ def draw_inputs(state: TrainState, batch: steps.Batch, setup: steps.Setup) -> In
     def keys(purpose: int) -> jax.Array:
         return steps.example_keys(state, slots, purpose)
 
+    if setup.model.detail_size:
+        purposes = {"source": steps.SOURCE_DETAIL, "mixed": steps.MIXED_DETAIL, "masked": steps.MASKED_DETAIL}
+        size, unit = setup.model.detail_size, setup.model.detail_unit
+        others |= {
+            f"{name}_places": detail.draw_places(keys(purpose), setup.crop_size, size, unit)
+            for name, purpose in purposes.items()
+        }
     return Inputs(
         *source,
         views.weak_image(target, view, setup.crop_size) / 255.0,
@@ -186,9 +206,9 @@ def update(state: TrainState, inputs: Inputs, frozen: Any, *, setup: steps.Setup
         if inputs.source_label is not None:
             gradient, stats, metrics = source_gradient(state, stats, inputs, things, frozen, totals, setup)
             gradients.append(gradient)
-        for name, pair, keys in (("mixed", mixed, inputs.mixed_keys), ("masked", masked, inputs.masked_keys)):
+        for name, pair in (("mixed", mixed), ("masked", masked)):
             if pair is not None:
-                more, stats, extra = pair_gradient(state, stats, name, pair, keys, totals, setup)
+                more, stats, extra = pair_gradient(state, stats, name, pair, totals, setup)
                 gradients, metrics = [*gradients, more], metrics | extra
         sure = (taught.sure >= c.label_threshold).astype(jnp.float32)
         metrics["confident"] = losses.share_of_mean(sure, inputs.inside, totals.inside)
@@ -272,6 +292,8 @@ def mix(
         strong(image, steps.example_keys(state, inputs.slots, steps.MIXED_COLOUR), setup),
         class_mix.paste(shown, its_label, label),
         class_mix.paste(shown, its_weight, weight),
+        inputs.mixed_keys,
+        inputs.mixed_places,
     )
 
 
@@ -284,7 +306,7 @@ def mask(state: TrainState, inputs: Inputs, label: jax.Array, weight: jax.Array,
         steps.example_keys(state, inputs.slots, steps.MASK), image.shape[1:3], block=c.mask_block, ratio=c.mask_ratio
     )
     zero = state.batch_stats["input"]["mean"]  # what is zero once the network has centred it
-    return Pair(block_mask.hide(image, visible, zero), label, weight)
+    return Pair(block_mask.hide(image, visible, zero), label, weight, inputs.masked_keys, inputs.masked_places)
 
 
 def strong(images: jax.Array, keys: jax.Array, setup: steps.Setup) -> jax.Array:
@@ -294,7 +316,8 @@ def strong(images: jax.Array, keys: jax.Array, setup: steps.Setup) -> jax.Array:
 
 def things_of(source_label: jax.Array, setup: steps.Setup) -> jax.Array:
     """Positions of the backbone's grid that are mostly of one of the classes whose features are compared, bool."""
-    c, grid = setup.stage, setup.model.backbone.level_sizes(source_label.shape[1:3])[-1]
+    c, seen = setup.stage, setup.model.context_size(source_label.shape[1:3])
+    grid = setup.model.backbone.level_sizes(seen)[-1]
     if not c.feature_distance_classes:
         return jnp.ones((len(source_label), *grid), bool)
     found = feature_distance.dominant_label(source_label, grid, setup.model.classes, c.feature_distance_share)
@@ -303,52 +326,79 @@ def things_of(source_label: jax.Array, setup: steps.Setup) -> jax.Array:
 
 def count_totals(inputs: Inputs, things: jax.Array | None, setup: steps.Setup) -> Totals:
     """Counts what losses and metrics of the whole batch are divided by."""
-    labels = inputs.source_label
+    labels, size = inputs.source_label, setup.model.detail_size
+    own = crop(labels, inputs.source_places, size) if size and labels is not None else None
     local = Totals(
         source=None if labels is None else losses.count(labels != IGNORE, setup.stage.reduction),
         pixels=losses.count(jnp.ones(inputs.inside.shape, bool)),
         inside=losses.count(inputs.inside),
+        source_detail=None if own is None else losses.count(own != IGNORE, setup.stage.reduction),
+        detail=losses.count(jnp.ones((len(inputs.inside), *size), bool)) if size else None,
         things=None if things is None else losses.count(things),
     )
     return steps.reduce(setup, local)
+
+
+def at_both(
+    setup: steps.Setup, output: Output, places: jax.Array | None, maps: tuple[jax.Array, ...],
+    totals: tuple[jax.Array, jax.Array | None], loss: Callable[..., jax.Array],
+) -> jax.Array:  # fmt: skip
+    """A loss of class scores; with two resolutions, that of both together and that of the windows alone (HRDA).
+
+    Args:
+      setup, output: of the pass.
+      places: of the windows, see `Inputs`.
+      maps: labels, and weights if there are any, [batch, h, w].
+      totals: what the losses of the whole images and of the windows are divided by.
+      loss: (class scores, *maps, total=) -> its share.
+    """
+    whole = loss(output.logits, *maps, total=totals[0])
+    if output.detail is None:
+        return whole
+    own = (crop(values, places, setup.model.detail_size) for values in maps)
+    weight = setup.stage.detail_weight
+    return (1.0 - weight) * whole + weight * loss(output.detail, *own, total=totals[1])
 
 
 def source_gradient(
     state: TrainState, stats: Any, inputs: Inputs, things: jax.Array | None, frozen: Any, totals: Totals,
     setup: steps.Setup,
 ):  # fmt: skip
-    """Gradient of the source's cross entropy and of the feature distance, of one pass."""
-    c = setup.stage
-    if things is None:
-        return steps.labelled_gradient(
-            setup, state, stats, inputs.source_image, inputs.source_label, totals.source, inputs.source_keys
-        )
-    _, kept = setup.model.apply(frozen, inputs.source_image, train=False, mutable=["intermediates"])
-    (fixed,) = kept["intermediates"]["encoded"]
+    """Gradient of the source's cross entropy, and of the feature distance where it is asked for, of one pass."""
+    c, fixed = setup.stage, None
+    if things is not None:
+        _, kept = setup.model.apply(frozen, inputs.source_image, train=False, mutable=["intermediates"])
+        (fixed,) = kept["intermediates"]["encoded"]
+    cross_entropy = functools.partial(losses.upsampled_cross_entropy, reduction=c.reduction)
 
     def loss_fn(output: Output):
-        fit = losses.upsampled_cross_entropy(
-            output.logits, inputs.source_label, total=totals.source, reduction=c.reduction
-        )
+        fit = at_both(
+            setup, output, inputs.source_places, (inputs.source_label,), (totals.source, totals.source_detail),
+            cross_entropy,
+        )  # fmt: skip
+        if things is None:
+            return fit, {"source_ce": fit}
         apart = feature_distance.feature_distance(output.encoded, fixed)
         apart = losses.share_of_mean(apart, things, totals.things)
         return fit + c.feature_distance_weight * apart, {"source_ce": fit, "feature_distance": apart}
 
     return steps.pass_gradient(
-        setup, state, stats, inputs.source_image, inputs.source_keys, loss_fn, "source", encoded=True
-    )
+        setup, state, stats, inputs.source_image, inputs.source_keys, loss_fn, "source", encoded=things is not None,
+        places=inputs.source_places,
+    )  # fmt: skip
 
 
-def pair_gradient(
-    state: TrainState, stats: Any, name: str, pair: Pair, keys: jax.Array | None, totals: Totals, setup: steps.Setup
-):
+def pair_gradient(state: TrainState, stats: Any, name: str, pair: Pair, totals: Totals, setup: steps.Setup):
     """Gradient of the weighted cross entropy of 'mixed' or 'masked' images, times the setting '<name>_weight'."""
 
     def loss_fn(output: Output):
-        loss = losses.weighted_cross_entropy(output.logits, pair.label, pair.weight, total=totals.pixels)
+        loss = at_both(
+            setup, output, pair.places, (pair.label, pair.weight), (totals.pixels, totals.detail),
+            losses.weighted_cross_entropy,
+        )  # fmt: skip
         return setup.stage[f"{name}_weight"] * loss, {f"{name}_ce": loss}
 
-    return steps.pass_gradient(setup, state, stats, pair.image, keys, loss_fn)
+    return steps.pass_gradient(setup, state, stats, pair.image, pair.keys, loss_fn, places=pair.places)
 
 
 def follow(state: TrainState, new_state: TrainState, taught: Taught, setup: steps.Setup) -> TrainState:

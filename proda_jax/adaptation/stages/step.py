@@ -27,6 +27,7 @@ from proda_jax.models.heads import Output
 SOURCE_VIEW, SOURCE_COLOUR, TARGET_VIEW, STRONG_VIEW, SOURCE_PASS, WEAK_PASS, STRONG_PASS, TEACHER_PASS = range(8)
 SECOND_VIEW, FIRST_COLOUR, SECOND_COLOUR, FIRST_GREY, SECOND_GREY = range(8, 13)
 MIXED_CLASSES, MIXED_COLOUR, MIXED_PASS, MASK, MASKED_COLOUR, MASKED_PASS = range(13, 19)
+SOURCE_DETAIL, MIXED_DETAIL, MASKED_DETAIL = range(19, 22)
 TARGET_SLOTS = 1 << 20  # where a target example draws as a source example does, and is to draw something else
 
 Batch = dict[str, Any]
@@ -97,6 +98,7 @@ def forward(
     dropout_keys: jax.Array | None,
     domain: str,
     encoded: bool = False,
+    places: jax.Array | None = None,
 ) -> tuple[Output, Any]:
     """A pass of the trained network: its own batch for batch normalisation, which moves the running statistics.
 
@@ -108,6 +110,7 @@ def forward(
       dropout_keys: [batch].
       domain: of the images, 'source' or 'target'.
       encoded: whether the output has what the backbone gives, too.
+      places: of windows at full size, see `SegmentationNetwork`; None: the network has one resolution.
 
     Returns:
       The output and the running statistics after it.
@@ -115,8 +118,9 @@ def forward(
     variables, kept = {"params": params, "batch_stats": batch_stats}, ["intermediates"] if encoded else []
     train = setup.stage.batch_norm != "frozen"
     output, updates = setup.model.apply(
-        variables, images, train=train, dropout_keys=dropout_keys, mutable=["batch_stats", *kept] if train else kept
-    )
+        variables, images, train=train, dropout_keys=dropout_keys, places=places,
+        mutable=["batch_stats", *kept] if train else kept,
+    )  # fmt: skip
     if encoded:
         output = output.replace(encoded=updates["intermediates"]["encoded"][0])
     moves = train and statistics.moved_by(setup.stage, domain)
@@ -132,6 +136,7 @@ def pass_gradient(
     loss_fn: Callable[[Output], tuple[jax.Array, Metrics]],
     domain: str = "target",
     encoded: bool = False,
+    places: jax.Array | None = None,
 ) -> tuple[Any, Any, Metrics]:
     """Gradient of a loss on one pass. Passes are differentiated one by one, so one pass's activations live at a time.
 
@@ -142,7 +147,7 @@ def pass_gradient(
     """
 
     def loss(params: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
-        output, new_stats = forward(setup, params, batch_stats, images, dropout_keys, domain, encoded)
+        output, new_stats = forward(setup, params, batch_stats, images, dropout_keys, domain, encoded, places)
         value, metrics = loss_fn(output)
         return value, (new_stats, metrics)
 

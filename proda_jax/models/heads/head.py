@@ -23,12 +23,14 @@ class Output:
       logits: class scores before the softmax, [batch, h, w, classes].
       heads: those of each head, the main one's first; of a network alone, whose heads do not know of each other.
       encoded: what the backbone gives last, [batch, height, width, channels], where it was asked for.
+      detail: class scores of the one window that was seen at full size, [batch, rows, columns, classes], if any (HRDA).
     """
 
     features: jax.Array
     logits: jax.Array
     heads: tuple[jax.Array, ...] = ()
     encoded: jax.Array | None = None
+    detail: jax.Array | None = None
 
 
 class Head(nn.Module):

@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 
-from proda_jax.models import backbones
+from proda_jax.models import backbones, scale_attention
 from proda_jax.models.backbones import Backbone
 from proda_jax.models.deeplab import LOWER, NO_AUXILIARY, PARALLEL
 from proda_jax.models.heads import HEADS
@@ -25,6 +25,7 @@ class Layout:
       extra_norm: one more batch normalisation follows the backbone.
       head: a name of `HEADS`, or None where there is only a backbone.
       auxiliary_head: where a second head of the same kind sits, one of `deeplab.AUXILIARY`.
+      scale_attention: whether it joins two resolutions.
       inputs: channels that the head takes, where these are not the backbone's.
       dilated_branches: 3x3 branches of the head; those of 'released' and 'daformer' have one of 1x1 besides.
       classes: None where no array tells.
@@ -35,6 +36,7 @@ class Layout:
     extra_norm: bool = False
     head: str | None = None
     auxiliary_head: str = NO_AUXILIARY
+    scale_attention: bool = False
     inputs: int | None = None
     dilated_branches: int = 0
     classes: int | None = None
@@ -53,6 +55,10 @@ class Layout:
             inputs = self.backbone.levels[-2].channels if self.auxiliary_head == LOWER else None
             auxiliary = dataclasses.replace(self, inputs=inputs)._head_shapes()
             shapes |= {AUXILIARY + name: shape for name, shape in auxiliary.items()}
+        if self.scale_attention:
+            levels = self.head is not None and HEADS[self.head].takes_levels
+            taken = [level.channels for level in self.backbone.levels] if levels else [self.channels]
+            shapes |= dict(scale_attention.shapes(self, taken))
         return shapes
 
     @property
@@ -118,6 +124,7 @@ def read_off(shapes: Mapping[str, tuple[int, ...]]) -> Layout:
         backbone=backbones.read_off(shapes),
         extra_norm=any(name.startswith("bn_pretrain.") for name in shapes),
         auxiliary_head=auxiliary_of(shapes),
+        scale_attention=any(name.startswith(f"{scale_attention.PREFIX}.") for name in shapes),
     )
     if released or any(name.startswith(("layer5.bottleneck.", "layer5.head.")) for name in shapes):
         return dataclasses.replace(
