@@ -33,6 +33,7 @@ _BEFORE = {
     "regulariser_weight": 0.0, "regulariser": "mrkld", "regulariser_over": "all", "mean_over": "domain",
     "fourier_beta": 0.0, "fourier_window": "symmetric",
     "auxiliary_head": "none", "auxiliary_weight": 0.0, "detail_size": [], "detail_weight": 0.1,
+    "prototype_distance": "euclidean", "self_label_weight": 0.0, "self_label_pixels": 256, "self_label_queue": 65_536,
     "focus": 0.0, "logit_temperature": 1.0, "auxiliary_ce_weight": 0.0, "adversarial_on": "probabilities",
     "auxiliary_adversarial_weight": 0.0, "discriminator": "released", "discriminator_weight": 1.0, "scores_at": "grid",
     "soft_label_limit": 0.9, "local_weight": 0.0, "local_floor": 0.4, "local_after": 5000, "damping_steps": 0,

@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from proda_jax.adaptation import adversary, optim, statistics
+from proda_jax.adaptation import adversary, optim, prototypes, statistics
 from proda_jax.adaptation.losses import GAN_LOSSES, REDUCTIONS, REGULARISERS
 from proda_jax.adaptation.selectors import CLASS_SELECTORS, SELECTORS
 from proda_jax.adaptation.stages import kinds
@@ -72,6 +72,7 @@ CHOICES = {
     "unseen_prototypes": ("replace", "released"),
     "prototype_init": ("target", "source"),
     "prototype_init_by": ("vectors", "pixels"),
+    "prototype_distance": prototypes.DISTANCES,
     "target_view": ("strong", "weak"),
     "distillation_form": ("equation12", "equation12_per_pixel", "released"),
     "teacher_statistics": ("averaged", "network", "batch"),
@@ -84,7 +85,7 @@ POSITIVE = (
     "contrast_temperature", "prototype_min_pixels", "prototype_init_min_pixels", "prototype_init_limit",
     "prototype_init_passes", "steps", "layer_decay", "statistics_images", "rare_class_temperature", "crop_tries",
     "mask_block", "label_every", "label_portion", "label_entropy", "logit_temperature", "discriminator_weight",
-    "rare_weight", "hard_share",
+    "rare_weight", "hard_share", "self_label_pixels",
 )  # fmt: skip
 SHARES = (
     "momentum", "schedule_warmup_start", "grey", "ema_momentum", "prototype_momentum", "label_threshold", "mask_ratio",
@@ -98,7 +99,7 @@ NOT_NEGATIVE = (
     "rare_class_min_pixels", "rare_class_crop_pixels", "auxiliary_ce_weight", "auxiliary_adversarial_weight",
     "local_weight", "local_floor", "local_after", "damping_steps", "weight_divergence", "entropy_weight",
     "auxiliary_entropy_weight", "focus", "source_weight", "memory_weight", "memory_after", "rare_pixels",
-    "gradient_penalty",
+    "gradient_penalty", "self_label_weight", "self_label_queue",
 )  # fmt: skip
 
 
@@ -314,6 +315,9 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
         refuse(f"{name}.init", stage.init, "an earlier stage, whose features the prototypes are means of")
     if not kind.segments:
         check_pretraining(config, name)
+    if kinds.learns_prototypes(stage) and stage.prototype_distance != "cosine":
+        refuse(f"{name}.prototype_distance", stage.prototype_distance, "'cosine', by which prototypes are learnt, as "
+               "self_label_weight is above 0")  # fmt: skip
     if "strong" in stage:
         check_mixing(config, name)
     if kind.two_resolutions and config.model.get("detail_size"):

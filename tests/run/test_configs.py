@@ -16,6 +16,7 @@ from proda_jax.configs import (
     camvid,
     cbst,
     clan,
+    cpsl,
     dacs,
     daformer,
     deeplabv2,
@@ -129,6 +130,18 @@ def test_two_resolutions_add_to_daformer_and_masks_to_both(form, tmp_path):
     }  # fmt: skip
     assert {key for key in two if two[key] != masked[key]} == {"task", "mix.masked_weight"}
     assert two["data.target.image_size"] == tuple(2 * n for n in before["data.target.image_size"])
+
+
+@pytest.mark.parametrize("form", cpsl.FORMS)
+def test_cpsl_differs_from_proda_in_stage_1_alone(form, tmp_path):
+    (tmp_path / "weights").write_bytes(b"")
+    c = with_weights(cpsl.get_config(form), tmp_path / "weights")
+    settings.check(c)
+    ours, theirs = leaves(c), leaves(with_weights(cpsl.FORMS[form].get_config(), tmp_path / "weights"))
+    assert {key for key in ours if ours[key] != theirs[key]} - {"task"} == {
+        f"stage1.{name}" for name in ("prototype_distance", "temperature", "self_label_weight", "prototype_momentum",
+                                      "head_rate", "consistency_weight")
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("form", cbst.FORMS)

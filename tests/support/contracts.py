@@ -103,6 +103,10 @@ class Row:
 
 
 SLOW = (("backbone_rate", 1e-4), ("head_rate", 1e-4))  # the method's rate
+SELF_LABELS = (
+    ("prototype_distance", "cosine"), ("temperature", 0.08), ("self_label_weight", 1.0), ("self_label_queue", 40),
+    ("self_label_pixels", 12), *SLOW,
+)  # fmt: skip
 STAGES = {
     "supervised": Row(
         lambda: base.supervised("random", 10), settings=(("regulariser_weight", 0.5), ("fourier_beta", 0.05)),
@@ -174,9 +178,17 @@ STAGES = {
         settings=(("batch_norm", "frozen"), ("label_threshold", 0.3), ("detail_weight", 0.3), *SLOW),
         model=(("head", "deeplab"), ("detail_size", (32, 32))),
     ),
+    "mix_self_labels": Row(
+        lambda: base.mix("random", 10),
+        splits=False,  # see below
+        settings=(("weighting", "prototypes"), *SELF_LABELS),
+    ),
+    "denoise_self_labels": Row(
+        lambda: base.denoise("random", 10), settings=(("label_threshold", 0.3), *SELF_LABELS),
+    ),
     "mix_prototypes": Row(
         lambda: base.mix("random", 10),
-        splits=False,  # see above
+        splits=False,  # as for "mix"
         settings=(
             ("weighting", "prototypes"), ("rare_class_sampling", True), ("rare_class_crop_pixels", 8),
             ("largest_class", 0.9), ("crop_tries", 3), ("margins_of", "image"), ("ignored_margins", (4, 8, 4, 4)),

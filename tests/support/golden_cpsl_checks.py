@@ -7,6 +7,8 @@ from comparators import K, agree, golden, nchw, nhwc, same, thinned
 
 from proda_jax.adaptation import class_statistics as cs
 from proda_jax.adaptation import feature_distance, self_labelling
+from proda_jax.adaptation.stages import learnt_prototypes
+from proda_jax.adaptation.state import Sampled
 from proda_jax.data.label_spaces import IGNORE
 
 CHANNELS = 256
@@ -43,6 +45,18 @@ def test_self_labelling_of_cpsl():
     value, gradient = jax.value_and_grad(loss)(vectors, True)
     agree(value, g["self_label_loss"])
     agree(gradient, g["self_label_proto_grad"])
+    compare_step(g, vectors, Sampled(*map(self_labelling.unit, (features, logits)), np.ones(features.shape[:2], bool)))
+
+
+def compare_step(g, vectors: np.ndarray, sampled: Sampled) -> None:
+    """The step's own objective, without a queue; and with one of positions that do not count."""
+    for held in (0, 7):
+        queue = Sampled(np.ones((held, CHANNELS)), np.ones((held, K)), np.zeros(held, bool))
+        value, gradient = jax.value_and_grad(learnt_prototypes.objective)(
+            vectors, sampled, queue, shares(), 0.08, sampled.counted.size
+        )
+        agree(value, g["self_label_loss"])
+        agree(gradient, g["self_label_proto_grad"])
 
 
 def test_contrast_of_cpsl():

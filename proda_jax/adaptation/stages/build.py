@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from proda_jax.adaptation import adversary, optim, prototypes
-from proda_jax.adaptation.stages import kinds
+from proda_jax.adaptation.stages import kinds, learnt_prototypes
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.stages.kinds import KINDS
 from proda_jax.adaptation.stages.step import Setup
@@ -165,6 +165,9 @@ def _setup(
         teacher=teacher,
         discriminator=discriminator_of(stage, model) if adversarial else None,
         discriminator_optimizer=optim.discriminator_optimizer(stage, steps_per_epoch) if adversarial else None,
+        prototype_optimizer=(
+            optim.prototype_optimizer(stage, steps_per_epoch) if kinds.learns_prototypes(stage) else None
+        ),
     )
 
 
@@ -182,8 +185,9 @@ def _output_shapes(model: SegmentationNetwork, size: tuple[int, int]) -> Any:
 
 
 def create_state(
-    setup: Setup, key: jax.Array, variables: Any, start: prototypes.Prototypes | None = None
-) -> TrainState:
+    setup: Setup, key: jax.Array, variables: Any, start: prototypes.Prototypes | None = None,
+    shares: jax.Array | None = None,
+) -> TrainState:  # fmt: skip
     """The state of a stage before its first step.
 
     Args:
@@ -192,6 +196,7 @@ def create_state(
       variables: {'params', 'batch_stats'} that the network starts from.
       start: initial prototypes (Equation 5) where the stage uses them; the momentum encoder, or mean teacher, starts as
         a copy of the network (Algorithm 1, lines 3 and 4).
+      shares: of the classes, where prototypes are learnt; None: all alike.
     """
     discriminator = None
     if setup.discriminator is not None:
@@ -201,6 +206,10 @@ def create_state(
     variables, kind = copy(variables), kinds.of(setup.stage)
     averaged = kind.momentum_encoder(setup.stage) and (start is not None or not kind.prototypes(setup.stage))
     teacher = variables if kind.averages_statistics(setup.stage) else variables["params"]
+    learnt = None
+    if start is not None and setup.prototype_optimizer is not None:
+        shares = jnp.full(setup.model.classes, 1 / setup.model.classes) if shares is None else shares
+        learnt = learnt_prototypes.begin(start, shares, setup.stage.self_label_queue, setup.prototype_optimizer)
     return TrainState(
         step=jnp.int32(0),
         key=jnp.copy(key),
@@ -213,4 +222,5 @@ def create_state(
         recomputed=copy(variables["batch_stats"]) if setup.stage.get("statistics") == "recomputed" else None,
         discriminator=discriminator,
         class_presence=jnp.ones(setup.model.classes) if kind.weighs_classes(setup.stage) else None,
+        learnt_prototypes=copy(learnt),
     )

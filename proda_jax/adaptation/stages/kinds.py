@@ -106,6 +106,11 @@ def uses_momentum_encoder(stage: Settings) -> bool:
     return moving or stage.get("consistency_weight", 1.0) > 0
 
 
+def learns_prototypes(stage: Settings) -> bool:
+    """Whether the prototypes of a stage with these settings are learnt by self-labelling (CPSL)."""
+    return stage.get("self_label_weight", 0.0) > 0
+
+
 def of_labelled_in_mixing(stage: Settings) -> tuple[str, ...]:
     """The settings by which a stage on mixed images looks at true labels."""
     found = {

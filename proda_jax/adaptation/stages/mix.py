@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from proda_jax.adaptation import confidence, feature_distance, losses, prototypes, views
+from proda_jax.adaptation.stages import kinds, learnt_prototypes
 from proda_jax.adaptation.stages import step as steps
-from proda_jax.adaptation.stages.denoise import move_prototypes
-from proda_jax.adaptation.state import TrainState, average, rising_momentum
+from proda_jax.adaptation.stages.denoise import follow_prototypes
+from proda_jax.adaptation.state import Sampled, TrainState, average, rising_momentum
 from proda_jax.adaptation.views import block_mask, class_mix, detail
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.heads import Output
@@ -68,6 +69,7 @@ class Taught:
       sure: largest probability of each pixel, [batch, h, w].
       trust: weight of the label's class by the prototypes, [batch, h, w], or None.
       means, pixels: class means of each image, for Equation 6, or None.
+      sampled: what prototypes learn, where they do, or None.
     """
 
     label: jax.Array
@@ -75,6 +77,7 @@ class Taught:
     trust: jax.Array | None = None
     means: jax.Array | None = None
     pixels: jax.Array | None = None
+    sampled: Sampled | None = None
 
 
 @flax.struct.dataclass
@@ -214,9 +217,10 @@ def update(state: TrainState, inputs: Inputs, frozen: Any, *, setup: steps.Setup
         metrics["confident"] = losses.share_of_mean(sure, inputs.inside, totals.inside)
         return functools.reduce(steps.add, gradients), stats, metrics
 
-    examples = (inputs, taught.replace(means=None, pixels=None), mixed, masked, things)
+    examples = (inputs, taught.replace(means=None, pixels=None, sampled=None), mixed, masked, things)
     new_state, metrics = steps.update(setup, state, *steps.accumulate(setup, gradient_of, state.batch_stats, examples))
-    return follow(state, new_state, taught, setup), metrics
+    new_state, extra = follow(state, new_state, taught, setup)
+    return new_state, metrics | extra
 
 
 def teach(state: TrainState, inputs: Inputs, setup: steps.Setup) -> Taught:
@@ -224,10 +228,10 @@ def teach(state: TrainState, inputs: Inputs, setup: steps.Setup) -> Taught:
     size, c = inputs.target_image.shape[1:3], setup.stage
     output = teacher_pass(state, inputs.target_image, setup)
     p = steps.probabilities(resize_align_corners(output.logits, size))
-    label, trust, means, pixels = jnp.argmax(p, axis=-1), None, None, None
+    label, trust, means, pixels, sampled = jnp.argmax(p, axis=-1), None, None, None, None
     if c.weighting == "prototypes":
         features = output.features
-        distances = prototypes.distances(features, state.prototypes.vectors)
+        distances = prototypes.DISTANCES[c.prototype_distance](features, state.prototypes.vectors)
         # distances are resized, and not features: these would be the largest tensors of a step
         omega = prototypes.assignment_weights(
             resize_align_corners(distances, size), c.temperature, state.prototypes.seen
@@ -235,12 +239,15 @@ def teach(state: TrainState, inputs: Inputs, setup: steps.Setup) -> Taught:
         label = jnp.argmax(p * omega, axis=-1)  # Equation 3
         trust = jnp.sum(omega * jax.nn.one_hot(label, setup.model.classes), axis=-1)
         shown = resize_nearest(inputs.inside, features.shape[1:3])
-        assigned = jnp.where(shown, jnp.argmax(output.logits, axis=-1), IGNORE)
-        means, pixels = prototypes.class_means(
-            features, assigned, setup.model.classes, min_pixels=c.prototype_min_pixels
-        )
+        if kinds.learns_prototypes(c):
+            sampled = learnt_prototypes.sample(state, output, shown, inputs.slots, c.self_label_pixels)
+        else:
+            assigned = jnp.where(shown, jnp.argmax(output.logits, axis=-1), IGNORE)
+            means, pixels = prototypes.class_means(
+                features, assigned, setup.model.classes, min_pixels=c.prototype_min_pixels
+            )
     label = jnp.where(inputs.inside, label, IGNORE).astype(jnp.int32)
-    return jax.lax.stop_gradient(Taught(label, p.max(-1), trust, means, pixels))
+    return jax.lax.stop_gradient(Taught(label, p.max(-1), trust, means, pixels, sampled))
 
 
 def teacher_pass(state: TrainState, images: jax.Array, setup: steps.Setup) -> Output:
@@ -401,8 +408,10 @@ def pair_gradient(state: TrainState, stats: Any, name: str, pair: Pair, totals: 
     return steps.pass_gradient(setup, state, stats, pair.image, pair.keys, loss_fn, places=pair.places)
 
 
-def follow(state: TrainState, new_state: TrainState, taught: Taught, setup: steps.Setup) -> TrainState:
-    """The teacher, and the prototypes, after a step of the network."""
+def follow(
+    state: TrainState, new_state: TrainState, taught: Taught, setup: steps.Setup
+) -> tuple[TrainState, steps.Metrics]:
+    """The teacher, and the prototypes, after a step of the network; and metrics of these."""
     c = setup.stage
     momentum = rising_momentum(new_state.step, c.ema_momentum)
     network = new_state.params
@@ -410,5 +419,5 @@ def follow(state: TrainState, new_state: TrainState, taught: Taught, setup: step
         network = {"params": network, "batch_stats": new_state.batch_stats}
     new_state = new_state.replace(ema_params=average(state.ema_params, network, momentum))
     if c.weighting == "prototypes":
-        new_state = new_state.replace(prototypes=move_prototypes(state.prototypes, taught, setup))
-    return new_state
+        return follow_prototypes(state, new_state, taught, setup)
+    return new_state, {}

@@ -25,7 +25,7 @@ class Layout:
       extra_norm: one more batch normalisation follows the backbone.
       head: a name of `HEADS`, or None where there is only a backbone.
       auxiliary_head: where a second head of the same kind sits, one of `deeplab.AUXILIARY`.
-      scale_attention: whether it joins two resolutions.
+      scale_attention: whether it joins two resolutions, with as many `attention_channels`.
       inputs: channels that the head takes, where these are not the backbone's.
       dilated_branches: 3x3 branches of the head; those of 'released' and 'daformer' have one of 1x1 besides.
       classes: None where no array tells.
@@ -37,6 +37,7 @@ class Layout:
     head: str | None = None
     auxiliary_head: str = NO_AUXILIARY
     scale_attention: bool = False
+    attention_channels: int | None = None
     inputs: int | None = None
     dilated_branches: int = 0
     classes: int | None = None
@@ -125,6 +126,7 @@ def read_off(shapes: Mapping[str, tuple[int, ...]]) -> Layout:
         extra_norm=any(name.startswith("bn_pretrain.") for name in shapes),
         auxiliary_head=auxiliary_of(shapes),
         scale_attention=any(name.startswith(f"{scale_attention.PREFIX}.") for name in shapes),
+        attention_channels=channels(f"{scale_attention.PREFIX}.fuse_layer.conv.weight"),
     )
     if released or any(name.startswith(("layer5.bottleneck.", "layer5.head.")) for name in shapes):
         return dataclasses.replace(
