@@ -414,6 +414,15 @@ def mix(init: str, steps: int) -> ml_collections.ConfigDict:
     s.feature_distance_weight = 0.0  # of the backbone's features from those that it started with (DAFormer: 0.005)
     s.feature_distance_classes = ()  # names of classes on which they are compared (DAFormer: things); (): everywhere
     s.feature_distance_share = 0.75  # of a feature's part of the image that such a class covers (DAFormer)
+    s.contrast_weight = 0.0  # of the contrast of projected features with what is known of classes, on the source and on
+    #                          the target as it is jittered (SePiCo: 1)
+    s.contrast_with = "distribution"  # mean and variance of each class over all steps, of the teacher's on the source;
+    #                                   'prototypes', the mean alone; 'bank', means in the last batches
+    s.contrast_temperature = 100.0  # of the similarities (SePiCo)
+    s.contrast_channels = 512  # of the projection (SePiCo)
+    s.contrast_share = 0.75  # of a feature's part of the image that its class has, or it is left out (SePiCo)
+    s.contrast_bank = 200  # batches whose means a bank holds (SePiCo)
+    s.contrast_after = 3000  # steps before it acts (SePiCo)
     s.temperature = 1.0  # tau of Eq 4, in units of feature distance, of weighting 'prototypes', as all below
     add_prototypes(s)  # their pixels are those of the network's output grid
     add_self_labelling(s)

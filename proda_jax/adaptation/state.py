@@ -7,6 +7,7 @@ import flax
 import jax
 import jax.numpy as jnp
 
+from proda_jax.adaptation.class_statistics import ClassStatistics
 from proda_jax.adaptation.prototypes import Prototypes
 
 
@@ -50,6 +51,32 @@ class LearntPrototypes:
 
 
 @flax.struct.dataclass
+class ClassBank:
+    """Mean features of each class in the last batches that had any.
+
+    Attributes:
+      vectors: [classes, batches, channels].
+      held: which of them there are, bool [classes, batches].
+    """
+
+    vectors: jax.Array
+    held: jax.Array
+
+
+@flax.struct.dataclass
+class ContrastState:
+    """What features are contrasted with (SePiCo).
+
+    Attributes:
+      statistics: of each class, over all steps.
+      bank: or one with room for no batches.
+    """
+
+    statistics: ClassStatistics
+    bank: ClassBank
+
+
+@flax.struct.dataclass
 class TrainState:
     """State of one stage, replicated on every device.
 
@@ -66,7 +93,7 @@ class TrainState:
       discriminator: or None.
       class_presence: running mean of how much absent classes are to weigh (see `losses.class_weights`), [classes], or
         None.
-      learnt_prototypes: or None.
+      learnt_prototypes, contrast: or None.
       recomputed: statistics of whole target images with which the network is scored and handed on, as of the last
         evaluation, like `batch_stats`; None where these are (see `statistics`).
     """
@@ -82,6 +109,7 @@ class TrainState:
     discriminator: DiscriminatorState | None = None
     class_presence: jax.Array | None = None
     learnt_prototypes: LearntPrototypes | None = None
+    contrast: ContrastState | None = None
     recomputed: Any = None
 
     @property
@@ -95,7 +123,7 @@ class TrainState:
         and those that older versions wrote."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del fields["recomputed"]
-        for name in ("class_presence", "learnt_prototypes"):
+        for name in ("class_presence", "learnt_prototypes", "contrast"):
             if fields[name] is None:
                 del fields[name]
         return fields | {"params": None} | ({"batch_stats": None} if self.recomputed is None else {})

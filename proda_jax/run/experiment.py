@@ -530,7 +530,4 @@ class Experiment:
 
 def card_of(config: ml_collections.ConfigDict, name: str, model: SegmentationNetwork) -> Card:
     """The card of stage `name`, whose network is `model`."""
-    return Card.of(
-        config, name, extra_norm=model.extra_norm, head=model.head, auxiliary_head=model.auxiliary_head,
-        detail_size=model.detail_size,
-    )
+    return Card.of(config, name, extra_norm=model.extra_norm, network=model)

@@ -11,7 +11,7 @@ from etils import epath
 from proda_jax.adaptation import adversary, optim, prototypes, statistics
 from proda_jax.adaptation.losses import GAN_LOSSES, REDUCTIONS, REGULARISERS
 from proda_jax.adaptation.selectors import CLASS_SELECTORS, SELECTORS
-from proda_jax.adaptation.stages import kinds
+from proda_jax.adaptation.stages import contrast, kinds
 from proda_jax.adaptation.stages.build import backbone_of, network, takes_backbone, views_of
 from proda_jax.adaptation.stages.kinds import KINDS
 from proda_jax.adaptation.views import fourier
@@ -73,6 +73,7 @@ CHOICES = {
     "prototype_init": ("target", "source"),
     "prototype_init_by": ("vectors", "pixels"),
     "prototype_distance": prototypes.DISTANCES,
+    "contrast_with": contrast.FORMS,
     "target_view": ("strong", "weak"),
     "distillation_form": ("equation12", "equation12_per_pixel", "released"),
     "teacher_statistics": ("averaged", "network", "batch"),
@@ -86,11 +87,12 @@ POSITIVE = (
     "prototype_init_passes", "steps", "layer_decay", "statistics_images", "rare_class_temperature", "crop_tries",
     "mask_block", "label_every", "label_portion", "label_entropy", "logit_temperature", "discriminator_weight",
     "rare_weight", "hard_share", "self_label_pixels",
+    "contrast_channels", "contrast_bank",
 )  # fmt: skip
 SHARES = (
     "momentum", "schedule_warmup_start", "grey", "ema_momentum", "prototype_momentum", "label_threshold", "mask_ratio",
     "feature_distance_share", "fourier_beta", "largest_class", "label_portion", "soft_label_limit", "hard_share",
-    "detail_weight",
+    "detail_weight", "contrast_share",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "weight_decay", "adversarial_weight", "ce_weight", "rce_weight", "consistency_weight", "regulariser_weight",
@@ -100,6 +102,7 @@ NOT_NEGATIVE = (
     "local_weight", "local_floor", "local_after", "damping_steps", "weight_divergence", "entropy_weight",
     "auxiliary_entropy_weight", "focus", "source_weight", "memory_weight", "memory_after", "rare_pixels",
     "gradient_penalty", "self_label_weight", "self_label_queue",
+    "contrast_weight", "contrast_after",
 )  # fmt: skip
 
 
@@ -315,9 +318,6 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
         refuse(f"{name}.init", stage.init, "an earlier stage, whose features the prototypes are means of")
     if not kind.segments:
         check_pretraining(config, name)
-    if kinds.learns_prototypes(stage) and stage.prototype_distance != "cosine":
-        refuse(f"{name}.prototype_distance", stage.prototype_distance, "'cosine', by which prototypes are learnt, as "
-               "self_label_weight is above 0")  # fmt: skip
     if "strong" in stage:
         check_mixing(config, name)
     if kind.two_resolutions and config.model.get("detail_size"):
@@ -335,6 +335,9 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
     check_optimizer(stage, name)
     check_statistics(stage, name)
     idle.check(config, name)
+    if kinds.learns_prototypes(stage) and stage.prototype_distance != "cosine":
+        refuse(f"{name}.prototype_distance", stage.prototype_distance, "'cosine', by which prototypes are learnt, as "
+               "self_label_weight is above 0")  # fmt: skip
     whole = stage.init in labelling and not takes_backbone(config, name)
     if whole and has_extra_norm(config, stage.init) and not has_extra_norm(config, name):
         refuse(f"{name}.extra_norm", stage.extra_norm, f"True, as stage {stage.init!r}, which it starts from, has it")

@@ -46,7 +46,7 @@ def in_parts(name: str) -> dict:
 
 
 # its discriminators' gradient penalty takes XLA minutes; golden numbers compare it in the ordinary suite
-SLOW = ("rare_and_hard", "mix_two_resolutions", "mix_self_labels", "denoise_self_labels")
+SLOW = ("rare_and_hard", "mix_two_resolutions", "mix_self_labels", "denoise_self_labels", "mix_contrast")
 each_stage = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in STAGES]
 )

@@ -186,6 +186,13 @@ STAGES = {
     "denoise_self_labels": Row(
         lambda: base.denoise("random", 10), settings=(("label_threshold", 0.3), *SELF_LABELS),
     ),
+    "mix_contrast": Row(
+        lambda: base.mix("random", 10),
+        settings=(
+            ("batch_norm", "frozen"), ("label_threshold", 0.3), ("contrast_weight", 1.0), ("contrast_with", "bank"),
+            ("contrast_bank", 3), ("contrast_after", 0), ("contrast_channels", 8), ("contrast_temperature", 0.5), *SLOW,
+        ),
+    ),
     "mix_prototypes": Row(
         lambda: base.mix("random", 10),
         splits=False,  # as for "mix"

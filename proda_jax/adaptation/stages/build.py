@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import ml_collections
 
 from proda_jax.adaptation import adversary, optim, prototypes
-from proda_jax.adaptation.stages import kinds, learnt_prototypes
+from proda_jax.adaptation.stages import contrast, kinds, learnt_prototypes
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.stages.kinds import KINDS
 from proda_jax.adaptation.stages.step import Setup
-from proda_jax.adaptation.state import DiscriminatorState, TrainState, copy
+from proda_jax.adaptation.state import ContrastState, DiscriminatorState, TrainState, copy
 from proda_jax.data.checks import first_of
 from proda_jax.data.label_spaces import label_space
 from proda_jax.models.backbones import DEFAULT, OPTIONS, Backbone, backbone
@@ -50,6 +50,7 @@ def network(
         auxiliary_head=model.get("auxiliary_head", NO_AUXILIARY),
         auxiliary_weight=model.get("auxiliary_weight", 0.0),
         detail_size=tuple(model.get("detail_size") or ()),
+        projection_channels=model.get("projection_channels", 0),  # of cards; configurations have it in their stages
         dilations=tuple(model.dilations),
         head_channels=model.head_channels,
         feature_channels=model.feature_channels,
@@ -80,6 +81,8 @@ def stage_network(network: SegmentationNetwork, stage: ml_collections.ConfigDict
         network = network.clone(auxiliary_head=NO_AUXILIARY, auxiliary_weight=0.0)
     if not kind.two_resolutions:
         network = network.clone(detail_size=())
+    if stage.get("contrast_weight") and stage.get("weights") is None:
+        network = network.clone(projection_channels=stage.contrast_channels)
     return network if kind.head is None else network.clone(extra_norm=False, **kind.head(stage))
 
 
@@ -184,6 +187,15 @@ def _output_shapes(model: SegmentationNetwork, size: tuple[int, int]) -> Any:
     return jax.eval_shape(lambda key: network.init_with_output(key, image, train=False)[0], jax.random.key(0))
 
 
+def begin_contrast(setup: Setup) -> ContrastState | None:
+    """What a stage that contrasts features with classes knows of them before its first step."""
+    stage = setup.stage
+    if not stage.get("contrast_weight"):
+        return None
+    batches = stage.contrast_bank if stage.contrast_with == contrast.BANK else 0
+    return contrast.begin(setup.model.classes, stage.contrast_channels, batches)
+
+
 def create_state(
     setup: Setup, key: jax.Array, variables: Any, start: prototypes.Prototypes | None = None,
     shares: jax.Array | None = None,
@@ -223,4 +235,5 @@ def create_state(
         discriminator=discriminator,
         class_presence=jnp.ones(setup.model.classes) if kind.weighs_classes(setup.stage) else None,
         learnt_prototypes=copy(learnt),
+        contrast=begin_contrast(setup),
     )
