@@ -243,6 +243,9 @@ def check_two_resolutions(model: ml_collections.ConfigDict) -> None:
 
 def check_details(config: ml_collections.ConfigDict, name: str) -> None:
     """Checks that a stage's crops hold the windows that are seen at full size."""
+    if config[name].statistics == "recomputed":
+        refuse(f"{name}.statistics", "recomputed", "'all' or 'target', as images at two resolutions, by "
+               "model.detail_size, have means of their own")  # fmt: skip
     size, crop = config.model.detail_size, views_of(config, name).crop_size
     unit = network(config.model, 1, extra_norm=False, axis_name=None).detail_unit
     if any(n > m or m % unit for n, m in zip(size, crop, strict=True)):

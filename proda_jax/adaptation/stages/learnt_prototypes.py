@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from proda_jax.adaptation import losses, self_labelling
 from proda_jax.adaptation.prototypes import Prototypes
@@ -104,7 +105,7 @@ def move(
 
     gradient, loss = steps.reduce(setup, jax.grad(loss_of, has_aux=True)(learnt.vectors))
     updates, opt_state = setup.prototype_optimizer.update(gradient, learnt.opt_state, learnt.vectors)
-    vectors = learnt.vectors + updates
+    vectors = optax.apply_updates(learnt.vectors, updates)
     if setup.axis_name is not None:
         sampled = jax.lax.all_gather(sampled, setup.axis_name, tiled=True)
     queue = jax.tree.map(pushed, learnt.queue, sampled)
