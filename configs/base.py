@@ -310,6 +310,7 @@ def denoise(init: str, steps: int, *, labels_from: str | None = None) -> ml_coll
     s.regulariser = "mrkld"  # Eq 10; 'mrent': negative entropy; 'robust_entropy': entropy of pixels not sure (FDA)
     add_selection(s)
     add_means(s)
+    add_self_labelling(s)
     s.ema_momentum = 0.999  # of the momentum encoder, each step (released)
     s.ema_view = "image"  # what it sees: the whole 'image', cropped afterwards (released), or the 'crop' T(x) (Eq 8)
     s.ema_crop = "released"  # how its output is cropped: by target_stride pixels at a time ('released'), or 'exact',
@@ -350,6 +351,15 @@ def add_prototypes(s: ml_collections.ConfigDict) -> None:
     s.prototype_init_min_pixels = 10  # fewer pixels (at an eighth of the image) make no vector (released)
     s.prototype_init_limit = 3000  # vectors after which the running mean's count stops (released)
     s.prototype_init_passes = 1  # over the data; the released tool makes four, which changes little but the time
+
+
+def add_self_labelling(s: ml_collections.ConfigDict) -> None:
+    """Adds how prototypes are compared with features, and learnt, as CPSL has it (Li et al., CVPR 2022)."""
+    s.prototype_distance = "euclidean"  # of Eq 4 and 8; 'cosine', one minus it, with a temperature of 0.08 (CPSL)
+    s.self_label_weight = 0.0  # of the loss by which prototypes are learnt (CPSL: 0.1), at head_rate: what weighs
+    #                            labels is then their average by prototype_momentum (CPSL: 0.999); 0: means of Eq 6
+    s.self_label_pixels = 256  # positions of each image that are looked at for it (CPSL)
+    s.self_label_queue = 65_536  # positions of steps before that are assigned together with an image's (CPSL)
 
 
 def anchors(init: str, steps: int) -> ml_collections.ConfigDict:
@@ -404,8 +414,18 @@ def mix(init: str, steps: int) -> ml_collections.ConfigDict:
     s.feature_distance_weight = 0.0  # of the backbone's features from those that it started with (DAFormer: 0.005)
     s.feature_distance_classes = ()  # names of classes on which they are compared (DAFormer: things); (): everywhere
     s.feature_distance_share = 0.75  # of a feature's part of the image that such a class covers (DAFormer)
+    s.contrast_weight = 0.0  # of the contrast of projected features with what is known of classes, on the source and on
+    #                          the target as it is jittered (SePiCo: 1)
+    s.contrast_with = "distribution"  # mean and variance of each class over all steps, of the teacher's on the source;
+    #                                   'prototypes', the mean alone; 'bank', means in the last batches
+    s.contrast_temperature = 100.0  # of the similarities (SePiCo)
+    s.contrast_channels = 512  # of the projection (SePiCo)
+    s.contrast_share = 0.75  # of a feature's part of the image that its class has, or it is left out (SePiCo)
+    s.contrast_bank = 200  # batches whose means a bank holds (SePiCo)
+    s.contrast_after = 3000  # steps before it acts (SePiCo)
     s.temperature = 1.0  # tau of Eq 4, in units of feature distance, of weighting 'prototypes', as all below
     add_prototypes(s)  # their pixels are those of the network's output grid
+    add_self_labelling(s)
     return s.lock()
 
 

@@ -3,9 +3,11 @@
     python main.py --config=configs/dacs.py --workdir=... --config.model.imagenet_weights=<file> \
         --config.data.source.raw_dir=<GTA5> --config.data.target.raw_dir=<Cityscapes>
 
-`--config=configs/dacs.py:mit_b5` is the same above SegFormer's MiT-B5, `:resnet101_synthia` and `:mit_b5_synthia` begin
-with SYNTHIA, scored over its 16 classes. 55.93 mIoU on GTA5 with a ResNet-101 is what others
-measured in this protocol (github.com/ycheon1101/DFUDA, README); this configuration itself has not been run in full.
+`--config=configs/dacs.py:mit_b5` is the same above SegFormer's MiT-B5. A task may follow: `:resnet101_synthia` begins
+with SYNTHIA, scored over its 16 classes; `:resnet101_acdc` and `:mit_b5_dark_zurich` go from Cityscapes to ACDC, each
+of its four weathers a target and a validation set, or to Dark Zurich's nights. 55.93 mIoU on GTA5 with a ResNet-101 is
+what others measured in this protocol (github.com/ycheon1101/DFUDA, README); this configuration itself has not been run
+in full.
 
 From ImageNet weights, 40,000 steps of AdamW on two source and two target crops: cross entropy on the source, and on
 target crops on which half of the classes of a source crop are pasted, labelled by a mean teacher. Three weak spots of
@@ -13,32 +15,42 @@ the released codes are mended, each with a setting that brings it back: `--confi
 `--config.mix.teacher_statistics=batch` and, of DAFormer's, `--config.mix.mix_classes=batch`.
 """
 
+from collections.abc import Mapping
+
 import ml_collections
 
 from proda_jax.configs import base
 
 BACKBONES = ("resnet101", "mit_b5")
-FORMS = (*BACKBONES, *(f"{backbone}_synthia" for backbone in BACKBONES))
+GTA5, SYNTHIA, ACDC, DARK_ZURICH = TASKS = ("gta5", "synthia", "acdc", "dark_zurich")
+WEATHERS = ("fog", "night", "rain", "snow")
 STEPS = 40_000
 
 
+def forms(backbones: tuple[str, ...]) -> tuple[str, ...]:
+    """A backbone alone, which begins with GTA5, or with one of the other tasks behind it."""
+    return (*backbones, *(f"{backbone}_{task}" for task in TASKS[1:] for backbone in backbones))
+
+
+FORMS = forms(BACKBONES)
+
+
 def get_config(form: str = "resnet101") -> ml_collections.ConfigDict:
-    """The configuration above one of the backbones in `FORMS`."""
+    """The configuration of one of `FORMS`."""
     check(form, FORMS)
+    backbone, task = parts(form)
     c = base.get_config()
     c.task = "dacs"
     c.stages = ("mix",)
     c.batch_size = 2  # source crops, and target crops
     c.evaluate_every = 4000
 
-    sources(c, form, gta5=(720, 1280), synthia=(760, 1280))
-    c.data.target = base.dataset("cityscapes", "train", (512, 1024))
-    c.data.validation = base.dataset("cityscapes", "val", (512, 1024))  # whole images, scored at the labels' size
+    data(c, task, {"gta5": (720, 1280), "synthia": (760, 1280), "cityscapes": (512, 1024), "adverse": (540, 960)})
     c.views.crop_size = (512, 512)
     c.views.base_width = 0  # images are cropped at their own size
     c.views.scale = (1.0, 1.0)
 
-    network(c, form.removesuffix("_synthia"))
+    network(c, backbone)
     c.mix = trained(base.mix("imagenet", STEPS))
     return c
 
@@ -49,11 +61,36 @@ def check(form: str, forms: tuple[str, ...]) -> None:
         raise ValueError(f"{form!r} after the colon: expected {' or '.join(forms)}")
 
 
-def sources(c: ml_collections.ConfigDict, form: str, **sizes: tuple[int, int]) -> None:
-    """GTA5, or SYNTHIA and its 16 classes where the form says so; images have these sizes."""
-    name = "synthia" if form.endswith("_synthia") else "gta5"
-    c.data.label_space = {"gta5": "cityscapes19", "synthia": "synthia16"}[name]
-    c.data.source = base.dataset(name, "train", sizes[name])
+def parts(form: str) -> tuple[str, str]:
+    """The backbone and the task of a form."""
+    task = next((task for task in TASKS if form.endswith(f"_{task}")), GTA5)
+    return form.removesuffix(f"_{task}"), task
+
+
+def is_adverse(task: str) -> bool:
+    """Whether a task goes from Cityscapes to bad weather or night."""
+    return task in (ACDC, DARK_ZURICH)
+
+
+def data(c: ml_collections.ConfigDict, task: str, sizes: Mapping[str, tuple[int, int]]) -> None:
+    """The data sets of a task, whole images of which are scored at the labels' size.
+
+    `sizes`: height and width of images of 'gta5', 'synthia', 'cityscapes', and of 'adverse' weather.
+    """
+    c.data.label_space = "synthia16" if task == SYNTHIA else "cityscapes19"
+    if not is_adverse(task):
+        c.data.source = base.dataset(task, "train", sizes[task])
+        c.data.target = base.dataset("cityscapes", "train", sizes["cityscapes"])
+        c.data.validation = base.dataset("cityscapes", "val", sizes["cityscapes"])
+        return
+    c.data.source, size = base.dataset("cityscapes", "train", sizes["cityscapes"]), sizes["adverse"]
+    if task == DARK_ZURICH:
+        c.data.target = base.dataset(task, "night_train", size)
+        c.data.validation = base.dataset(task, "val", size)
+    else:
+        given = {role: tuple(base.dataset(task, f"{weather}_{split}", size) for weather in WEATHERS)
+                 for role, split in (("target", "train"), ("validation", "val"))}  # fmt: skip
+        base.give(c, **given)
 
 
 def network(c: ml_collections.ConfigDict, backbone: str) -> None:

@@ -24,7 +24,10 @@ def get_config(form: str = "resnet101") -> ml_collections.ConfigDict:
     c = dacs.get_config(form)
     c.task = "daformer"
     c.mix = adapted(c.mix)
-    if c.data.source.name == "synthia":
+    task = dacs.parts(form)[1]
+    if dacs.is_adverse(task):
+        c.mix.ignored_margins = (0, 0, 0, 0)  # those cameras have no bonnet in view
+    if task == dacs.SYNTHIA:
         c.mix.feature_distance_classes = tuple(name for name in THINGS if name not in NOT_IN_SYNTHIA)
     return c
 

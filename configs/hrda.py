@@ -14,7 +14,7 @@ crops of 1024 first. The attention has the same light decoder above each backbon
 
 import ml_collections
 
-from proda_jax.configs import base, dacs, daformer
+from proda_jax.configs import dacs, daformer
 
 
 def get_config(form: str = "resnet101") -> ml_collections.ConfigDict:
@@ -27,10 +27,11 @@ def get_config(form: str = "resnet101") -> ml_collections.ConfigDict:
 
 def at_two_resolutions(c: ml_collections.ConfigDict, form: str) -> None:
     """Data at twice DAFormer's size, and what HRDA changes with it."""
-    dacs.sources(c, form, gta5=(1440, 2560), synthia=(1520, 2560))
-    c.data.target = base.dataset("cityscapes", "train", (1024, 2048))
-    c.data.validation = base.dataset("cityscapes", "val", (1024, 2048))
+    task, cityscapes = dacs.parts(form)[1], (1024, 2048)
+    sizes = {"gta5": (1440, 2560), "synthia": (1520, 2560), "cityscapes": cityscapes, "adverse": (1080, 1920)}
+    dacs.data(c, task, sizes)
     c.views.crop_size, c.model.detail_size = (1024, 1024), (512, 512)
     c.mix.detail_weight = 0.1
     c.mix.rare_class_crop_pixels = 6000  # twice 3000, as a crop has four times the pixels
-    c.mix.ignored_margins, c.mix.margins_of = (30, 240, 30, 30), "image"
+    if not dacs.is_adverse(task):
+        c.mix.ignored_margins, c.mix.margins_of = (30, 240, 30, 30), "image"

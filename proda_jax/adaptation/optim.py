@@ -103,6 +103,11 @@ def network_optimizer(
     return partitioned(transforms, group_of)
 
 
+def prototype_optimizer(stage: ml_collections.ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
+    """That of what follows the backbone, for prototypes that are learnt like it (CPSL)."""
+    return OPTIMIZERS[stage.optimizer](stage, schedule(stage, stage.head_rate, steps_per_epoch), 1)
+
+
 def discriminator_optimizer(stage: ml_collections.ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
     """Adam with AdaptSegNet's moments, decayed like the network's rate (released code)."""
     rate = schedule(stage, stage.discriminator_rate, steps_per_epoch, stage.discriminator_warmup)

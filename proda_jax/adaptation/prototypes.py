@@ -58,6 +58,28 @@ def distances(features: jax.Array, vectors: jax.Array) -> jax.Array:
     return jnp.where(apart, jnp.sqrt(jnp.where(apart, squares, 1.0)), 0.0)
 
 
+def unit(vectors: jax.Array) -> jax.Array:
+    """Vectors [..., channels] of length one."""
+    vectors = vectors.astype(jnp.float32)
+    return vectors * jax.lax.rsqrt(jnp.maximum(jnp.sum(vectors**2, axis=-1, keepdims=True), 1e-24))
+
+
+def cosines(features: jax.Array, prototypes: jax.Array) -> jax.Array:
+    """Cosine of each feature [..., channels] to each prototype [classes, channels]: [..., classes]."""
+    return jnp.einsum("...c,kc->...k", unit(features), unit(prototypes), precision=HIGHEST)
+
+
+def cosine_distances(features: jax.Array, vectors: jax.Array) -> jax.Array:
+    """One minus the cosine of every feature to every prototype, as `distances` (CPSL)."""
+    return 1.0 - cosines(features, vectors)
+
+
+DISTANCES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "euclidean": distances,
+    "cosine": cosine_distances,
+}
+
+
 def _assignment_logits(distances: jax.Array, temperature: float, seen: jax.Array | None) -> jax.Array:
     logits = -distances.astype(jnp.float32) / temperature
     if seen is not None:

@@ -7,19 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from proda_jax.adaptation.losses import share_of_mean
+from proda_jax.adaptation.prototypes import cosines, unit
 
 HIGHEST = jax.lax.Precision.HIGHEST
-
-
-def unit(vectors: jax.Array) -> jax.Array:
-    """Vectors [..., channels] of length one."""
-    vectors = vectors.astype(jnp.float32)
-    return vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
-
-
-def cosines(features: jax.Array, prototypes: jax.Array) -> jax.Array:
-    """Cosine of each feature [..., channels] to each prototype [classes, channels]: [..., classes]."""
-    return jnp.einsum("...c,kc->...k", unit(features), unit(prototypes), precision=HIGHEST)
 
 
 def cosine_weights(features: jax.Array, prototypes: jax.Array, temperature: float = 0.08) -> jax.Array:
@@ -28,24 +18,32 @@ def cosine_weights(features: jax.Array, prototypes: jax.Array, temperature: floa
 
 
 def sinkhorn(
-    scores: jax.Array, distribution: jax.Array, *, epsilon: float = 0.05, iterations: int = 3
+    scores: jax.Array,
+    distribution: jax.Array,
+    *,
+    counted: jax.Array | None = None,
+    epsilon: float = 0.05,
+    iterations: int = 3,
 ) -> jax.Array:
     """Soft labels nearest to scores whose classes have given shares (Sinkhorn and Knopp).
 
     Args:
       scores: [pixels, classes].
       distribution: share of each class, [classes], which sum to one.
+      counted: pixels that take part, bool [pixels]; None: all.
       epsilon: of the entropy that smooths them.
       iterations: number of rescalings.
 
     Returns:
-      float32 [pixels, classes]; each pixel's sum to one.
+      float32 [pixels, classes]; each pixel's sum to one, or are zero where it takes no part.
     """
     logits = scores.astype(jnp.float32) / epsilon
     q = jnp.exp(logits - logits.max())
+    if counted is not None:
+        q = jnp.where(counted[:, None], q, 0.0)
     for _ in range(iterations):
-        q = q / jnp.sum(q, axis=0, keepdims=True) * distribution
-        q = q / jnp.sum(q, axis=1, keepdims=True)
+        q = q / jnp.maximum(jnp.sum(q, axis=0, keepdims=True), 1e-30) * distribution
+        q = q / jnp.maximum(jnp.sum(q, axis=1, keepdims=True), 1e-30)
     return jax.lax.stop_gradient(q)
 
 
@@ -55,6 +53,7 @@ def self_labelling(
     targets: jax.Array,
     *,
     temperature: float = 0.08,
+    counted: jax.Array | None = None,
     total: jax.Array | None = None,
 ) -> jax.Array:
     """Cross entropy of the assignment to prototypes with soft labels of `sinkhorn`.
@@ -66,14 +65,15 @@ def self_labelling(
       prototypes: [classes, channels], which learn.
       targets: [images, pixels, classes].
       temperature: of the softmax over cosines.
-      total: pixels of the whole batch; None: these are all.
+      counted: pixels that take part, bool [images, pixels]; None: all.
+      total: number of them in the whole batch; None: these are all.
 
     Returns:
       The share of the loss, float32 scalar.
     """
     logits = cosines(jax.lax.stop_gradient(features), prototypes) / temperature
     terms = -jnp.sum(targets * jax.nn.log_softmax(logits, axis=-1), axis=-1)
-    return share_of_mean(terms, jnp.ones(terms.shape, bool), total)
+    return share_of_mean(terms, jnp.ones(terms.shape, bool) if counted is None else counted, total)
 
 
 def contrast_with_queue(

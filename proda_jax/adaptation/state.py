@@ -7,6 +7,7 @@ import flax
 import jax
 import jax.numpy as jnp
 
+from proda_jax.adaptation.class_statistics import ClassStatistics
 from proda_jax.adaptation.prototypes import Prototypes
 
 
@@ -16,6 +17,63 @@ class DiscriminatorState:
 
     params: Any
     opt_state: Any
+
+
+@flax.struct.dataclass
+class Sampled:
+    """What the momentum encoder says at some positions, of unit length.
+
+    Attributes:
+      features: [..., channels]; `outputs`: class scores [..., classes].
+      counted: whether there is such a position, bool [...].
+    """
+
+    features: jax.Array
+    outputs: jax.Array
+    counted: jax.Array
+
+
+@flax.struct.dataclass
+class LearntPrototypes:
+    """Prototypes as parameters (CPSL), of which `TrainState.prototypes` are an average.
+
+    Attributes:
+      vectors: [classes, channels] float32.
+      opt_state: of their optimizer.
+      shares: of the classes, [classes] float32, which do not change.
+      queue: of the steps before, [positions, ...].
+    """
+
+    vectors: jax.Array
+    opt_state: Any
+    shares: jax.Array
+    queue: Sampled
+
+
+@flax.struct.dataclass
+class ClassBank:
+    """Mean features of each class in the last batches that had any.
+
+    Attributes:
+      vectors: [classes, batches, channels].
+      held: which of them there are, bool [classes, batches].
+    """
+
+    vectors: jax.Array
+    held: jax.Array
+
+
+@flax.struct.dataclass
+class ContrastState:
+    """What features are contrasted with (SePiCo).
+
+    Attributes:
+      statistics: of each class, over all steps.
+      bank: or one with room for no batches.
+    """
+
+    statistics: ClassStatistics
+    bank: ClassBank
 
 
 @flax.struct.dataclass
@@ -35,6 +93,7 @@ class TrainState:
       discriminator: or None.
       class_presence: running mean of how much absent classes are to weigh (see `losses.class_weights`), [classes], or
         None.
+      learnt_prototypes, contrast: or None.
       recomputed: statistics of whole target images with which the network is scored and handed on, as of the last
         evaluation, like `batch_stats`; None where these are (see `statistics`).
     """
@@ -49,6 +108,8 @@ class TrainState:
     prototypes: Prototypes | None = None
     discriminator: DiscriminatorState | None = None
     class_presence: jax.Array | None = None
+    learnt_prototypes: LearntPrototypes | None = None
+    contrast: ContrastState | None = None
     recomputed: Any = None
 
     @property
@@ -62,8 +123,9 @@ class TrainState:
         and those that older versions wrote."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del fields["recomputed"]
-        if self.class_presence is None:
-            del fields["class_presence"]
+        for name in ("class_presence", "learnt_prototypes", "contrast"):
+            if fields[name] is None:
+                del fields[name]
         return fields | {"params": None} | ({"batch_stats": None} if self.recomputed is None else {})
 
     def restored(self, variables: dict, rest: dict) -> "TrainState":

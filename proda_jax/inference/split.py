@@ -55,7 +55,7 @@ def predict(
     source, data = sources.labelled_validation(), first_of(config.data, "validation")
     space = label_space(config.data.label_space, config.data.classes, config.data.colors)
     card = Card.of(config, origin.get("stage", epath.Path(origin["network"]).name), extra_norm=model.extra_norm,
-                   auxiliary_head=model.auxiliary_head, detail_size=model.detail_size)
+                   network=model)
     segmenter = Segmenter(model.clone(axis_name=None), variables, card, mesh, origin=origin["network"])
     check_kinds(kinds, card)
     output = epath.Path(expanded(output))

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 
 from proda_jax.models import two_resolutions
 from proda_jax.models.backbones import BACKBONES, DEFAULT, Backbone
+from proda_jax.models.contrast_projection import MODULE as PROJECTION
+from proda_jax.models.contrast_projection import ContrastProjection
 from proda_jax.models.convolution import Conv
 from proda_jax.models.heads import HEADS, Output
 from proda_jax.models.interpolation import resize
@@ -53,6 +55,7 @@ class SegmentationNetwork(nn.Module):
       auxiliary_weight: of its class scores beside the main head's in what the network says.
       detail_size: height and width, in pixels, of the windows that are seen at full size, beside the image at half its
         size (HRDA); () for one resolution.
+      projection_channels: of a projection of the backbone's features that helps in training (SePiCo); 0 for none.
       dilations: of the head's 3x3 branches.
       head_channels: channels of each branch of the released head; `feature_channels` of the feature f.
       dropout: share of feature channels dropped while training.
@@ -73,6 +76,7 @@ class SegmentationNetwork(nn.Module):
     auxiliary_head: str = NO_AUXILIARY
     auxiliary_weight: float = 0.0
     detail_size: tuple[int, ...] = ()
+    projection_channels: int = 0
     dilations: tuple[int, ...] = (6, 12, 18, 24)
     head_channels: int = 256
     feature_channels: int = 256
@@ -153,7 +157,7 @@ class SegmentationNetwork(nn.Module):
             taken = every[-2] if self.auxiliary_head == LOWER else taken
             auxiliary = head.of(self, conv, norm, name="auxiliary_head")(taken, keys)
             heads.append(auxiliary.logits.astype(output.logits.dtype))
-        return Output(output.features, self.said(*heads), tuple(heads))
+        return Output(output.features, self.said(*heads), tuple(heads), projected=output.projected)
 
     def seeing(self, conv: Callable, norm: Callable) -> Callable[[jax.Array, jax.Array | None], Seen]:
         """(images, dropout keys) -> what the layers before a second head make of them; may be called repeatedly."""
@@ -161,6 +165,9 @@ class SegmentationNetwork(nn.Module):
         own = partial(norm, use_running_statistics=True) if self.freeze_backbone else norm
         network = self.backbone.module(conv, own, recompute=self.recompute, name="backbone")
         extra_norm = norm(name="extra_norm") if self.extra_norm else None
+        project = None
+        if self.projection_channels:
+            project = ContrastProjection(self.projection_channels, conv, norm, name=PROJECTION)
         kind, dtype = HEADS[self.head], at_least_float32(self.dtype)
         head = kind.of(self, conv, norm, name="head")
 
@@ -174,7 +181,8 @@ class SegmentationNetwork(nn.Module):
             if extra_norm is not None:
                 taken = *taken[:-1], extra_norm(taken[-1])
             output = head(taken if kind.takes_levels else taken[0], keys)
-            return every, taken, Output(output.features.astype(dtype), output.logits.astype(dtype))
+            projected = None if project is None else project(self.backbone.features(every)).astype(dtype)
+            return every, taken, Output(output.features.astype(dtype), output.logits.astype(dtype), projected=projected)
 
         return see
 
@@ -200,7 +208,7 @@ class SegmentationNetwork(nn.Module):
         logits = two_resolutions.fuse(context.logits, detail, trusted)[:, : size[0], : size[1]]
         between = two_resolutions.interpolation_between(context.features.shape[1:3], grid)
         features = resize(context.features, grid, between)[:, : size[0], : size[1]]
-        return Output(features, logits, (logits,), detail=own)
+        return Output(features, logits, (logits,), detail=own, projected=context.projected)
 
     def in_windows(
         self, see: Callable, images: jax.Array, window: tuple[int, int], grid: tuple[int, int]

@@ -51,7 +51,7 @@ def file_name(module: str) -> str:
 
 def shapes(layout: Any, inputs: Sequence[int | None]) -> Iterator[tuple[str, Shape]]:
     """Name and shape of each of its arrays, in a network of this `weights.layout.Layout`; `inputs`: of each map."""
-    channels = layout.head_channels
+    channels = layout.attention_channels
     for i, into in enumerate(inputs):
         yield from linear(f"{PREFIX}.embed_layers.{i}.proj", channels, into).items()
     yield f"{PREFIX}.fuse_layer.conv.weight", (channels, channels and channels * len(inputs), 1, 1)

@@ -15,6 +15,7 @@ from proda_jax.models.deeplab import NO_AUXILIARY, SegmentationNetwork
 from proda_jax.models.heads import HEADS
 
 _ROLES = ("target", "validation", "source")  # whose label values are asked for, in this order
+_PARTS = ("head", "auxiliary_head", "detail_size", "projection_channels")  # of networks, which stages choose
 # where training started says nothing about the network
 _FILES = ("imagenet_weights", "self_supervised_weights", "weights_input")
 
@@ -55,19 +56,16 @@ class Card:
         stage: str,
         *,
         extra_norm: bool,
-        head: str | None = None,
-        auxiliary_head: str | None = None,
-        detail_size: tuple[int, ...] | None = None,
+        network: SegmentationNetwork | None = None,
     ) -> "Card":
-        """The card of a network of this configuration; what follows `extra_norm` where it is not its own."""
+        """The card of a network of this configuration; `network`, where it may have other parts than that says."""
         data = config.data
         space = label_space(data.label_space, data.classes, data.colors)
         known = [one for role in _ROLES for one in data_sets(data, role).values()]
         return cls(
             model={name: value for name, value in config.model.items() if name not in _FILES}
-            | {"head": head or config.model.head}
-            | {"auxiliary_head": auxiliary_head or config.model.get("auxiliary_head", NO_AUXILIARY)}
-            | ({} if detail_size is None else {"detail_size": tuple(detail_size)}),
+            | {"auxiliary_head": config.model.get("auxiliary_head", NO_AUXILIARY)}
+            | ({} if network is None else {part: getattr(network, part) for part in _PARTS}),
             extra_norm=extra_norm,
             label_space=space.name,
             classes=space.classes,

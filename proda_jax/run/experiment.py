@@ -88,10 +88,11 @@ class Experiment:
         )
         self.labels(name)  # before training begins, which an interruption lets finish its step
         start = self.initial_prototypes(name) if kind.prototypes(stage) else None
+        shares = self.class_shares(name) if kinds.learns_prototypes(stage) else None
         with phase(f"{name}: setting up its network"):
             variables = self.networks.initial(name, model)
             key = build.stage_key(config.seed, build.random_name(config, name))
-            state = devices.replicate(build.create_state(setup, key, variables, start), self.mesh)
+            state = devices.replicate(build.create_state(setup, key, variables, start, shares), self.mesh)
             frozen = devices.replicate(variables, self.mesh) if kind.frozen_start(stage) else None
         step = functools.partial(build.train_step(stage.kind), setup=setup)
         step = devices.map_step(step, self.mesh, "rbr", "rr", donate=(0,))
@@ -386,6 +387,19 @@ class Experiment:
             say(f"{name}: no prototype yet of {', '.join(unseen)}; they take no part until they are seen")
         return made
 
+    def class_shares(self, name: str) -> np.ndarray:
+        """Shares of the classes on the target, by the network that stage `name` starts from (CPSL)."""
+        path = self.workdir.folder(name) / "class_shares.npz"
+        if not hosts.as_the_first_sees(hosts.is_first() and is_readable(path)):
+            teacher, target = self.config[name].init, self.sources.open("target")
+            model, variables = self.networks.model(teacher), self.networks.variables(teacher)
+            made = prepare.class_shares(model, variables, target, self.evaluation_batch, self.mesh)
+            hosts.wait("shares of classes")  # all have looked before one writes
+            if hosts.is_first():
+                write_atomically(path, npz(shares=made))
+            hosts.wait("shares of classes are written")
+        return read_npz(path)["shares"]
+
     # All stages
 
     def run(self) -> dict:
@@ -516,7 +530,4 @@ class Experiment:
 
 def card_of(config: ml_collections.ConfigDict, name: str, model: SegmentationNetwork) -> Card:
     """The card of stage `name`, whose network is `model`."""
-    return Card.of(
-        config, name, extra_norm=model.extra_norm, head=model.head, auxiliary_head=model.auxiliary_head,
-        detail_size=model.detail_size,
-    )
+    return Card.of(config, name, extra_norm=model.extra_norm, network=model)

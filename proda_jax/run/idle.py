@@ -53,11 +53,17 @@ _OF_WARMUP: tuple[Rule, ...] = (
     ),
     *_OF_SELECTION,
 )  # fmt: skip
+_OF_SELF_LABELLING: tuple[Rule, ...] = (
+    (("self_label_pixels", "self_label_queue"), lambda s: s.self_label_weight > 0, "self_label_weight above 0"),
+    (("prototype_update", "prototype_min_pixels", "unseen_prototypes"), lambda s: not s.self_label_weight,
+     "self_label_weight 0"),
+)  # fmt: skip
 _OF_DENOISING: tuple[Rule, ...] = (
+    *_OF_SELF_LABELLING,
     (
         ("ema_momentum", "ema_view", "ema_crop", "ema_mode", "temperature", "unseen_prototypes", "prototype_momentum",
          "prototype_update", "prototype_min_pixels", "prototype_init", "prototype_init_by", "prototype_init_limit",
-         "prototype_init_min_pixels", "prototype_init_passes"),
+         "prototype_init_min_pixels", "prototype_init_passes", "prototype_distance", "self_label_weight"),
         kinds.uses_momentum_encoder,
         "a weighting other than 'none', label_source 'moving' or consistency_weight above 0",
     ),
@@ -107,13 +113,17 @@ _OF_PRETRAINING: tuple[Rule, ...] = (
      "a stage that labels pixels"),
 )  # fmt: skip
 _OF_MIXING: tuple[Rule, ...] = (
+    *_OF_SELF_LABELLING,
     (
         ("temperature", "unseen_prototypes", "prototype_momentum", "prototype_update", "prototype_min_pixels",
          "prototype_init", "prototype_init_by", "prototype_init_limit", "prototype_init_min_pixels",
-         "prototype_init_passes"),
+         "prototype_init_passes", "prototype_distance", "self_label_weight"),
         lambda s: s.weighting == "prototypes",
         "weighting 'prototypes'",
     ),
+    (("contrast_with", "contrast_temperature", "contrast_channels", "contrast_share", "contrast_after"),
+     lambda s: s.contrast_weight > 0, "contrast_weight above 0"),
+    (("contrast_bank",), lambda s: s.contrast_weight > 0 and s.contrast_with == "bank", "contrast_with 'bank'"),
     (("weight_over",), lambda s: s.weighting == "share", "weighting 'share'"),
     (("label_threshold",), lambda s: s.weighting in ("share", "pixels"), "weighting 'share' or 'pixels'"),
     (("margins_of",), lambda s: any(s.ignored_margins), "ignored_margins other than zero"),

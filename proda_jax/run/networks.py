@@ -15,6 +15,7 @@ from proda_jax.adaptation.stages import build, kinds
 from proda_jax.data.label_spaces import LabelSpace
 from proda_jax.models import weights
 from proda_jax.models.backbones import BACKBONES, Backbone
+from proda_jax.models.contrast_projection import MODULE as PROJECTION
 from proda_jax.models.deeplab import NO_AUXILIARY, SegmentationNetwork
 from proda_jax.models.ensemble import Ensemble
 from proda_jax.models.scale_attention import MODULE as SCALE_ATTENTION
@@ -170,6 +171,8 @@ class Networks:
                 given = without(given, "auxiliary_head")
             if not model.detail_size:
                 given = without(given, SCALE_ATTENTION)
+            if not model.projection_channels:
+                given = without(given, PROJECTION)
         if all(set(wanted[kind]) == set(given[kind]) for kind in wanted):
             return given
         # what the given network lacks (another head, the extra normalisation) starts freshly initialised

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 import jax
 import ml_collections
 
-from proda_jax.adaptation import adversary, optim, statistics
+from proda_jax.adaptation import adversary, optim, prototypes, statistics
 from proda_jax.adaptation.losses import GAN_LOSSES, REDUCTIONS, REGULARISERS
 from proda_jax.adaptation.selectors import CLASS_SELECTORS, SELECTORS
-from proda_jax.adaptation.stages import kinds
+from proda_jax.adaptation.stages import contrast, kinds
 from proda_jax.adaptation.stages.build import backbone_of, network, takes_backbone
 from proda_jax.adaptation.stages.kinds import KINDS
 from proda_jax.adaptation.stages.sections import views_of
@@ -42,6 +42,8 @@ CHOICES = {  # what tables of functions have; `ranges.CHOICES` has the others
     "discriminator": DISCRIMINATORS,
     "regulariser": REGULARISERS,
     "fourier_window": fourier.WINDOWS,
+    "prototype_distance": prototypes.DISTANCES,
+    "contrast_with": contrast.FORMS,
 }
 
 
@@ -146,6 +148,9 @@ def check_two_resolutions(model: ml_collections.ConfigDict) -> None:
 
 def check_details(config: ml_collections.ConfigDict, name: str) -> None:
     """Checks that a stage's crops hold the windows that are seen at full size."""
+    if config[name].statistics == "recomputed":
+        refuse(f"{name}.statistics", "recomputed", "'all' or 'target', as images at two resolutions, by "
+               "model.detail_size, have means of their own")  # fmt: skip
     size, crop = config.model.detail_size, views_of(config, name).crop_size
     unit = network(config.model, 1, extra_norm=False, axis_name=None).detail_unit
     if any(n > m or m % unit for n, m in zip(size, crop, strict=True)):
@@ -187,6 +192,9 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
     check_optimizer(stage, name)
     check_statistics(stage, name)
     idle.check(config, name)
+    if kinds.learns_prototypes(stage) and stage.prototype_distance != "cosine":
+        refuse(f"{name}.prototype_distance", stage.prototype_distance, "'cosine', by which prototypes are learnt, as "
+               "self_label_weight is above 0")  # fmt: skip
     whole = stage.init in labelling and not takes_backbone(config, name)
     if whole and has_extra_norm(config, stage.init) and not has_extra_norm(config, name):
         refuse(f"{name}.extra_norm", stage.extra_norm, f"True, as stage {stage.init!r}, which it starts from, has it")

@@ -260,7 +260,8 @@ def judge(
     distances, guess, current = None, None, networks["prototypes"]
     if kind.momentum_encoder(stage):
         guide = model.apply(networks["guide"], images, train=False)
-        distances = prototypes.distances(resize_align_corners(guide.features, size), current.vectors)
+        distance = prototypes.DISTANCES[stage.get("prototype_distance", "euclidean")]
+        distances = distance(resize_align_corners(guide.features, size), current.vectors)
         guess = probabilities(resize_align_corners(guide.logits, size))
     kept, weights = kind.module.weigh(stage, soft, distances, guess, current)
     learnt_from, _ = prototypes.rectify(

@@ -9,7 +9,7 @@ import pytest
 from contracts import PROTOTYPES, one_batch
 from tiny import CLASSES, tiny_config, tiny_model, tiny_stage, tiny_variables
 
-from proda_jax.adaptation.stages import build, mix
+from proda_jax.adaptation.stages import build, contrast, mix
 from proda_jax.adaptation.views import class_mix
 from proda_jax.configs import base
 from proda_jax.data.label_spaces import IGNORE
@@ -18,7 +18,9 @@ from proda_jax.models.resizing import resize_align_corners
 from proda_jax.run import settings
 
 RATE, THRESHOLD, THINGS = 0.125, 0.3, ("sky", "road", "tree")
-TERMS = {"source": 1.0, "mixed": 0.7, "masked": 0.4, "distance": 0.3}
+CONTRAST, HEAT = 0.6, 0.5
+TERMS = {"source": 1.0, "mixed": 0.7, "masked": 0.4, "distance": 0.3, "source_contrast": CONTRAST,
+         "target_contrast": CONTRAST}  # fmt: skip
 
 
 def config_of(**changes):
@@ -28,6 +30,7 @@ def config_of(**changes):
         base.mix("random", 10), batch_norm="frozen", momentum=0.0, weight_decay=0.0, schedule="constant",
         label_threshold=THRESHOLD, mixed_weight=TERMS["mixed"], masked_weight=TERMS["masked"], mask_block=8,
         feature_distance_weight=TERMS["distance"], feature_distance_classes=THINGS, ignored_margins=(3, 5, 0, 0),
+        contrast_weight=CONTRAST, contrast_after=0, contrast_temperature=HEAT, contrast_channels=8, contrast_share=0.5,
     )  # fmt: skip
     c.mixing.backbone_rate = c.mixing.head_rate = RATE
     c.update_from_flattened_dict({f"mixing.{key}": value for key, value in changes.items()})
@@ -36,7 +39,8 @@ def config_of(**changes):
 
 def setup_of(**changes):
     c = config_of(**changes)
-    return build.setup(c, "mixing", model=tiny_model(c), teacher=None, steps_per_epoch=10)
+    model = build.stage_network(tiny_model(c), c.mixing)
+    return build.setup(c, "mixing", model=model, teacher=None, steps_per_epoch=10)
 
 
 @functools.cache
@@ -52,16 +56,27 @@ def stepped() -> tuple:
         inputs = mix.draw_inputs(state, batch, setup)
         taught = mix.teach(state, inputs, setup)
         weight = mix.label_weight(taught, inputs, setup)
-        pairs = [make(state, inputs, taught.label, weight, setup) for make in (mix.mix, mix.mask)]
+        made = (mix.mix, mix.mask, mix.contrast_of)
+        pairs = [make(state, inputs, taught.label, weight, setup) for make in made]
         return inputs, pairs, *mix.train_step(state, batch, frozen, setup=setup)
 
     return setup, state, teacher, frozen, *jax.device_get(step(state, one_batch(), frozen))
 
 
+def unit(x):
+    return x / (x**2).sum(-1, keepdims=True) ** 0.5
+
+
+def statistics_of(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of each class's features."""
+    of = [features[labels == k] if (labels == k).any() else np.zeros((1, features.shape[-1])) for k in range(CLASSES)]
+    return np.array([f.mean(0) for f in of]), np.array([f.var(0) for f in of])
+
+
 @functools.cache
 def gradient(left_out: str | None) -> dict:
     """Of the objective as it is written down here, without one of its terms."""
-    setup, state, teacher, frozen, inputs, (mixed, masked), *_ = stepped()
+    setup, state, teacher, frozen, inputs, (mixed, masked, contrasted), *_ = stepped()
     weights = TERMS | {left_out: 0.0}
     said = setup.model.apply(teacher, inputs.target_image, train=False).logits
     said = np.asarray(jax.nn.softmax(resize_align_corners(said, setup.crop_size)))
@@ -79,6 +94,10 @@ def gradient(left_out: str | None) -> dict:
     grid = kept["intermediates"]["encoded"][0].shape[1:3]
     things = np.isin(mix.feature_distance.dominant_label(inputs.source_label, grid, CLASSES), (0, 3, 5))
     assert 0 < things.mean() < 1
+    known = setup.model.apply(teacher, inputs.source_image, train=False).projected
+    mean, variance = statistics_of(unit(np.asarray(known)), contrasted.source)
+    kept = [y != IGNORE for y in (contrasted.source, contrasted.target)]
+    assert min(k.mean() for k in kept) > 0.05 and max(k.mean() for k in kept) < 1
 
     def objective(params):
         variables = {"params": params, "batch_stats": state.batch_stats}
@@ -90,12 +109,20 @@ def gradient(left_out: str | None) -> dict:
             fit = -jnp.take_along_axis(log_p, index, -1)[..., 0]
             return jnp.where(label == IGNORE, 0.0, fit), own["intermediates"]["encoded"][0]
 
+        def contrast(image, y):
+            f = unit(setup.model.apply(variables, image, train=False).projected)[y != IGNORE]
+            spread = 0.5 * f**2 @ (variance.T / HEAT)
+            log_p, index = jax.nn.log_softmax((f @ mean.T + spread) / HEAT), y[y != IGNORE][:, None]
+            return jnp.mean(jnp.take_along_axis(spread / HEAT - log_p, index, -1))
+
         source, encoded = pixel_losses(inputs.source_image, inputs.source_label)
         total = weights["source"] * source.sum() / np.sum(inputs.source_label != IGNORE)
         for name, image, labels, counted in (
             ("mixed", mixed.image, mixed.label, mixed.weight), ("masked", masked.image, label, weight),
         ):  # fmt: skip
             total += weights[name] * jnp.mean(counted * pixel_losses(image, labels)[0])
+        total += weights["source_contrast"] * contrast(inputs.source_image, contrasted.source)
+        total += weights["target_contrast"] * contrast(contrasted.image, contrasted.target)
         apart = jnp.linalg.norm(encoded - kept["intermediates"]["encoded"][0], axis=-1)
         return total + weights["distance"] * jnp.sum(apart * things) / things.sum()
 
@@ -130,13 +157,37 @@ def test_the_teacher_is_the_mean_of_the_networks_so_far_and_its_statistics_are_i
 
 
 def test_a_masked_image_shows_the_networks_centre_where_it_is_hidden():
-    _, state, _, _, inputs, (_, masked), *_ = stepped()
+    _, state, _, _, inputs, (_, masked, _), *_ = stepped()
     hidden = np.all(np.isclose(masked.image, state.batch_stats["input"]["mean"]), axis=-1)
     assert 0.5 < hidden.mean() < 0.9
 
 
+def test_contrast_waits_and_remembers_meanwhile():
+    setup, state, *_, after, _ = stepped()
+    assert np.sum(after.contrast.statistics.amount) > 0 and not np.any(state.contrast.statistics.amount)
+    late = setup_of(contrast_after=3)
+    output = type("Output", (), {"projected": jnp.ones((1, 2, 2, 8))})
+    labels, known = jnp.zeros((1, 2, 2), int), after.contrast
+    for step, acts in ((2, False), (3, True)):
+        term, value = mix.contrast_term(state.replace(step=step), output, labels, known, 4, late)
+        assert value > 0 and np.isclose(term, CONTRAST * value if acts else 0.0)
+
+
+def test_a_bank_holds_means_of_the_last_batches_with_a_class():
+    setup = setup_of(contrast_with="bank", contrast_bank=2)
+    r, current = np.random.default_rng(0), contrast.begin(CLASSES, 8, 2)
+    seen = [(r.normal(size=(1, 3, 4, 8)), r.integers(0, 3 + i, (1, 3, 4))) for i in range(3)]
+    for features, labels in seen:
+        current = contrast.remember(current, jnp.float32(features), jnp.asarray(labels), setup)
+    for k in range(CLASSES):
+        means = [unit(f)[y == k].mean(0) for f, y in seen if (y == k).any()][-2:]
+        held = np.asarray(current.bank.held[k])
+        assert held.sum() == len(means)
+        np.testing.assert_allclose(np.asarray(current.bank.vectors[k])[held], np.reshape(means, (-1, 8)), atol=1e-6)
+
+
 def test_prototypes_choose_labels_and_say_how_much_they_count():
-    setup = setup_of(weighting="prototypes", temperature=0.5, feature_distance_weight=0.0)
+    setup = setup_of(weighting="prototypes", temperature=0.5, feature_distance_weight=0.0, contrast_weight=0.0)
     variables = jax.tree.map(jnp.float32, tiny_variables(setup.model, 0))
     state = build.create_state(setup, jax.random.key(0), variables, jax.tree.map(jnp.asarray, PROTOTYPES))
     inputs = mix.draw_inputs(state, one_batch(), setup)
@@ -160,6 +211,8 @@ def test_prototypes_choose_labels_and_say_how_much_they_count():
     ("feature_distance_classes", ("skye",), "config.mixing.feature_distance_classes = 'skye'"),
     ("mask_ratio", 1.5, "config.mixing.mask_ratio"),
     ("feature_distance_weight", 0.1, "config.mixing.feature_distance_weight = 0.1: expected 0 from a network that"),
+    ("contrast_weight", 0.0, "config.mixing.contrast_"),
+    ("contrast_bank", 7, "config.mixing.contrast_bank = 7: expected 200, as it acts beside contrast_with 'bank'"),
 ])  # fmt: skip
 def test_settings_that_cannot_work_are_refused(setting, value, said):
     c = config_of(**{"feature_distance_weight": 0.0} | {setting: value})

@@ -225,6 +225,7 @@ def test_its_arrays_have_names_in_files_and_what_is_exported_says_the_same(tmp_p
     ({"model.detail_size": (32, 40)}, r"config.model.detail_size = \(32, 40\): expected .* a multiple of 16"),
     ({"model.detail_size": (64, 32)}, r"config.views.crop_size = \(48, 64\): expected multiples of 16, and at least"),
     ({"views.crop_size": (48, 72)}, r"config.views.crop_size = \(48, 72\): expected multiples of 16"),
+    ({"mixing.statistics": "recomputed"}, "config.mixing.statistics = 'recomputed': expected 'all' or 'target'"),
     ({"model.auxiliary_head": "lower"}, "config.model.auxiliary_head = 'lower': expected 'none'"),
     ({"model.detail_size": ()}, "config.mixing.detail_weight = 0.25: expected 0.1, as model.detail_size"),
     ({"mixing.detail_weight": 1.5}, "config.mixing.detail_weight = 1.5: expected a share"),

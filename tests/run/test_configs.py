@@ -16,6 +16,7 @@ from proda_jax.configs import (
     camvid,
     cbst,
     clan,
+    cpsl,
     custom,
     dacs,
     daformer,
@@ -29,7 +30,9 @@ from proda_jax.configs import (
     mic,
     mrkld,
     seg_uncertainty,
+    sepico,
     synthia,
+    vfm_uda,
 )
 from proda_jax.run import settings
 
@@ -108,13 +111,16 @@ def test_one_stage_recipes_are_possible_and_each_adds_to_the_one_before(form, tm
     settings_of = [leaves(recipe) for recipe in recipes]
     added = [{key for key in after if after[key] != before[key]} - {"task"}
              for before, after in zip(settings_of, settings_of[1:], strict=False)]  # fmt: skip
+    adverse = dacs.is_adverse(dacs.parts(form)[1])
     assert {key.removeprefix("mix.") for key in added[0]} == {
-        "ema_momentum", "ignored_margins", "rare_class_sampling", "largest_class", "feature_distance_weight",
-        "feature_distance_classes",
+        "ema_momentum", "rare_class_sampling", "largest_class", "feature_distance_weight", "feature_distance_classes",
+        *(() if adverse else ("ignored_margins",)),
     }  # fmt: skip
-    assert added[1] == {"mix.masked_weight", "mix.mask_block"}
-    assert settings_of[0]["model.backbone"] == form.removesuffix("_synthia")
-    assert settings_of[0]["data.label_space"] == ("synthia16" if form.endswith("_synthia") else "cityscapes19")
+    more = {"batch_size", "mix.mask_strong"} if adverse else set()
+    assert added[1] == {"mix.masked_weight", "mix.mask_block"} | more
+    backbone, task = dacs.parts(form)
+    assert form == backbone + ("" if task == "gta5" else f"_{task}") and settings_of[0]["model.backbone"] == backbone
+    assert settings_of[0]["data.label_space"] == ("synthia16" if task == "synthia" else "cityscapes19")
 
 
 @pytest.mark.parametrize("form", dacs.FORMS)
@@ -124,12 +130,41 @@ def test_two_resolutions_add_to_daformer_and_masks_to_both(form, tmp_path):
     for recipe in recipes:
         settings.check(with_weights(recipe, tmp_path / "weights"))
     before, two, masked = map(leaves, recipes)
+    adverse = dacs.is_adverse(dacs.parts(form)[1])
     assert {key for key in two if two[key] != before[key] and not key.startswith("data.")} == {
-        "task", "views.crop_size", "model.detail_size", "mix.rare_class_crop_pixels", "mix.ignored_margins",
-        "mix.margins_of",
+        "task", "views.crop_size", "model.detail_size", "mix.rare_class_crop_pixels",
+        *(() if adverse else ("mix.ignored_margins", "mix.margins_of")),
     }  # fmt: skip
-    assert {key for key in two if two[key] != masked[key]} == {"task", "mix.masked_weight"}
-    assert two["data.target.image_size"] == tuple(2 * n for n in before["data.target.image_size"])
+    more = {"batch_size", "mix.mask_strong"} if adverse else set()
+    assert {key for key in two if two[key] != masked[key]} == {"task", "mix.masked_weight"} | more
+    contrasted = with_weights(sepico.get_config(form), tmp_path / "weights")
+    settings.check(contrasted)
+    assert contrasted.mix.contrast_weight == 1.0 and contrasted.mix.rare_class_sampling
+    if "data.target.image_size" in two:
+        assert two["data.target.image_size"] == tuple(2 * n for n in before["data.target.image_size"])
+
+
+@pytest.mark.parametrize("form", vfm_uda.FORMS)
+def test_self_training_above_dinov2_is_possible(form, tmp_path):
+    (tmp_path / "weights").write_bytes(b"")
+    c = with_weights(vfm_uda.get_config(form), tmp_path / "weights")
+    settings.check(c)
+    assert c.views.crop_size == (1120, 1120) and c.model.backbone == dacs.parts(form)[0]
+    slow = form in ("dinov2_vitl14", "dinov2_vitl14_synthia")
+    assert c.mix.head_rate == pytest.approx((1e-5 if slow else 5e-5) * 8**0.5)
+    assert c.mix.backbone_rate == pytest.approx(c.mix.head_rate / 10)
+
+
+@pytest.mark.parametrize("form", cpsl.FORMS)
+def test_cpsl_differs_from_proda_in_stage_1_alone(form, tmp_path):
+    (tmp_path / "weights").write_bytes(b"")
+    c = with_weights(cpsl.get_config(form), tmp_path / "weights")
+    settings.check(c)
+    ours, theirs = leaves(c), leaves(with_weights(cpsl.FORMS[form].get_config(), tmp_path / "weights"))
+    assert {key for key in ours if ours[key] != theirs[key]} - {"task"} == {
+        f"stage1.{name}" for name in ("prototype_distance", "temperature", "self_label_weight", "prototype_momentum",
+                                      "head_rate", "consistency_weight")
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("form", cbst.FORMS)

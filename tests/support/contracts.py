@@ -104,6 +104,10 @@ class Row:
 
 
 SLOW = (("backbone_rate", 1e-4), ("head_rate", 1e-4))  # the method's rate
+SELF_LABELS = (
+    ("prototype_distance", "cosine"), ("temperature", 0.08), ("self_label_weight", 1.0), ("self_label_queue", 40),
+    ("self_label_pixels", 12), *SLOW,
+)  # fmt: skip
 STAGES = {  # the first of each kind is the one of the ordinary suite
     "oracle": Row(  # whose source images alone are drawn by their classes
         lambda: base.supervised("random", 10, target_labels=True),
@@ -183,9 +187,24 @@ STAGES = {  # the first of each kind is the one of the ordinary suite
         settings=(("batch_norm", "frozen"), ("label_threshold", 0.3), ("detail_weight", 0.3), *SLOW),
         model=(("head", "deeplab"), ("detail_size", (32, 32))),
     ),
+    "mix_self_labels": Row(
+        lambda: base.mix("random", 10),
+        splits=False,  # see below
+        settings=(("weighting", "prototypes"), *SELF_LABELS),
+    ),
+    "denoise_self_labels": Row(
+        lambda: base.denoise("random", 10), settings=(("label_threshold", 0.3), *SELF_LABELS),
+    ),
+    "mix_contrast": Row(
+        lambda: base.mix("random", 10),
+        settings=(
+            ("batch_norm", "frozen"), ("label_threshold", 0.3), ("contrast_weight", 1.0), ("contrast_with", "bank"),
+            ("contrast_bank", 3), ("contrast_after", 0), ("contrast_channels", 8), ("contrast_temperature", 0.5), *SLOW,
+        ),
+    ),
     "mix_prototypes": Row(
         lambda: base.mix("random", 10),
-        splits=False,  # see above
+        splits=False,  # as for "mix"
         settings=(
             ("weighting", "prototypes"), ("rare_class_sampling", True), ("rare_class_crop_pixels", 8),
             ("largest_class", 0.9), ("crop_tries", 3), ("margins_of", "image"), ("ignored_margins", (4, 8, 4, 4)),

@@ -1,5 +1,7 @@
 """Self-labelling of CPSL and the contrasts of SePiCo agree with the released codes."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,8 @@ from comparators import K, agree, golden, nchw, nhwc, same, thinned
 
 from proda_jax.adaptation import class_statistics as cs
 from proda_jax.adaptation import feature_distance, self_labelling
+from proda_jax.adaptation.stages import contrast, learnt_prototypes
+from proda_jax.adaptation.state import ClassBank, ContrastState, Sampled
 from proda_jax.data.label_spaces import IGNORE
 
 CHANNELS = 256
@@ -43,6 +47,18 @@ def test_self_labelling_of_cpsl():
     value, gradient = jax.value_and_grad(loss)(vectors, True)
     agree(value, g["self_label_loss"])
     agree(gradient, g["self_label_proto_grad"])
+    compare_step(g, vectors, Sampled(*map(self_labelling.unit, (features, logits)), np.ones(features.shape[:2], bool)))
+
+
+def compare_step(g, vectors: np.ndarray, sampled: Sampled) -> None:
+    """The step's own objective, without a queue; and with one of positions that do not count."""
+    for held in (0, 7):
+        queue = Sampled(np.ones((held, CHANNELS)), np.ones((held, K)), np.zeros(held, bool))
+        value, gradient = jax.value_and_grad(learnt_prototypes.objective)(
+            vectors, sampled, queue, shares(), 0.08, sampled.counted.size
+        )
+        agree(value, g["self_label_loss"])
+        agree(gradient, g["self_label_proto_grad"])
 
 
 def test_contrast_of_cpsl():
@@ -110,7 +126,12 @@ def test_contrasts_of_sepico():
         f, y = features[kept], labels[kept]
         return terms[name](f, y, t).mean() + weight * cs.mean_feature_spread(f, mean, t)
 
+    forms = {"proto": contrast.PROTOTYPES, "dist": contrast.DISTRIBUTION, "bank": contrast.BANK}
+    known = ContrastState(after[-1], ClassBank(jnp.asarray(bank), held))
     for name in terms:
+        stage = SimpleNamespace(contrast_with=forms[name], contrast_temperature=100.0)
+        of_step = contrast.loss(features, of_cells, known, np.sum(of_cells != IGNORE), SimpleNamespace(stage=stage))
+        agree(of_step, g[f"{name}_loss"])
         value, gradient = jax.value_and_grad(loss)(features, of_cells, name, 100.0, 0.0)
         agree(value, g[f"{name}_loss"])
         agree(thinned(gradient), g[f"{name}_grad"])

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import ml_collections
 
 from proda_jax.adaptation import adversary, optim, prototypes
-from proda_jax.adaptation.stages import kinds
+from proda_jax.adaptation.stages import contrast, kinds, learnt_prototypes
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.stages.kinds import KINDS
 from proda_jax.adaptation.stages.sections import views_of
 from proda_jax.adaptation.stages.step import Setup
-from proda_jax.adaptation.state import DiscriminatorState, TrainState, copy
+from proda_jax.adaptation.state import ContrastState, DiscriminatorState, TrainState, copy
 from proda_jax.data.label_spaces import label_space
 from proda_jax.models.backbones import DEFAULT, OPTIONS, Backbone, backbone
 from proda_jax.models.deeplab import NO_AUXILIARY, SegmentationNetwork
@@ -50,6 +50,7 @@ def network(
         auxiliary_head=model.get("auxiliary_head", NO_AUXILIARY),
         auxiliary_weight=model.get("auxiliary_weight", 0.0),
         detail_size=tuple(model.get("detail_size") or ()),
+        projection_channels=model.get("projection_channels", 0),  # of cards; configurations have it in their stages
         dilations=tuple(model.dilations),
         head_channels=model.head_channels,
         feature_channels=model.feature_channels,
@@ -80,6 +81,8 @@ def stage_network(network: SegmentationNetwork, stage: ml_collections.ConfigDict
         network = network.clone(auxiliary_head=NO_AUXILIARY, auxiliary_weight=0.0)
     if not kind.two_resolutions:
         network = network.clone(detail_size=())
+    if stage.get("contrast_weight") and stage.get("weights") is None:
+        network = network.clone(projection_channels=stage.contrast_channels)
     return network if kind.head is None else network.clone(extra_norm=False, **kind.head(stage))
 
 
@@ -152,6 +155,9 @@ def _setup(
         teacher=teacher,
         discriminator=discriminator_of(stage, model) if adversarial else None,
         discriminator_optimizer=optim.discriminator_optimizer(stage, steps_per_epoch) if adversarial else None,
+        prototype_optimizer=(
+            optim.prototype_optimizer(stage, steps_per_epoch) if kinds.learns_prototypes(stage) else None
+        ),
     )
 
 
@@ -168,9 +174,19 @@ def _output_shapes(model: SegmentationNetwork, size: tuple[int, int]) -> Any:
     return jax.eval_shape(lambda key: network.init_with_output(key, image, train=False)[0], jax.random.key(0))
 
 
+def begin_contrast(setup: Setup) -> ContrastState | None:
+    """What a stage that contrasts features with classes knows of them before its first step."""
+    stage = setup.stage
+    if not stage.get("contrast_weight"):
+        return None
+    batches = stage.contrast_bank if stage.contrast_with == contrast.BANK else 0
+    return contrast.begin(setup.model.classes, stage.contrast_channels, batches)
+
+
 def create_state(
-    setup: Setup, key: jax.Array, variables: Any, start: prototypes.Prototypes | None = None
-) -> TrainState:
+    setup: Setup, key: jax.Array, variables: Any, start: prototypes.Prototypes | None = None,
+    shares: jax.Array | None = None,
+) -> TrainState:  # fmt: skip
     """The state of a stage before its first step.
 
     Args:
@@ -179,6 +195,7 @@ def create_state(
       variables: {'params', 'batch_stats'} that the network starts from.
       start: initial prototypes (Equation 5) where the stage uses them; the momentum encoder, or mean teacher, starts as
         a copy of the network (Algorithm 1, lines 3 and 4).
+      shares: of the classes, where prototypes are learnt; None: all alike.
     """
     discriminator = None
     if setup.discriminator is not None:
@@ -188,6 +205,10 @@ def create_state(
     variables, kind = copy(variables), kinds.of(setup.stage)
     averaged = kind.momentum_encoder(setup.stage) and (start is not None or not kind.prototypes(setup.stage))
     teacher = variables if kind.averages_statistics(setup.stage) else variables["params"]
+    learnt = None
+    if start is not None and setup.prototype_optimizer is not None:
+        shares = jnp.full(setup.model.classes, 1 / setup.model.classes) if shares is None else shares
+        learnt = learnt_prototypes.begin(start, shares, setup.stage.self_label_queue, setup.prototype_optimizer)
     return TrainState(
         step=jnp.int32(0),
         key=jnp.copy(key),
@@ -200,4 +221,6 @@ def create_state(
         recomputed=copy(variables["batch_stats"]) if setup.stage.get("statistics") == "recomputed" else None,
         discriminator=discriminator,
         class_presence=jnp.ones(setup.model.classes) if kind.weighs_classes(setup.stage) else None,
+        learnt_prototypes=copy(learnt),
+        contrast=begin_contrast(setup),
     )

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import ml_collections
 
 from proda_jax.adaptation import losses, prototypes, selectors, views
+from proda_jax.adaptation.stages import kinds, learnt_prototypes
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.stages.kinds import uses_momentum_encoder
-from proda_jax.adaptation.state import TrainState, average
+from proda_jax.adaptation.state import Sampled, TrainState, average
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.heads import Output
-from proda_jax.models.resizing import resize_align_corners
+from proda_jax.models.resizing import resize_align_corners, resize_nearest
 
 SMALLEST_FLOAT16 = 2.0**-24  # which soft labels are stored in
 
@@ -35,6 +36,7 @@ class Inputs:
       inside: where the weak view shows the image, bool [batch, h / s, w / s].
       weak_view, strong_view: the geometry, for what follows the images.
       source_keys, weak_keys, strong_keys, teacher_keys: of dropout, [batch], or None.
+      slots: place of each example in the global batch, [batch], where prototypes are learnt.
     """
 
     source_image: jax.Array
@@ -50,6 +52,7 @@ class Inputs:
     weak_keys: jax.Array | None = None
     strong_keys: jax.Array | None = None
     teacher_keys: jax.Array | None = None
+    slots: jax.Array | None = None
 
 
 @flax.struct.dataclass
@@ -59,13 +62,16 @@ class Guidance:
     Attributes:
       distances: of its features to the prototypes, [batch, h / s, w / s, classes].
       probabilities: its prediction p_t, same shape.
-      means, pixels: class means of each image for Equation 6, [batch, classes, channels] and [batch, classes].
+      means, pixels: class means of each image for Equation 6, [batch, classes, channels] and [batch, classes]; None
+        where prototypes are learnt.
+      sampled: what prototypes learn, or None.
     """
 
     distances: jax.Array
     probabilities: jax.Array
-    means: jax.Array
-    pixels: jax.Array
+    means: jax.Array | None = None
+    pixels: jax.Array | None = None
+    sampled: Sampled | None = None
 
 
 @flax.struct.dataclass
@@ -148,6 +154,7 @@ def draw_inputs(state: TrainState, batch: steps.Batch, setup: steps.Setup) -> In
         weak_keys=keys(steps.WEAK_PASS),
         strong_keys=keys(steps.STRONG_PASS),
         teacher_keys=keys(steps.TEACHER_PASS),
+        slots=slots,
     )
 
 
@@ -189,10 +196,9 @@ def update(state: TrainState, inputs: Inputs, *, setup: steps.Setup):
         setup, state, *steps.accumulate(setup, gradient_of, state.batch_stats, examples)
     )
     if guidance is not None:
-        new_state = new_state.replace(
-            prototypes=move_prototypes(state.prototypes, guidance, setup),
-            ema_params=average(state.ema_params, new_state.params, c.ema_momentum),
-        )
+        new_state, extra = follow_prototypes(state, new_state, guidance, setup)
+        new_state = new_state.replace(ema_params=average(state.ema_params, new_state.params, c.ema_momentum))
+        metrics |= extra
     return new_state, metrics
 
 
@@ -204,15 +210,21 @@ def guide(state: TrainState, inputs: Inputs, setup: steps.Setup) -> Guidance:
     output = momentum_pass(state, images, inputs.teacher_keys, setup)
     features, logits = (follow_weak_view(x, inputs, setup) for x in (output.features, output.logits))
     size = setup.on_target_grid(images.shape[1:3])
+    distances = prototypes.DISTANCES[c.prototype_distance](features, state.prototypes.vectors)
+    guidance = Guidance(distances, steps.probabilities(logits))
+    if kinds.learns_prototypes(c):
+        grid = output.features.shape[1:3]
+        shown = jnp.ones((len(images), *grid), bool) if whole else resize_nearest(inputs.inside, grid)
+        return guidance.replace(
+            sampled=learnt_prototypes.sample(state, output, shown, inputs.slots, c.self_label_pixels)
+        )
     assigned = jnp.argmax(resize_align_corners(output.logits, size), axis=-1)
     if not whole:
         assigned = jnp.where(inputs.inside, assigned, IGNORE)
     means, pixels = prototypes.class_means(
         output.features, assigned, setup.model.classes, min_pixels=c.prototype_min_pixels, size=size
     )
-    return Guidance(
-        prototypes.distances(features, state.prototypes.vectors), steps.probabilities(logits), means, pixels
-    )
+    return guidance.replace(means=means, pixels=pixels)
 
 
 def follow_weak_view(values: jax.Array, inputs: Inputs, setup: steps.Setup) -> jax.Array:
@@ -337,7 +349,7 @@ def strong_gradient(
     c = setup.stage
 
     def loss_fn(output: Output):
-        student = prototypes.distances(
+        student = prototypes.DISTANCES[c.prototype_distance](
             resize_align_corners(output.features, setup.target_size), state.prototypes.vectors
         )
         loss = losses.assignment_consistency(
@@ -352,6 +364,19 @@ def strong_gradient(
         return c.consistency_weight * loss, {"consistency": loss}
 
     return steps.pass_gradient(setup, state, stats, inputs.target_strong, inputs.strong_keys, loss_fn)
+
+
+def follow_prototypes(
+    state: TrainState, new_state: TrainState, guidance: Any, setup: steps.Setup
+) -> tuple[TrainState, steps.Metrics]:
+    """The state after a step of the network with prototypes that moved, too, and metrics of how they were learnt.
+
+    `guidance` has `sampled`, or else `means` and `pixels`.
+    """
+    if not kinds.learns_prototypes(setup.stage):
+        return new_state.replace(prototypes=move_prototypes(state.prototypes, guidance, setup)), {}
+    learnt, averaged, metrics = learnt_prototypes.move(state, guidance.sampled, setup)
+    return new_state.replace(learnt_prototypes=learnt, prototypes=averaged), metrics
 
 
 def move_prototypes(

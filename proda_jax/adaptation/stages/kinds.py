@@ -106,10 +106,16 @@ def uses_momentum_encoder(stage: Settings) -> bool:
     return moving or stage.get("consistency_weight", 1.0) > 0
 
 
+def learns_prototypes(stage: Settings) -> bool:
+    """Whether the prototypes of a stage with these settings are learnt by self-labelling (CPSL)."""
+    return stage.get("self_label_weight", 0.0) > 0
+
+
 def of_labelled_in_mixing(stage: Settings) -> tuple[str, ...]:
     """The settings by which a stage on mixed images looks at true labels."""
     found = {
         "feature_distance_weight": stage.get("feature_distance_weight", 0.0) > 0,
+        "contrast_weight": stage.get("contrast_weight", 0.0) > 0,
         "prototype_init": stage.get("weighting") == "prototypes" and stage.get("prototype_init") == "source",
     }
     return (*of_source_views(stage), *(name for name, needed in found.items() if needed))

@@ -4,7 +4,8 @@ A mean teacher labels target images as they are; the network learns from the sou
 half of the classes of a source image are pasted (ClassMix), by the teacher's labels and by how sure it is of them.
 Without labelled images, half of the classes of another target image are pasted, by the teacher's labels of that.
 Settings add the feature distance to the network that the stage started from (DAFormer), consistency of masked images
-(MIC), two resolutions (HRDA), and the weights of Equation 3 in place of the teacher's confidence.
+(MIC), two resolutions (HRDA), contrast of features with those of classes (SePiCo), and the weights of Equation 3 in
+place of the teacher's confidence.
 """
 
 import functools
@@ -16,9 +17,10 @@ import jax
 import jax.numpy as jnp
 
 from proda_jax.adaptation import confidence, feature_distance, losses, prototypes, views
+from proda_jax.adaptation.stages import contrast, kinds, learnt_prototypes
 from proda_jax.adaptation.stages import step as steps
-from proda_jax.adaptation.stages.denoise import move_prototypes
-from proda_jax.adaptation.state import TrainState, average, rising_momentum
+from proda_jax.adaptation.stages.denoise import follow_prototypes
+from proda_jax.adaptation.state import Sampled, TrainState, average, rising_momentum
 from proda_jax.adaptation.views import block_mask, class_mix, detail
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.heads import Output
@@ -37,10 +39,10 @@ class Inputs:
       inside: where it shows the image, bool [batch, h, w].
       kept: where its labels may count, by the ignored margins, bool [batch, h, w].
       slots: place of each example in the global batch, [batch].
-      source_keys, mixed_keys, masked_keys: of dropout, [batch], or None.
+      source_keys, mixed_keys, masked_keys, target_keys: of dropout, [batch], or None.
       source_inside, source_kept: `inside` and `kept` of other target images in place of the source's, or None.
-      source_places, mixed_places, masked_places: top and left of the window of each image that is seen at full size,
-        int32 [batch, 2], or None where there is one resolution.
+      source_places, mixed_places, masked_places, target_places: top and left of the window of each image that is seen
+        at full size, int32 [batch, 2], or None where there is one resolution.
     """
 
     source_image: jax.Array
@@ -52,11 +54,13 @@ class Inputs:
     source_keys: jax.Array | None = None
     mixed_keys: jax.Array | None = None
     masked_keys: jax.Array | None = None
+    target_keys: jax.Array | None = None
     source_inside: jax.Array | None = None
     source_kept: jax.Array | None = None
     source_places: jax.Array | None = None
     mixed_places: jax.Array | None = None
     masked_places: jax.Array | None = None
+    target_places: jax.Array | None = None
 
 
 @flax.struct.dataclass
@@ -68,6 +72,7 @@ class Taught:
       sure: largest probability of each pixel, [batch, h, w].
       trust: weight of the label's class by the prototypes, [batch, h, w], or None.
       means, pixels: class means of each image, for Equation 6, or None.
+      sampled: what prototypes learn, where they do, or None.
     """
 
     label: jax.Array
@@ -75,6 +80,7 @@ class Taught:
     trust: jax.Array | None = None
     means: jax.Array | None = None
     pixels: jax.Array | None = None
+    sampled: Sampled | None = None
 
 
 @flax.struct.dataclass
@@ -95,6 +101,20 @@ class Pair:
 
 
 @flax.struct.dataclass
+class Contrasted:
+    """What is known of the classes of projected features, on their grid.
+
+    Attributes:
+      source, target: labels, IGNORE where none has most of a position, int32 [batch, h, w].
+      image: target images as the network sees them for it, RGB in [0, 1], [batch, height, width, 3].
+    """
+
+    source: jax.Array
+    target: jax.Array
+    image: jax.Array
+
+
+@flax.struct.dataclass
 class Totals:
     """What losses and metrics are divided by, over the whole batch, int32 scalars.
 
@@ -102,6 +122,7 @@ class Totals:
       source: source labels that count, or None; `pixels`: all pixels; `inside`: those that show the image.
       source_detail, detail: of `source` and `pixels` those in windows at full size, or None.
       things: positions whose features are compared with the frozen network's, or None.
+      source_contrast, target_contrast: positions whose features are contrasted, or None.
     """
 
     source: jax.Array | None
@@ -110,6 +131,8 @@ class Totals:
     source_detail: jax.Array | None = None
     detail: jax.Array | None = None
     things: jax.Array | None = None
+    source_contrast: jax.Array | None = None
+    target_contrast: jax.Array | None = None
 
 
 def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: steps.Setup):
@@ -143,7 +166,8 @@ def draw_inputs(state: TrainState, batch: steps.Batch, setup: steps.Setup) -> In
         return steps.example_keys(state, slots, purpose)
 
     if setup.model.detail_size:
-        purposes = {"source": steps.SOURCE_DETAIL, "mixed": steps.MIXED_DETAIL, "masked": steps.MASKED_DETAIL}
+        purposes = {"source": steps.SOURCE_DETAIL, "mixed": steps.MIXED_DETAIL,
+                    "masked": steps.MASKED_DETAIL, "target": steps.TARGET_DETAIL}  # fmt: skip
         size, unit = setup.model.detail_size, setup.model.detail_unit
         others |= {
             f"{name}_places": detail.draw_places(keys(purpose), setup.crop_size, size, unit)
@@ -158,6 +182,7 @@ def draw_inputs(state: TrainState, batch: steps.Batch, setup: steps.Setup) -> In
         keys(steps.SOURCE_PASS),
         keys(steps.MIXED_PASS),
         keys(steps.MASKED_PASS),
+        keys(steps.TARGET_PASS),
         **others,
     )
 
@@ -198,14 +223,25 @@ def update(state: TrainState, inputs: Inputs, frozen: Any, *, setup: steps.Setup
     mixed = mix(state, inputs, taught.label, weight, setup, pasted)
     masked = mask(state, inputs, taught.label, weight, setup) if c.masked_weight else None
     things = things_of(inputs.source_label, setup) if c.feature_distance_weight else None
-    totals = count_totals(inputs, things, setup)
+    contrasted, known = None, state.contrast
+    if c.contrast_weight:
+        contrasted = contrast_of(state, inputs, taught.label, weight, setup)
+        said = steps.each_micro_batch(setup, lambda image: teacher_pass(state, image, setup).projected,
+                                      inputs.source_image)  # fmt: skip
+        known = contrast.remember(known, said, contrasted.source, setup)
+    totals = count_totals(inputs, things, contrasted, setup)
 
     def gradient_of(stats: Any, part: tuple):
-        inputs, taught, mixed, masked, things = part
+        inputs, taught, mixed, masked, things, contrasted = part
         gradients, metrics = [], {}
         if inputs.source_label is not None:
-            gradient, stats, metrics = source_gradient(state, stats, inputs, things, frozen, totals, setup)
+            gradient, stats, metrics = source_gradient(
+                state, stats, inputs, things, frozen, contrasted, known, totals, setup
+            )
             gradients.append(gradient)
+        if contrasted is not None:
+            more, stats, extra = target_gradient(state, stats, inputs, contrasted, known, totals, setup)
+            gradients, metrics = [*gradients, more], metrics | extra
         for name, pair in (("mixed", mixed), ("masked", masked)):
             if pair is not None:
                 more, stats, extra = pair_gradient(state, stats, name, pair, totals, setup)
@@ -214,9 +250,10 @@ def update(state: TrainState, inputs: Inputs, frozen: Any, *, setup: steps.Setup
         metrics["confident"] = losses.share_of_mean(sure, inputs.inside, totals.inside)
         return functools.reduce(steps.add, gradients), stats, metrics
 
-    examples = (inputs, taught.replace(means=None, pixels=None), mixed, masked, things)
+    examples = (inputs, taught.replace(means=None, pixels=None, sampled=None), mixed, masked, things, contrasted)
     new_state, metrics = steps.update(setup, state, *steps.accumulate(setup, gradient_of, state.batch_stats, examples))
-    return follow(state, new_state, taught, setup), metrics
+    new_state, extra = follow(state, new_state.replace(contrast=known), taught, setup)
+    return new_state, metrics | extra
 
 
 def teach(state: TrainState, inputs: Inputs, setup: steps.Setup) -> Taught:
@@ -224,10 +261,10 @@ def teach(state: TrainState, inputs: Inputs, setup: steps.Setup) -> Taught:
     size, c = inputs.target_image.shape[1:3], setup.stage
     output = teacher_pass(state, inputs.target_image, setup)
     p = steps.probabilities(resize_align_corners(output.logits, size))
-    label, trust, means, pixels = jnp.argmax(p, axis=-1), None, None, None
+    label, trust, means, pixels, sampled = jnp.argmax(p, axis=-1), None, None, None, None
     if c.weighting == "prototypes":
         features = output.features
-        distances = prototypes.distances(features, state.prototypes.vectors)
+        distances = prototypes.DISTANCES[c.prototype_distance](features, state.prototypes.vectors)
         # distances are resized, and not features: these would be the largest tensors of a step
         omega = prototypes.assignment_weights(
             resize_align_corners(distances, size), c.temperature, state.prototypes.seen
@@ -235,12 +272,15 @@ def teach(state: TrainState, inputs: Inputs, setup: steps.Setup) -> Taught:
         label = jnp.argmax(p * omega, axis=-1)  # Equation 3
         trust = jnp.sum(omega * jax.nn.one_hot(label, setup.model.classes), axis=-1)
         shown = resize_nearest(inputs.inside, features.shape[1:3])
-        assigned = jnp.where(shown, jnp.argmax(output.logits, axis=-1), IGNORE)
-        means, pixels = prototypes.class_means(
-            features, assigned, setup.model.classes, min_pixels=c.prototype_min_pixels
-        )
+        if kinds.learns_prototypes(c):
+            sampled = learnt_prototypes.sample(state, output, shown, inputs.slots, c.self_label_pixels)
+        else:
+            assigned = jnp.where(shown, jnp.argmax(output.logits, axis=-1), IGNORE)
+            means, pixels = prototypes.class_means(
+                features, assigned, setup.model.classes, min_pixels=c.prototype_min_pixels
+            )
     label = jnp.where(inputs.inside, label, IGNORE).astype(jnp.int32)
-    return jax.lax.stop_gradient(Taught(label, p.max(-1), trust, means, pixels))
+    return jax.lax.stop_gradient(Taught(label, p.max(-1), trust, means, pixels, sampled))
 
 
 def teacher_pass(state: TrainState, images: jax.Array, setup: steps.Setup) -> Output:
@@ -309,6 +349,23 @@ def mask(state: TrainState, inputs: Inputs, label: jax.Array, weight: jax.Array,
     return Pair(block_mask.hide(image, visible, zero), label, weight, inputs.masked_keys, inputs.masked_places)
 
 
+def contrast_of(
+    state: TrainState, inputs: Inputs, label: jax.Array, weight: jax.Array, setup: steps.Setup
+) -> Contrasted:
+    """Which features are contrasted; `label`, `weight`: of the target images, [batch, h, w]."""
+    image = strong(inputs.target_image, steps.example_keys(state, inputs.slots, steps.TARGET_COLOUR), setup)
+    counted = jnp.where(weight > 0, label, IGNORE)
+    return Contrasted(contrast.cell_labels(inputs.source_label, setup), contrast.cell_labels(counted, setup), image)
+
+
+def contrast_term(
+    state: TrainState, output: Output, labels: jax.Array, known: Any, total: jax.Array, setup: steps.Setup
+) -> tuple[jax.Array, jax.Array]:
+    """The contrast times its weight, nothing at first; and as it is."""
+    value = contrast.loss(output.projected, labels, known, total, setup)
+    return jnp.where(state.step >= setup.stage.contrast_after, setup.stage.contrast_weight, 0.0) * value, value
+
+
 def strong(images: jax.Array, keys: jax.Array, setup: steps.Setup) -> jax.Array:
     """Colour jitter and blur by the section `strong`."""
     return views.strong_photometric(images, keys, **setup.stage.strong)
@@ -324,7 +381,9 @@ def things_of(source_label: jax.Array, setup: steps.Setup) -> jax.Array:
     return feature_distance.is_any_of(found, tuple(c.feature_distance_classes))
 
 
-def count_totals(inputs: Inputs, things: jax.Array | None, setup: steps.Setup) -> Totals:
+def count_totals(
+    inputs: Inputs, things: jax.Array | None, contrasted: Contrasted | None, setup: steps.Setup
+) -> Totals:
     """Counts what losses and metrics of the whole batch are divided by."""
     labels, size = inputs.source_label, setup.model.detail_size
     own = crop(labels, inputs.source_places, size) if size and labels is not None else None
@@ -335,6 +394,8 @@ def count_totals(inputs: Inputs, things: jax.Array | None, setup: steps.Setup) -
         source_detail=None if own is None else losses.count(own != IGNORE, setup.stage.reduction),
         detail=losses.count(jnp.ones((len(inputs.inside), *size), bool)) if size else None,
         things=None if things is None else losses.count(things),
+        source_contrast=None if contrasted is None else losses.count(contrasted.source != IGNORE),
+        target_contrast=None if contrasted is None else losses.count(contrasted.target != IGNORE),
     )
     return steps.reduce(setup, local)
 
@@ -361,10 +422,10 @@ def at_both(
 
 
 def source_gradient(
-    state: TrainState, stats: Any, inputs: Inputs, things: jax.Array | None, frozen: Any, totals: Totals,
-    setup: steps.Setup,
+    state: TrainState, stats: Any, inputs: Inputs, things: jax.Array | None, frozen: Any,
+    contrasted: Contrasted | None, known: Any, totals: Totals, setup: steps.Setup,
 ):  # fmt: skip
-    """Gradient of the source's cross entropy, and of the feature distance where it is asked for, of one pass."""
+    """Gradient of the source's cross entropy, and of feature distance and contrast if asked for, of one pass."""
     c, fixed = setup.stage, None
     if things is not None:
         _, kept = setup.model.apply(frozen, inputs.source_image, train=False, mutable=["intermediates"])
@@ -376,16 +437,37 @@ def source_gradient(
             setup, output, inputs.source_places, (inputs.source_label,), (totals.source, totals.source_detail),
             cross_entropy,
         )  # fmt: skip
-        if things is None:
-            return fit, {"source_ce": fit}
-        apart = feature_distance.feature_distance(output.encoded, fixed)
-        apart = losses.share_of_mean(apart, things, totals.things)
-        return fit + c.feature_distance_weight * apart, {"source_ce": fit, "feature_distance": apart}
+        total, metrics = fit, {"source_ce": fit}
+        if things is not None:
+            apart = feature_distance.feature_distance(output.encoded, fixed)
+            metrics["feature_distance"] = losses.share_of_mean(apart, things, totals.things)
+            total = total + c.feature_distance_weight * metrics["feature_distance"]
+        if contrasted is not None:
+            term, metrics["source_contrast"] = contrast_term(
+                state, output, contrasted.source, known, totals.source_contrast, setup
+            )
+            total = total + term
+        return total, metrics
 
     return steps.pass_gradient(
         setup, state, stats, inputs.source_image, inputs.source_keys, loss_fn, "source", encoded=things is not None,
         places=inputs.source_places,
     )  # fmt: skip
+
+
+def target_gradient(
+    state: TrainState, stats: Any, inputs: Inputs, contrasted: Contrasted, known: Any, totals: Totals,
+    setup: steps.Setup,
+):  # fmt: skip
+    """Gradient of the contrast of target images."""
+
+    def loss_fn(output: Output):
+        term, value = contrast_term(state, output, contrasted.target, known, totals.target_contrast, setup)
+        return term, {"target_contrast": value}
+
+    return steps.pass_gradient(
+        setup, state, stats, contrasted.image, inputs.target_keys, loss_fn, places=inputs.target_places
+    )
 
 
 def pair_gradient(state: TrainState, stats: Any, name: str, pair: Pair, totals: Totals, setup: steps.Setup):
@@ -401,8 +483,10 @@ def pair_gradient(state: TrainState, stats: Any, name: str, pair: Pair, totals: 
     return steps.pass_gradient(setup, state, stats, pair.image, pair.keys, loss_fn, places=pair.places)
 
 
-def follow(state: TrainState, new_state: TrainState, taught: Taught, setup: steps.Setup) -> TrainState:
-    """The teacher, and the prototypes, after a step of the network."""
+def follow(
+    state: TrainState, new_state: TrainState, taught: Taught, setup: steps.Setup
+) -> tuple[TrainState, steps.Metrics]:
+    """The teacher, and the prototypes, after a step of the network; and metrics of these."""
     c = setup.stage
     momentum = rising_momentum(new_state.step, c.ema_momentum)
     network = new_state.params
@@ -410,5 +494,5 @@ def follow(state: TrainState, new_state: TrainState, taught: Taught, setup: step
         network = {"params": network, "batch_stats": new_state.batch_stats}
     new_state = new_state.replace(ema_params=average(state.ema_params, network, momentum))
     if c.weighting == "prototypes":
-        new_state = new_state.replace(prototypes=move_prototypes(state.prototypes, taught, setup))
-    return new_state
+        return follow_prototypes(state, new_state, taught, setup)
+    return new_state, {}

@@ -238,6 +238,35 @@ def initial_prototypes(
     return current
 
 
+def _add_probabilities(
+    model: SegmentationNetwork, variables: Any, current: jax.Array, batch: dict[str, jax.Array]
+) -> jax.Array:
+    """Sum of the class probabilities of all positions, [classes], with those of one batch."""
+    p = averaged_probabilities(model, variables, batch["image"], model.output_size(batch["image"].shape[1:3]))
+    there = (batch["record"] >= 0)[:, None, None, None]
+    return current + jax.lax.psum(jnp.where(there, p, 0.0).mean((1, 2)).sum(0), devices.AXIS)
+
+
+def class_shares(
+    model: SegmentationNetwork, variables: Any, source: ExampleSource, batch_size: int, mesh: Mesh
+) -> np.ndarray:
+    """Share of each class in a network's predictions of a data set, float32 [classes] (CPSL).
+
+    Arguments are those of `initial_prototypes`.
+    """
+    mapped = devices.map_step(functools.partial(_add_probabilities, model), mesh, "rrb", "r")
+    current = devices.replicate(np.zeros(model.classes, np.float32), mesh)
+    with progress("shares of classes", -(-len(source) // batch_size), "batches") as bar:
+        batches = source.ordered_batches(batch_size, labels=False, shard=hosts.share())
+        for batch in devices.prefetch(batches, mesh):
+            stop_if_preempted()
+            with bar.compiling():
+                current = devices.settle(mapped(variables, current, batch))
+            bar.update()
+    total = np.asarray(current)
+    return total / total.sum()
+
+
 def feature_channels(model: SegmentationNetwork, variables: Any) -> int:
     """Channels of the feature f of this network."""
     shape = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, jnp.zeros((1, 64, 64, 3)))

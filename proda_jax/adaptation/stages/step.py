@@ -27,7 +27,7 @@ from proda_jax.models.heads import Output
 SOURCE_VIEW, SOURCE_COLOUR, TARGET_VIEW, STRONG_VIEW, SOURCE_PASS, WEAK_PASS, STRONG_PASS, TEACHER_PASS = range(8)
 SECOND_VIEW, FIRST_COLOUR, SECOND_COLOUR, FIRST_GREY, SECOND_GREY = range(8, 13)
 MIXED_CLASSES, MIXED_COLOUR, MIXED_PASS, MASK, MASKED_COLOUR, MASKED_PASS = range(13, 19)
-SOURCE_DETAIL, MIXED_DETAIL, MASKED_DETAIL = range(19, 22)
+SOURCE_DETAIL, MIXED_DETAIL, MASKED_DETAIL, SELF_LABELS, TARGET_DETAIL, TARGET_COLOUR, TARGET_PASS = range(19, 26)
 TARGET_SLOTS = 1 << 20  # where a target example draws as a source example does, and is to draw something else
 
 Batch = dict[str, Any]
@@ -46,6 +46,7 @@ class Setup:
       axis_name: mapped axis over the devices, or None on one.
       micro_batches: number of them in which a device computes its share of the batch.
       discriminator, discriminator_optimizer: of the adversarial warm-up.
+      prototype_optimizer: of prototypes that are learnt.
     """
 
     model: SegmentationNetwork
@@ -57,6 +58,7 @@ class Setup:
     teacher: SegmentationNetwork | None = None
     discriminator: Discriminator | None = None
     discriminator_optimizer: optax.GradientTransformation | None = None
+    prototype_optimizer: optax.GradientTransformation | None = None
 
     @property
     def crop_size(self) -> tuple[int, int]:
@@ -117,9 +119,10 @@ def forward(
     """
     variables, kept = {"params": params, "batch_stats": batch_stats}, ["intermediates"] if encoded else []
     train = setup.stage.batch_norm != "frozen"
+    windows = {} if places is None else {"places": places}
     output, updates = setup.model.apply(
-        variables, images, train=train, dropout_keys=dropout_keys, places=places,
-        mutable=["batch_stats", *kept] if train else kept,
+        variables, images, train=train, dropout_keys=dropout_keys, mutable=["batch_stats", *kept] if train else kept,
+        **windows,
     )  # fmt: skip
     if encoded:
         output = output.replace(encoded=updates["intermediates"]["encoded"][0])

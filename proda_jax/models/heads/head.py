@@ -24,6 +24,7 @@ class Output:
       heads: those of each head, the main one's first; of a network alone, whose heads do not know of each other.
       encoded: what the backbone gives last, [batch, height, width, channels], where it was asked for.
       detail: class scores of the one window that was seen at full size, [batch, rows, columns, classes], if any (HRDA).
+      projected: the backbone's features as they are contrasted, [batch, h, w, channels], if they are (SePiCo).
     """
 
     features: jax.Array
@@ -31,6 +32,7 @@ class Output:
     heads: tuple[jax.Array, ...] = ()
     encoded: jax.Array | None = None
     detail: jax.Array | None = None
+    projected: jax.Array | None = None
 
 
 class Head(nn.Module):

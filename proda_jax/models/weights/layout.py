@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 
-from proda_jax.models import backbones, scale_attention
+from proda_jax.models import backbones, contrast_projection, scale_attention
 from proda_jax.models.backbones import Backbone
 from proda_jax.models.deeplab import LOWER, NO_AUXILIARY, PARALLEL
 from proda_jax.models.heads import HEADS
@@ -25,7 +25,8 @@ class Layout:
       extra_norm: one more batch normalisation follows the backbone.
       head: a name of `HEADS`, or None where there is only a backbone.
       auxiliary_head: where a second head of the same kind sits, one of `deeplab.AUXILIARY`.
-      scale_attention: whether it joins two resolutions.
+      scale_attention: whether it joins two resolutions, with as many `attention_channels`.
+      projection_channels: of the projection that helps in training; None where there is none.
       inputs: channels that the head takes, where these are not the backbone's.
       dilated_branches: 3x3 branches of the head; those of 'released' and 'daformer' have one of 1x1 besides.
       classes: None where no array tells.
@@ -37,6 +38,8 @@ class Layout:
     head: str | None = None
     auxiliary_head: str = NO_AUXILIARY
     scale_attention: bool = False
+    attention_channels: int | None = None
+    projection_channels: int | None = None
     inputs: int | None = None
     dilated_branches: int = 0
     classes: int | None = None
@@ -59,6 +62,8 @@ class Layout:
             levels = self.head is not None and HEADS[self.head].takes_levels
             taken = [level.channels for level in self.backbone.levels] if levels else [self.channels]
             shapes |= dict(scale_attention.shapes(self, taken))
+        if self.projection_channels:
+            shapes |= dict(contrast_projection.shapes(self.backbone.channels, self.projection_channels))
         return shapes
 
     @property
@@ -125,6 +130,8 @@ def read_off(shapes: Mapping[str, tuple[int, ...]]) -> Layout:
         extra_norm=any(name.startswith("bn_pretrain.") for name in shapes),
         auxiliary_head=auxiliary_of(shapes),
         scale_attention=any(name.startswith(f"{scale_attention.PREFIX}.") for name in shapes),
+        projection_channels=channels(f"{contrast_projection.MODULE}.last.conv.weight"),
+        attention_channels=channels(f"{scale_attention.PREFIX}.fuse_layer.conv.weight"),
     )
     if released or any(name.startswith(("layer5.bottleneck.", "layer5.head.")) for name in shapes):
         return dataclasses.replace(

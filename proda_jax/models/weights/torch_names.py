@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import flax
 import numpy as np
 
-from proda_jax.models import backbones, heads, scale_attention
+from proda_jax.models import backbones, contrast_projection, heads, scale_attention
 
 NORM_LEAVES = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 CONV_LEAVES = {"kernel": "weight", "bias": "bias"}
@@ -47,6 +47,8 @@ def torch_name(path: tuple[str, ...], *, head: str = "released") -> str:
         module = "bn_pretrain"
     elif modules[0] == scale_attention.MODULE:
         module = scale_attention.file_name(modules[1])
+    elif modules[0] == contrast_projection.MODULE:
+        module = contrast_projection.NAMES[modules[1]]
     elif modules[0] == "head" and head not in ("released", "deeplab"):
         module = heads.file_name(head, tuple(modules[1:]))
     elif modules[0] == "head":
