@@ -6,6 +6,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 
@@ -107,3 +108,9 @@ def test_a_loop_over_nothing_is_refused():
         settings.check_model(config.model)
     config.model.depths = (2, 3)
     settings.check_model(config.model)
+
+
+def test_a_configuration_of_before_has_no_such_setting():
+    held = base.get_config().model.to_dict()
+    del held["scan_blocks"]
+    settings.check_model(ml_collections.ConfigDict(held))
