@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 import contextlib
 import errno
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,6 +35,7 @@ from proda_jax.system.progress import Progress, progress, say
 KINDS = ("ids", "label_ids", "colors", "overlays", "confidence", "entropy")
 COLORED = ("colors", "overlays")
 WAITING = 32  # images at most that wait for others of their size
+FRAMES = 8  # of a video that are read ahead, and that wait to be written
 LARGE = 2**25  # pixels from which images are predicted one after another
 BYTES = 16  # of memory that a pixel of a large image takes while it is read, predicted and written
 _OF_ONE_FILE = (None, errno.ENAMETOOLONG, errno.EISDIR, errno.EINVAL, errno.EILSEQ)  # what no other file need fail by
@@ -160,7 +162,10 @@ class Files:
         self.predict_videos(self._no_images)  # in spite of their names
 
     def predict_videos(self, inputs: Iterable[Input]) -> None:
-        """Predicts videos, every frame of each, and writes videos of the same times."""
+        """Predicts videos, every frame of each, and writes videos of the same times.
+
+        Frames are read and written beside, each in a thread, in their order.
+        """
         for entry in inputs:
             try:
                 self._predict_video(entry)
@@ -173,17 +178,25 @@ class Files:
                 kind: stack.enter_context(Writer(self._output / kind / entry.name, reader, grey=kind not in COLORED))
                 for kind in self._kinds
             }
+            # after the writers, so that nothing is written any more when they end
+            reading, writing = (stack.enter_context(concurrent.futures.ThreadPoolExecutor(1)) for _ in range(2))
             self._bar.extend(max(reader.count - 1, 0))
-            frames = ((at, frame, self._segmenter.resized(frame)) for frame, at in reader.frames())
+            seen = ((at, frame, self._segmenter.resized(frame)) for frame, at in reader.frames())
+            frames = ahead(reading, seen, FRAMES)
             batches = grouped(frames, self._program, lambda key: self._segmenter.batch_size(key[0]), in_turn=True)
-            size = None
-            for at, frame, found in self._predicted(batches):
+            size: tuple[int, int] | None = None  # of the first frame
+
+            def write(predicted: tuple[int | None, np.ndarray, Prediction]) -> None:
+                nonlocal size
+                at, frame, found = predicted
                 size = size or frame.shape[:2]
                 if frame.shape[:2] != size:
                     frame = np.asarray(Image.fromarray(frame).resize(size[::-1], Image.Resampling.BILINEAR))
                 for kind, writer in writers.items():
                     writer.add(self._picture(kind, frame, found.at(size)), at)
                 self._bar.update()
+
+            self._finish(in_order(writing, write, self._predicted(batches), ahead=FRAMES))
             if size is None:
                 raise Unreadable("it holds no frame that can be read")
         for note in reader.notes:
@@ -325,6 +338,13 @@ def in_order(
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
+
+
+def ahead(pool: concurrent.futures.Executor, items: Iterator[Any], count: int) -> Iterator[Any]:
+    """Items of an iterator, of which a pool of one thread makes up to `count` before they are asked for."""
+    end = object()
+    made = in_order(pool, lambda _: next(items, end), itertools.repeat(None), count)
+    return itertools.takewhile(lambda item: item is not end, made)
 
 
 def grouped(

@@ -111,8 +111,8 @@ def check_model(model: ml_collections.ConfigDict) -> None:
     choose("model.initialisation", model.initialisation, ("released", "he", "pytorch"))
     choose("model.batch_norm_epsilon", model.batch_norm_epsilon, ("added", "clamped"))
     choose("model.dtype", model.dtype, ("float32", "bfloat16"))
-    for name in OPTIONS:
-        if model[name] is not None and name not in BACKBONES[model.backbone].options:
+    for name in OPTIONS:  # of which older workdirs may lack some
+        if model.get(name) is not None and name not in BACKBONES[model.backbone].options:
             refuse(f"model.{name}", model[name], f"None, as backbone {model.backbone!r} has no such setting")
     for part in (backbone_of(model), HEADS[model.head]):
         if refused := part.check_sizes() if isinstance(part, Backbone) else part.check_sizes(model):

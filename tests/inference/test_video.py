@@ -1,7 +1,10 @@
 """Videos frame by frame: as many, at the same times, as they are to be shown, in the colours that they mean."""
 
+import errno
+import itertools
 import pathlib
 import struct
+import threading
 from fractions import Fraction
 
 import av
@@ -329,3 +332,46 @@ def test_brightness_of_high_dynamic_range_is_said_to_be_read_as_it_is(tmp_path):
     reader = Reader(tmp_path / "a.mp4")
     assert len(list(reader.frames())) == 1
     assert reader.notes == ["its brightness is coded for HDR (PQ), which is read as it is: colours look pale"]
+
+
+def test_frames_are_read_and_written_while_others_are_predicted(model, tmp_path, monkeypatch):
+    """Each waits for what comes after it in the other's row, which never came if one thread did all in turn."""
+    write_video(tmp_path / "drive.mp4", [100 * i for i in range(6)])
+    frames, add, predicted = Reader.frames, Writer.add, type(model).predict
+    all_read, second_batch, in_time, order = threading.Event(), threading.Event(), [], []
+
+    def read_all(reader):
+        yield from frames(reader)
+        all_read.set()
+
+    def predict_after_reading(*arguments, **options):
+        in_time.append(all_read.wait(60))
+        if len(in_time) == 2:
+            second_batch.set()
+        return predicted(*arguments, **options)
+
+    def add_after_the_second_batch(writer, pixels, time):
+        in_time.append(second_batch.wait(60))
+        order.append(time)
+        add(writer, pixels, time)
+
+    monkeypatch.setattr(Reader, "frames", read_all)
+    monkeypatch.setattr(Writer, "add", add_after_the_second_batch)
+    monkeypatch.setattr(type(model), "predict", predict_after_reading)
+    predict(model, str(tmp_path / "drive.mp4"), tmp_path / "out", ["ids"])
+    assert in_time == [True] * (3 + 6) and len(order) == 6 and order == sorted(order)
+
+
+def test_a_video_that_cannot_be_written_is_named_and_leaves_nothing(model, tmp_path, monkeypatch):
+    write_video(tmp_path / "drive.mp4", [100 * i for i in range(6)])
+    add, count = Writer.add, itertools.count()
+
+    def add_twice(writer, pixels, time):
+        if next(count) == 2:
+            raise OSError(errno.EIO, "Input/output error")
+        add(writer, pixels, time)
+
+    monkeypatch.setattr(Writer, "add", add_twice)
+    with pytest.raises(ValueError, match="1 of 1 files could not be predicted: .*drive.mp4.* .Input/output error"):
+        predict(model, str(tmp_path / "drive.mp4"), tmp_path / "out", ["ids"])
+    assert not [path for path in (tmp_path / "out" / "ids").iterdir()]

@@ -3,7 +3,8 @@
 import dataclasses
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -11,9 +12,11 @@ import jax.numpy as jnp
 
 from proda_jax.models.backbones.backbone import Backbone, Level, Path, Size
 from proda_jax.models.convolution import Conv
-from proda_jax.models.normalisation import BatchNorm
+from proda_jax.models.normalisation import BatchNorm, rectifier
 from proda_jax.models.shapes import Shape, batch_norm
 
+STATISTICS = "batch_stats"
+SCANNED = 3  # blocks of a group from which on a loop over the alike ones, all but the first, is worth while
 EXPANSION = 4  # output channels of a bottleneck over its inner channels
 OUTPUT_STRIDE = 8
 STRIDES_IN = ("1x1", "3x3")
@@ -28,7 +31,7 @@ BLOCK = re.compile(r"layer([1-4])\.(\d+)\.")
 
 class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1 convolutions around a shortcut; the stride sits in the first 1x1, as in the released code, or in
-    the 3x3."""
+    the 3x3. Without `rectify`, the rectifier behind the shortcut is left to others."""
 
     channels: int
     stride: int
@@ -37,6 +40,7 @@ class Bottleneck(nn.Module):
     stride_in: str
     conv: Callable[..., Conv]
     norm: Callable[..., BatchNorm]
+    rectify: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -50,13 +54,14 @@ class Bottleneck(nn.Module):
         conv = self.conv(self.channels, kernel=3, stride=strides[1], dilation=self.dilation, name="conv2")
         x = self.norm(rectify=True, name="bn2")(x, conv=conv)
         conv = self.conv(EXPANSION * self.channels, name="conv3")
-        return self.norm(rectify=True, name="bn3")(x, shortcut, conv=conv)
+        return self.norm(rectify=self.rectify, name="bn3")(x, shortcut, conv=conv)
 
 
 class ResNet(nn.Module):
     """Images [batch, height, width, 3] to a map from each group of blocks; ~height / 8, ~width / 8 from the second on.
 
-    With `recompute`, the backward pass keeps what goes into each block and computes what is inside once more.
+    With `recompute`, the backward pass keeps what goes into each block and computes what is inside once more; with
+    `scan_blocks`, like blocks are a loop. Neither changes names or values of variables.
     """
 
     depths: tuple[int, ...]
@@ -65,6 +70,7 @@ class ResNet(nn.Module):
     conv: Callable[..., Conv]
     norm: Callable[..., BatchNorm]
     recompute: bool = False
+    scan_blocks: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
@@ -72,19 +78,42 @@ class ResNet(nn.Module):
         conv = self.conv(self.width, kernel=7, stride=2, name="conv1")
         x, maps = max_pool(self.norm(rectify=True, name="bn1")(x, conv=conv)), []
         for stage, depth in enumerate(self.depths):
-            for block in range(depth):
-                x = bottleneck(
-                    channels=self.width * 2**stage,
-                    stride=STAGE_STRIDES[stage] if block == 0 else 1,
-                    dilation=STAGE_DILATIONS[stage],
-                    project=block == 0,
-                    stride_in=self.stride_in,
-                    conv=self.conv,
-                    norm=self.norm,
-                    name=f"layer{stage + 1}_{block}",
-                )(x)
+            block = partial(
+                bottleneck, channels=self.width * 2**stage, dilation=STAGE_DILATIONS[stage], stride_in=self.stride_in,
+                conv=self.conv, norm=self.norm,
+            )  # fmt: skip
+            names = [f"layer{stage + 1}_{number}" for number in range(depth)]
+            x = block(stride=STAGE_STRIDES[stage], project=True, name=names[0])(x)
+            alike = partial(block, stride=1, project=False)
+            if self.scan_blocks and depth >= SCANNED and not self.is_initializing():
+                x = self.scanned(alike(rectify=False, parent=None), names[1:], x)
+            else:
+                for name in names[1:]:
+                    x = alike(name=name)(x)
             maps.append(x)
         return tuple(maps)
+
+    def scanned(self, block: Bottleneck, names: Sequence[str], x: jax.Array) -> jax.Array:
+        """What blocks of equal shapes make of x, one after the other, by a loop over one of them.
+
+        Args:
+          block: one of them, without variables, and without the rectifier behind it. A loop keeps what goes into a step
+            and what the backward pass wants besides; with the rectifier ahead of the block, where it changes nothing of
+            what is rectified already, these two are one array.
+          names: of them all, whose variables are stacked for the loop, and taken apart again behind it.
+          x: [batch, height, width, channels].
+        """
+        moves, held = self.is_mutable_collection(STATISTICS), self.variables
+        stacked = {kind: jax.tree.map(lambda *leaves: jnp.stack(leaves), *(held[kind][name] for name in names))
+                   for kind in held if names[0] in held[kind]}  # fmt: skip
+
+        def step(x: jax.Array, variables: dict) -> tuple[jax.Array, dict]:
+            return block.apply(variables, rectifier(x), mutable=[STATISTICS] if moves else [])
+
+        x, changed = jax.lax.scan(step, x, stacked)
+        for number, name in enumerate(names if moves else ()):
+            self.put_variable(STATISTICS, name, jax.tree.map(lambda leaf, i=number: leaf[i], changed[STATISTICS]))
+        return rectifier(x)
 
 
 @jax.custom_vjp
@@ -145,18 +174,23 @@ class ResNetBackbone(Backbone):
     Attributes:
       stride_in: which convolution of a block that halves the size has its stride: '1x1', the first one
         (arXiv:1512.03385, released), or '3x3' (torchvision's and timm's weights).
+      scan_blocks: the blocks of a group that are alike, all but its first, are a loop over one of them, in groups of
+        three blocks and more. The program is smaller and sooner compiled; values are the same.
     """
 
     stride_in: str = "1x1"
+    scan_blocks: bool = False
 
-    options = ("stride_in",)
+    options = ("stride_in", "scan_blocks")
     family = "resnet"
     output_stride = OUTPUT_STRIDE
     first_convolution = "conv1"
     groups = RELEASED_STEPS
 
     def module(self, conv: Callable, norm: Callable, *, recompute: bool, name: str) -> ResNet:
-        return ResNet(self.depths, self.width, self.stride_in, conv, norm, recompute, name=name)
+        return ResNet(
+            self.depths, self.width, self.stride_in, conv, norm, recompute, scan_blocks=self.scan_blocks, name=name
+        )
 
     @property
     def channels(self) -> int:
@@ -187,6 +221,8 @@ class ResNetBackbone(Backbone):
             return "depths", "two to four groups of blocks, each of at least one"
         if self.stride_in not in STRIDES_IN:
             return "stride_in", f"one of {', '.join(STRIDES_IN)}"
+        if self.scan_blocks and max(self.depths) < SCANNED:
+            return "scan_blocks", "False, as no group has three blocks"
         return ("width", "at least 1") if self.width < 1 else None
 
     def file_name(self, modules: Path) -> str | None:
