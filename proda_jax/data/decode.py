@@ -4,6 +4,9 @@ Every function takes and gives tensors, in a tf.data pipeline as outside one.
 """
 
 import os
+from collections.abc import Callable
+
+import numpy as np
 
 from proda_jax.data.label_spaces import LabelMap
 
@@ -39,23 +42,25 @@ def image(encoded):
     )
 
 
-def raw_label(png, *, in_color: bool):
+def raw_label(png, *, in_color: bool, then: Callable | None = None):
     """Raw values of a label PNG, int32 [height, width].
 
     Args:
       png: an encoded PNG; unless colours are wanted, one of 8 or 16 bits without a palette.
       in_color: values are colours, see `label_spaces.color_number`; otherwise they are the first channel's.
+      then: what is made of them instead, from an integer type of any width.
     """
     import tensorflow as tf
 
+    then = then or (lambda values: tf.cast(values, tf.int32))
     if in_color:
         color = tf.cast(tf.io.decode_png(png, channels=3), tf.int32)
-        return color[..., 0] * 65536 + color[..., 1] * 256 + color[..., 2]
+        return then(color[..., 0] * 65536 + color[..., 1] * 256 + color[..., 2])
     depth = tf.io.decode_raw(tf.strings.substr(png, 24, 1), tf.uint8)[0]  # a PNG's header holds its bit depth there
     return tf.cond(
         depth == 16,
-        lambda: tf.cast(tf.io.decode_png(png, dtype=tf.uint16)[..., 0], tf.int32),
-        lambda: tf.cast(tf.io.decode_png(png)[..., 0], tf.int32),
+        lambda: then(tf.io.decode_png(png, dtype=tf.uint16)[..., 0]),
+        lambda: then(tf.io.decode_png(png)[..., 0]),
     )
 
 
@@ -63,7 +68,12 @@ def label(png, label_map: LabelMap):
     """Train ids of a label PNG, uint8 [height, width]."""
     import tensorflow as tf
 
-    return tf.gather(tf.constant(label_map.table), raw_label(png, in_color=label_map.in_color))
+    def ids(raw):
+        # tf.gather wants int32 and copies value by value: four times as long for all, decoding included
+        found = tf.numpy_function(lambda raw: np.take(label_map.table, raw), [raw], tf.uint8, stateful=False)
+        return tf.ensure_shape(found, raw.shape)
+
+    return raw_label(png, in_color=label_map.in_color, then=ids)
 
 
 def label_size(label):

@@ -36,13 +36,18 @@ def raw_label(png: bytes, *, in_color: bool) -> np.ndarray:
       png: an encoded PNG; unless colours are wanted, one of 8 or 16 bits without a palette.
       in_color: values are colours, see `label_spaces.color_number`; otherwise they are the first channel's.
     """
+    return _raw(png, in_color).astype(np.int32)
+
+
+def _raw(png: bytes, in_color: bool) -> np.ndarray:
+    """`raw_label` in the type in which the file has it."""
     if in_color:
         red, green, blue = np.moveaxis(image(png).astype(np.int32), -1, 0)
         return red * 65536 + green * 256 + blue
     if png[_DEPTH] == 16:
-        return _sixteen_bits(png).astype(np.int32)
+        return _sixteen_bits(png)
     with Image.open(io.BytesIO(png)) as file:
-        pixels = np.asarray(file).astype(np.int32)
+        pixels = np.asarray(file)
     return pixels if pixels.ndim == 2 else pixels[..., 0]
 
 
@@ -69,7 +74,7 @@ def _unpacked(png: bytes, mode: str, layout: str) -> np.ndarray:
 
 def label(png: bytes, label_map: LabelMap) -> np.ndarray:
     """Train ids of a label PNG, uint8 [height, width]."""
-    return np.asarray(label_map.table)[raw_label(png, in_color=label_map.in_color)]
+    return np.take(label_map.table, _raw(png, label_map.in_color))
 
 
 def label_size(label: np.ndarray) -> np.ndarray:

@@ -48,10 +48,13 @@ CHOICES = {  # what tables of functions have; `ranges.CHOICES` has the others
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR names another."""
+    """Keeps compiled programs in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR names another.
+
+    The small ones, too, of which a run has dozens, and which JAX would compile at each start.
+    """
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def check(config: ml_collections.ConfigDict) -> None:

@@ -1,5 +1,6 @@
 """Pillow's decoder gives TensorFlow's pixels, and prepared data are what TFDS reads from them."""
 
+import dataclasses
 import itertools
 import struct
 import zlib
@@ -52,6 +53,25 @@ def test_labels_of_each_kind_have_their_values(kind):
     colors = decode_pillow.raw_label(file, in_color=True)
     assert colors.dtype == np.int32
     np.testing.assert_array_equal(colors, decode.raw_label(file, in_color=True))
+
+
+@pytest.mark.parametrize("in_color", [False, True])
+@pytest.mark.parametrize("kind", raw_files.labels_of_each_kind())
+def test_labels_of_each_kind_become_the_ids_of_a_table(kind, in_color):
+    """Eagerly and in a graph, in which their height and width are not known."""
+    file, values = raw_files.labels_of_each_kind()[kind]
+    if in_color:
+        values = np.dot(decode_pillow.image(file).astype(int), [2**16, 2**8, 1])
+    else:
+        file = index_png(file)
+    ids = np.random.default_rng(0).integers(0, 256, 2 ** (24 if in_color else 16), np.uint8)
+    table = dataclasses.replace(label_map("gta5", label_space("cityscapes19")), table=ids)
+    for found in (
+        decode_pillow.label(file, table), decode.label(file, table),
+        tf.function(lambda file: decode.label(file, table))(tf.constant(file)),
+    ):  # fmt: skip
+        assert found.dtype == np.uint8
+        np.testing.assert_array_equal(found, ids[values])
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
