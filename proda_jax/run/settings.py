@@ -87,7 +87,7 @@ POSITIVE = (
     "prototype_init_passes", "steps", "layer_decay", "statistics_images", "rare_class_temperature", "crop_tries",
     "mask_block", "label_every", "label_portion", "label_entropy", "logit_temperature", "discriminator_weight",
     "rare_weight", "hard_share", "self_label_pixels",
-    "contrast_channels", "contrast_bank",
+    "contrast_channels", "contrast_bank", "foundation_temperature",
 )  # fmt: skip
 SHARES = (
     "momentum", "schedule_warmup_start", "grey", "ema_momentum", "prototype_momentum", "label_threshold", "mask_ratio",
@@ -102,7 +102,7 @@ NOT_NEGATIVE = (
     "local_weight", "local_floor", "local_after", "damping_steps", "weight_divergence", "entropy_weight",
     "auxiliary_entropy_weight", "focus", "source_weight", "memory_weight", "memory_after", "rare_pixels",
     "gradient_penalty", "self_label_weight", "self_label_queue",
-    "contrast_weight", "contrast_after",
+    "contrast_weight", "contrast_after", "foundation_weight",
 )  # fmt: skip
 
 
@@ -412,6 +412,11 @@ def check_mixing(config: ml_collections.ConfigDict, name: str) -> None:
     classes = label_space(config.data.label_space, config.data.classes, config.data.colors).classes
     for known in stage.feature_distance_classes:
         choose(f"{name}.feature_distance_classes", known, classes)
+    if stage.foundation is not None:
+        choose(f"{name}.foundation", stage.foundation, BACKBONES)
+        if stage.foundation_file is None:
+            refuse(f"{name}.foundation_file", None, f"a file with weights of {stage.foundation}")
+        check_file(f"{name}.foundation_file", stage.foundation_file)
     if stage.feature_distance_weight and stage.freeze_backbone:
         refuse(f"{name}.feature_distance_weight", stage.feature_distance_weight, "0, as freeze_backbone is True")
     if stage.feature_distance_weight and stage.init == "random":
