@@ -69,7 +69,7 @@ def get_config() -> ml_collections.ConfigDict:
     #                           of this one at full size (HRDA: (512, 512) of crops of 1024); (): one resolution
     c.model.dilations = (6, 12, 18, 24)  # of the head's 3x3 convolutions; (6, 12) as in AdaptSegNet's code, (6, 12, 18)
     #                                      as in DAFormer's
-    c.model.head_channels = 256  # of each branch of the released head and of DAFormer's
+    c.model.head_channels = 256  # of each branch of the released head and of DAFormer's; of HRDA's attention
     c.model.feature_channels = 256  # of these two heads' feature f, that prototypes live in
     c.model.dropout = 0.1  # share of feature channels dropped in training (released)
     c.model.input_mean = (0.0, 0.0, 0.0)  # subtracted from RGB in [0, 1] where no weights say otherwise (released: 0)
@@ -424,6 +424,11 @@ def mix(init: str, steps: int) -> ml_collections.ConfigDict:
     s.contrast_share = 0.75  # of a feature's part of the image that its class has, or it is left out (SePiCo)
     s.contrast_bank = 200  # batches whose means a bank holds (SePiCo)
     s.contrast_after = 3000  # steps before it acts (SePiCo)
+    s.foundation = placeholder(str)  # backbone, such as dinov3_vitl16 (DFUDA): source features, by a 1x1 convolution,
+    #                                  are to be near its mean features of their class; None: of none
+    s.foundation_file = placeholder(str)  # its weights, in any format (docs/weights.md)
+    s.foundation_weight = 0.1  # of the cross entropy of cosines with these over the temperature (DFUDA)
+    s.foundation_temperature = 0.07
     s.temperature = 1.0  # tau of Eq 4, in units of feature distance, of weighting 'prototypes', as all below
     add_prototypes(s)  # their pixels are those of the network's output grid
     add_self_labelling(s)

@@ -94,6 +94,7 @@ class TrainState:
       class_presence: running mean of how much absent classes are to weigh (see `losses.class_weights`), [classes], or
         None.
       learnt_prototypes, contrast: or None.
+      foundation: class prototypes of another network, which do not change, [classes, channels], or None.
       recomputed: statistics of whole target images with which the network is scored and handed on, as of the last
         evaluation, like `batch_stats`; None where these are (see `statistics`).
     """
@@ -110,6 +111,7 @@ class TrainState:
     class_presence: jax.Array | None = None
     learnt_prototypes: LearntPrototypes | None = None
     contrast: ContrastState | None = None
+    foundation: jax.Array | None = None
     recomputed: Any = None
 
     @property
@@ -123,7 +125,7 @@ class TrainState:
         and those that older versions wrote."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del fields["recomputed"]
-        for name in ("class_presence", "learnt_prototypes", "contrast"):
+        for name in ("class_presence", "learnt_prototypes", "contrast", "foundation"):
             if fields[name] is None:
                 del fields[name]
         return fields | {"params": None} | ({"batch_stats": None} if self.recomputed is None else {})

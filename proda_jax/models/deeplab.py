@@ -21,6 +21,7 @@ from proda_jax.models.scale_attention import MODULE, ScaleAttention
 
 # where a second head sits: nowhere; on the last map but one, as in AdaptSegNet; beside the first, as in CLAN
 AUXILIARY = NO_AUXILIARY, LOWER, PARALLEL = ("none", "lower", "parallel")
+FOUNDATION = "foundation"  # name of the module that makes features like another network's
 # what a backbone gives of images, what the head takes of that, and what the head says
 Seen = tuple[tuple[jax.Array, ...], tuple[jax.Array, ...], Output]
 
@@ -56,6 +57,7 @@ class SegmentationNetwork(nn.Module):
       detail_size: height and width, in pixels, of the windows that are seen at full size, beside the image at half its
         size (HRDA); () for one resolution.
       projection_channels: of a projection of the backbone's features that helps in training (SePiCo); 0 for none.
+      foundation_channels: of a 1x1 convolution of its last map to features of another network, likewise (DFUDA).
       dilations: of the head's 3x3 branches.
       head_channels: channels of each branch of the released head; `feature_channels` of the feature f.
       dropout: share of feature channels dropped while training.
@@ -77,6 +79,7 @@ class SegmentationNetwork(nn.Module):
     auxiliary_weight: float = 0.0
     detail_size: tuple[int, ...] = ()
     projection_channels: int = 0
+    foundation_channels: int = 0
     dilations: tuple[int, ...] = (6, 12, 18, 24)
     head_channels: int = 256
     feature_channels: int = 256
@@ -157,7 +160,7 @@ class SegmentationNetwork(nn.Module):
             taken = every[-2] if self.auxiliary_head == LOWER else taken
             auxiliary = head.of(self, conv, norm, name="auxiliary_head")(taken, keys)
             heads.append(auxiliary.logits.astype(output.logits.dtype))
-        return Output(output.features, self.said(*heads), tuple(heads), projected=output.projected)
+        return output.replace(logits=self.said(*heads), heads=tuple(heads))
 
     def seeing(self, conv: Callable, norm: Callable) -> Callable[[jax.Array, jax.Array | None], Seen]:
         """(images, dropout keys) -> what the layers before a second head make of them; may be called repeatedly."""
@@ -168,6 +171,9 @@ class SegmentationNetwork(nn.Module):
         project = None
         if self.projection_channels:
             project = ContrastProjection(self.projection_channels, conv, norm, name=PROJECTION)
+        liken = None
+        if self.foundation_channels:
+            liken = conv(self.foundation_channels, use_bias=True, name=FOUNDATION)
         kind, dtype = HEADS[self.head], at_least_float32(self.dtype)
         head = kind.of(self, conv, norm, name="head")
 
@@ -181,8 +187,12 @@ class SegmentationNetwork(nn.Module):
             if extra_norm is not None:
                 taken = *taken[:-1], extra_norm(taken[-1])
             output = head(taken if kind.takes_levels else taken[0], keys)
-            projected = None if project is None else project(self.backbone.features(every)).astype(dtype)
-            return every, taken, Output(output.features.astype(dtype), output.logits.astype(dtype), projected=projected)
+            output = Output(output.features.astype(dtype), output.logits.astype(dtype))
+            if project is not None:
+                output = output.replace(projected=project(self.backbone.features(every)).astype(dtype))
+            if liken is not None:
+                output = output.replace(likened=liken(every[-1]).astype(dtype))
+            return every, taken, output
 
         return see
 
@@ -208,7 +218,7 @@ class SegmentationNetwork(nn.Module):
         logits = two_resolutions.fuse(context.logits, detail, trusted)[:, : size[0], : size[1]]
         between = two_resolutions.interpolation_between(context.features.shape[1:3], grid)
         features = resize(context.features, grid, between)[:, : size[0], : size[1]]
-        return Output(features, logits, (logits,), detail=own, projected=context.projected)
+        return context.replace(features=features, logits=logits, heads=(logits,), detail=own)
 
     def in_windows(
         self, see: Callable, images: jax.Array, window: tuple[int, int], grid: tuple[int, int]

@@ -20,6 +20,7 @@ _METRICS = {
     "feature_distance": "distance from the first features",
     "source_contrast": "contrast of features on the source",
     "target_contrast": "contrast of features on the target",
+    "likeness": "unlikeness to another network's classes",
     "self_labelling": "loss of prototypes that learn",
     "confident": "share of pixels with a confident label",
     "consistency": "consistency of two views (Equation 9)",

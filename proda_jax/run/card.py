@@ -15,7 +15,8 @@ from proda_jax.models.deeplab import NO_AUXILIARY, SegmentationNetwork
 from proda_jax.models.heads import HEADS
 
 _ROLES = ("target", "validation", "source")  # whose label values are asked for, in this order
-_PARTS = ("head", "auxiliary_head", "detail_size", "projection_channels")  # of networks, which stages choose
+# of networks, which stages choose
+_PARTS = ("head", "auxiliary_head", "detail_size", "projection_channels", "foundation_channels")
 # where training started says nothing about the network
 _FILES = ("imagenet_weights", "self_supervised_weights", "weights_input")
 

@@ -89,10 +89,12 @@ class Experiment:
         self.labels(name)  # before training begins, which an interruption lets finish its step
         start = self.initial_prototypes(name) if kind.prototypes(stage) else None
         shares = self.class_shares(name) if kinds.learns_prototypes(stage) else None
+        foundation = self.foundation_prototypes(name) if stage.get("foundation") else None
         with phase(f"{name}: setting up its network"):
             variables = self.networks.initial(name, model)
             key = build.stage_key(config.seed, build.random_name(config, name))
-            state = devices.replicate(build.create_state(setup, key, variables, start, shares), self.mesh)
+            state = build.create_state(setup, key, variables, start, shares, foundation)
+            state = devices.replicate(state, self.mesh)
             frozen = devices.replicate(variables, self.mesh) if kind.frozen_start(stage) else None
         step = functools.partial(build.train_step(stage.kind), setup=setup)
         step = devices.map_step(step, self.mesh, "rbr", "rr", donate=(0,))
@@ -386,6 +388,20 @@ class Experiment:
         if unseen:
             say(f"{name}: no prototype yet of {', '.join(unseen)}; they take no part until they are seen")
         return made
+
+    def foundation_prototypes(self, name: str) -> np.ndarray:
+        """Class prototypes of the frozen network to which stage `name` likens its features, on the source (DFUDA)."""
+        path = self.workdir.folder(name) / "foundation_prototypes.npz"
+        if not hosts.as_the_first_sees(hosts.is_first() and is_readable(path)):
+            model, variables = self.networks.foundation(name)
+            made = prepare.foundation_prototypes(
+                model, variables, self.sources.labelled(), len(self.space), self.evaluation_batch, self.mesh
+            )
+            hosts.wait("prototypes of another network")  # all have looked before one writes
+            if hosts.is_first():
+                write_atomically(path, npz(vectors=made))
+            hosts.wait("prototypes of another network are written")
+        return read_npz(path)["vectors"]
 
     def class_shares(self, name: str) -> np.ndarray:
         """Shares of the classes on the target, by the network that stage `name` starts from (CPSL)."""

@@ -124,6 +124,8 @@ _OF_MIXING: tuple[Rule, ...] = (
     (("contrast_with", "contrast_temperature", "contrast_channels", "contrast_share", "contrast_after"),
      lambda s: s.contrast_weight > 0, "contrast_weight above 0"),
     (("contrast_bank",), lambda s: s.contrast_weight > 0 and s.contrast_with == "bank", "contrast_with 'bank'"),
+    (("foundation_file", "foundation_weight", "foundation_temperature"), lambda s: s.foundation is not None,
+     "foundation"),
     (("weight_over",), lambda s: s.weighting == "share", "weighting 'share'"),
     (("label_threshold",), lambda s: s.weighting in ("share", "pixels"), "weighting 'share' or 'pixels'"),
     (("margins_of",), lambda s: any(s.ignored_margins), "ignored_margins other than zero"),
@@ -176,7 +178,8 @@ def check_model(model: ml_collections.ConfigDict) -> None:
     usual = base.get_config().model
     if model.auxiliary_head == NO_AUXILIARY and model.auxiliary_weight:
         refuse("model.auxiliary_weight", model.auxiliary_weight, "0.0, as model.auxiliary_head is 'none'")
-    for setting in HEADS[model.head].unused:
+    of_attention = ("head_channels", "dropout") if model.get("detail_size") else ()
+    for setting in set(HEADS[model.head].unused) - set(of_attention):
         if model[setting] != usual[setting]:
             refuse(f"model.{setting}", model[setting], f"{usual[setting]!r}, as head {model.head!r} has no use for it")
     for setting in set(OPTIONS) - set(BACKBONES[model.backbone].options):

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
@@ -16,7 +17,7 @@ from proda_jax.data.label_spaces import LabelSpace
 from proda_jax.models import weights
 from proda_jax.models.backbones import BACKBONES, Backbone
 from proda_jax.models.contrast_projection import MODULE as PROJECTION
-from proda_jax.models.deeplab import NO_AUXILIARY, SegmentationNetwork
+from proda_jax.models.deeplab import FOUNDATION, NO_AUXILIARY, SegmentationNetwork
 from proda_jax.models.ensemble import Ensemble
 from proda_jax.models.scale_attention import MODULE as SCALE_ATTENTION
 from proda_jax.models.weights import published
@@ -148,14 +149,28 @@ class Networks:
             self.check_backbone(path, read.backbone)
             return from_torch(read.arrays, backbone(wanted))
 
-    def check_backbone(self, path: epath.PathLike, found: Backbone) -> None:
-        """Refuses weights of another backbone than the configuration's."""
-        wanted = build.backbone_of(self._config.model)
+    def foundation(self, name: str) -> tuple[SegmentationNetwork, Any]:
+        """The network whose features those of stage `name` are likened to, replicated: its head says nothing."""
+        stage = self._config[name]
+        model = SegmentationNetwork(1, BACKBONES[stage.foundation], head="deeplab", dilations=(1,))
+        wanted = self.abstract_variables(model)
+        with phase(f"reading {stage.foundation_file}"):
+            read = weights.load(stage.foundation_file)
+            self.check_backbone(stage.foundation_file, read.backbone, model.backbone, f"{name}.foundation")
+            given = from_torch(read.arrays, backbone(wanted))
+        rest = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), wanted)
+        return model, devices.replicate({kind: rest[kind] | given[kind] for kind in wanted}, self._mesh)
+
+    def check_backbone(
+        self, path: epath.PathLike, found: Backbone, wanted: Backbone | None = None, setting: str = "model.backbone"
+    ) -> None:
+        """Refuses weights of another backbone than the configuration's, or than the `wanted` one of a `setting`."""
+        wanted = wanted or build.backbone_of(self._config.model)
         if not wanted.takes_weights_of(found):
             name = next((name for name, row in BACKBONES.items() if row.takes_weights_of(found)), None)
             there, here = (f"{row.family} of depths {row.depths} and width {row.width}" for row in (found, wanted))
-            remedy = f"set config.model.backbone to {name!r}, or name another file" if name else "name another file"
-            raise ValueError(f"{path} holds a {there}; config.model.backbone and its sizes are a {here}: {remedy}")
+            remedy = f"set config.{setting} to {name!r}, or name another file" if name else "name another file"
+            raise ValueError(f"{path} holds a {there}; config.{setting} and its sizes are a {here}: {remedy}")
 
     def initial(self, name: str, model: SegmentationNetwork) -> Any:
         """Where the network of stage `name` starts: random, weights from a file, or an earlier stage's network."""
@@ -173,6 +188,8 @@ class Networks:
                 given = without(given, SCALE_ATTENTION)
             if not model.projection_channels:
                 given = without(given, PROJECTION)
+            if not model.foundation_channels:
+                given = without(given, FOUNDATION)
         if all(set(wanted[kind]) == set(given[kind]) for kind in wanted):
             return given
         # what the given network lacks (another head, the extra normalisation) starts freshly initialised

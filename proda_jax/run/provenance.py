@@ -36,6 +36,7 @@ _BEFORE = {
     "auxiliary_head": "none", "auxiliary_weight": 0.0, "detail_size": [], "detail_weight": 0.1,
     "prototype_distance": "euclidean", "contrast_weight": 0.0, "contrast_with": "distribution",
     "contrast_temperature": 100.0, "contrast_channels": 512, "contrast_share": 0.75, "contrast_bank": 200,
+    "foundation": None, "foundation_file": None, "foundation_weight": 0.1, "foundation_temperature": 0.07,
     "contrast_after": 3000, "self_label_weight": 0.0, "self_label_pixels": 256, "self_label_queue": 65_536,
     "focus": 0.0, "logit_temperature": 1.0, "auxiliary_ce_weight": 0.0, "adversarial_on": "probabilities",
     "auxiliary_adversarial_weight": 0.0, "discriminator": "released", "discriminator_weight": 1.0, "scores_at": "grid",

@@ -57,6 +57,7 @@ POSITIVE = (
     "prototype_init_passes", "steps", "layer_decay", "statistics_images", "rare_class_temperature", "crop_tries",
     "mask_block", "label_every", "label_portion", "label_entropy", "logit_temperature", "discriminator_weight",
     "rare_weight", "hard_share", "self_label_pixels", "contrast_channels", "contrast_bank",
+    "foundation_temperature",
 )  # fmt: skip
 SHARES = (
     "momentum", "schedule_warmup_start", "grey", "ema_momentum", "prototype_momentum", "label_threshold", "mask_ratio",
@@ -71,6 +72,7 @@ NOT_NEGATIVE = (
     "local_weight", "local_floor", "local_after", "damping_steps", "weight_divergence", "entropy_weight",
     "auxiliary_entropy_weight", "focus", "source_weight", "memory_weight", "memory_after", "rare_pixels",
     "gradient_penalty", "self_label_weight", "self_label_queue", "contrast_weight", "contrast_after",
+    "foundation_weight",
 )  # fmt: skip
 
 

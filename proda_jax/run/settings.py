@@ -269,6 +269,11 @@ def check_mixing(config: ml_collections.ConfigDict, name: str) -> None:
     classes = label_space(config.data.label_space, config.data.classes, config.data.colors).classes
     for known in stage.feature_distance_classes:
         choose(f"{name}.feature_distance_classes", known, classes)
+    if stage.foundation is not None:
+        choose(f"{name}.foundation", stage.foundation, BACKBONES)
+        if stage.foundation_file is None:
+            refuse(f"{name}.foundation_file", None, f"a file with weights of {stage.foundation}")
+        check_file(f"{name}.foundation_file", stage.foundation_file)
     if stage.feature_distance_weight and stage.freeze_backbone:
         refuse(f"{name}.feature_distance_weight", stage.feature_distance_weight, "0, as freeze_backbone is True")
     if stage.feature_distance_weight and stage.init == "random":

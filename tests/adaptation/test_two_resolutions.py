@@ -26,11 +26,13 @@ from proda_jax.run import settings
 RATE, DETAIL, STRIDE = 0.125, (32, 32), 8
 TERMS = {"source": 0.75, "source_detail": 0.25, "mixed": 0.75 * 0.7, "mixed_detail": 0.25 * 0.7, "distance": 0.3}
 CROP = (48, 64)
+ONE = {"model.detail_size": (), "model.head_channels": 256, "model.dropout": 0.1}  # resolution
 
 
 def config_of(**changes):
     c = tiny_config()
     c.model.dropout, c.model.head, c.model.detail_size = 0.0, "deeplab", DETAIL
+    c.model.feature_channels = base.get_config().model.feature_channels  # which this head has no use for
     c.views.crop_size = CROP
     c.mixing = tiny_stage(
         base.mix("random", 10), batch_norm="frozen", momentum=0.0, weight_decay=0.0, schedule="constant",
@@ -227,7 +229,7 @@ def test_its_arrays_have_names_in_files_and_what_is_exported_says_the_same(tmp_p
     ({"views.crop_size": (48, 72)}, r"config.views.crop_size = \(48, 72\): expected multiples of 16"),
     ({"mixing.statistics": "recomputed"}, "config.mixing.statistics = 'recomputed': expected 'all' or 'target'"),
     ({"model.auxiliary_head": "lower"}, "config.model.auxiliary_head = 'lower': expected 'none'"),
-    ({"model.detail_size": ()}, "config.mixing.detail_weight = 0.25: expected 0.1, as model.detail_size"),
+    (ONE, "config.mixing.detail_weight = 0.25: expected 0.1, as model.detail_size"),
     ({"mixing.detail_weight": 1.5}, "config.mixing.detail_weight = 1.5: expected a share"),
 ])  # fmt: skip
 def test_settings_that_cannot_work_or_would_be_idle_are_refused(changes, said):

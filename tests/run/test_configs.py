@@ -21,6 +21,7 @@ from proda_jax.configs import (
     dacs,
     daformer,
     deeplabv2,
+    dfuda,
     fada,
     fda,
     gta5,
@@ -142,6 +143,17 @@ def test_two_resolutions_add_to_daformer_and_masks_to_both(form, tmp_path):
     assert contrasted.mix.contrast_weight == 1.0 and contrasted.mix.rare_class_sampling
     if "data.target.image_size" in two:
         assert two["data.target.image_size"] == tuple(2 * n for n in before["data.target.image_size"])
+
+
+@pytest.mark.parametrize("form", ("resnet101_hrda", "mit_b5_acdc"))
+def test_dfuda_adds_a_foundation_models_prototypes_to_mic(form, tmp_path):
+    (tmp_path / "weights").write_bytes(b"")
+    c = with_weights(dfuda.get_config(form), tmp_path / "weights")
+    c.mix.foundation_file = str(tmp_path / "weights")
+    settings.check(c)
+    ours, theirs = leaves(c), leaves(with_weights(mic.get_config(form), tmp_path / "weights"))
+    differing = {key for key in ours if ours[key] != theirs[key]}
+    assert differing == {"task", "mix.foundation", "mix.foundation_file"}
 
 
 @pytest.mark.parametrize("form", vfm_uda.FORMS)

@@ -140,7 +140,7 @@ def other_value(name: str, value):
                "crop_size": (32, 32), "soft_label_stride": 4, "target_stride": 2, "batch_size": 2, "dilations": (3,),
                "discriminator_channels": (8, 8, 8, 8), "adam_betas": (0.8, 0.99),
                "ignored_margins": (1, 2, 0, 0), "feature_distance_classes": ("sky",),
-               "detail_size": (32, 32)}  # fmt: skip
+               "detail_size": (32, 32), "foundation": "dinov3_vits16", "foundation_file": "x.npz"}  # fmt: skip
     if name in choices:
         return choices[name]
     if choices := settings.CHOICES.get(name, ranges.CHOICES.get(name)):

@@ -5,6 +5,7 @@ import pytest
 from tiny import CLASSES, block_source, tiny_config, tiny_stage
 
 from proda_jax.configs import base
+from proda_jax.models.weights import stage_folder
 from proda_jax.run import settings
 from proda_jax.run.experiment import Experiment
 from proda_jax.run.records import Metrics
@@ -37,20 +38,28 @@ def test_classes_of_the_source_are_counted_once(tmp_path):
 
 
 @pytest.mark.slow  # the step: test_stages.py and test_mix.py
-def test_it_runs_with_rare_classes_frozen_features_masks_and_prototypes(tmp_path):
+def test_it_runs_with_rare_classes_frozen_features_masks_contrast_and_prototypes_that_learn(tmp_path):
     c = tiny_config()
     c.stages = ("source", "mix")
     c.source = tiny_stage(base.supervised("random", 2))
     c.mix = tiny_stage(
         base.mix("source", 2), weighting="prototypes", rare_class_sampling=True, rare_class_min_pixels=50,
         rare_class_crop_pixels=10, crop_tries=2, feature_distance_weight=0.1, feature_distance_classes=("sky", "road"),
-        masked_weight=1.0, mask_block=8, statistics="target",
+        masked_weight=1.0, mask_block=8, statistics="target", prototype_distance="cosine", temperature=0.08,
+        self_label_weight=0.1, self_label_pixels=9, self_label_queue=8, contrast_weight=1.0, contrast_channels=8,
     )  # fmt: skip
+    c.mix.prototype_min_pixels = base.mix("source", 2).prototype_min_pixels
     for i, name in enumerate(c.stages):
         settings.check_stage(c, name, c.stages[:i])
     result = Experiment(c, tmp_path, Sources(c, tmp_path, given()), devices_used=1).run()
     assert result["stages"][1]["last"]["step"] == 2
     assert_counted(tmp_path)
+    shares = read_npz(tmp_path / "mix" / "class_shares.npz")["shares"]
+    assert shares.shape == (CLASSES,) and np.isclose(shares.sum(), 1) and shares.min() >= 0
+    left = stage_folder.read(tmp_path / "mix").arrays
+    assert left["projection.last.conv.weight"].shape == (8, 64, 1, 1)
     for line in Metrics(tmp_path / "mix" / "metrics.jsonl", 2).entries:
-        assert all(line[name] > 0 for name in ("source_ce", "mixed_ce", "masked_ce", "feature_distance"))
+        assert all(line[name] > 0 for name in (
+            "source_ce", "mixed_ce", "masked_ce", "feature_distance", "source_contrast", "self_labelling"
+        ))  # fmt: skip
         assert line["skipped"] == 0

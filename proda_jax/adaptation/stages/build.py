@@ -17,12 +17,14 @@ from proda_jax.adaptation.stages.sections import views_of
 from proda_jax.adaptation.stages.step import Setup
 from proda_jax.adaptation.state import ContrastState, DiscriminatorState, TrainState, copy
 from proda_jax.data.label_spaces import label_space
-from proda_jax.models.backbones import DEFAULT, OPTIONS, Backbone, backbone
+from proda_jax.models.backbones import BACKBONES, DEFAULT, OPTIONS, Backbone, backbone
 from proda_jax.models.deeplab import NO_AUXILIARY, SegmentationNetwork
 from proda_jax.models.discriminator import DISCRIMINATORS, Discriminator
 
 # Where a stage's networks, labels and draws are from, and when it ends: its step is the same whatever they are.
-AROUND_THE_STEP = ("init", "init_takes", "weights", "teacher", "labels_from", "random_as", "steps")
+AROUND_THE_STEP = (
+    "init", "init_takes", "weights", "teacher", "labels_from", "random_as", "steps", "foundation_file",
+)  # fmt: skip
 
 
 @functools.cache  # so that it is the same function, see `devices.map_step`
@@ -50,7 +52,9 @@ def network(
         auxiliary_head=model.get("auxiliary_head", NO_AUXILIARY),
         auxiliary_weight=model.get("auxiliary_weight", 0.0),
         detail_size=tuple(model.get("detail_size") or ()),
-        projection_channels=model.get("projection_channels", 0),  # of cards; configurations have it in their stages
+        # of cards; configurations have these in their stages
+        projection_channels=model.get("projection_channels", 0),
+        foundation_channels=model.get("foundation_channels", 0),
         dilations=tuple(model.dilations),
         head_channels=model.head_channels,
         feature_channels=model.feature_channels,
@@ -83,6 +87,8 @@ def stage_network(network: SegmentationNetwork, stage: ml_collections.ConfigDict
         network = network.clone(detail_size=())
     if stage.get("contrast_weight") and stage.get("weights") is None:
         network = network.clone(projection_channels=stage.contrast_channels)
+    if stage.get("foundation") and stage.get("weights") is None:
+        network = network.clone(foundation_channels=BACKBONES[stage.foundation].levels[-1].channels)
     return network if kind.head is None else network.clone(extra_norm=False, **kind.head(stage))
 
 
@@ -185,7 +191,7 @@ def begin_contrast(setup: Setup) -> ContrastState | None:
 
 def create_state(
     setup: Setup, key: jax.Array, variables: Any, start: prototypes.Prototypes | None = None,
-    shares: jax.Array | None = None,
+    shares: jax.Array | None = None, foundation: jax.Array | None = None,
 ) -> TrainState:  # fmt: skip
     """The state of a stage before its first step.
 
@@ -196,6 +202,7 @@ def create_state(
       start: initial prototypes (Equation 5) where the stage uses them; the momentum encoder, or mean teacher, starts as
         a copy of the network (Algorithm 1, lines 3 and 4).
       shares: of the classes, where prototypes are learnt; None: all alike.
+      foundation: class prototypes of another network, [classes, channels], where the stage has some.
     """
     discriminator = None
     if setup.discriminator is not None:
@@ -223,4 +230,5 @@ def create_state(
         class_presence=jnp.ones(setup.model.classes) if kind.weighs_classes(setup.stage) else None,
         learnt_prototypes=copy(learnt),
         contrast=begin_contrast(setup),
+        foundation=None if foundation is None else jnp.asarray(foundation, jnp.float32),
     )

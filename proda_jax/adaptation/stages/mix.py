@@ -4,8 +4,8 @@ A mean teacher labels target images as they are; the network learns from the sou
 half of the classes of a source image are pasted (ClassMix), by the teacher's labels and by how sure it is of them.
 Without labelled images, half of the classes of another target image are pasted, by the teacher's labels of that.
 Settings add the feature distance to the network that the stage started from (DAFormer), consistency of masked images
-(MIC), two resolutions (HRDA), contrast of features with those of classes (SePiCo), and the weights of Equation 3 in
-place of the teacher's confidence.
+(MIC), two resolutions (HRDA), contrast of features with those of classes (SePiCo), likeness to another network's
+(DFUDA), and the weights of Equation 3 in place of the teacher's confidence.
 """
 
 import functools
@@ -123,6 +123,7 @@ class Totals:
       source_detail, detail: of `source` and `pixels` those in windows at full size, or None.
       things: positions whose features are compared with the frozen network's, or None.
       source_contrast, target_contrast: positions whose features are contrasted, or None.
+      likened: source positions whose features are compared with another network's prototypes, or None.
     """
 
     source: jax.Array | None
@@ -133,6 +134,7 @@ class Totals:
     things: jax.Array | None = None
     source_contrast: jax.Array | None = None
     target_contrast: jax.Array | None = None
+    likened: jax.Array | None = None
 
 
 def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: steps.Setup):
@@ -366,6 +368,12 @@ def contrast_term(
     return jnp.where(state.step >= setup.stage.contrast_after, setup.stage.contrast_weight, 0.0) * value, value
 
 
+def likened_labels(labels: jax.Array, setup: steps.Setup) -> jax.Array:
+    """Labels [batch, height, width] on the grid of the backbone's last map."""
+    grid = setup.model.backbone.level_sizes(setup.model.context_size(labels.shape[1:3]))[-1]
+    return resize_nearest(labels, grid)
+
+
 def strong(images: jax.Array, keys: jax.Array, setup: steps.Setup) -> jax.Array:
     """Colour jitter and blur by the section `strong`."""
     return views.strong_photometric(images, keys, **setup.stage.strong)
@@ -396,6 +404,7 @@ def count_totals(
         things=None if things is None else losses.count(things),
         source_contrast=None if contrasted is None else losses.count(contrasted.source != IGNORE),
         target_contrast=None if contrasted is None else losses.count(contrasted.target != IGNORE),
+        likened=losses.count(likened_labels(labels, setup) != IGNORE) if setup.stage.foundation else None,
     )
     return steps.reduce(setup, local)
 
@@ -447,6 +456,11 @@ def source_gradient(
                 state, output, contrasted.source, known, totals.source_contrast, setup
             )
             total = total + term
+        if c.foundation:
+            logits = prototypes.cosines(output.likened, state.foundation) / c.foundation_temperature
+            labels = likened_labels(inputs.source_label, setup)
+            metrics["likeness"] = losses.cross_entropy(logits, labels, total=totals.likened)
+            total = total + c.foundation_weight * metrics["likeness"]
         return total, metrics
 
     return steps.pass_gradient(

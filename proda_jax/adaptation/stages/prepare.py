@@ -267,6 +267,40 @@ def class_shares(
     return total / total.sum()
 
 
+def _add_class_features(
+    model: SegmentationNetwork, variables: Any, current: jax.Array, batch: dict[str, jax.Array]
+) -> jax.Array:
+    """Sum of each class's features of length one, [classes, channels], with those of one batch."""
+    images = batch["image"].astype(jnp.float32) / 255.0
+    _, kept = model.apply(variables, images, train=False, mutable=["intermediates"])
+    features = prototypes.unit(kept["intermediates"]["encoded"][0])
+    labels = resize_nearest(batch["label"].astype(jnp.int32), features.shape[1:3])
+    labels = jnp.where((batch["record"] >= 0)[:, None, None], labels, IGNORE)
+    members = jax.nn.one_hot(labels, len(current), dtype=jnp.float32)
+    added = jnp.einsum("bhwk,bhwc->kc", members, features, precision=jax.lax.Precision.HIGHEST)
+    return current + jax.lax.psum(added, devices.AXIS)
+
+
+def foundation_prototypes(
+    model: SegmentationNetwork, variables: Any, source: ExampleSource, classes: int, batch_size: int, mesh: Mesh
+) -> np.ndarray:
+    """Mean direction of each class's features of a frozen network, float32 [classes, channels] of length one (DFUDA).
+
+    Zero of a class without a pixel. `source`: labelled images; other arguments are those of `initial_prototypes`.
+    """
+    mapped = devices.map_step(functools.partial(_add_class_features, model), mesh, "rrb", "r")
+    channels = model.backbone.levels[-1].channels
+    current = devices.replicate(np.zeros((classes, channels), np.float32), mesh)
+    with progress("prototypes of another network", -(-len(source) // batch_size), "batches") as bar:
+        batches = source.ordered_batches(batch_size, labels=True, shard=hosts.share())
+        for batch in devices.prefetch(batches, mesh):
+            stop_if_preempted()
+            with bar.compiling():
+                current = devices.settle(mapped(variables, current, batch))
+            bar.update()
+    return np.asarray(prototypes.unit(current))
+
+
 def feature_channels(model: SegmentationNetwork, variables: Any) -> int:
     """Channels of the feature f of this network."""
     shape = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, jnp.zeros((1, 64, 64, 3)))

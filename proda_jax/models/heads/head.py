@@ -25,6 +25,7 @@ class Output:
       encoded: what the backbone gives last, [batch, height, width, channels], where it was asked for.
       detail: class scores of the one window that was seen at full size, [batch, rows, columns, classes], if any (HRDA).
       projected: the backbone's features as they are contrasted, [batch, h, w, channels], if they are (SePiCo).
+      likened: its last map as features of another network, [batch, h, w, channels], if they are to be (DFUDA).
     """
 
     features: jax.Array
@@ -33,6 +34,7 @@ class Output:
     encoded: jax.Array | None = None
     detail: jax.Array | None = None
     projected: jax.Array | None = None
+    likened: jax.Array | None = None
 
 
 class Head(nn.Module):

@@ -26,7 +26,7 @@ class Layout:
       head: a name of `HEADS`, or None where there is only a backbone.
       auxiliary_head: where a second head of the same kind sits, one of `deeplab.AUXILIARY`.
       scale_attention: whether it joins two resolutions, with as many `attention_channels`.
-      projection_channels: of the projection that helps in training; None where there is none.
+      projection_channels, foundation_channels: of what helps in training alone; None where there is none.
       inputs: channels that the head takes, where these are not the backbone's.
       dilated_branches: 3x3 branches of the head; those of 'released' and 'daformer' have one of 1x1 besides.
       classes: None where no array tells.
@@ -40,6 +40,7 @@ class Layout:
     scale_attention: bool = False
     attention_channels: int | None = None
     projection_channels: int | None = None
+    foundation_channels: int | None = None
     inputs: int | None = None
     dilated_branches: int = 0
     classes: int | None = None
@@ -64,6 +65,8 @@ class Layout:
             shapes |= dict(scale_attention.shapes(self, taken))
         if self.projection_channels:
             shapes |= dict(contrast_projection.shapes(self.backbone.channels, self.projection_channels))
+        if self.foundation_channels:
+            shapes |= conv("foundation", self.foundation_channels, self.backbone.levels[-1].channels, 1)
         return shapes
 
     @property
@@ -130,6 +133,7 @@ def read_off(shapes: Mapping[str, tuple[int, ...]]) -> Layout:
         extra_norm=any(name.startswith("bn_pretrain.") for name in shapes),
         auxiliary_head=auxiliary_of(shapes),
         scale_attention=any(name.startswith(f"{scale_attention.PREFIX}.") for name in shapes),
+        foundation_channels=channels("foundation.weight"),
         projection_channels=channels(f"{contrast_projection.MODULE}.last.conv.weight"),
         attention_channels=channels(f"{scale_attention.PREFIX}.fuse_layer.conv.weight"),
     )

@@ -49,6 +49,8 @@ def torch_name(path: tuple[str, ...], *, head: str = "released") -> str:
         module = scale_attention.file_name(modules[1])
     elif modules[0] == contrast_projection.MODULE:
         module = contrast_projection.NAMES[modules[1]]
+    elif modules[0] == "foundation":
+        module = "foundation"
     elif modules[0] == "head" and head not in ("released", "deeplab"):
         module = heads.file_name(head, tuple(modules[1:]))
     elif modules[0] == "head":
