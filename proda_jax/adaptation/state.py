@@ -7,12 +7,13 @@ import flax
 import jax
 import jax.numpy as jnp
 
+from proda_jax.adaptation.image_pool import ImagePool
 from proda_jax.adaptation.prototypes import Prototypes
 
 
 @flax.struct.dataclass
 class DiscriminatorState:
-    """Parameters and optimizer state of the discriminator of the adversarial warm-up."""
+    """Parameters and optimizer state of the discriminators of the adversarial warm-up, or of translation."""
 
     params: Any
     opt_state: Any
@@ -35,6 +36,7 @@ class TrainState:
       discriminator: or None.
       class_presence: running mean of how much absent classes are to weigh (see `losses.class_weights`), [classes], or
         None.
+      pool: translations that were made before, or None.
       recomputed: statistics of whole target images with which the network is scored and handed on, as of the last
         evaluation, like `batch_stats`; None where these are (see `statistics`).
     """
@@ -49,6 +51,7 @@ class TrainState:
     prototypes: Prototypes | None = None
     discriminator: DiscriminatorState | None = None
     class_presence: jax.Array | None = None
+    pool: ImagePool | None = None
     recomputed: Any = None
 
     @property
@@ -62,8 +65,9 @@ class TrainState:
         and those that older versions wrote."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del fields["recomputed"]
-        if self.class_presence is None:
-            del fields["class_presence"]
+        for name in ("class_presence", "pool"):  # which older versions did not have
+            if fields[name] is None:
+                del fields[name]
         return fields | {"params": None} | ({"batch_stats": None} if self.recomputed is None else {})
 
     def restored(self, variables: dict, rest: dict) -> "TrainState":

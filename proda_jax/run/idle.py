@@ -21,7 +21,8 @@ _OF_ALL: tuple[Rule, ...] = (
     (("adam_betas",), lambda s: s.optimizer == "adamw", "optimizer 'adamw'"),
     (("momentum",), lambda s: s.optimizer == "sgd", "optimizer 'sgd'"),
     (("decay_vectors",), lambda s: s.weight_decay > 0, "weight_decay above 0"),
-    (("schedule_steps",), lambda s: s.schedule in ("poly", "linear"), "schedule 'poly' or 'linear'"),
+    (("schedule_steps",), lambda s: s.schedule in ("poly", "linear", "flat_then_linear"),
+     "schedule 'poly', 'linear' or 'flat_then_linear'"),
     (("schedule_power",), lambda s: s.schedule == "poly", "schedule 'poly'"),
     (("schedule_factor",), lambda s: s.schedule == "per_epoch", "schedule 'per_epoch'"),
     (("schedule_warmup_start", "schedule_warmup_to"), lambda s: s.schedule_warmup > 0, "schedule_warmup above 0"),
@@ -101,6 +102,17 @@ _OF_ADVERSARIES: tuple[Rule, ...] = (
 _OF_PRETRAINING: tuple[Rule, ...] = (
     (("weights", "reduction", "fourier_beta"), lambda s: False, "a stage that labels pixels"),
 )
+_OF_TRANSLATION: tuple[Rule, ...] = (
+    (
+        ("weights", "reduction", "fourier_beta", "batch_norm", "statistics", "backbone_rate", "layer_decay",
+         "backbone_steps", "source_images"),
+        lambda s: False,
+        "a stage that labels pixels",
+    ),
+    (("semantic",), lambda s: s.semantic_weight > 0 or s.semantic_again_weight > 0,
+     "semantic_weight or semantic_again_weight above 0"),
+    (("window_overlap",), lambda s: len(s.window) > 0, "a window"),
+)  # fmt: skip
 _OF_MIXING: tuple[Rule, ...] = (
     (
         ("temperature", "unseen_prototypes", "prototype_momentum", "prototype_update", "prototype_min_pixels",
@@ -129,6 +141,7 @@ _RULES = {
     "anchors": (_OF_ANCHORS, lambda: base.anchors("", 1)),
     "distill": (_OF_DISTILLATION, lambda: base.distill("", "", 1)),
     "pretrain": (_OF_PRETRAINING, lambda: base.pretrain("", 1)),
+    "translate": (_OF_TRANSLATION, lambda: base.translate("", 1)),
     "mix": (_OF_MIXING, lambda: base.mix("", 1)),
 }
 

@@ -31,7 +31,7 @@ _BEFORE = {
     "statistics_images": 400, "drop_path": None, "position_resize": None, "stride_in": None, "freeze_backbone": False,
     "evaluate_at": "image_size", "label_entropy": 0.25, "label_portion": 0.2, "label_every": 4,
     "regulariser_weight": 0.0, "regulariser": "mrkld", "regulariser_over": "all", "mean_over": "domain",
-    "fourier_beta": 0.0, "fourier_window": "symmetric",
+    "fourier_beta": 0.0, "fourier_window": "symmetric", "source_images": None,
     "auxiliary_head": "none", "auxiliary_weight": 0.0,
     "focus": 0.0, "logit_temperature": 1.0, "auxiliary_ce_weight": 0.0, "adversarial_on": "probabilities",
     "auxiliary_adversarial_weight": 0.0, "discriminator": "released", "discriminator_weight": 1.0, "scores_at": "grid",

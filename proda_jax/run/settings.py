@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from proda_jax.adaptation import adversary, optim, statistics
+from proda_jax.adaptation import adversary, optim, statistics, translation
 from proda_jax.adaptation.losses import GAN_LOSSES, REDUCTIONS, REGULARISERS
 from proda_jax.adaptation.selectors import CLASS_SELECTORS, SELECTORS
 from proda_jax.adaptation.stages import kinds
@@ -22,6 +22,7 @@ from proda_jax.models.backbones import BACKBONES, OPTIONS, Backbone
 from proda_jax.models.deeplab import AUXILIARY, LOWER, NO_AUXILIARY, PARALLEL
 from proda_jax.models.discriminator import DISCRIMINATORS
 from proda_jax.models.heads import HEADS
+from proda_jax.models.translator import SMALLEST
 from proda_jax.models.weights import foreign, published
 from proda_jax.run import idle
 from proda_jax.run.evaluate import IMAGE_SIZE, LABELS, scored_at
@@ -65,6 +66,7 @@ CHOICES = {
     "mean_over": ("domain", "both"),
     "fourier_window": fourier.WINDOWS,
     "anchor_gradient": ("mean", "released"),
+    "semantic": translation.SEMANTIC,
     "ema_view": ("image", "crop"),
     "ema_crop": ("released", "exact"),
     "ema_mode": ("train", "eval"),
@@ -84,11 +86,12 @@ POSITIVE = (
     "contrast_temperature", "prototype_min_pixels", "prototype_init_min_pixels", "prototype_init_limit",
     "prototype_init_passes", "steps", "layer_decay", "statistics_images", "rare_class_temperature", "crop_tries",
     "mask_block", "label_every", "label_portion", "label_entropy", "logit_temperature", "discriminator_weight",
-    "rare_weight", "hard_share",
+    "rare_weight", "hard_share", "generator_channels",
 )  # fmt: skip
 SHARES = (
     "momentum", "schedule_warmup_start", "grey", "ema_momentum", "prototype_momentum", "label_threshold", "mask_ratio",
     "feature_distance_share", "fourier_beta", "largest_class", "label_portion", "soft_label_limit", "hard_share",
+    "window_overlap",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "weight_decay", "adversarial_weight", "ce_weight", "rce_weight", "consistency_weight", "regulariser_weight",
@@ -97,7 +100,8 @@ NOT_NEGATIVE = (
     "rare_class_min_pixels", "rare_class_crop_pixels", "auxiliary_ce_weight", "auxiliary_adversarial_weight",
     "local_weight", "local_floor", "local_after", "damping_steps", "weight_divergence", "entropy_weight",
     "auxiliary_entropy_weight", "focus", "source_weight", "memory_weight", "memory_after", "rare_pixels",
-    "gradient_penalty",
+    "gradient_penalty", "cycle_weight", "identity_weight", "semantic_weight", "semantic_again_weight", "pool_size",
+    "generator_blocks",
 )  # fmt: skip
 
 
@@ -279,14 +283,21 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
     for factor, value in stage.jitter.items():
         if not 0 <= value < 1:
             refuse(f"{name}.jitter.{factor}", value, "from 0 to below 1")
-    choose(f"{name}.init", stage.init, (*WEIGHTS, *earlier))
+    choose(f"{name}.init", stage.init, (*WEIGHTS, *(e for e in earlier if not kinds.of(config[e]).translates)))
     if stage.get("init_takes") is not None:
         choose(f"{name}.init_takes", stage.init_takes, ("backbone",))
     labelling = [other for other in earlier if kinds.of(config[other]).segments]  # networks that label images
     if kind.prototypes(stage) and stage.init not in labelling:
         refuse(f"{name}.init", stage.init, "an earlier stage, whose features the prototypes are means of")
     if not kind.segments:
-        check_pretraining(config, name)
+        check_unscored(config, name)
+    if kind.translates:
+        check_translation(config, name)
+    if stage.get("source_images") is not None:
+        choose(f"{name}.source_images", stage.source_images, (e for e in earlier if kinds.of(config[e]).translates))
+        if config.data.get("labelled_target") is not None:
+            refuse(f"{name}.source_images", stage.source_images, "None, as data.labelled_target has labelled images "
+                   "that look like the target already")  # fmt: skip
     if "strong" in stage:
         check_mixing(config, name)
     check_labelled(config, name)
@@ -297,7 +308,7 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
         refuse(f"{name}.jitter", stage.jitter.to_dict(), "zeros, as source_weight is 0: the source is left out")
     if "auxiliary_ce_weight" in stage:
         check_heads(config, name)
-    if "gan" in stage:
+    if "adversarial_on" in stage:
         check_adversarial(config, name)
     check_optimizer(stage, name)
     check_statistics(stage, name)
@@ -399,13 +410,30 @@ def check_statistics(stage: ml_collections.ConfigDict, name: str) -> None:
         refuse(f"{name}.statistics", "target", "'all' or 'recomputed', as this stage has no passes of target images")
 
 
-def check_pretraining(config: ml_collections.ConfigDict, name: str) -> None:
-    """Checks what a stage of pretraining alone has, and what it cannot do."""
+def check_translation(config: ml_collections.ConfigDict, name: str) -> None:
+    """Checks what a stage has that translates images."""
+    stage, crop = config[name], views_of(config, name).crop_size
+    if stage.init != "random":
+        refuse(f"{name}.init", stage.init, "'random', as generators start anew")
+    if config.data.get("labelled_target") is not None:
+        refuse("data.labelled_target", config.data.labelled_target, f"None, as stage {name!r} translates the source")
+    if any(side % SMALLEST for side in crop):
+        refuse("views.crop_size", tuple(crop), f"multiples of {SMALLEST}, as stage {name!r} translates such crops")
+    if stage.window and (len(stage.window) != 2 or min(stage.window) < 32 or any(s % SMALLEST for s in stage.window)):
+        refuse(f"{name}.window", tuple(stage.window), f"(height, width), multiples of {SMALLEST} from 32, or ()")
+    if not stage.window_overlap < 1:
+        refuse(f"{name}.window_overlap", stage.window_overlap, "a share below 1")
+    if 0 < stage.pool_size < (stage.batch_size or config.batch_size):
+        refuse(f"{name}.pool_size", stage.pool_size, "0, or at least the number of images in a step")
+
+
+def check_unscored(config: ml_collections.ConfigDict, name: str) -> None:
+    """Checks what stages have whose networks label nothing, and what they cannot do."""
     stage = config[name]
     if stage.freeze_backbone:
         refuse(f"{name}.freeze_backbone", True, "False, as the backbone is all that pretraining is for")
     for key in ("batch_size", "projection_channels", "hidden_channels"):
-        if stage[key] is not None and stage[key] < 1:
+        if stage.get(key) is not None and stage[key] < 1:
             refuse(f"{name}.{key}", stage[key], "at least 1")
     if config.handover == "best":
         refuse("handover", "best", f"'last', as stage {name!r} has no scores to choose by")

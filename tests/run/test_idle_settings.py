@@ -57,6 +57,7 @@ STAGES = {
     "distill": lambda: base.distill("source", "source", 10),
     "class_portion": lambda: by_classes(base.distill("source", "source", 10), "class_portion", distillation_weight=0.0),
     "soft_by_classes": lambda: by_classes(base.self_training("source", 10), "class_balanced", hard_labels=False),
+    "translate": lambda: base.translate("source", 10),
     "mix": lambda: base.mix("source", 10),
 }
 # of other stages, or of the folder that a network is in, which this run does not have
@@ -139,7 +140,8 @@ def other_value(name: str, value):
                "init_takes": "backbone", "head": "deeplab", "label_scales": (1.0, 1.5), "scale": (0.8, 1.1),
                "crop_size": (32, 32), "soft_label_stride": 4, "target_stride": 2, "batch_size": 2, "dilations": (3,),
                "discriminator_channels": (8, 8, 8, 8), "adam_betas": (0.8, 0.99),
-               "ignored_margins": (1, 2, 0, 0), "feature_distance_classes": ("sky",)}  # fmt: skip
+               "source_images": "other", "window": (32, 32), "ignored_margins": (1, 2, 0, 0),
+               "feature_distance_classes": ("sky",)}  # fmt: skip
     if name in choices:
         return choices[name]
     if name in settings.CHOICES:

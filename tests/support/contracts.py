@@ -160,6 +160,14 @@ STAGES = {
                   ("target_view", "weak"), ("source_weight", 0.5)),
         model=(("auxiliary_head", "lower"), ("auxiliary_weight", 0.5)),
     ),
+    "translate": Row(  # CyCADA's and BDL's
+        lambda: base.translate("random", 10),
+        settings=(
+            ("generator_channels", 4), ("generator_blocks", 1), ("discriminator_channels", (4, 8)), ("pool_size", 8),
+            ("semantic", "logits"), ("semantic_again_weight", 10.0), ("batch_norm", "frozen"), *SLOW,
+            ("discriminator_rate", 1e-4),
+        ),
+    ),
     "mix": Row(  # which labels are pasted changes what a micro-batch would be normalised by
         lambda: base.mix("random", 10),
         settings=(

@@ -55,9 +55,10 @@ class Kind:
       pairs_target: whether a second target image takes the place of the source image where nothing is labelled.
       choices: values of settings that other kinds have with others, {'setting': values}.
       unused_views: settings of the section 'views' that do nothing in it.
+      translates: whether it trains generators, which translate images, in place of a network that labels them.
       head: that takes the place of the configuration's, by settings of the network; none by default.
-      role: in reports: 'source', 'oracle', 'self-training', 'adaptation', or 'pretraining', whose network labels
-        nothing.
+      role: in reports: 'source', 'oracle', 'self-training', 'adaptation', or 'pretraining' and 'translation', whose
+        networks label nothing.
       paper_row: which of the paper's networks it is, by the kinds of the run's stages, too, or None.
       paper_settings: those that the paper names for it, given the name of the source data set.
     """
@@ -79,6 +80,7 @@ class Kind:
     pairs_target: bool = False
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unused_views: Callable[[Settings], tuple[str, ...]] = lambda stage: ()
+    translates: bool = False
     head: Callable[[Settings], dict[str, Any]] | None = None
     role: Callable[[Settings], str] = lambda stage: "adaptation"
     paper_row: Callable[[Settings, in_paper.Kinds], str | None] = lambda stage, kinds: None
@@ -92,7 +94,7 @@ class Kind:
     @property
     def segments(self) -> bool:
         """Whether its network labels images."""
-        return self.head is None
+        return self.head is None and not self.translates
 
     @property
     def rectifies(self) -> bool:
@@ -169,6 +171,14 @@ KINDS: dict[str, Kind] = {
         prototypes=lambda stage: True,
         frozen_start=lambda stage: True,
         unused_views=lambda stage: (*_STRONG, "target_stride"),
+    ),
+    "translate": Kind(
+        "translate",
+        teacher="teacher",
+        discriminator=lambda stage: True,
+        translates=True,
+        unused_views=lambda stage: (*_STRONG, "target_stride"),
+        role=lambda stage: "translation",
     ),
     "distill": Kind(
         "distill",

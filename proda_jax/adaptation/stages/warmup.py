@@ -13,12 +13,11 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
-import optax
 
 from proda_jax.adaptation import adversary, losses, views
 from proda_jax.adaptation.adversary import SOURCE, TARGET
 from proda_jax.adaptation.stages import step as steps
-from proda_jax.adaptation.state import DiscriminatorState, TrainState
+from proda_jax.adaptation.state import TrainState
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.heads import Output
 from proda_jax.models.resizing import resize_align_corners
@@ -227,7 +226,7 @@ def update(state: TrainState, inputs: Inputs, *, setup: steps.Setup):
     if c.weight_divergence:
         metrics["weight_likeness"], apart = jax.value_and_grad(objective.likeness)(state.params)
         gradient = steps.add(gradient, apart)
-    judges = moved(state.discriminator, critics_gradient, setup)
+    judges = steps.moved(state.discriminator, critics_gradient, setup)
     state, metrics = steps.update(setup, state, gradient, stats, metrics)
     return state.replace(discriminator=judges, class_presence=presence), metrics
 
@@ -240,13 +239,3 @@ def class_weights(state: TrainState, label: jax.Array, setup: steps.Setup) -> tu
     pixels = steps.reduce(setup, jnp.sum(jax.nn.one_hot(label, len(presence)), axis=(0, 1, 2)))
     images = len(label) * (setup.shares // setup.micro_batches)
     return losses.class_weights(pixels, presence, weight=c.rare_weight, fewer_than=c.rare_pixels * images)
-
-
-def moved(
-    discriminator: DiscriminatorState | None, gradient: Any, setup: steps.Setup
-) -> DiscriminatorState | None:
-    """The discriminators after a step of their optimizer."""
-    if discriminator is None:
-        return None
-    updates, opt_state = setup.discriminator_optimizer.update(gradient, discriminator.opt_state, discriminator.params)
-    return discriminator.replace(params=optax.apply_updates(discriminator.params, updates), opt_state=opt_state)
