@@ -5,10 +5,11 @@
 
 `demo` is rendered streets and the demo's small network, `camvid` real photographs by day -> at dusk with
 EfficientNet-Lite0 from ImageNet weights. Each row starts from the same network, trained on the source, and takes
-`STEPS` more, in as many parts as its system has; the control takes them on the source alone. The paper's numbers beside
-the rows are Table 1's, each with a network, a size and a rule for choosing of its own. Steps of CyCADA's and BDL's
-translation count like all others; BDL translates once. Systems with two heads have networks of their own, and a study each, of rendered streets:
-`demo_levels` (AdaptSegNet and ADVENT at two levels), `demo_clan`, `demo_uncertainty` (Seg-Uncertainty).
+`STEPS` more, in as many parts as its system has; the control takes them on the source alone. Steps of CyCADA's and
+BDL's translation count like all others, and BDL translates once. The paper's numbers beside the rows are Table 1's,
+each with a network, a size and a rule for choosing of its own. Systems with two heads have networks of their own, and a
+study each, of rendered streets: `demo_levels` (AdaptSegNet and ADVENT at two levels), `demo_clan`, `demo_uncertainty`
+(Seg-Uncertainty).
 
 What is a system's own is as in its configuration (configs/cbst.py and others): losses, weights, selection of labels.
 Rates, schedule, batch normalisation, views, sizes of discriminators and colour augmentation are the same in all rows.
