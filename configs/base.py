@@ -293,6 +293,11 @@ def warmup(init: str, steps: int) -> ml_collections.ConfigDict:
     s.local_weight = 0.0  # lambda of 1 - cosine of the two heads in a target score's weight (CLAN: 40; SYNTHIA 10)
     s.local_floor = 0.4  # epsilon, what is added to it (CLAN)
     s.local_after = 5000  # steps up to which all scores count alike (CLAN)
+    s.patch_modes = 0  # modes of source patches' labels that patches are told apart by (PatchAlign: 50); 0: none
+    s.patch_size = (32, 64)  # (height, width) of a patch, pixels of the crop (PatchAlign)
+    s.patch_channels = 512  # of the layer between a patch and its mode
+    s.patch_weight = 0.01  # of the cross entropy with the modes of the source (PatchAlign)
+    s.patch_adversarial_weight = 0.0005  # of a discriminator of patches by their modes
     s.damping_steps = 0  # over which the adversarial weights and weight_divergence fall to zero; 0: never (CLAN: all)
     s.weight_divergence = 0.0  # of cos + 1 of two parallel heads' parameters (CLAN's code: 0.02)
     s.entropy_weight = 0.0  # of the target's normalised entropy (MinEnt: 0.001)

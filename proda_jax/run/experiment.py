@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from proda_jax.adaptation import class_thresholds, prototypes, statistics
+from proda_jax.adaptation import class_thresholds, patch_modes, prototypes, statistics
 from proda_jax.adaptation.stages import build, kinds, prepare
 from proda_jax.adaptation.stages.step import Setup
 from proda_jax.adaptation.state import TrainState
@@ -41,6 +41,7 @@ from proda_jax.system.interruption import Interruption, Stopped
 from proda_jax.system.progress import phase, say
 
 Made = TypeVar("Made", bound=Store)
+PATCHES = 100_000  # source patches, at most, whose modes are found
 
 
 class Experiment:
@@ -93,11 +94,13 @@ class Experiment:
         self.labels(name)  # before training begins, which an interruption lets finish its step
         self.labelled(name)
         start = self.initial_prototypes(name) if kind.prototypes(stage) else None
+        modes = self.patch_modes(name) if kind.patch_modes(stage) else None
         with phase(f"{name}: setting up its network"):
             variables = self.networks.initial(name, model)
             key = build.stage_key(config.seed, build.random_name(config, name))
             state = devices.replicate(build.create_state(setup, key, variables, start), self.mesh)
-            frozen = devices.replicate(variables, self.mesh) if kind.frozen_start(stage) else None
+            given = variables if kind.frozen_start(stage) else modes
+            frozen = None if given is None else devices.replicate(given, self.mesh)
         step = functools.partial(build.train_step(stage.kind), setup=setup)
         step = devices.map_step(step, self.mesh, "rbr", "rr", donate=(0,))
         schedule = train.Schedule(
@@ -403,6 +406,20 @@ class Experiment:
         if isinstance(labelled, Joined):
             return JoinedRareClassOrder(pixels, labelled, build.batch_size(self.config, name), **how)
         return RareClassOrder(pixels, **how)
+
+    def patch_modes(self, name: str) -> np.ndarray:
+        """Modes of the source's patches for a stage that aligns these, float32 [modes, 4 * classes]; found once."""
+        stage, path = self.config[name], self.workdir.folder(name) / "patch_modes.npz"
+        if not hosts.as_the_first_sees(hosts.is_first() and is_readable(path)):
+            if hosts.is_first():
+                batches = self.sources.labelled().ordered_batches(1, labels=True)
+                labels = (label for batch in batches for label in batch["label"])
+                with phase(f"{name}: modes of patches"):
+                    seed = build.order_seed(self.config.seed, build.random_name(self.config, name))
+                    found = patch_modes.patches_of(labels, len(self.space), tuple(stage.patch_size), PATCHES, seed)
+                    write_atomically(path, npz(modes=patch_modes.clusters(found, stage.patch_modes, seed)))
+            hosts.wait("modes of patches are found")
+        return read_npz(path)["modes"]
 
     def initial_prototypes(self, name: str) -> prototypes.Prototypes:
         """The prototypes that stage `name` starts from (Equation 5)."""

@@ -39,7 +39,8 @@ _BEFORE = {
     "weight_divergence": 0.0, "entropy_weight": 0.0, "auxiliary_entropy_weight": 0.0, "schedule_warmup_to": "schedule",
     "source_weight": 1.0, "discriminator_warmup": True, "memory_weight": 0.0, "memory_after": 15_000,
     "rectified": False, "rare_weight": 1.0, "rare_pixels": 4096, "hard_share": 1.0,
-    "discriminated": "network", "gradient_penalty": 0.0,
+    "discriminated": "network", "gradient_penalty": 0.0, "patch_modes": 0, "patch_size": [32, 64],
+    "patch_channels": 512, "patch_weight": 0.01, "patch_adversarial_weight": 0.0005,
 }  # fmt: skip
 _BEFORE_OF_WARMUP = {
     "label_weight": 0.0, "labels_from": None, "label_selector": "class_portion", "label_threshold": 0.9,

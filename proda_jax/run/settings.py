@@ -86,7 +86,7 @@ POSITIVE = (
     "contrast_temperature", "prototype_min_pixels", "prototype_init_min_pixels", "prototype_init_limit",
     "prototype_init_passes", "steps", "layer_decay", "statistics_images", "rare_class_temperature", "crop_tries",
     "mask_block", "label_every", "label_portion", "label_entropy", "logit_temperature", "discriminator_weight",
-    "rare_weight", "hard_share", "generator_channels",
+    "rare_weight", "hard_share", "generator_channels", "patch_channels",
 )  # fmt: skip
 SHARES = (
     "momentum", "schedule_warmup_start", "grey", "ema_momentum", "prototype_momentum", "label_threshold", "mask_ratio",
@@ -101,7 +101,7 @@ NOT_NEGATIVE = (
     "local_weight", "local_floor", "local_after", "damping_steps", "weight_divergence", "entropy_weight",
     "auxiliary_entropy_weight", "focus", "source_weight", "memory_weight", "memory_after", "rare_pixels",
     "gradient_penalty", "cycle_weight", "identity_weight", "semantic_weight", "semantic_again_weight", "pool_size",
-    "generator_blocks",
+    "generator_blocks", "patch_modes", "patch_weight", "patch_adversarial_weight",
 )  # fmt: skip
 
 
@@ -306,6 +306,8 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
                "'probabilities', as those are zero where a selector by classes keeps no label")  # fmt: skip
     if stage.get("source_weight") == 0 and any(stage.jitter.values()):
         refuse(f"{name}.jitter", stage.jitter.to_dict(), "zeros, as source_weight is 0: the source is left out")
+    if stage.get("patch_modes"):
+        check_patches(config, name)
     if "auxiliary_ce_weight" in stage:
         check_heads(config, name)
     if "adversarial_on" in stage:
@@ -425,6 +427,17 @@ def check_translation(config: ml_collections.ConfigDict, name: str) -> None:
         refuse(f"{name}.window_overlap", stage.window_overlap, "a share below 1")
     if 0 < stage.pool_size < (stage.batch_size or config.batch_size):
         refuse(f"{name}.pool_size", stage.pool_size, "0, or at least the number of images in a step")
+
+
+def check_patches(config: ml_collections.ConfigDict, name: str) -> None:
+    """Checks that patches fill crops."""
+    stage, crop = config[name], views_of(config, name).crop_size
+    size = stage.patch_size
+    if len(size) != 2 or min(size) < 2 or any(own % 2 or side % own for own, side in zip(size, crop, strict=True)):
+        refuse(f"{name}.patch_size", tuple(size), f"(height, width), even, of which views.crop_size, {tuple(crop)}, is "
+               "a multiple")  # fmt: skip
+    if stage.gan == adversary.CLASSES:
+        refuse(f"{name}.patch_modes", stage.patch_modes, "0 beside gan 'classes'")
 
 
 def check_unscored(config: ml_collections.ConfigDict, name: str) -> None:

@@ -46,7 +46,7 @@ def in_parts(name: str) -> dict:
 
 
 # its discriminators' gradient penalty takes XLA minutes; golden numbers compare it in the ordinary suite
-SLOW = ("rare_and_hard",)
+SLOW = ("rare_and_hard", "patches")
 each_stage = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in STAGES]
 )

@@ -27,6 +27,7 @@ from proda_jax.configs import (
     lrent,
     mic,
     mrkld,
+    patchalign,
     seg_uncertainty,
     synthia,
 )
@@ -172,6 +173,7 @@ ADVERSARIAL = {
     adaptsegnet: (adaptsegnet.FORMS, ["warmup"]),
     advent: (deeplabv2.SOURCES, ["warmup", "warmup"]),
     cycada: (deeplabv2.SOURCES, ["supervised", "translate", "warmup"]),
+    patchalign: (deeplabv2.SOURCES, ["warmup"]),
     clan: (deeplabv2.SOURCES, ["warmup"]),
     fada: (deeplabv2.SOURCES, ["supervised", "warmup", "distill"]),
     seg_uncertainty: (deeplabv2.SOURCES, ["warmup", "distill"]),

@@ -14,7 +14,7 @@ from proda_jax.configs import base
 from proda_jax.data.translations import Translations
 from proda_jax.inference.loading import load
 from proda_jax.models.translator import translated
-from proda_jax.run import settings
+from proda_jax.run import provenance, settings
 from proda_jax.run.experiment import Experiment, card_of
 from proda_jax.run.records import Metrics
 from proda_jax.run.sources import Sources
@@ -47,6 +47,7 @@ def finished(tmp_path_factory):
         checkpoints.save_network(network, None, card_of(c, "source", model).as_json())
     entry = {"step": 0, "miou": 1.0}
     run.workdir.finish("source", {"name": "source", "steps": 0, "seconds": 1, "best": entry, "last": entry})
+    provenance.remember(run.workdir.folder("source"), c, "source")
     run.complete("translation")
     run.translations("translation")
     return c, run, given

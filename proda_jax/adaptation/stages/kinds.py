@@ -49,6 +49,7 @@ class Kind:
       averages_statistics: whether this has running statistics of its own.
       prototypes: whether it has prototypes, which start as means of the features of the network that it starts from.
       frozen_start: whether the step is given the network that the stage starts from, as its teacher.
+      patch_modes: whether the step is given modes of the source's patches, as its teacher.
       draws_rare_classes: whether source images are drawn by the classes that they hold.
       of_labelled: settings by which it needs labelled images, 'kind' where it always does; those without any can be
         trained from target images alone.
@@ -75,6 +76,7 @@ class Kind:
     averages_statistics: Callable[[Settings], bool] = lambda stage: False
     prototypes: Callable[[Settings], bool] = lambda stage: False
     frozen_start: Callable[[Settings], bool] = lambda stage: False
+    patch_modes: Callable[[Settings], bool] = lambda stage: False
     draws_rare_classes: Callable[[Settings], bool] = lambda stage: False
     of_labelled: Callable[[Settings], tuple[str, ...]] = lambda stage: ("kind",)
     pairs_target: bool = False
@@ -152,6 +154,7 @@ KINDS: dict[str, Kind] = {
         discriminator=lambda stage: stage.get("adversarial_weight", 0.01) > 0,
         weighs_classes=lambda stage: stage.get("rare_weight", 1.0) != 1 or stage.get("hard_share", 1.0) < 1,
         auxiliary_head=lambda stage: True,
+        patch_modes=lambda stage: stage.get("patch_modes", 0) > 0,
         unused_views=lambda stage: (*_STRONG, "target_stride"),
         paper_row=in_paper.warmup_row,
         paper_settings=lambda stage, source: in_paper.JITTER,
