@@ -167,7 +167,7 @@ def stage(kind: str, init: str, steps: int) -> ml_collections.ConfigDict:
     """What every stage has.
 
     Args:
-      kind: 'pretrain', 'supervised', 'warmup', 'denoise', 'anchors', 'distill' or 'mix'.
+      kind: 'pretrain', 'translate', 'supervised', 'warmup', 'denoise', 'anchors', 'distill' or 'mix'.
       init: where its network starts: 'random', 'imagenet', 'self_supervised', or the name of an earlier stage.
       steps: number of steps.
     """
@@ -176,10 +176,13 @@ def stage(kind: str, init: str, steps: int) -> ml_collections.ConfigDict:
     s.weights = placeholder(str)  # file, in any format, from which the stage's network is taken instead of training it
     s.random_as = placeholder(str)  # name under which order, views, dropout and initial weights are drawn, so that
     #                                 stages that are compared draw the same; default: the stage's own
+    s.source_images = placeholder(str)  # stage whose translations of the source's images are learnt from, with the
+    #                                     source's labels; default: the images as they are
     s.views = ml_collections.ConfigDict()  # settings of the section 'views' that are others in this stage
     s.schedule = "poly"  # 'poly' (released); 'per_epoch': times `schedule_factor` after each epoch (Section 5.1);
-    #                       'linear' to zero (DAFormer); 'constant'
-    s.schedule_steps = 90_000  # where 'poly' and 'linear' reach zero, steps (released)
+    #                       'linear' to zero (DAFormer); 'flat_then_linear', from half of its steps on (CycleGAN);
+    #                       'constant'
+    s.schedule_steps = 90_000  # where 'poly' and the linear ones reach zero, steps (released)
     s.schedule_power = 0.9
     s.schedule_factor = 0.9
     s.schedule_warmup = 0  # steps over which rates rise linearly to what the schedule says
@@ -228,6 +231,36 @@ def pretrain(init: str, steps: int) -> ml_collections.ConfigDict:
     return s.lock()
 
 
+def translate(teacher: str, steps: int) -> ml_collections.ConfigDict:
+    """Translation of source images into the target's look, by cycles, as CyCADA has it (Hoffman et al., ICML 2018).
+
+    What BDL (Li et al., CVPR 2019) does otherwise is in the settings. `teacher`: the stage whose network is to see in a
+    translation what it sees in the image; it stays as it is.
+    """
+    s = stage("translate", "random", steps)
+    s.teacher = teacher
+    s.batch_size = placeholder(int)  # images of each domain in a step, over all devices; default: batch_size
+    s.generator_channels = 64  # of the generators' first convolution (CycleGAN)
+    s.generator_blocks = 9  # residual blocks of each generator (CycleGAN)
+    s.discriminator_channels = (64, 128, 256, 512)  # of its 4x4 convolutions before the last (CycleGAN)
+    s.optimizer, s.adam_betas, s.weight_decay = "adamw", (0.5, 0.999), 0.0  # which is Adam (CycleGAN)
+    s.head_rate = s.backbone_rate = 2e-4  # of the generators, which have no backbone (CycleGAN)
+    s.discriminator_rate = 2e-4  # of their discriminators (CycleGAN)
+    s.schedule, s.schedule_steps = "flat_then_linear", steps
+    s.gan = "ls"  # or 'vanilla'
+    s.adversarial_weight = 1.0  # of what discriminators say of translations
+    s.cycle_weight = 10.0  # of mean |x - what comes back of it|, colours in [-1, 1] (CycleGAN)
+    s.identity_weight = 5.0  # of what a generator changes in images that look right already (CycleGAN: half of cycle's)
+    s.semantic = "labels"  # cross entropy with teacher's labels of the image (CyCADA); or 'logits', squared difference
+    #                        of normalised class scores (BDL)
+    s.semantic_weight = 1.0  # of an image and its translation (CyCADA; BDL: 0.1); 0: none
+    s.semantic_again_weight = 0.0  # of an image and what comes back of it (BDL: 10)
+    s.pool_size = 50  # translations that discriminators may see again (CycleGAN); 0: none
+    s.window = ()  # (height, width) of crops in which whole images are translated in the end; (): in one piece
+    s.window_overlap = 0.25  # share that neighbouring crops have in common, at least
+    return s.lock()
+
+
 def supervised(init: str, steps: int, *, target_labels: bool = False) -> ml_collections.ConfigDict:
     """Cross entropy on the source; with `target_labels` on the target too, the oracle; or with its entropy (FDA)."""
     s = stage("supervised", init, steps)
@@ -269,6 +302,11 @@ def warmup(init: str, steps: int) -> ml_collections.ConfigDict:
     s.local_weight = 0.0  # lambda of 1 - cosine of the two heads in a target score's weight (CLAN: 40; SYNTHIA 10)
     s.local_floor = 0.4  # epsilon, what is added to it (CLAN)
     s.local_after = 5000  # steps up to which all scores count alike (CLAN)
+    s.patch_modes = 0  # modes of source patches' labels that patches are told apart by (PatchAlign: 50); 0: none
+    s.patch_size = (32, 64)  # (height, width) of a patch, pixels of the crop (PatchAlign)
+    s.patch_channels = 512  # of the layer between a patch and its mode
+    s.patch_weight = 0.01  # of the cross entropy with the modes of the source (PatchAlign)
+    s.patch_adversarial_weight = 0.0005  # of a discriminator of patches by their modes
     s.damping_steps = 0  # over which the adversarial weights and weight_divergence fall to zero; 0: never (CLAN: all)
     s.weight_divergence = 0.0  # of cos + 1 of two parallel heads' parameters (CLAN's code: 0.02)
     s.entropy_weight = 0.0  # of the target's normalised entropy (MinEnt: 0.001)

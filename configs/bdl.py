@@ -1,38 +1,64 @@
-"""BDL (Li et al., CVPR 2019), GTA5 -> Cityscapes: adversarial alignment, and self-training with median thresholds.
+"""BDL (Li et al., CVPR 2019), GTA5 -> Cityscapes: translation and segmentation help each other, in turns.
 
     python main.py --config=configs/bdl.py --workdir=... --config.model.imagenet_weights=<file> \
         --config.data.source.raw_dir=<GTA5> --config.data.target.raw_dir=<Cityscapes>
 
 `--config=configs/bdl.py:synthia` begins with SYNTHIA. Published: 48.5 mIoU on GTA5 (Table 1), 51.4 over 13 classes on
-SYNTHIA (Table 2), with source images that a cycle-consistent GAN has translated to the target. There is none here: name
-a folder of images that are translated already (`raw_dir`), in the layout of the data set, or learn from them as they
-are. This configuration itself has not been run in full.
+SYNTHIA (Table 2). This configuration itself has not been run in full. To learn from a folder of images that somebody
+has translated already, name it as the source's `raw_dir`, in the layout of the data set, and leave out the stages
+`translation1` and `translation2` and what names them, `source_images`.
 
-A network with one head learns the source's labels, and to look to a discriminator on the target as on the source; then,
-twice, so does one that starts from the same weights and learns from labels of the one before, too: those that are surer
-than the median of their class, or than 0.9.
+K = 2 times: two generators learn to translate the source, while the network of before is to see the same in an image
+and its translation (class scores, normalised), and even more so in what comes back of it; a network learns the
+translated source, and to look to a discriminator on the target as on these; and N = 2 times, so does one that starts
+from the same weights and learns from labels of the one before, too: those that are surer than the median of their
+class, or than 0.9. The first translation is by what a network that was trained on the source sees.
 """
 
 import ml_collections
 
 from proda_jax.configs import base, cbst
 
+TRANSLATIONS, ROUNDS = 2, 2  # K, N
+PASSES = 20  # over the target's 2975 images, of each translation, 4 images in a step
+BATCH = 4
+
 
 def get_config(form: str = "gta5") -> ml_collections.ConfigDict:
     """The configuration that begins with one of `cbst.FORMS`."""
     c = cbst.task(form)
     c.task = f"bdl_{form}"
-    c.stages = ("warmup", "round1", "round2")
     c.batch_size = 1
     c.data.source.image_size = (720, 1280)
     c.data.target.image_size = c.data.validation.image_size = (512, 1024)  # scored at the labels' size
     c.views.crop_size, c.views.scale, c.views.flip = (512, 1024), (1.0, 1.0), False
 
-    c.warmup = aligned("imagenet", 80_000)
-    for before, name in zip(c.stages, c.stages[1:], strict=False):
-        c[name] = aligned("imagenet", 120_000)
-        c[name].labels_from, c[name].label_weight = before, 1.0
+    c.source = base.supervised("imagenet", 80_000)
+    c.source.weight_decay, c.source.schedule_steps, c.source.batch_norm = 5e-4, 250_000, "affine_frozen"
+    stages = ["source"]
+    for k in range(1, 1 + TRANSLATIONS):
+        translated = f"translation{k}"
+        c[translated] = translation(stages[-1], PASSES * 2975 // BATCH)
+        stages.append(translated)
+        for number in range(ROUNDS + 1):
+            name = f"round{k}_{number}" if number else f"aligned{k}"
+            c[name] = aligned("imagenet", 120_000 if number else 80_000)
+            c[name].source_images = translated
+            if number:
+                c[name].labels_from, c[name].label_weight = stages[-1], 1.0
+            stages.append(name)
+    c.stages = tuple(stages)
     return c
+
+
+def translation(teacher: str, steps: int) -> ml_collections.ConfigDict:
+    """Translation by what `teacher` sees, of crops of images as they come."""
+    stage = base.translate(teacher, steps)
+    stage.batch_size = BATCH
+    stage.semantic, stage.semantic_weight, stage.semantic_again_weight = "logits", 0.1, 10.0
+    with stage.unlocked():
+        stage.views.crop_size, stage.views.flip = (452, 452), True
+    return stage
 
 
 def aligned(init: str, steps: int) -> ml_collections.ConfigDict:

@@ -139,7 +139,7 @@ def needed(c: ml_collections.ConfigDict, wanted: Iterable[str]) -> tuple[str, ..
     found: dict[str, None] = {}
 
     def add(name: str) -> None:
-        for key in ("init", "labels_from", "teacher"):
+        for key in ("init", "labels_from", "teacher", "source_images"):
             if (before := c[name].get(key)) in c:
                 add(before)
         found.setdefault(name)

@@ -5,10 +5,11 @@
 
 `demo` is rendered streets and the demo's small network, `camvid` real photographs by day -> at dusk with
 EfficientNet-Lite0 from ImageNet weights. Each row starts from the same network, trained on the source, and takes
-`STEPS` more, in as many parts as its system has; the control takes them on the source alone. The paper's numbers beside
-the rows are Table 1's, each with a network, a size and a rule for choosing of its own; BDL's, with images that a GAN
-has translated, is left out. Systems with two heads have networks of their own, and a study each, of rendered streets:
-`demo_levels` (AdaptSegNet and ADVENT at two levels), `demo_clan`, `demo_uncertainty` (Seg-Uncertainty).
+`STEPS` more, in as many parts as its system has; the control takes them on the source alone. Steps of CyCADA's and
+BDL's translation count like all others, and BDL translates once. The paper's numbers beside the rows are Table 1's,
+each with a network, a size and a rule for choosing of its own. Systems with two heads have networks of their own, and a
+study each, of rendered streets: `demo_levels` (AdaptSegNet and ADVENT at two levels), `demo_clan`, `demo_uncertainty`
+(Seg-Uncertainty).
 
 What is a system's own is as in its configuration (configs/cbst.py and others): losses, weights, selection of labels.
 Rates, schedule, batch normalisation, views, sizes of discriminators and colour augmentation are the same in all rows.
@@ -18,7 +19,22 @@ from collections.abc import Callable
 
 import ml_collections
 
-from proda_jax.configs import advent, base, cag, camvid, cbst, clan, deeplabv2, demo, fada, fda, lite, seg_uncertainty
+from proda_jax.configs import (
+    advent,
+    base,
+    bdl,
+    cag,
+    camvid,
+    cbst,
+    clan,
+    cycada,
+    deeplabv2,
+    demo,
+    fada,
+    fda,
+    lite,
+    seg_uncertainty,
+)
 from proda_jax.configs.studies import common
 
 STEPS = 480  # of each row after the source: two parts of 240, three of 160, four of 120
@@ -92,6 +108,19 @@ def one_head(c: ml_collections.ConfigDict, finish: Finish) -> list[Row]:
         c[name].labels_from, c[name].label_weight = before, 1.0
         finish(c[name])
 
+    c.cycada_translation = translation(cycada.translation("source", half))
+    c.cycada = finish(deeplabv2.adversarial("source", half))
+    c.cycada.source_images = "cycada_translation"
+
+    before = "source"
+    c.bdl_translation = translation(bdl.translation("source", quarter))
+    for name in ("bdl_translated", "bdl_translated_round1", "bdl_translated_round2"):
+        c[name] = deeplabv2.adversarial("source", quarter)
+        c[name].source_images = "bdl_translation"
+        if before != "source":
+            c[name].labels_from, c[name].label_weight = before, 1.0
+        before, _ = name, finish(c[name])
+
     for system in ("cbst", "mrkld", "lrent"):
         before = "source"
         for number, portion in enumerate(cbst.PORTIONS, 1):
@@ -119,10 +148,19 @@ def one_head(c: ml_collections.ConfigDict, finish: Finish) -> list[Row]:
     return [
         ("AdaptSegNet, one level", "adaptsegnet", 41.4), ("MinEnt, one level", "minent", None),
         ("AdvEnt, one level", "advent", None), ("FADA", "fada_distilled", 50.1), ("CAG-UDA", before, 50.2),
+        ("CyCADA", "cycada", 42.7), ("BDL", "bdl_translated_round2", 48.5),
         ("BDL without translation", "bdl_round2", None), ("CBST", "cbst_round3", 45.9), ("MRKLD", "mrkld_round3", 47.1),
         ("LRENT", "lrent_round3", None), ("FDA", "fda_round2", None), ("DACS", "dacs", None),
         ("ProDA", "stage3", 57.5),
     ]  # fmt: skip
+
+
+def translation(stage: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Generators and discriminators in proportion to the networks, of the study's own crops and batches."""
+    stage.generator_channels, stage.generator_blocks, stage.discriminator_channels = 16, 3, (16, 32, 64)
+    stage.batch_size = None
+    stage.views = ml_collections.ConfigDict()
+    return stage
 
 
 def retrained(system: str, before: str, steps: int, portion: float) -> ml_collections.ConfigDict:

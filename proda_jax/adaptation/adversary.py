@@ -1,7 +1,8 @@
 """What adversarial stages ask of their discriminators: what these see, and how far their scores are from a domain's.
 
 A stage has one discriminator for what the network says, and may have a second one for its auxiliary head, whose
-parameters lie among those of the first, as 'auxiliary'.
+parameters lie among those of the first, as 'auxiliary'. PatchAlign's two networks, 'modes' and 'critic', lie there as
+'patches'.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from proda_jax.adaptation import losses
-from proda_jax.models.discriminator import Discriminator
+from proda_jax.models.discriminator import Discriminator, PatchModes
 from proda_jax.models.heads import Output
 from proda_jax.models.moments import at_least_float32
 from proda_jax.models.resizing import resize_align_corners
@@ -72,7 +73,19 @@ def initialise(discriminator: Discriminator, key: jax.Array, stage: Settings, ou
     params = of(MAIN, key)
     if stage.auxiliary_adversarial_weight:
         params = params | {"auxiliary": of(AUXILIARY, jax.random.fold_in(key, 1))}
+    if stage.patch_modes:
+        shown = jax.eval_shape(lambda output: probabilities(output, MAIN, size), output)
+        modes, critic = patch_networks(stage, discriminator.dtype)
+        scores, found = modes.init_with_output(jax.random.fold_in(key, 2), jnp.zeros((1, *shown.shape[1:])))
+        critic = critic.init(jax.random.fold_in(key, 3), scores)
+        params = params | {"patches": {"modes": found["params"], "critic": critic["params"]}}
     return params
+
+
+def patch_networks(stage: Settings, dtype: Any) -> tuple[PatchModes, Discriminator]:
+    """The layers that say which mode a patch is of, and those that judge by it which domain it is from (PatchAlign)."""
+    modes = PatchModes(stage.patch_modes, tuple(stage.patch_size), stage.patch_channels, dtype)
+    return modes, Discriminator((256, 512), dtype, kernel=1, stride=1, leaky=True)
 
 
 def judge(
@@ -112,7 +125,7 @@ def judge(
 def apply(discriminator: Discriminator, params: Any, which: int, maps: jax.Array) -> tuple[jax.Array, ...]:
     """Scores of one of the discriminators, [batch, h, w, outputs] of each of its scales."""
     own = params if which == MAIN else params["auxiliary"]
-    scores = discriminator.apply({"params": {k: v for k, v in own.items() if k != "auxiliary"}}, maps)
+    scores = discriminator.apply({"params": {k: v for k, v in own.items() if k not in ("auxiliary", "patches")}}, maps)
     return scores if isinstance(scores, tuple) else (scores,)
 
 

@@ -23,6 +23,11 @@ def poly(rate: float, steps: int, power: float = 0.9) -> optax.Schedule:
     return lambda step: rate * jnp.maximum(1.0 - jnp.asarray(step, jnp.float32) / steps, 0.0) ** power
 
 
+def flat_then_linear(rate: float, steps: int) -> optax.Schedule:
+    """The rate for half of the steps, from which it falls linearly to zero (CycleGAN)."""
+    return lambda step: rate * jnp.clip(2.0 - 2.0 * jnp.asarray(step, jnp.float32) / steps, 0.0, 1.0)
+
+
 def per_epoch(rate: float, factor: float, steps_per_epoch: int) -> optax.Schedule:
     """rate * factor ** epoch (paper, Section 5.1: factor 0.9)."""
     return lambda step: rate * factor ** jnp.asarray(step // steps_per_epoch, jnp.float32)
@@ -49,6 +54,7 @@ def warmed_up(schedule: optax.Schedule, steps: int, start: float, rate: float | 
 SCHEDULES: dict[str, Callable[[ml_collections.ConfigDict, float, int], optax.Schedule]] = {
     "poly": lambda stage, rate, epoch: poly(rate, stage.schedule_steps, stage.schedule_power),
     "linear": lambda stage, rate, epoch: optax.linear_schedule(rate, 0.0, stage.schedule_steps),
+    "flat_then_linear": lambda stage, rate, epoch: flat_then_linear(rate, stage.schedule_steps),
     "per_epoch": lambda stage, rate, epoch: per_epoch(rate, stage.schedule_factor, epoch),
     "constant": lambda stage, rate, epoch: optax.constant_schedule(rate),
 }
@@ -103,9 +109,11 @@ def network_optimizer(
     return partitioned(transforms, group_of)
 
 
-def prototype_optimizer(stage: ml_collections.ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
-    """That of what follows the backbone, for prototypes that are learnt like it (CPSL)."""
-    return OPTIMIZERS[stage.optimizer](stage, schedule(stage, stage.head_rate, steps_per_epoch), 1)
+def plain_optimizer(
+    stage: ml_collections.ConfigDict, rate: float, steps_per_epoch: int
+) -> optax.GradientTransformation:
+    """The stage's optimizer for parameters that all have one rate: of translation, which has no backbone."""
+    return OPTIMIZERS[stage.optimizer](stage, schedule(stage, rate, steps_per_epoch), 1)
 
 
 def discriminator_optimizer(stage: ml_collections.ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from proda_jax.adaptation.class_statistics import ClassStatistics
+from proda_jax.adaptation.image_pool import ImagePool
 from proda_jax.adaptation.prototypes import Prototypes
 
 
 @flax.struct.dataclass
 class DiscriminatorState:
-    """Parameters and optimizer state of the discriminator of the adversarial warm-up."""
+    """Parameters and optimizer state of the discriminators of the adversarial warm-up, or of translation."""
 
     params: Any
     opt_state: Any
@@ -95,6 +96,7 @@ class TrainState:
         None.
       learnt_prototypes, contrast: or None.
       foundation: class prototypes of another network, which do not change, [classes, channels], or None.
+      pool: translations that were made before, or None.
       recomputed: statistics of whole target images with which the network is scored and handed on, as of the last
         evaluation, like `batch_stats`; None where these are (see `statistics`).
     """
@@ -112,6 +114,7 @@ class TrainState:
     learnt_prototypes: LearntPrototypes | None = None
     contrast: ContrastState | None = None
     foundation: jax.Array | None = None
+    pool: ImagePool | None = None
     recomputed: Any = None
 
     @property
@@ -125,7 +128,7 @@ class TrainState:
         and those that older versions wrote."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del fields["recomputed"]
-        for name in ("class_presence", "learnt_prototypes", "contrast", "foundation"):
+        for name in ("class_presence", "learnt_prototypes", "contrast", "foundation", "pool"):  # older ones had none
             if fields[name] is None:
                 del fields[name]
         return fields | {"params": None} | ({"batch_stats": None} if self.recomputed is None else {})

@@ -171,7 +171,7 @@ def _training(card: Card, about: Mapping[str, Any]) -> Iterator[str]:
         yield "Not known."
     else:
         columns = {"kind": "kind", "init": "starts from", "teacher": "teacher", "labels_from": "labels from",
-                   "steps": "steps"}  # fmt: skip
+                   "source_images": "source images from", "steps": "steps"}  # fmt: skip
         rows = [(name, *(_value(settings.get(f"{name}.{key}")) for key in columns)) for name in stages]
         yield _table(("stage", *columns.values()), rows)
         main = ("seed", "batch_size", "views.crop_size", "model.head", "model.dtype")

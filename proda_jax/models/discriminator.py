@@ -79,6 +79,34 @@ class MultiScale(nn.Module):
         return conv(self.outputs, name=f"{name}_classifier")(x).astype(at_least_float32(self.dtype))
 
 
+class PatchModes(nn.Module):
+    """Class probabilities to scores of the mode that each patch is of (PatchAlign, Tsai et al., ICCV 2019).
+
+    The means of a patch's four quarters, as modes have them, a convolution over these, and a 1x1 convolution. That the
+    module pools to patches is the paper's; the quarters are our reading.
+
+    Attributes:
+      modes: number of them.
+      patch: height and width of a patch, pixels, even; it divides the image's.
+      channels: between the two convolutions.
+      dtype: type that convolutions compute in.
+    """
+
+    modes: int
+    patch: tuple[int, int]
+    channels: int = 512
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, probabilities: jax.Array) -> jax.Array:
+        """[batch, height, width, classes] to [batch, rows, columns, modes]."""
+        conv = partial(Conv, use_bias=True, initialisation="pytorch", dtype=self.dtype)
+        quarter = tuple(side // 2 for side in self.patch)
+        x = nn.avg_pool(probabilities, quarter, quarter)
+        x = nn.leaky_relu(conv(self.channels, kernel=2, stride=2, name="conv1")(x), 0.2)
+        return conv(self.modes, name="classifier")(x).astype(at_least_float32(self.dtype))
+
+
 # by the name that `discriminator` chooses; made with channels, dtype and outputs
 DISCRIMINATORS = {
     # of the released code of ProDA: 3x3 with stride 2 and a 1x1, a sixteenth of the size

@@ -13,6 +13,7 @@ from proda_jax.data.checks import data_sets, first_of
 from proda_jax.data.label_spaces import LabelSpace, label_space, own_ids
 from proda_jax.models.deeplab import NO_AUXILIARY, SegmentationNetwork
 from proda_jax.models.heads import HEADS
+from proda_jax.models.translator import TRANSLATION
 
 _ROLES = ("target", "validation", "source")  # whose label values are asked for, in this order
 # of networks, which stages choose
@@ -109,7 +110,9 @@ class Card:
         Raises:
           ValueError: it labels nothing.
         """
-        if not HEADS[self.model["head"]].segments:
-            raise ValueError(f"stage {self.stage!r} is pretraining, whose network labels nothing: name another --stage")
+        head = self.model["head"]
+        if head == TRANSLATION or not HEADS[head].segments:
+            role = "translation" if head == TRANSLATION else "pretraining"
+            raise ValueError(f"stage {self.stage!r} is {role}, whose network labels nothing: name another --stage")
         model = ml_collections.ConfigDict(dict(self.model))
         return build.network(model, len(self.classes), extra_norm=self.extra_norm, axis_name=None)

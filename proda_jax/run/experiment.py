@@ -5,14 +5,14 @@ import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from etils import epath
 
-from proda_jax.adaptation import class_thresholds, prototypes, statistics
+from proda_jax.adaptation import class_thresholds, patch_modes, prototypes, statistics
 from proda_jax.adaptation.stages import build, kinds, prepare
 from proda_jax.adaptation.stages.step import Setup
 from proda_jax.adaptation.state import TrainState
@@ -23,6 +23,8 @@ from proda_jax.data.label_spaces import label_space, reported_subsets
 from proda_jax.data.pseudo_labels import PseudoLabels, with_pseudo_labels
 from proda_jax.data.rare_classes import RareClassOrder, label_pixels
 from proda_jax.data.source import ExampleSource
+from proda_jax.data.store import Store
+from proda_jax.data.translations import Translated, Translations
 from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.report import score_tables as tables
 from proda_jax.run import evaluate, provenance, scales, train
@@ -37,6 +39,9 @@ from proda_jax.system.checkpoints import Checkpoints
 from proda_jax.system.files import alone, is_readable, npz, read_json, read_npz, write_atomically, write_json
 from proda_jax.system.interruption import Interruption, Stopped
 from proda_jax.system.progress import phase, say
+
+Made = TypeVar("Made", bound=Store)
+PATCHES = 100_000  # source patches, at most, whose modes are found
 
 
 class Experiment:
@@ -87,15 +92,18 @@ class Experiment:
             steps_per_epoch=steps_per_epoch,
         )
         self.labels(name)  # before training begins, which an interruption lets finish its step
+        self.labelled(name)
         start = self.initial_prototypes(name) if kind.prototypes(stage) else None
         shares = self.class_shares(name) if kinds.learns_prototypes(stage) else None
         foundation = self.foundation_prototypes(name) if stage.get("foundation") else None
+        modes = self.patch_modes(name) if kind.patch_modes(stage) else None
         with phase(f"{name}: setting up its network"):
             variables = self.networks.initial(name, model)
             key = build.stage_key(config.seed, build.random_name(config, name))
             state = build.create_state(setup, key, variables, start, shares, foundation)
             state = devices.replicate(state, self.mesh)
-            frozen = devices.replicate(variables, self.mesh) if kind.frozen_start(stage) else None
+            given = variables if kind.frozen_start(stage) else modes
+            frozen = None if given is None else devices.replicate(given, self.mesh)
         step = functools.partial(build.train_step(stage.kind), setup=setup)
         step = devices.map_step(step, self.mesh, "rbr", "rr", donate=(0,))
         schedule = train.Schedule(
@@ -140,7 +148,7 @@ class Experiment:
         """State of stage `name` -> what its history notes; on the way its panels and snapshot are written.
 
         A stage that rectifies labels has a snapshot of its `start`, too, from which they get better. None where nothing
-        is noted, as there are no images or, in pretraining, no labels to be had from the network.
+        is noted, as there are no images or, in pretraining and translation, no labels to be had from the network.
         """
         kind = kinds.of(self.config[name])
         if not kind.segments:
@@ -268,11 +276,12 @@ class Experiment:
         arguments = {"first_step": first_step, "shard": (index, count)}
         order = build.order_seed(config.seed, build.random_name(config, name))
         size = build.batch_size(config, name)
-        labelled, kind = self.sources.labelled(), kinds.of(stage)
+        labelled, kind = self.labelled(name), kinds.of(stage)
         if labelled is None:
             source = self.second_targets(name, size, **arguments) if kind.pairs_target else None
         elif stage.rare_class_sampling:
-            source = self.rare_classes(name, order, labelled).source_batches(labelled, size, **arguments)
+            classes = self.rare_classes(name, order, self.sources.labelled())
+            source = classes.source_batches(labelled, size, **arguments)
         else:
             source = labelled.training_batches(size, seed=order, labels=True, **arguments)
         target = None
@@ -303,26 +312,57 @@ class Experiment:
         network, folder = self.workdir.result(teacher)[self.config.handover], self.label_folder(teacher, recipe)
         origin = {"stage": teacher, "kind": recipe.folder, "network": network, **recipe.options}
         origin |= recipe.balance or {}
-        if hosts.is_first():
-            PseudoLabels(folder, origin)
-        hosts.wait("the folder of pseudo labels is there")
-        store = PseudoLabels(folder, origin)
-        others = f"another process makes the labels in {folder}; waiting for it"
-        with alone(folder / "lock", others, wait=True) if hosts.is_first() else contextlib.nullcontext():
-            self.fill(store, teacher, recipe)
-        return store
+        return self.filled(PseudoLabels, folder, origin, lambda store: self.fill(store, teacher, recipe))
 
     def fill(self, store: PseudoLabels, teacher: str, recipe: prepare.Recipe) -> None:
         """Makes the labels that a store lacks, or has damaged."""
         target = self.sources.open("target")
+        self.make_missing(
+            store, target, teacher, lambda: self.label_maker(teacher, recipe), f"{recipe.folder} from {teacher}"
+        )
+
+    def filled(self, sort: type[Made], folder: epath.Path, origin: dict, fill: Callable[[Made], None]) -> Made:
+        """The store of a sort in a folder, after `fill`, while no other process fills it."""
+        if hosts.is_first():
+            sort(folder, origin)
+        hosts.wait(f"the folder of {sort.what} is there")
+        store = sort(folder, origin)
+        others = f"another process makes the {sort.what} in {folder}; waiting for it"
+        with alone(folder / "lock", others, wait=True) if hosts.is_first() else contextlib.nullcontext():
+            fill(store)
+        return store
+
+    def make_missing(
+        self, store: Store, source: ExampleSource, by: str, make: Callable[[], Callable], title: str
+    ) -> None:
+        """Makes what a store lacks of a data set, or has damaged, with the network of stage `by`."""
         if hosts.is_first() and store.folder not in self.checked:
-            store.remove_damaged(target.names)
+            store.remove_damaged(source.names)
         self.checked.add(store.folder)
-        if hosts.as_the_first_sees(hosts.is_first() and bool(store.missing(target.names))):
-            mapped, title = self.label_maker(teacher, recipe), f"{recipe.folder} from {teacher}"
-            prepare.fill_store(
-                store, mapped, self.networks.variables(teacher), target, self.evaluation_batch, self.mesh, title
-            )
+        if hosts.as_the_first_sees(hosts.is_first() and bool(store.missing(source.names))):
+            variables = self.networks.variables(by)
+            prepare.fill_store(store, make(), variables, source, self.evaluation_batch, self.mesh, title)
+
+    def translations(self, name: str) -> Translations:
+        """The filled store of source images that the network of stage `name` has translated."""
+        stage, source = self.config[name], self.sources.labelled()
+        how = {"window": tuple(stage.window), "overlap": stage.window_overlap}
+        origin = {"stage": name, "network": self.workdir.result(name)[self.config.handover], **how}
+        origin["image_size"] = source.image_size
+
+        def make() -> Callable:
+            return devices.map_step(functools.partial(prepare.translate, self.networks.model(name), **how), self.mesh,
+                                    "rb", "b")  # fmt: skip
+
+        folder, title = self.workdir.folder(name) / "translated_source", f"{name}: translating source images"
+        return self.filled(
+            Translations, folder, origin, lambda store: self.make_missing(store, source, name, make, title)
+        )
+
+    def labelled(self, name: str) -> ExampleSource | None:
+        """What stage `name` learns from with labels: with `source_images`, translations in place of the images."""
+        labelled, made_by = self.sources.labelled(), self.config[name].get("source_images")
+        return labelled if made_by is None else Translated(labelled, self.translations(made_by))
 
     def label_folder(self, teacher: str, recipe: prepare.Recipe) -> epath.Path:
         """Where the pseudo labels of a recipe lie."""
@@ -370,13 +410,27 @@ class Experiment:
             return JoinedRareClassOrder(pixels, labelled, build.batch_size(self.config, name), **how)
         return RareClassOrder(pixels, **how)
 
+    def patch_modes(self, name: str) -> np.ndarray:
+        """Modes of the source's patches for a stage that aligns these, float32 [modes, 4 * classes]; found once."""
+        stage, path = self.config[name], self.workdir.folder(name) / "patch_modes.npz"
+        if not hosts.as_the_first_sees(hosts.is_first() and is_readable(path)):
+            if hosts.is_first():
+                batches = self.sources.labelled().ordered_batches(1, labels=True)
+                labels = (label for batch in batches for label in batch["label"])
+                with phase(f"{name}: modes of patches"):
+                    seed = build.order_seed(self.config.seed, build.random_name(self.config, name))
+                    found = patch_modes.patches_of(labels, len(self.space), tuple(stage.patch_size), PATCHES, seed)
+                    write_atomically(path, npz(modes=patch_modes.clusters(found, stage.patch_modes, seed)))
+            hosts.wait("modes of patches are found")
+        return read_npz(path)["modes"]
+
     def initial_prototypes(self, name: str) -> prototypes.Prototypes:
         """The prototypes that stage `name` starts from (Equation 5)."""
         stage = self.config[name]
         path = self.workdir.folder(name) / "initial_prototypes.npz"
         if not hosts.as_the_first_sees(hosts.is_first() and is_readable(path)):
             teacher = stage.init  # whose features they are compared with, as the momentum encoder starts there
-            source = self.sources.labelled() if stage.prototype_init == "source" else self.sources.open("target")
+            source = self.labelled(name) if stage.prototype_init == "source" else self.sources.open("target")
             model, variables = self.networks.model(teacher), self.networks.variables(teacher)
             made = prepare.initial_prototypes(model, variables, source, stage, self.evaluation_batch, self.mesh)
             hosts.wait("prototypes")  # all have looked before one writes
@@ -430,6 +484,8 @@ class Experiment:
             if not self.is_complete(name):
                 self.complete(name)
             self.write_results()
+            if kinds.of(self.config[name]).translates:
+                self.translations(name)
             self.stop_if_wished(name)
         return self.results()
 

@@ -21,7 +21,8 @@ _OF_ALL: tuple[Rule, ...] = (
     (("adam_betas",), lambda s: s.optimizer == "adamw", "optimizer 'adamw'"),
     (("momentum",), lambda s: s.optimizer == "sgd", "optimizer 'sgd'"),
     (("decay_vectors",), lambda s: s.weight_decay > 0, "weight_decay above 0"),
-    (("schedule_steps",), lambda s: s.schedule in ("poly", "linear"), "schedule 'poly' or 'linear'"),
+    (("schedule_steps",), lambda s: s.schedule in ("poly", "linear", "flat_then_linear"),
+     "schedule 'poly', 'linear' or 'flat_then_linear'"),
     (("schedule_power",), lambda s: s.schedule == "poly", "schedule 'poly'"),
     (("schedule_factor",), lambda s: s.schedule == "per_epoch", "schedule 'per_epoch'"),
     (("schedule_warmup_start", "schedule_warmup_to"), lambda s: s.schedule_warmup > 0, "schedule_warmup above 0"),
@@ -94,12 +95,14 @@ _OF_ADVERSARIES: tuple[Rule, ...] = (
     (
         ("gan", "adversarial_on", "discriminator", "discriminator_channels", "discriminator_rate",
          "discriminator_weight", "scores_at", "local_weight", "auxiliary_adversarial_weight",
-         "discriminated", "gradient_penalty"),
+         "discriminated", "gradient_penalty", "patch_modes"),
         lambda s: s.adversarial_weight > 0,
         "adversarial_weight above 0",
     ),
     (("discriminator_warmup",), lambda s: s.adversarial_weight > 0 and s.schedule_warmup > 0,
      "adversarial_weight and schedule_warmup above 0"),
+    (("patch_size", "patch_channels", "patch_weight", "patch_adversarial_weight"), lambda s: s.patch_modes > 0,
+     "patch_modes above 0"),
     (("soft_label_limit",), lambda s: s.adversarial_weight > 0 and s.gan == "classes", "gan 'classes'"),
     (("local_floor", "local_after"), lambda s: s.local_weight > 0, "local_weight above 0"),
     (("rare_pixels",), lambda s: s.rare_weight != 1, "a rare_weight other than 1"),
@@ -111,6 +114,17 @@ _OF_ADVERSARIES: tuple[Rule, ...] = (
 _OF_PRETRAINING: tuple[Rule, ...] = (
     (("weights", "reduction", "fourier_beta", "rare_class_sampling", "largest_class"), lambda s: False,
      "a stage that labels pixels"),
+)  # fmt: skip
+_OF_TRANSLATION: tuple[Rule, ...] = (
+    (
+        ("weights", "reduction", "fourier_beta", "batch_norm", "statistics", "backbone_rate", "layer_decay",
+         "backbone_steps", "source_images", "rare_class_sampling", "largest_class"),
+        lambda s: False,
+        "a stage that labels pixels",
+    ),
+    (("semantic",), lambda s: s.semantic_weight > 0 or s.semantic_again_weight > 0,
+     "semantic_weight or semantic_again_weight above 0"),
+    (("window_overlap",), lambda s: len(s.window) > 0, "a window"),
 )  # fmt: skip
 _OF_MIXING: tuple[Rule, ...] = (
     *_OF_SELF_LABELLING,
@@ -142,6 +156,7 @@ _RULES = {
     "anchors": (_OF_ANCHORS, lambda: base.anchors("", 1)),
     "distill": (_OF_DISTILLATION, lambda: base.distill("", "", 1)),
     "pretrain": (_OF_PRETRAINING, lambda: base.pretrain("", 1)),
+    "translate": (_OF_TRANSLATION, lambda: base.translate("", 1)),
     "mix": (_OF_MIXING, lambda: base.mix("", 1)),
 }
 

@@ -86,7 +86,8 @@ class Networks:
                 )
             stage = complete[-1]
         if stage in self._config.stages and not self.labels(stage):
-            raise ValueError(f"stage {stage!r} is pretraining, whose network labels nothing: name another stage")
+            role = kinds.of(self._config[stage]).role(self._config[stage])
+            raise ValueError(f"stage {stage!r} is {role}, whose network labels nothing: name another stage")
         folder, which = self._workdir.folder(stage), which or self._config.handover
         if stage not in self._config.stages and (folder / "checkpoints").exists():
             raise ValueError(f"{folder} is of a configuration that has other stages than "

@@ -32,7 +32,7 @@ _BEFORE = {
     "freeze_backbone": False,
     "evaluate_at": "image_size", "label_entropy": 0.25, "label_portion": 0.2, "label_every": 4,
     "regulariser_weight": 0.0, "regulariser": "mrkld", "regulariser_over": "all", "mean_over": "domain",
-    "fourier_beta": 0.0, "fourier_window": "symmetric",
+    "fourier_beta": 0.0, "fourier_window": "symmetric", "source_images": None,
     "auxiliary_head": "none", "auxiliary_weight": 0.0, "detail_size": [], "detail_weight": 0.1,
     "prototype_distance": "euclidean", "contrast_weight": 0.0, "contrast_with": "distribution",
     "contrast_temperature": 100.0, "contrast_channels": 512, "contrast_share": 0.75, "contrast_bank": 200,
@@ -47,6 +47,8 @@ _BEFORE = {
     "discriminated": "network", "gradient_penalty": 0.0,
     "rare_class_sampling": False, "rare_class_temperature": 0.01, "rare_class_min_pixels": 3000,
     "rare_class_crop_pixels": 1500, "largest_class": 1.0, "crop_tries": 10,
+    "patch_modes": 0, "patch_size": [32, 64],
+    "patch_channels": 512, "patch_weight": 0.01, "patch_adversarial_weight": 0.0005,
 }  # fmt: skip
 _BEFORE_OF_WARMUP = {
     "label_weight": 0.0, "labels_from": None, "label_selector": "class_portion", "label_threshold": 0.9,

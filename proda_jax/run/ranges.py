@@ -57,12 +57,12 @@ POSITIVE = (
     "prototype_init_passes", "steps", "layer_decay", "statistics_images", "rare_class_temperature", "crop_tries",
     "mask_block", "label_every", "label_portion", "label_entropy", "logit_temperature", "discriminator_weight",
     "rare_weight", "hard_share", "self_label_pixels", "contrast_channels", "contrast_bank",
-    "foundation_temperature",
+    "foundation_temperature", "generator_channels", "patch_channels",
 )  # fmt: skip
 SHARES = (
     "momentum", "schedule_warmup_start", "grey", "ema_momentum", "prototype_momentum", "label_threshold", "mask_ratio",
     "feature_distance_share", "fourier_beta", "largest_class", "label_portion", "soft_label_limit", "hard_share",
-    "detail_weight", "contrast_share",
+    "detail_weight", "contrast_share", "window_overlap",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "weight_decay", "adversarial_weight", "ce_weight", "rce_weight", "consistency_weight", "regulariser_weight",
@@ -72,7 +72,8 @@ NOT_NEGATIVE = (
     "local_weight", "local_floor", "local_after", "damping_steps", "weight_divergence", "entropy_weight",
     "auxiliary_entropy_weight", "focus", "source_weight", "memory_weight", "memory_after", "rare_pixels",
     "gradient_penalty", "self_label_weight", "self_label_queue", "contrast_weight", "contrast_after",
-    "foundation_weight",
+    "foundation_weight", "cycle_weight", "identity_weight", "semantic_weight", "semantic_again_weight", "pool_size",
+    "generator_blocks", "patch_modes", "patch_weight", "patch_adversarial_weight",
 )  # fmt: skip
 
 
@@ -141,7 +142,7 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
     for factor, value in stage.jitter.items():
         if not 0 <= value < 1:
             refuse(f"{name}.jitter.{factor}", value, "from 0 to below 1")
-    choose(f"{name}.init", stage.init, (*WEIGHTS, *earlier))
+    choose(f"{name}.init", stage.init, (*WEIGHTS, *(e for e in earlier if not kinds.of(config[e]).translates)))
     if stage.get("init_takes") is not None:
         choose(f"{name}.init_takes", stage.init_takes, ("backbone",))
 

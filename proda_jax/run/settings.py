@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import jax
 import ml_collections
 
-from proda_jax.adaptation import adversary, optim, prototypes, statistics
+from proda_jax.adaptation import adversary, optim, prototypes, statistics, translation
 from proda_jax.adaptation.losses import GAN_LOSSES, REDUCTIONS, REGULARISERS
 from proda_jax.adaptation.selectors import CLASS_SELECTORS, SELECTORS
 from proda_jax.adaptation.stages import contrast, kinds
@@ -21,6 +21,7 @@ from proda_jax.models.backbones import BACKBONES, OPTIONS, Backbone
 from proda_jax.models.deeplab import AUXILIARY, LOWER, NO_AUXILIARY, PARALLEL
 from proda_jax.models.discriminator import DISCRIMINATORS
 from proda_jax.models.heads import HEADS
+from proda_jax.models.translator import SMALLEST
 from proda_jax.models.weights import foreign, published
 from proda_jax.run import idle, ranges
 from proda_jax.run.evaluate import IMAGE_SIZE, LABELS, scored_at
@@ -43,6 +44,7 @@ CHOICES = {  # what tables of functions have; `ranges.CHOICES` has the others
     "regulariser": REGULARISERS,
     "fourier_window": fourier.WINDOWS,
     "prototype_distance": prototypes.DISTANCES,
+    "semantic": translation.SEMANTIC,
     "contrast_with": contrast.FORMS,
 }
 
@@ -177,7 +179,14 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
     if kind.prototypes(stage) and stage.init not in labelling:
         refuse(f"{name}.init", stage.init, "an earlier stage, whose features the prototypes are means of")
     if not kind.segments:
-        check_pretraining(config, name)
+        check_unscored(config, name)
+    if kind.translates:
+        check_translation(config, name)
+    if stage.get("source_images") is not None:
+        choose(f"{name}.source_images", stage.source_images, (e for e in earlier if kinds.of(config[e]).translates))
+        if config.data.get("labelled_target") is not None:
+            refuse(f"{name}.source_images", stage.source_images, "None, as data.labelled_target has labelled images "
+                   "that look like the target already")  # fmt: skip
     if "strong" in stage:
         check_mixing(config, name)
     if kind.two_resolutions and config.model.get("detail_size"):
@@ -188,9 +197,11 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
                "'probabilities', as those are zero where a selector by classes keeps no label")  # fmt: skip
     if stage.get("source_weight") == 0 and any(stage.jitter.values()):
         refuse(f"{name}.jitter", stage.jitter.to_dict(), "zeros, as source_weight is 0: the source is left out")
+    if stage.get("patch_modes"):
+        check_patches(config, name)
     if "auxiliary_ce_weight" in stage:
         check_heads(config, name)
-    if "gan" in stage:
+    if "adversarial_on" in stage:
         check_adversarial(config, name)
     check_optimizer(stage, name)
     check_statistics(stage, name)
@@ -273,7 +284,7 @@ def check_mixing(config: ml_collections.ConfigDict, name: str) -> None:
         choose(f"{name}.foundation", stage.foundation, BACKBONES)
         if stage.foundation_file is None:
             refuse(f"{name}.foundation_file", None, f"a file with weights of {stage.foundation}")
-        check_file(f"{name}.foundation_file", stage.foundation_file)
+        ranges.check_file(f"{name}.foundation_file", stage.foundation_file)
     if stage.feature_distance_weight and stage.freeze_backbone:
         refuse(f"{name}.feature_distance_weight", stage.feature_distance_weight, "0, as freeze_backbone is True")
     if stage.feature_distance_weight and stage.init == "random":
@@ -300,13 +311,41 @@ def check_statistics(stage: ml_collections.ConfigDict, name: str) -> None:
         refuse(f"{name}.statistics", "target", "'all' or 'recomputed', as this stage has no passes of target images")
 
 
-def check_pretraining(config: ml_collections.ConfigDict, name: str) -> None:
-    """Checks what a stage of pretraining alone has, and what it cannot do."""
+def check_translation(config: ml_collections.ConfigDict, name: str) -> None:
+    """Checks what a stage has that translates images."""
+    stage, crop = config[name], views_of(config, name).crop_size
+    if stage.init != "random":
+        refuse(f"{name}.init", stage.init, "'random', as generators start anew")
+    if config.data.get("labelled_target") is not None:
+        refuse("data.labelled_target", config.data.labelled_target, f"None, as stage {name!r} translates the source")
+    if any(side % SMALLEST for side in crop):
+        refuse("views.crop_size", tuple(crop), f"multiples of {SMALLEST}, as stage {name!r} translates such crops")
+    if stage.window and (len(stage.window) != 2 or min(stage.window) < 32 or any(s % SMALLEST for s in stage.window)):
+        refuse(f"{name}.window", tuple(stage.window), f"(height, width), multiples of {SMALLEST} from 32, or ()")
+    if not stage.window_overlap < 1:
+        refuse(f"{name}.window_overlap", stage.window_overlap, "a share below 1")
+    if 0 < stage.pool_size < (stage.batch_size or config.batch_size):
+        refuse(f"{name}.pool_size", stage.pool_size, "0, or at least the number of images in a step")
+
+
+def check_patches(config: ml_collections.ConfigDict, name: str) -> None:
+    """Checks that patches fill crops."""
+    stage, crop = config[name], views_of(config, name).crop_size
+    size = stage.patch_size
+    if len(size) != 2 or min(size) < 2 or any(own % 2 or side % own for own, side in zip(size, crop, strict=True)):
+        refuse(f"{name}.patch_size", tuple(size), f"(height, width), even, of which views.crop_size, {tuple(crop)}, is "
+               "a multiple")  # fmt: skip
+    if stage.gan == adversary.CLASSES:
+        refuse(f"{name}.patch_modes", stage.patch_modes, "0 beside gan 'classes'")
+
+
+def check_unscored(config: ml_collections.ConfigDict, name: str) -> None:
+    """Checks what stages have whose networks label nothing, and what they cannot do."""
     stage = config[name]
     if stage.freeze_backbone:
         refuse(f"{name}.freeze_backbone", True, "False, as the backbone is all that pretraining is for")
     for key in ("batch_size", "projection_channels", "hidden_channels"):
-        if stage[key] is not None and stage[key] < 1:
+        if stage.get(key) is not None and stage[key] < 1:
             refuse(f"{name}.{key}", stage[key], "at least 1")
     if config.handover == "best":
         refuse("handover", "best", f"'last', as stage {name!r} has no scores to choose by")

@@ -8,7 +8,7 @@ import ml_collections
 from proda_jax.run import settings
 from proda_jax.system.refusals import choose, refuse
 
-INPUTS = ("init", "labels_from", "teacher")  # settings of a stage that name the stages it needs
+INPUTS = ("init", "labels_from", "teacher", "source_images")  # settings of a stage that name the stages it needs
 SHOWN = ("classes", "curves", "label_quality", "pictures", "features")
 
 

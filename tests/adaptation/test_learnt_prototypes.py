@@ -64,7 +64,8 @@ def begun():
     r = np.random.default_rng(0)
     stage = stage_of()
     stage.head_rate = RATE
-    setup = SimpleNamespace(stage=stage, axis_name=None, prototype_optimizer=optim.prototype_optimizer(stage, 10))
+    optimizer = optim.plain_optimizer(stage, RATE, 10)
+    setup = SimpleNamespace(stage=stage, axis_name=None, prototype_optimizer=optimizer)
     counts = np.ones(CLASSES, np.float32)
     counts[-1] = 0
     start = Prototypes(r.normal(size=(CLASSES, CHANNELS)).astype(np.float32), counts)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tiny import CLASSES, block_source, tiny_config, tiny_stage, tiny_variables
 
+from proda_jax.adaptation import patch_modes
 from proda_jax.configs import advent, base, fada
 from proda_jax.inference.loading import load
 from proda_jax.models.resizing import resize_align_corners
@@ -17,6 +18,24 @@ from proda_jax.run.experiment import Experiment, card_of
 from proda_jax.run.records import Metrics
 from proda_jax.run.sources import Sources
 from proda_jax.system.checkpoints import Checkpoints
+
+
+def test_modes_of_patches_are_found_once_in_the_sources_labels(tmp_path):
+    c = tiny_config()
+    c.stages = ("x",)
+    c.x = tiny_stage(base.warmup("random", 1), patch_modes=4, patch_size=(16, 16))
+    settings.check(c)
+    source = block_source(3, 0)
+    run = Experiment(c, tmp_path, Sources(c, tmp_path, {"source": source}), devices_used=1)
+    modes = run.patch_modes("x")
+    every = patch_modes.patches_of(iter(source.labels), CLASSES, (16, 16), 1000, 0)
+    owner = np.argmin(((every[:, None] - modes) ** 2).sum(-1), -1)
+    np.testing.assert_allclose(modes, [every[owner == k].mean(0) for k in range(4)], atol=1e-5)
+    run.sources.labelled = None  # nothing is looked at again
+    np.testing.assert_array_equal(run.patch_modes("x"), modes)
+    c.x.patch_size = (16, 24)
+    with pytest.raises(ValueError, match=r"config.x.patch_size = \(16, 24\): expected"):
+        settings.check(c)
 
 
 def experiment_in(workdir) -> Experiment:

@@ -18,6 +18,7 @@ from proda_jax.configs import (
     clan,
     cpsl,
     custom,
+    cycada,
     dacs,
     daformer,
     deeplabv2,
@@ -30,6 +31,7 @@ from proda_jax.configs import (
     lrent,
     mic,
     mrkld,
+    patchalign,
     seg_uncertainty,
     sepico,
     synthia,
@@ -216,14 +218,18 @@ def test_anchors_are_those_of_the_stage_before(form, tmp_path):
 
 
 @pytest.mark.parametrize("form", cbst.FORMS)
-def test_bdls_rounds_start_anew_with_labels_of_the_one_before(form, tmp_path):
+def test_bdls_networks_start_anew_on_translations_by_the_one_before_and_rounds_with_its_labels(form, tmp_path):
     (tmp_path / "weights").write_bytes(b"")
     c = with_weights(bdl.get_config(form), tmp_path / "weights")
     settings.check(c)
-    assert [c[name].labels_from for name in c.stages] == [None, "warmup", "round1"]
-    assert [c[name].init for name in c.stages] == ["imagenet"] * 3
-    c.round1.labels_from = "round2"  # which comes later
-    with pytest.raises(ValueError, match="config.round1.labels_from = 'round2': expected one of warmup"):
+    turns = [(f"translation{k}", f"aligned{k}", f"round{k}_1", f"round{k}_2") for k in (1, 2)]
+    assert c.stages == ("source", *turns[0], *turns[1])
+    assert [c[turn[0]].teacher for turn in turns] == ["source", "round1_2"]
+    for translation, *learning in turns:
+        assert all(c[name].source_images == translation and c[name].init == "imagenet" for name in learning)
+        assert [c[name].labels_from for name in learning] == [None, *learning[:-1]]
+    c.round1_1.labels_from = "round1_2"  # which comes later
+    with pytest.raises(ValueError, match="config.round1_1.labels_from = 'round1_2': expected one of source, aligned1"):
         settings.check(c)
 
 
@@ -231,6 +237,8 @@ def test_bdls_rounds_start_anew_with_labels_of_the_one_before(form, tmp_path):
 ADVERSARIAL = {
     adaptsegnet: (adaptsegnet.FORMS, ["warmup"]),
     advent: (deeplabv2.SOURCES, ["warmup", "warmup"]),
+    cycada: (deeplabv2.SOURCES, ["supervised", "translate", "warmup"]),
+    patchalign: (deeplabv2.SOURCES, ["warmup"]),
     clan: (deeplabv2.SOURCES, ["warmup"]),
     fada: (deeplabv2.SOURCES, ["supervised", "warmup", "distill"]),
     seg_uncertainty: (deeplabv2.SOURCES, ["warmup", "distill"]),

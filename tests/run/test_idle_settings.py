@@ -14,7 +14,7 @@ import spy
 from tiny import CLASSES, IMAGE, block_source, tiny_config, tiny_variables
 
 from proda_jax.adaptation.stages import kinds, prepare
-from proda_jax.configs import advent, base, clan, fada, seg_uncertainty
+from proda_jax.configs import advent, base, clan, fada, patchalign, seg_uncertainty
 from proda_jax.run import experiment, networks, ranges, settings
 from proda_jax.run.sources import Sources
 from proda_jax.system import devices
@@ -50,6 +50,7 @@ STAGES = {
     "clan": lambda: clan.clan("source", 40),
     "memory": lambda: seg_uncertainty.memory("source", 25),
     "rectified": lambda: seg_uncertainty.rectified("source", 25),
+    "patches": lambda: patchalign.patchalign("source", 10),
     "fada": lambda: fada.fada("source", 10),
     "denoise": lambda: base.denoise("source", 10),
     "self_training": lambda: base.self_training("source", 10),
@@ -57,6 +58,7 @@ STAGES = {
     "distill": lambda: base.distill("source", "source", 10),
     "class_portion": lambda: by_classes(base.distill("source", "source", 10), "class_portion", distillation_weight=0.0),
     "soft_by_classes": lambda: by_classes(base.self_training("source", 10), "class_balanced", hard_labels=False),
+    "translate": lambda: base.translate("source", 10),
     "mix": lambda: base.mix("source", 10),
 }
 # of other stages, or of the folder that a network is in, which this run does not have
@@ -139,6 +141,7 @@ def other_value(name: str, value):
                "init_takes": "backbone", "head": "deeplab", "label_scales": (1.0, 1.5), "scale": (0.8, 1.1),
                "crop_size": (32, 32), "soft_label_stride": 4, "target_stride": 2, "batch_size": 2, "dilations": (3,),
                "discriminator_channels": (8, 8, 8, 8), "adam_betas": (0.8, 0.99),
+               "source_images": "other", "window": (32, 32), "patch_size": (16, 32),
                "ignored_margins": (1, 2, 0, 0), "feature_distance_classes": ("sky",),
                "detail_size": (32, 32), "foundation": "dinov3_vits16", "foundation_file": "x.npz"}  # fmt: skip
     if name in choices:

@@ -14,14 +14,14 @@ import pytest
 from command import run_main
 from tiny import block_source, tiny_config, tiny_stage
 
-from proda_jax.adaptation.stages import build
+from proda_jax.adaptation.stages import build, kinds
 from proda_jax.configs import base, demo
 from proda_jax.configs.studies import common, table8
 from proda_jax.report import paper
 from proda_jax.run import settings
 from proda_jax.run.sources import Sources
 from proda_jax.study import page, plan, results, run
-from proda_jax.study.plan import Plan, Row
+from proda_jax.study.plan import INPUTS, Plan, Row
 from proda_jax.system.files import alone
 from proda_jax.system.interruption import Interruption, Stopped
 
@@ -55,7 +55,7 @@ def test_a_study_is_possible_in_both_forms_and_its_rows_name_its_stages(name, fo
     assert {row.stage for row in found.rows} <= set(c.stages)
     used = {row.stage for row in found.rows}
     for stage in c.stages:
-        used |= {c[stage].get(key) for key in ("init", "teacher", "labels_from")}
+        used |= {c[stage].get(key) for key in INPUTS}
     assert set(c.stages) <= used  # nothing is run for nothing
     assert any("tuned" in note for note in found.notes)
 
@@ -77,13 +77,14 @@ def test_every_system_takes_as_many_steps_after_the_same_start(form):
     def steps_to(name: str) -> int:
         if name == "source":
             return 0
-        before = {c[name].get(key) for key in ("init", "teacher", "labels_from")} - {None, "source"}
+        before = {c[name].get(key) for key in INPUTS} & set(c.stages) - {"source"}
         return c[name].steps + max(map(steps_to, before), default=0)
 
     rows = {row.stage for row in plan(c).rows} - {"source"}
     assert len(rows) >= 2 and {steps_to(stage) for stage in rows} == {480}
     alike = ("optimizer", "batch_norm", "weight_decay", "schedule", "statistics")
-    assert len({tuple(c[stage][key] for key in alike) for stage in c.stages[1:]}) == 1
+    labelling = [stage for stage in c.stages[1:] if kinds.of(c[stage]).segments]
+    assert len({tuple(c[stage][key] for key in alike) for stage in labelling}) == 1
     assert all(c[stage].schedule_steps == c[stage].steps for stage in c.stages)
 
 

@@ -173,6 +173,21 @@ STAGES = {  # the first of each kind is the one of the ordinary suite
                   ("target_view", "weak"), ("source_weight", 0.5)),
         model=(("auxiliary_head", "lower"), ("auxiliary_weight", 0.5)),
     ),
+    "patches": Row(  # PatchAlign's
+        lambda: base.warmup("random", 10),
+        settings=(
+            ("adversarial_weight", 1.0), ("patch_modes", 6), ("patch_size", (16, 16)), ("patch_channels", 8),
+            ("patch_weight", 0.5), ("patch_adversarial_weight", 0.5), ("gan", "vanilla"),
+        ),
+    ),
+    "translate": Row(  # CyCADA's and BDL's
+        lambda: base.translate("random", 10),
+        settings=(
+            ("generator_channels", 4), ("generator_blocks", 1), ("discriminator_channels", (4, 8)), ("pool_size", 8),
+            ("semantic", "logits"), ("semantic_again_weight", 10.0), ("batch_norm", "frozen"), *SLOW,
+            ("discriminator_rate", 1e-4),
+        ),
+    ),
     "mix": Row(  # which labels are pasted changes what a micro-batch would be normalised by
         lambda: base.mix("random", 10),
         settings=(
@@ -246,7 +261,7 @@ def stage_in(name: str, count: int, **settings) -> tuple:
     if state.ema_params is not None:  # momentum encoder and network differ, as they do later on
         other, whole = tiny_variables(setup.model, 1), kinds.of(setup.stage).averages_statistics(setup.stage)
         state = state.replace(ema_params=other if whole else other["params"])
-    teacher = tiny_variables(setup.teacher, 2) if has_teacher(setup.stage) else None
+    teacher = tiny_variables(setup.teacher, 2) if has_teacher(setup.stage) else modes_of(setup.stage)
     place = devices.replicated(mesh)
     return mapped, jax.device_put(state, place), jax.device_put(teacher, place), mesh
 
@@ -261,6 +276,13 @@ def has_teacher(stage: ml_collections.ConfigDict) -> bool:
     return kinds.of(stage).teacher is not None or kinds.of(stage).frozen_start(stage)
 
 
+def modes_of(stage: ml_collections.ConfigDict) -> np.ndarray | None:
+    """Modes of patches, where a stage has any."""
+    if not kinds.of(stage).patch_modes(stage):
+        return None
+    return np.random.default_rng(5).dirichlet(np.full(CLASSES, 0.3), (stage.patch_modes, 4)).reshape(-1, 4 * CLASSES)
+
+
 def abstract_step(name: str, dtype: str) -> tuple:
     """The step of a row whose network computes in this type, and the shapes of its arguments."""
     mesh, setup = devices.make_mesh(1), setup_of(stage_config(name, **{"model.dtype": dtype}), devices.AXIS)
@@ -272,7 +294,7 @@ def abstract_step(name: str, dtype: str) -> tuple:
         variables = [n.clone(axis_name=None).init(jax.random.key(0), example, train=False) for n in networks]
         start = PROTOTYPES if uses_prototypes(name) else None
         state = build.create_state(setup, jax.random.key(0), variables[0], start)
-        return state, jax.tree.map(jnp.asarray, one_batch()), (*variables[1:], None)[0]
+        return state, jax.tree.map(jnp.asarray, one_batch()), (*variables[1:], modes_of(setup.stage))[0]
 
     return mapped, *jax.eval_shape(arguments)
 

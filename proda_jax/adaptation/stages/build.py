@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from proda_jax.adaptation import adversary, optim, prototypes
-from proda_jax.adaptation.stages import contrast, kinds, learnt_prototypes
+from proda_jax.adaptation import adversary, image_pool, optim, prototypes
+from proda_jax.adaptation.stages import contrast, kinds, learnt_prototypes, translate
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.stages.kinds import KINDS
 from proda_jax.adaptation.stages.sections import views_of
@@ -20,10 +20,12 @@ from proda_jax.data.label_spaces import label_space
 from proda_jax.models.backbones import BACKBONES, DEFAULT, OPTIONS, Backbone, backbone
 from proda_jax.models.deeplab import NO_AUXILIARY, SegmentationNetwork
 from proda_jax.models.discriminator import DISCRIMINATORS, Discriminator
+from proda_jax.models.translator import PatchDiscriminator, Translator
 
 # Where a stage's networks, labels and draws are from, and when it ends: its step is the same whatever they are.
 AROUND_THE_STEP = (
-    "init", "init_takes", "weights", "teacher", "labels_from", "random_as", "steps", "foundation_file",
+    "init", "init_takes", "weights", "teacher", "labels_from", "random_as", "steps", "foundation_file", "source_images",
+    "window", "window_overlap",
 )  # fmt: skip
 
 
@@ -75,11 +77,15 @@ def backbone_of(model: ml_collections.ConfigDict) -> Backbone:
     return backbone(model.get("backbone", DEFAULT), model.depths or (), model.width or 0, **options)
 
 
-def stage_network(network: SegmentationNetwork, stage: ml_collections.ConfigDict) -> SegmentationNetwork:
-    """The network of a stage: the configuration's, with another head where the kind of stage says so.
+def stage_network(
+    network: SegmentationNetwork, stage: ml_collections.ConfigDict
+) -> SegmentationNetwork | Translator:
+    """The network of a stage: the configuration's, with another head where the kind of stage says so, or generators.
 
     A second head is left out of stages that do not train it, and so is a second resolution.
     """
+    if kinds.of(stage).translates:
+        return Translator(stage.generator_channels, stage.generator_blocks, network.axis_name, network.dtype)
     kind, network = kinds.of(stage), network.clone(freeze_backbone=stage.get("freeze_backbone", False))
     if not kind.auxiliary_head(stage):
         network = network.clone(auxiliary_head=NO_AUXILIARY, auxiliary_weight=0.0)
@@ -151,18 +157,27 @@ def _setup(
 ) -> Setup:  # fmt: skip
     """The same one for the same settings: optimizers are functions, which are equal to themselves alone."""
     adversarial = kinds.of(stage).discriminator(stage)
+    if kinds.of(stage).translates:
+        optimizer, of_critics = (
+            optim.plain_optimizer(stage, rate, steps_per_epoch) for rate in (stage.head_rate, stage.discriminator_rate)
+        )
+        discriminator = PatchDiscriminator(tuple(stage.discriminator_channels), model.dtype)
+    else:
+        optimizer = optim.network_optimizer(stage, model.backbone, steps_per_epoch)
+        of_critics = optim.discriminator_optimizer(stage, steps_per_epoch) if adversarial else None
+        discriminator = discriminator_of(stage, model) if adversarial else None
     return Setup(
         model=model,
-        optimizer=optim.network_optimizer(stage, model.backbone, steps_per_epoch),
+        optimizer=optimizer,
         stage=stage,
         views=views,
         axis_name=model.axis_name,
         micro_batches=micro_batches,
         teacher=teacher,
-        discriminator=discriminator_of(stage, model) if adversarial else None,
-        discriminator_optimizer=optim.discriminator_optimizer(stage, steps_per_epoch) if adversarial else None,
+        discriminator=discriminator,
+        discriminator_optimizer=of_critics,
         prototype_optimizer=(
-            optim.prototype_optimizer(stage, steps_per_epoch) if kinds.learns_prototypes(stage) else None
+            optim.plain_optimizer(stage, stage.head_rate, steps_per_epoch) if kinds.learns_prototypes(stage) else None
         ),
     )
 
@@ -204,8 +219,12 @@ def create_state(
       shares: of the classes, where prototypes are learnt; None: all alike.
       foundation: class prototypes of another network, [classes, channels], where the stage has some.
     """
-    discriminator = None
-    if setup.discriminator is not None:
+    discriminator, pool = None, None
+    if kinds.of(setup.stage).translates:
+        params = translate.discriminators(setup, key)
+        discriminator = DiscriminatorState(params, setup.discriminator_optimizer.init(params))
+        pool = image_pool.empty(setup.stage.pool_size, setup.crop_size) if setup.stage.pool_size else None
+    elif setup.discriminator is not None:
         output = _output_shapes(setup.model, setup.crop_size)
         params = adversary.initialise(setup.discriminator, key, setup.stage, output, setup.crop_size)
         discriminator = DiscriminatorState(params, setup.discriminator_optimizer.init(params))
@@ -227,6 +246,7 @@ def create_state(
         prototypes=copy(start) if start is not None else None,
         recomputed=copy(variables["batch_stats"]) if setup.stage.get("statistics") == "recomputed" else None,
         discriminator=discriminator,
+        pool=pool,
         class_presence=jnp.ones(setup.model.classes) if kind.weighs_classes(setup.stage) else None,
         learnt_prototypes=copy(learnt),
         contrast=begin_contrast(setup),

@@ -50,14 +50,16 @@ class Kind:
       averages_statistics: whether this has running statistics of its own.
       prototypes: whether it has prototypes, which start as means of the features of the network that it starts from.
       frozen_start: whether the step is given the network that the stage starts from, as its teacher.
+      patch_modes: whether the step is given modes of the source's patches, as its teacher.
       of_labelled: settings by which it needs labelled images, 'kind' where it always does; those without any can be
         trained from target images alone.
       pairs_target: whether a second target image takes the place of the source image where nothing is labelled.
       choices: values of settings that other kinds have with others, {'setting': values}.
       unused_views: settings of the section 'views' that do nothing in it.
+      translates: whether it trains generators, which translate images, in place of a network that labels them.
       head: that takes the place of the configuration's, by settings of the network; none by default.
-      role: in reports: 'source', 'oracle', 'self-training', 'adaptation', or 'pretraining', whose network labels
-        nothing.
+      role: in reports: 'source', 'oracle', 'self-training', 'adaptation', or 'pretraining' and 'translation', whose
+        networks label nothing.
       paper_row: which of the paper's networks it is, by the kinds of the run's stages, too, or None.
       paper_settings: those that the paper names for it, given the name of the source data set.
     """
@@ -75,10 +77,12 @@ class Kind:
     averages_statistics: Callable[[Settings], bool] = lambda stage: False
     prototypes: Callable[[Settings], bool] = lambda stage: False
     frozen_start: Callable[[Settings], bool] = lambda stage: False
+    patch_modes: Callable[[Settings], bool] = lambda stage: False
     of_labelled: Callable[[Settings], tuple[str, ...]] = lambda stage: ("kind",)
     pairs_target: bool = False
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unused_views: Callable[[Settings], tuple[str, ...]] = lambda stage: ()
+    translates: bool = False
     head: Callable[[Settings], dict[str, Any]] | None = None
     role: Callable[[Settings], str] = lambda stage: "adaptation"
     paper_row: Callable[[Settings, in_paper.Kinds], str | None] = lambda stage, kinds: None
@@ -92,7 +96,7 @@ class Kind:
     @property
     def segments(self) -> bool:
         """Whether its network labels images."""
-        return self.head is None
+        return self.head is None and not self.translates
 
     @property
     def rectifies(self) -> bool:
@@ -161,6 +165,7 @@ KINDS: dict[str, Kind] = {
         discriminator=lambda stage: stage.get("adversarial_weight", 0.01) > 0,
         weighs_classes=lambda stage: stage.get("rare_weight", 1.0) != 1 or stage.get("hard_share", 1.0) < 1,
         auxiliary_head=lambda stage: True,
+        patch_modes=lambda stage: stage.get("patch_modes", 0) > 0,
         unused_views=lambda stage: (*_STRONG, "target_stride"),
         paper_row=in_paper.warmup_row,
         paper_settings=lambda stage, source: in_paper.JITTER,
@@ -180,6 +185,14 @@ KINDS: dict[str, Kind] = {
         prototypes=lambda stage: True,
         frozen_start=lambda stage: True,
         unused_views=lambda stage: (*_STRONG, "target_stride"),
+    ),
+    "translate": Kind(
+        "translate",
+        teacher="teacher",
+        discriminator=lambda stage: True,
+        translates=True,
+        unused_views=lambda stage: (*_STRONG, "target_stride"),
+        role=lambda stage: "translation",
     ),
     "distill": Kind(
         "distill",

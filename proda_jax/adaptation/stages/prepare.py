@@ -1,4 +1,4 @@
-"""What stages 1 to 3 start from: soft pseudo labels, prototypes, hard pseudo labels. All in evaluation mode."""
+"""What stages start from: soft pseudo labels, prototypes, hard pseudo labels, translations. All in evaluation mode."""
 
 import dataclasses
 import functools
@@ -14,10 +14,11 @@ from jax.sharding import Mesh
 from proda_jax.adaptation import class_thresholds, prototypes, selectors
 from proda_jax.adaptation.averaging import averaged_probabilities
 from proda_jax.data.label_spaces import IGNORE
-from proda_jax.data.pseudo_labels import PseudoLabels
 from proda_jax.data.source import ExampleSource, ordered_records
+from proda_jax.data.store import Store
 from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.models.resizing import resize_nearest
+from proda_jax.models.translator import Translator, translated
 from proda_jax.system import devices, hosts
 from proda_jax.system.interruption import Stopped
 from proda_jax.system.progress import progress
@@ -145,14 +146,19 @@ def confidences_by_class(
     return [np.concatenate(parts) for parts in found]
 
 
+def translate(model: Translator, variables: Any, images: jax.Array, *, window: tuple[int, int], overlap: float):
+    """Source images as the target would look; see `models.translator.translated`."""
+    return translated(model, variables["params"], images, window=window, overlap=overlap)
+
+
 def fill_store(
-    store: PseudoLabels, make: Callable, variables: Any, source: ExampleSource, batch_size: int, mesh: Mesh, title: str
+    store: Store, make: Callable, variables: Any, source: ExampleSource, batch_size: int, mesh: Mesh, title: str
 ) -> None:
-    """Makes the pseudo labels that a store does not have yet.
+    """Makes what a store does not have yet: pseudo labels, or translations.
 
     Args:
       store: where they go.
-      make: mapped function (variables, images) -> labels.
+      make: mapped function (variables, images) -> what is kept of each.
       variables: of the network, replicated.
       source: the images.
       batch_size: images in one step, over all devices.
@@ -160,7 +166,7 @@ def fill_store(
       title: for the progress bar.
     """
     missing = set(store.missing(source.names))
-    hosts.wait("pseudo labels")  # all have looked before one writes
+    hosts.wait(store.what)  # all have looked before one writes
     if not missing:
         return
     batches = source.ordered_batches(batch_size, labels=False, shard=hosts.share())
@@ -176,7 +182,7 @@ def fill_store(
                     if record >= 0 and source.names[record] in missing:
                         store.write(source.names[record], label)
             bar.update(len(names))
-    hosts.wait("pseudo labels are written")
+    hosts.wait(f"{store.what} are written")
 
 
 def _accumulate(

@@ -17,17 +17,19 @@ import ml_collections
 import optax
 
 from proda_jax.adaptation import losses, statistics, views
-from proda_jax.adaptation.state import TrainState
+from proda_jax.adaptation.state import DiscriminatorState, TrainState
 from proda_jax.adaptation.views import colour, fourier
 from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.models.discriminator import Discriminator
 from proda_jax.models.heads import Output
+from proda_jax.models.translator import PatchDiscriminator, Translator
 
 # Every use of randomness within a step folds its own number into the example's key.
 SOURCE_VIEW, SOURCE_COLOUR, TARGET_VIEW, STRONG_VIEW, SOURCE_PASS, WEAK_PASS, STRONG_PASS, TEACHER_PASS = range(8)
 SECOND_VIEW, FIRST_COLOUR, SECOND_COLOUR, FIRST_GREY, SECOND_GREY = range(8, 13)
 MIXED_CLASSES, MIXED_COLOUR, MIXED_PASS, MASK, MASKED_COLOUR, MASKED_PASS = range(13, 19)
 SOURCE_DETAIL, MIXED_DETAIL, MASKED_DETAIL, SELF_LABELS, TARGET_DETAIL, TARGET_COLOUR, TARGET_PASS = range(19, 26)
+POOL = 26
 TARGET_SLOTS = 1 << 20  # where a target example draws as a source example does, and is to draw something else
 
 Batch = dict[str, Any]
@@ -45,18 +47,18 @@ class Setup:
       views: the configuration's section on views.
       axis_name: mapped axis over the devices, or None on one.
       micro_batches: number of them in which a device computes its share of the batch.
-      discriminator, discriminator_optimizer: of the adversarial warm-up.
+      discriminator, discriminator_optimizer: of the adversarial warm-up, or of translation.
       prototype_optimizer: of prototypes that are learnt.
     """
 
-    model: SegmentationNetwork
+    model: SegmentationNetwork | Translator
     optimizer: optax.GradientTransformation
     stage: ml_collections.FrozenConfigDict
     views: ml_collections.FrozenConfigDict
     axis_name: str | None = None
     micro_batches: int = 1
     teacher: SegmentationNetwork | None = None
-    discriminator: Discriminator | None = None
+    discriminator: Discriminator | PatchDiscriminator | None = None
     discriminator_optimizer: optax.GradientTransformation | None = None
     prototype_optimizer: optax.GradientTransformation | None = None
 
@@ -330,6 +332,14 @@ def update(
     return state, metrics | {"gradient_norm": optax.tree.norm(gradient)}
 
 
+def moved(discriminator: DiscriminatorState | None, gradient: Any, setup: Setup) -> DiscriminatorState | None:
+    """The discriminators after a step of their optimizer."""
+    if discriminator is None:
+        return None
+    updates, opt_state = setup.discriminator_optimizer.update(gradient, discriminator.opt_state, discriminator.params)
+    return discriminator.replace(params=optax.apply_updates(discriminator.params, updates), opt_state=opt_state)
+
+
 def unless_not_finite(train_step: Callable) -> Callable:
     """A train step that changes nothing but its number where something in it is not finite.
 
@@ -357,7 +367,9 @@ def unless_not_finite(train_step: Callable) -> Callable:
 
 def changing(state: TrainState) -> dict[str, Any]:
     """What a step that is left out leaves as it was."""
-    names = ("params", "batch_stats", "opt_state", "ema_params", "prototypes", "discriminator", "class_presence")
+    names = (
+        "params", "batch_stats", "opt_state", "ema_params", "prototypes", "discriminator", "class_presence", "pool",
+    )  # fmt: skip
     return {name: getattr(state, name) for name in names}
 
 

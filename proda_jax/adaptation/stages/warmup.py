@@ -3,7 +3,8 @@
 The warm-up (AdaptSegNet, single level; Section 5.1, Algorithm 1, line 1), and with other settings AdaptSegNet of two
 levels (arXiv:1802.10349), MinEnt and AdvEnt (ADVENT, arXiv:1811.12833), CLAN (arXiv:1809.09478), FADA
 (arXiv:2007.09222) and the memory of Seg-Uncertainty (arXiv:1912.11164). With `label_weight` it is self-training, too,
-by hard labels of the target images (BDL, arXiv:1904.10620).
+by hard labels of the target images (BDL, arXiv:1904.10620). With `patch_modes` patches of what it says are aligned, too
+(PatchAlign, arXiv:1901.05427).
 """
 
 from dataclasses import dataclass
@@ -13,12 +14,11 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
-import optax
 
-from proda_jax.adaptation import adversary, losses, views
+from proda_jax.adaptation import adversary, losses, patch_modes, views
 from proda_jax.adaptation.adversary import SOURCE, TARGET
 from proda_jax.adaptation.stages import step as steps
-from proda_jax.adaptation.state import DiscriminatorState, TrainState
+from proda_jax.adaptation.state import TrainState
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.heads import Output
 from proda_jax.models.resizing import resize_align_corners
@@ -30,8 +30,8 @@ ENTROPY = ("entropy", "auxiliary_entropy")
 
 @flax.struct.dataclass
 class Inputs:
-    """Images as the network sees them, RGB in [0, 1] [batch, h, w, 3], and labels [batch, h, w]; those of the target or
-    None."""
+    """Images as the network sees them, RGB in [0, 1] [batch, h, w, 3], and labels [batch, h, w]; those of the target,
+    and modes of the source's patches [batch, rows, columns], or None."""
 
     source_image: jax.Array
     source_label: jax.Array
@@ -39,6 +39,7 @@ class Inputs:
     target_label: jax.Array | None = None
     source_keys: jax.Array | None = None
     target_keys: jax.Array | None = None
+    source_modes: jax.Array | None = None
 
 
 def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: steps.Setup):
@@ -48,13 +49,12 @@ def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: st
       state: train state with discriminators, if the stage has any.
       batch: 'source': {'image', 'label'}, 'target': {'image'} and with `label_weight` 'hard_label', 'slot' [batch]
         int32; images and labels uint8.
-      teacher: unused.
+      teacher: with `patch_modes` the modes, [number, 4 * classes].
       setup: what the step needs besides.
 
     Returns:
       (state, metrics)
     """
-    del teacher
     source_image, source_label = steps.labelled_view(
         setup, state, batch["source"], batch["slot"], target=batch["target"]["image"]
     )
@@ -71,7 +71,7 @@ def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: st
         steps.example_keys(state, batch["slot"], steps.SOURCE_PASS),
         steps.example_keys(state, batch["slot"], steps.WEAK_PASS),
     )
-    return update(state, inputs, setup=setup)
+    return update(state, inputs, setup=setup, modes=teacher)
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ class Objective:
       step: number of steps taken.
       labels, pixels: source labels that count, and target pixels, in the whole batch.
       class_weights: of the source's classes, [classes], or None.
+      patches: source patches with a label in the whole batch, or None.
     """
 
     setup: steps.Setup
@@ -96,6 +97,7 @@ class Objective:
     labels: jax.Array
     pixels: jax.Array
     class_weights: jax.Array | None = None
+    patches: jax.Array | None = None
 
     @property
     def damping(self) -> jax.Array | float:
@@ -103,8 +105,10 @@ class Objective:
         over = self.setup.stage.damping_steps
         return jnp.maximum(1.0 - self.step / over, 0.0) if over else 1.0
 
-    def source(self, output: Output, label: jax.Array) -> tuple[jax.Array, steps.Metrics]:
-        """Cross entropy of each head on labelled images; label [batch, h, w]."""
+    def source(
+        self, output: Output, label: jax.Array, critics: Any = None, modes: jax.Array | None = None
+    ) -> tuple[jax.Array, steps.Metrics]:
+        """Cross entropy of each head on labelled images; label [batch, h, w], modes of its patches or None."""
         c, fit = self.setup.stage, partial(losses.upsampled_cross_entropy, total=self.labels)
         fit = partial(fit, reduction=c.reduction, focus=c.focus)
         if self.class_weights is not None:
@@ -112,7 +116,11 @@ class Objective:
             fit = partial(fit, parts=self.setup.micro_batches, axis_name=self.setup.axis_name)
         fits = [fit(logits / c.logit_temperature, label) for logits in output.heads]
         loss = sum(weight * fit for weight, fit in zip((1.0, c.auxiliary_ce_weight), fits, strict=False))
-        return loss, dict(zip(("source_ce", "auxiliary_ce"), fits, strict=False))
+        metrics = dict(zip(("source_ce", "auxiliary_ce"), fits, strict=False))
+        if modes is not None:
+            metrics["patch_ce"] = self.patch_fit(critics, output, modes)
+            loss = loss + c.patch_weight * metrics["patch_ce"]
+        return loss, metrics
 
     def target(self, output: Output, critics: Any) -> tuple[jax.Array, steps.Metrics]:
         """What target images add; `critics` are the discriminators' parameters, or None."""
@@ -120,6 +128,9 @@ class Objective:
         for which, weight in self.weights(critics).items():
             fooled = self.damping * weight * self.judge(critics, output, which, SOURCE, local=True)
             loss, metrics[ADVERSARIAL[which]] = loss + fooled, fooled
+        if c.patch_modes:
+            metrics["patch_adversarial"] = c.patch_adversarial_weight * self.judge_patches(critics, output, SOURCE)
+            loss = loss + metrics["patch_adversarial"]
         weights = (c.entropy_weight, c.auxiliary_entropy_weight)
         for name, weight, logits in zip(ENTROPY, weights, output.heads, strict=False):
             if weight:
@@ -137,8 +148,32 @@ class Objective:
         compare = partial(losses.distillation, valid=everywhere, form="equation12_per_pixel", total=self.pixels)
         return sum(compare(logits, said) for logits in heads)
 
-    def discriminators(self, critics: Any, source: Output, target: Output) -> jax.Array:
-        """What the discriminators learn from the network's outputs."""
+    def patch_scores(self, critics: Any, output: Output) -> jax.Array:
+        """Which mode each patch of what the network says is of, scores [batch, rows, columns, modes] (PatchAlign)."""
+        layers, _ = adversary.patch_networks(self.setup.stage, self.setup.discriminator.dtype)
+        p = adversary.probabilities(output, adversary.MAIN, self.size)
+        return layers.apply({"params": critics["patches"]["modes"]}, p)
+
+    def patch_fit(self, critics: Any, output: Output, modes: jax.Array) -> jax.Array:
+        """Cross entropy of these scores with the modes of labels (PatchAlign, Equation 2)."""
+        return losses.cross_entropy(self.patch_scores(critics, output), modes, total=self.patches)
+
+    def judge_patches(self, critics: Any, output: Output, domain: float) -> jax.Array:
+        """How far a discriminator is from taking patches for those of a domain, by their modes (Equation 3)."""
+        _, critic = adversary.patch_networks(self.setup.stage, self.setup.discriminator.dtype)
+        shown = jax.nn.softmax(self.patch_scores(critics, output), axis=-1)
+        scores = critic.apply({"params": critics["patches"]["critic"]}, shown)
+        total = jnp.int32(scores.size * self.setup.shares)
+        return losses.gan_loss(scores, domain, self.setup.stage.gan, total=total)
+
+    def discriminators(
+        self, critics: Any, source: Output, target: Output, modes: jax.Array | None = None
+    ) -> jax.Array:
+        """What the discriminators learn from the network's outputs, and with them what says of which mode a patch is.
+
+        The latter is on the network's side: it learns the source's modes, and to make patches of the target look like
+        the source's; the discriminator of patches does not move by that.
+        """
         c, found, penalty = self.setup.stage, 0.0, 0.0
         for which in self.weights(critics):
             shown = adversary.MAIN if c.discriminated == "heads" else None
@@ -149,6 +184,14 @@ class Objective:
                 penalty += adversary.gradient_penalty(
                     self.setup.discriminator, critics, source, which, c, size=self.size, images=images
                 )
+        if c.patch_modes:
+            fixed = jax.lax.stop_gradient(critics["patches"])
+            judging = critics | {"patches": critics["patches"] | {"modes": fixed["modes"]}}
+            sorting = critics | {"patches": critics["patches"] | {"critic": fixed["critic"]}}
+            found += self.judge_patches(judging, source, SOURCE) + self.judge_patches(judging, target, TARGET)
+            sorted_ = c.patch_weight * self.patch_fit(sorting, source, modes)
+            sorted_ += c.patch_adversarial_weight * self.judge_patches(sorting, target, SOURCE)
+            return c.discriminator_weight * found + c.gradient_penalty * penalty + sorted_
         return c.discriminator_weight * found + c.gradient_penalty * penalty
 
     def weights(self, critics: Any) -> dict[int, Any]:
@@ -181,24 +224,31 @@ class Objective:
         return self.damping * self.setup.stage.weight_divergence * (losses.cosine(first, second) + 1.0)
 
 
-def update(state: TrainState, inputs: Inputs, *, setup: steps.Setup):
-    """The step on images whose views are drawn already: the network's, then the discriminators'."""
+def update(state: TrainState, inputs: Inputs, *, setup: steps.Setup, modes: jax.Array | None = None):
+    """The step on images whose views are drawn already: the network's, then the discriminators'.
+
+    `modes`: of patches, see `patch_modes`, where the stage has any.
+    """
     c, critics = setup.stage, state.discriminator and state.discriminator.params
     of_target = inputs.target_label
-    labels, target_labels, pixels = steps.reduce(
+    if c.patch_modes:
+        found = patch_modes.histograms(inputs.source_label, setup.model.classes, tuple(c.patch_size))
+        inputs = inputs.replace(source_modes=patch_modes.nearest(*found, modes))
+    labels, target_labels, pixels, patches = steps.reduce(
         setup,
         (
             losses.count(inputs.source_label != IGNORE, c.reduction),
             None if of_target is None else losses.count(of_target != IGNORE, c.reduction),
             losses.count(jnp.ones(inputs.target_image.shape[:3], bool)),
+            None if inputs.source_modes is None else losses.count(inputs.source_modes != IGNORE),
         ),
     )
     weights, presence = class_weights(state, inputs.source_label, setup)
-    objective = Objective(setup, inputs.source_image.shape[1:3], state.step, labels, pixels, weights)
+    objective = Objective(setup, inputs.source_image.shape[1:3], state.step, labels, pixels, weights, patches)
 
     def gradient_of(stats: Any, part: Inputs):
         def source_loss(output: Output):
-            loss, metrics = objective.source(output, part.source_label)
+            loss, metrics = objective.source(output, part.source_label, critics, part.source_modes)
             return loss, metrics | {"output": output}
 
         def target_loss(output: Output):
@@ -220,14 +270,14 @@ def update(state: TrainState, inputs: Inputs, *, setup: steps.Setup):
         gradient, metrics = steps.add(source_gradient, target_gradient), source | target
         if critics is None:
             return (gradient, None), stats, metrics
-        loss, critics_gradient = jax.value_and_grad(objective.discriminators)(critics, *outputs)
+        loss, critics_gradient = jax.value_and_grad(objective.discriminators)(critics, *outputs, part.source_modes)
         return (gradient, critics_gradient), stats, metrics | {"discriminator": loss}
 
     (gradient, critics_gradient), stats, metrics = steps.accumulate(setup, gradient_of, state.batch_stats, inputs)
     if c.weight_divergence:
         metrics["weight_likeness"], apart = jax.value_and_grad(objective.likeness)(state.params)
         gradient = steps.add(gradient, apart)
-    judges = moved(state.discriminator, critics_gradient, setup)
+    judges = steps.moved(state.discriminator, critics_gradient, setup)
     state, metrics = steps.update(setup, state, gradient, stats, metrics)
     return state.replace(discriminator=judges, class_presence=presence), metrics
 
@@ -240,13 +290,3 @@ def class_weights(state: TrainState, label: jax.Array, setup: steps.Setup) -> tu
     pixels = steps.reduce(setup, jnp.sum(jax.nn.one_hot(label, len(presence)), axis=(0, 1, 2)))
     images = len(label) * (setup.shares // setup.micro_batches)
     return losses.class_weights(pixels, presence, weight=c.rare_weight, fewer_than=c.rare_pixels * images)
-
-
-def moved(
-    discriminator: DiscriminatorState | None, gradient: Any, setup: steps.Setup
-) -> DiscriminatorState | None:
-    """The discriminators after a step of their optimizer."""
-    if discriminator is None:
-        return None
-    updates, opt_state = setup.discriminator_optimizer.update(gradient, discriminator.opt_state, discriminator.params)
-    return discriminator.replace(params=optax.apply_updates(discriminator.params, updates), opt_state=opt_state)
