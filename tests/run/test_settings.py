@@ -32,6 +32,9 @@ def test_every_configuration_passes_once_the_weights_that_it_names_exist(name, t
     for kind in ("imagenet", "self_supervised"):
         if any(config[stage].init == kind for stage in config.stages):
             config.model[f"{kind}_weights"] = str(weights)
+    for stage in config.stages:
+        if config[stage].get("foundation"):
+            config[stage].foundation_file = str(weights)
     settings.check(config)
 
 
