@@ -50,6 +50,23 @@ def test_a_network_is_found_below_any_wrapper_which_is_said(payload, said, tmp_p
     assert not account.missing
 
 
+@pytest.mark.parametrize("wrapper", ["", "module."])
+def test_backbone_and_head_of_fada_are_found_where_its_code_keeps_them(wrapper, tmp_path):
+    state = fixtures.network(head="deeplab").state_dict()
+    parts = {"feature_extractor": {}, "classifier": {}}
+    for name, value in state.items():
+        head = name.startswith("layer5.")
+        bare = name.removeprefix("layer5.") if head else f"backbone.{name}"
+        parts["classifier" if head else "feature_extractor"][wrapper + bare] = value
+    others = {"iteration": 40_000, "discriminator_cls": {f"{wrapper}D.0.weight": torch.ones(3, 4, 3, 3)}}
+    read, account = weights.read(save_torch(parts | others, tmp_path / "a.pth"))
+    assert_taken(read, state)
+    np.testing.assert_allclose(read.arrays["input.mean"], [0.485, 0.456, 0.406])
+    np.testing.assert_allclose(read.arrays["input.std"], [0.229, 0.224, 0.225])
+    assert read.head == "deeplab" and not account.missing
+    assert any("'feature_extractor' and 'classifier'" in note for note in account.notes)
+
+
 @pytest.mark.parametrize(("prefixes", "said"), [
     (("backbone.",), "from below 'backbone.'"),  # mmsegmentation
     (("encoder.",), "from below 'encoder.'"),  # segmentation_models_pytorch

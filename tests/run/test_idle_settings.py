@@ -37,6 +37,12 @@ def by_fourier(stage: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     return stage
 
 
+def by_patches(stage: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A stage with as many modes as a few small images have."""
+    stage.patch_modes, stage.patch_size = 3, (16, 16)
+    return stage
+
+
 STAGES = {
     "pretrain": lambda: base.pretrain("random", 10),
     "supervised": lambda: base.supervised("random", 10),
@@ -50,7 +56,7 @@ STAGES = {
     "clan": lambda: clan.clan("source", 40),
     "memory": lambda: seg_uncertainty.memory("source", 25),
     "rectified": lambda: seg_uncertainty.rectified("source", 25),
-    "patches": lambda: patchalign.patchalign("source", 10),
+    "patches": lambda: by_patches(patchalign.patchalign("source", 10)),
     "fada": lambda: fada.fada("source", 10),
     "denoise": lambda: base.denoise("source", 10),
     "self_training": lambda: base.self_training("source", 10),
@@ -61,8 +67,8 @@ STAGES = {
     "translate": lambda: base.translate("source", 10),
     "mix": lambda: base.mix("source", 10),
 }
-# of other stages, or of the folder that a network is in, which this run does not have
-ELSEWHERE = {"kind", "weights"}
+# of other stages, or of the folder that a network is in, which this run does not have; or read after the last step
+ELSEWHERE = {"kind", "weights", "window"}
 
 
 def config_of(kind: str) -> ml_collections.ConfigDict:

@@ -16,7 +16,7 @@ from tiny import block_source, tiny_config, tiny_stage
 
 from proda_jax.adaptation.stages import build, kinds
 from proda_jax.configs import base, demo
-from proda_jax.configs.studies import common, table8
+from proda_jax.configs.studies import common, table1, table8
 from proda_jax.report import paper
 from proda_jax.run import settings
 from proda_jax.run.sources import Sources
@@ -42,11 +42,11 @@ def config_of(name: str, form: str):
 
 def test_every_table_and_figure_has_its_study():
     there = {path.stem for path in (ROOT / "configs" / "studies").glob("*.py")} - {"__init__", "common", "demo"}
-    assert there == {*TABLES, *FIGURES, "camvid", "systems"}
+    assert there == {*TABLES, *FIGURES, "stages", "camvid"}
 
 
 @pytest.mark.parametrize("form", ["gta5", "demo"])
-@pytest.mark.parametrize("name", [*TABLES, *FIGURES])
+@pytest.mark.parametrize("name", [*TABLES, *FIGURES, "stages"])
 def test_a_study_is_possible_in_both_forms_and_its_rows_name_its_stages(name, form):
     c = config_of(name, form)
     found = plan(c)
@@ -69,9 +69,13 @@ def test_camvid_learns_from_one_time_of_day_and_is_scored_on_the_other_on_images
     assert len({c.data[role].split for role in ("source", "target", "validation")}) == 3
 
 
-@pytest.mark.parametrize("form", ["demo", "camvid", "demo_levels", "demo_clan", "demo_uncertainty"])
+SYSTEMS = ("gta5", "demo", "camvid", *(f"{task}_{name}" for task in ("gta5", "demo")
+                                       for name in ("levels", "clan", "uncertainty")))  # fmt: skip
+
+
+@pytest.mark.parametrize("form", SYSTEMS)
 def test_every_system_takes_as_many_steps_after_the_same_start(form):
-    c = config_of("systems", form)
+    c = config_of("table1", form)
     settings.check(c)
 
     def steps_to(name: str) -> int:
@@ -81,14 +85,14 @@ def test_every_system_takes_as_many_steps_after_the_same_start(form):
         return c[name].steps + max(map(steps_to, before), default=0)
 
     rows = {row.stage for row in plan(c).rows} - {"source"}
-    assert len(rows) >= 2 and {steps_to(stage) for stage in rows} == {480}
+    assert len(rows) >= 2 and {steps_to(stage) for stage in rows} == {table1.STEPS[form.split("_")[0]]}
     alike = ("optimizer", "batch_norm", "weight_decay", "schedule", "statistics")
     labelling = [stage for stage in c.stages[1:] if kinds.of(c[stage]).segments]
     assert len({tuple(c[stage][key] for key in alike) for stage in labelling}) == 1
     assert all(c[stage].schedule_steps == c[stage].steps for stage in c.stages)
 
 
-@pytest.mark.parametrize("name", [*TABLES, *FIGURES, "camvid", "systems"])
+@pytest.mark.parametrize("name", [*TABLES, *FIGURES, "camvid", "stages"])
 def test_another_form_is_refused_with_those_there_are(name):
     with pytest.raises(ValueError, match=rf"configs/studies/{name}.py:huge: expected"):
         config_of(name, "huge")
@@ -121,7 +125,7 @@ def test_the_papers_own_settings_are_the_recipe_at_full_size():
 
 def test_numbers_that_stand_in_several_places_agree():
     """Studies, and the rows that reports of runs set beside theirs."""
-    theirs = {"table1": paper.GTA5, "table2": paper.SYNTHIA, "table3": paper.GTA5}
+    theirs = {"stages": paper.GTA5, "table2": paper.SYNTHIA, "table3": paper.GTA5}
     compared = 0
     for name, rows in theirs.items():
         c = config_of(name, "gta5")
@@ -143,10 +147,10 @@ def test_rows_without_a_number_in_the_running_text_have_none():
 
 @pytest.mark.parametrize("form", ["gta5", "demo"])
 def test_studies_of_one_workdir_mean_the_same_by_a_stages_name(form):
-    """Table 2 has other data, and a workdir of its own."""
+    """Table 2 has other data, Table 1 other terms, and each a workdir of its own."""
     sections: dict[str, dict] = {}
-    for name in [*TABLES, *FIGURES]:
-        if name != "table2":
+    for name in [*TABLES, *FIGURES, "stages"]:
+        if name not in ("table1", "table2"):
             c = config_of(name, form)
             for stage in c.stages:
                 known = sections.setdefault(stage, c[stage].to_dict())

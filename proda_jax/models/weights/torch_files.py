@@ -15,7 +15,7 @@ import safetensors.numpy
 from etils import epath
 
 from proda_jax.models.deeplab import NO_AUXILIARY
-from proda_jax.models.weights import simclr_checkpoint, stage_folder, torch_reader
+from proda_jax.models.weights import foreign, simclr_checkpoint, stage_folder, torch_reader
 from proda_jax.models.weights.account import account
 from proda_jax.models.weights.contents import FACTS, Contents, Weights, own_arrays, safetensors_digest
 from proda_jax.models.weights.torch_names import INPUT_CONVENTION
@@ -23,6 +23,7 @@ from proda_jax.system import digests
 from proda_jax.system.extras import need
 from proda_jax.system.files import write_atomically
 
+FADA = ("feature_extractor", "classifier")  # under which FADA's files hold backbone and head
 NETWORK = "ResNet101"  # class of the released network, under which its files hold it
 COUNTER = "num_batches_tracked"
 # keys below which others keep a network; where a file has several, the first is taken
@@ -61,6 +62,8 @@ def from_torch_file(payload: Any, path: epath.PathLike) -> Contents:
         raise ValueError(f"{path}: expected a state dict, found a {type(payload).__name__}")
     if NETWORK in payload:
         return from_released(payload, path)
+    if all(isinstance(payload.get(part), Mapping) for part in FADA):
+        return from_fada(payload)
     found = {names: arrays for names, state in mappings_in(payload) if (arrays := tensors(state))}
     if not found:
         raise ValueError(
@@ -76,6 +79,18 @@ def from_torch_file(payload: Any, path: epath.PathLike) -> Contents:
         too = f"; the file has {', '.join(repr(name) for name in others)}, too" if others else ""
         notes = [f"the network was taken from {'.'.join(taken)!r}{too}"]
     return Contents(found[taken], left_over=beside, notes=notes)
+
+
+def from_fada(payload: Mapping) -> Contents:
+    """The network of a checkpoint of FADA's code, which keeps backbone and head by themselves; its discriminator and
+    optimizers are left over. Its images are RGB, less ImageNet's mean and over its deviation."""
+    bare = [{name.removeprefix("module."): array for name, array in tensors(payload[part]).items()} for part in FADA]
+    arrays = {name.removeprefix("backbone."): array for name, array in bare[0].items()}
+    arrays |= {f"layer5.{name}": array for name, array in bare[1].items()}
+    arrays |= foreign.as_arrays(*foreign.CONVENTIONS["imagenet"])
+    beside = {name: value for name, value in payload.items() if name not in FADA}
+    note = "backbone and head were taken from {!r} and {!r}, whose images are ImageNet's, as in FADA's code"
+    return Contents(arrays, left_over=list(names_in(beside)), notes=[note.format(*FADA)])
 
 
 def mappings_in(tree: Mapping, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Mapping]]:
