@@ -42,13 +42,13 @@ class LearntPrototypes:
       vectors: [classes, channels] float32.
       opt_state: of their optimizer.
       shares: of the classes, [classes] float32, which do not change.
-      queue: of the steps before, [positions, ...].
+      queue: of the steps before, [positions, ...], or None.
     """
 
     vectors: jax.Array
     opt_state: Any
     shares: jax.Array
-    queue: Sampled
+    queue: Sampled | None = None
 
 
 @flax.struct.dataclass
@@ -70,11 +70,11 @@ class ContrastState:
 
     Attributes:
       statistics: of each class, over all steps.
-      bank: or one with room for no batches.
+      bank: or None.
     """
 
     statistics: ClassStatistics
-    bank: ClassBank
+    bank: ClassBank | None = None
 
 
 @flax.struct.dataclass

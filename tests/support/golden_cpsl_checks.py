@@ -52,8 +52,7 @@ def test_self_labelling_of_cpsl():
 
 def compare_step(g, vectors: np.ndarray, sampled: Sampled) -> None:
     """The step's own objective, without a queue; and with one of positions that do not count."""
-    for held in (0, 7):
-        queue = Sampled(np.ones((held, CHANNELS)), np.ones((held, K)), np.zeros(held, bool))
+    for queue in (None, Sampled(np.ones((7, CHANNELS)), np.ones((7, K)), np.zeros(7, bool))):
         value, gradient = jax.value_and_grad(learnt_prototypes.objective)(
             vectors, sampled, queue, shares(), 0.08, sampled.counted.size
         )

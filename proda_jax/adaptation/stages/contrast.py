@@ -18,7 +18,9 @@ FORMS = PROTOTYPES, BANK, DISTRIBUTION = ("prototypes", "bank", "distribution")
 
 def begin(classes: int, channels: int, batches: int) -> ContrastState:
     """Before any step; the bank has room for so many `batches`, or none."""
-    bank = ClassBank(jnp.zeros((classes, batches, channels)), jnp.zeros((classes, batches), bool))
+    bank = None
+    if batches:  # checkpoints hold no empty arrays
+        bank = ClassBank(jnp.zeros((classes, batches, channels)), jnp.zeros((classes, batches), bool))
     return ContrastState(class_statistics.empty(classes, channels), bank)
 
 
@@ -42,7 +44,7 @@ def remember(current: ContrastState, projected: jax.Array, labels: jax.Array, se
     if setup.axis_name is not None:
         features, labels = jax.lax.all_gather((features, labels), setup.axis_name, tiled=True)
     bank = current.bank
-    if setup.stage.contrast_with == BANK:
+    if bank is not None:
         mean, _, number = class_statistics.batch_means(features, labels, len(bank.held))
         there = number > 0
         vectors = jnp.concatenate([bank.vectors[:, 1:], mean[:, None]], axis=1)

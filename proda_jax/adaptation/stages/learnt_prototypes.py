@@ -25,12 +25,10 @@ def begin(start: Prototypes, shares: jax.Array, queue: int, optimizer: Any) -> L
     middle = jnp.sum(jnp.where(start.seen[:, None], start.vectors, 0.0), 0) / jnp.maximum(start.seen.sum(), 1)
     vectors = jnp.where(start.seen[:, None], start.vectors, middle)
     classes, channels = vectors.shape
-    return LearntPrototypes(
-        vectors,
-        optimizer.init(vectors),
-        jnp.asarray(shares, jnp.float32),
-        Sampled(jnp.zeros((queue, channels)), jnp.zeros((queue, classes)), jnp.zeros(queue, bool)),
-    )
+    held = None
+    if queue:  # checkpoints hold no empty arrays
+        held = Sampled(jnp.zeros((queue, channels)), jnp.zeros((queue, classes)), jnp.zeros(queue, bool))
+    return LearntPrototypes(vectors, optimizer.init(vectors), jnp.asarray(shares, jnp.float32), held)
 
 
 def sample(state: TrainState, output: Output, shown: jax.Array, slots: jax.Array, number: int) -> Sampled:
@@ -60,18 +58,19 @@ def sample(state: TrainState, output: Output, shown: jax.Array, slots: jax.Array
 
 
 def objective(
-    vectors: jax.Array, sampled: Sampled, queue: Sampled, shares: jax.Array, temperature: float, total: jax.Array
+    vectors: jax.Array, sampled: Sampled, queue: Sampled | None, shares: jax.Array, temperature: float, total: jax.Array
 ) -> jax.Array:
     """The share of the self-labelling loss: with assignments of features, and with those of the network's outputs.
 
     Args:
       vectors: prototypes, [classes, channels].
-      sampled: [batch, positions, ...]; `queue`: [held, ...], which is assigned together with each image.
+      sampled: [batch, positions, ...]; `queue`: [held, ...], which is assigned together with each image, or None.
       shares: of the classes, [classes].
       temperature: of the softmax over cosines.
       total: positions of the whole batch that count.
     """
     fixed = jax.lax.stop_gradient(vectors)
+    queue = jax.tree.map(lambda x: x[0, :0], sampled) if queue is None else queue
 
     def assigned(scores: jax.Array, held: jax.Array) -> jax.Array:
         def of_image(own: jax.Array, counted: jax.Array) -> jax.Array:
@@ -108,7 +107,7 @@ def move(
     vectors = optax.apply_updates(learnt.vectors, updates)
     if setup.axis_name is not None:
         sampled = jax.lax.all_gather(sampled, setup.axis_name, tiled=True)
-    queue = jax.tree.map(pushed, learnt.queue, sampled)
+    queue = None if learnt.queue is None else jax.tree.map(pushed, learnt.queue, sampled)
     averaged = average(state.prototypes.vectors, vectors, c.prototype_momentum)
     averaged = jnp.where(state.prototypes.seen[:, None], averaged, vectors)
     moved = learnt.replace(vectors=vectors, opt_state=opt_state, queue=queue)
@@ -117,6 +116,4 @@ def move(
 
 def pushed(held: jax.Array, new: jax.Array) -> jax.Array:
     """The last of `held` [n, ...] and then of `new` [batch, positions, ...], as many as there were."""
-    if len(held) == 0:
-        return held
     return jnp.concatenate([held, new.reshape(-1, *new.shape[2:]).astype(held.dtype)])[-len(held) :]
