@@ -31,12 +31,14 @@ def reflect(x: jax.Array, pad: int) -> jax.Array:
 
 
 class Convolution(nn.Module):
-    """A convolution with bias, kernels N(0, 0.02) as CycleGAN begins.
+    """A convolution, kernels N(0, 0.02) as CycleGAN begins.
 
     Attributes:
       channels: of its result.
       kernel, stride, pad: side, step, and margin of zeros in pixels.
       double: whether it is transposed, with stride 2, and doubles the size (PyTorch's padding 1 and output padding 1).
+      use_bias: without one before a normalisation, which takes it off again: its gradient is rounding alone, of which
+        Adam makes whole steps.
       dtype: type that it computes in.
     """
 
@@ -45,19 +47,21 @@ class Convolution(nn.Module):
     stride: int = 1
     pad: int = 0
     double: bool = False
+    use_bias: bool = True
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.kernel, self.kernel, x.shape[-1], self.channels)
         kernel = self.param("kernel", nn.initializers.normal(0.02), shape)
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.channels,))
         margins = (self.kernel - 2, self.kernel - 1) if self.double else (self.pad, self.pad)
         x = jax.lax.conv_general_dilated(
             x.astype(self.dtype), kernel.astype(self.dtype), (self.stride, self.stride), (margins, margins),
             lhs_dilation=(2, 2) if self.double else None, dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )  # fmt: skip
-        return add_bias(x, bias)
+        if not self.use_bias:
+            return x
+        return add_bias(x, self.param("bias", nn.initializers.zeros_init(), (self.channels,)))
 
 
 class Generator(nn.Module):
@@ -78,7 +82,7 @@ class Generator(nn.Module):
         """Images [batch, height, width, 3], sides multiples of `SMALLEST`, to such of the other domain."""
 
         def normed(x: jax.Array, channels: int, name: str, **how: Any) -> jax.Array:
-            return instance_norm(Convolution(channels, name=name, dtype=self.dtype, **how)(x))
+            return instance_norm(Convolution(channels, name=name, use_bias=False, dtype=self.dtype, **how)(x))
 
         c = self.channels
         x = nn.relu(normed(reflect(images, 3), c, "first", kernel=7))
@@ -110,7 +114,9 @@ class PatchDiscriminator(nn.Module):
         x = images
         for i, channels in enumerate(self.channels, start=1):
             stride = 1 if i == len(self.channels) else 2
-            x = Convolution(channels, kernel=4, stride=stride, pad=1, name=f"conv{i}", dtype=self.dtype)(x)
+            x = Convolution(
+                channels, kernel=4, stride=stride, pad=1, use_bias=i == 1, name=f"conv{i}", dtype=self.dtype
+            )(x)
             x = nn.leaky_relu(x if i == 1 else instance_norm(x), 0.2)
         scores = Convolution(1, kernel=4, pad=1, name="classifier", dtype=self.dtype)(x)
         return scores.astype(at_least_float32(self.dtype))

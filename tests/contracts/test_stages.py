@@ -119,6 +119,8 @@ def test_two_devices_with_two_micro_batches_each_train_like_one_with_the_whole_b
     one, several = trail_of(name, 1, STEPS, twice=True), trail_of(name, 2, STEPS, twice=True, **settings)
     assert_alike(several, one)
     start, once = (state.batch_stats for state, _ in one[:2])
+    if not start:  # it normalises each image by itself
+        return
     for leaf, tolerance in (("mean", 1e-5), ("var", 0.02)):  # an unbiased variance depends on how many there are
         before, after, found = (statistics(tree, leaf) for tree in (start, once, several[1][0].batch_stats))
         # a second micro-batch moves them as the first did, by one to three passes, each of which keeps a share
