@@ -67,7 +67,7 @@ class Card:
         return cls(
             model={name: value for name, value in config.model.items() if name not in _FILES}
             | {"auxiliary_head": config.model.get("auxiliary_head", NO_AUXILIARY)}
-            | ({} if network is None else {part: getattr(network, part) for part in _PARTS}),
+            | ({} if network is None else {part: getattr(network, part) for part in _PARTS if hasattr(network, part)}),
             extra_norm=extra_norm,
             label_space=space.name,
             classes=space.classes,

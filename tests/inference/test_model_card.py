@@ -51,8 +51,8 @@ def test_the_card_says_what_the_run_noted(workdir, tmp_path):
     assert "stage stage1, step 2" in sections["older, stage1"] and "not stated" in sections["Licence"]
     assert "None are known" in sections["Scores"]  # the stage is not complete
     rows = rows_of(sections["How it was trained"])
-    assert ["source", "supervised", "random", "-", "-", "2"] in rows
-    assert ["stage1", "denoise", "source", "-", "source", "4"] in rows
+    assert ["source", "supervised", "random", "-", "-", "-", "2"] in rows
+    assert ["stage1", "denoise", "source", "-", "source", "-", "4"] in rows
     differing = {row[0]: row[1:] for row in rows if len(row) == 3}
     # what `older_run.config_of` sets, of what decides
     assert differing["model.width"] == ["1", "64"] and differing["stage1.consistency_weight"] == ["0.0", "10.0"]

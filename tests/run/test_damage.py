@@ -67,7 +67,7 @@ def cut_short(path) -> None:
         ("source/result.json", "is damaged .*: delete it, and give the same command again"),
         ("stage1/history.jsonl", "is damaged: delete it, which forgets what is in it"),
         ("stage1/metrics.jsonl", "is damaged: delete it, which forgets what is in it"),
-        ("source/soft_labels_8/origin.json", "is damaged .*: delete .*soft_labels_8, and its labels are made again"),
+        ("source/soft_labels_8/origin.json", "is damaged .*: delete .*soft_labels_8, and what it holds is made again"),
     ],
 )
 def test_a_damaged_record_is_named_with_the_remedy(file, told, whole, tmp_path):

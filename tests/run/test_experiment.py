@@ -287,7 +287,7 @@ def test_every_checkpoint_carries_the_card_of_its_network(finished):
         with contextlib.closing(Checkpoints(finished[0] / name / "checkpoints", writable=False)) as checkpoints:
             held = card_in(finished[0] / name / "checkpoints" / str(checkpoints.step()))
         model = experiment_in(finished[0], config_of()).networks.model(name)
-        assert held == Card.of(config_of(), name, extra_norm=model.extra_norm).as_json()
+        assert held == Card.of(config_of(), name, extra_norm=model.extra_norm, network=model).as_json()
         assert Card.from_json(held, name).network() == model.clone(axis_name=None)
 
 

@@ -221,6 +221,8 @@ def denoise_config(consistency_weight: float, regulariser_weight: float) -> Conf
         ema_mode="train",
         prototype_momentum=0.95,
         prototype_update="in_turn",
+        prototype_distance="euclidean",
+        self_label_weight=0.0,
         prototype_min_pixels=10,
         unseen_prototypes="replace",
     )
