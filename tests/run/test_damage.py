@@ -131,7 +131,10 @@ def test_snapshots_that_cannot_be_written_are_named_and_training_goes_on(whole, 
     assert told in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("left", [200_000, 0], ids=["in the background", "at once"])
+@pytest.mark.parametrize(
+    "left",
+    [pytest.param(200_000, id="in the background"), pytest.param(0, id="at once", marks=pytest.mark.slow)],
+)
 def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint_and_the_run_goes_on_when_there_is_room(
     left, whole, small_disk
 ):

@@ -61,7 +61,7 @@ def scores_of(variables: dict, source) -> float:
     return 100 * float(np.mean(ious))
 
 
-@pytest.mark.parametrize("place", PLACES[:-1])
+@pytest.mark.parametrize("place", [PLACES[0], *(pytest.param(p, marks=pytest.mark.slow) for p in PLACES[1:-1])])
 def test_the_next_stage_starts_from_a_network_in_a_file_as_if_it_had_been_trained(tmp_path, place):
     following = PLACES[PLACES.index(place) + 1]
     config = config_of(place, following)

@@ -21,7 +21,9 @@ def golden_image() -> np.ndarray:
     return to_nhwc(uniform("image", (2, 3, height, width)))
 
 
-@pytest.mark.parametrize(("classes", "extra_norm"), [(19, False), (16, False), (19, True)])
+@pytest.mark.parametrize(
+    ("classes", "extra_norm"), [(19, True), *(pytest.param(n, False, marks=pytest.mark.slow) for n in (16, 19))]
+)
 def test_evaluation_agrees_with_the_released_network(classes, extra_norm):
     model = SegmentationNetwork(classes, extra_norm=extra_norm)
     output = jax.jit(lambda v, x: model.apply(v, x, train=False))(network_variables(model), golden_image())
