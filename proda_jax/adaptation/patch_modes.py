@@ -1,6 +1,6 @@
 """Modes of how classes are spread within patches, found in source labels (PatchAlign, Tsai et al., ICCV 2019).
 
-There is no public code: what the paper's text leaves open is our reading, and says so where it stands.
+There is no public code: what its abstract and excerpts leave open is our reading (configs/patchalign.py).
 """
 
 from collections.abc import Iterator

@@ -155,7 +155,7 @@ class Objective:
         return layers.apply({"params": critics["patches"]["modes"]}, p)
 
     def patch_fit(self, critics: Any, output: Output, modes: jax.Array) -> jax.Array:
-        """Cross entropy of these scores with the modes of labels (PatchAlign, Equation 2)."""
+        """Cross entropy of these scores with the modes of labels (PatchAlign)."""
         return losses.cross_entropy(self.patch_scores(critics, output), modes, total=self.patches)
 
     def judge_patches(self, critics: Any, output: Output, domain: float) -> jax.Array:
