@@ -8,10 +8,11 @@ classes (ProDA's Tables 1 and 2). This configuration has not been run in full.
 
 AdaptSegNet at one level, and beside it: the labels of the source's patches of 32 x 64 pixels have K = 50 modes, by
 k-means of the histograms of their quarters; two layers on the output learn to say which mode a patch is of, and a
-discriminator is to find a target patch by its modes like one of the source. The authors' code is not public,
-and its abstract and excerpts of the paper were all that this was written from. Our reading, then, is this: the layers see the means of a patch's quarters, have 512 channels between them and
-learn at the discriminators' rate; histograms are of shares of all of a quarter's pixels; k-means sees 100,000 patches;
-the weights are 0.01 of the modes and 0.0005 of the discriminator of patches.
+discriminator is to find a target patch by its modes like one of the source. The authors' code is not public, and its
+abstract and excerpts of the paper were all that this was written from. Our reading, then, is this: the layers see the
+means of a patch's quarters, have 512 channels between them and learn at the discriminators' rate; histograms are of
+shares of all of a quarter's pixels; k-means sees 100,000 patches; the weights are 0.01 of the modes and 0.0005 of the
+discriminator of patches.
 """
 
 import ml_collections
