@@ -232,14 +232,29 @@ def initial_prototypes(
     )  # fmt: skip
     mapped = devices.map_step(step, mesh, "rrb", "r")
     current = devices.replicate(prototypes.empty(model.classes, feature_channels(model, variables)), mesh)
-    batches_in_pass = -(-len(source) // batch_size)
-    with progress("initial prototypes", batches_in_pass * stage.prototype_init_passes, "batches") as bar:
-        for _ in range(stage.prototype_init_passes):
-            batches = source.ordered_batches(batch_size, labels=labelled, shard=hosts.share())
+    passes = stage.prototype_init_passes
+    add = functools.partial(mapped, variables)
+    return over_batches("initial prototypes", add, current, source, batch_size, mesh, labels=labelled, passes=passes)
+
+
+def over_batches(
+    what: str, add: Callable[[Any, dict], Any], current: Any, source: ExampleSource, batch_size: int, mesh: Mesh, *,
+    labels: bool, passes: int = 1,
+) -> Any:  # fmt: skip
+    """What comes of `current` once each batch of a data set was added to it, under a bar that says `what`.
+
+    Args:
+      add: (current, batch) -> current, mapped over the devices.
+      source: the data set, which is gone through in order, `passes` times; with its labels, if `labels`.
+      batch_size: images in a batch, over all devices of `mesh`.
+    """
+    with progress(what, -(-len(source) // batch_size) * passes, "batches") as bar:
+        for _ in range(passes):
+            batches = source.ordered_batches(batch_size, labels=labels, shard=hosts.share())
             for batch in devices.prefetch(batches, mesh):
                 stop_if_preempted()
                 with bar.compiling():
-                    current = devices.settle(mapped(variables, current, batch))
+                    current = devices.settle(add(current, batch))
                 bar.update()
     return current
 
@@ -262,14 +277,8 @@ def class_shares(
     """
     mapped = devices.map_step(functools.partial(_add_probabilities, model), mesh, "rrb", "r")
     current = devices.replicate(np.zeros(model.classes, np.float32), mesh)
-    with progress("shares of classes", -(-len(source) // batch_size), "batches") as bar:
-        batches = source.ordered_batches(batch_size, labels=False, shard=hosts.share())
-        for batch in devices.prefetch(batches, mesh):
-            stop_if_preempted()
-            with bar.compiling():
-                current = devices.settle(mapped(variables, current, batch))
-            bar.update()
-    total = np.asarray(current)
+    add = functools.partial(mapped, variables)
+    total = np.asarray(over_batches("shares of classes", add, current, source, batch_size, mesh, labels=False))
     return total / total.sum()
 
 
@@ -297,14 +306,9 @@ def foundation_prototypes(
     mapped = devices.map_step(functools.partial(_add_class_features, model), mesh, "rrb", "r")
     channels = model.backbone.levels[-1].channels
     current = devices.replicate(np.zeros((classes, channels), np.float32), mesh)
-    with progress("prototypes of another network", -(-len(source) // batch_size), "batches") as bar:
-        batches = source.ordered_batches(batch_size, labels=True, shard=hosts.share())
-        for batch in devices.prefetch(batches, mesh):
-            stop_if_preempted()
-            with bar.compiling():
-                current = devices.settle(mapped(variables, current, batch))
-            bar.update()
-    return np.asarray(prototypes.unit(current))
+    add, what = functools.partial(mapped, variables), "prototypes of another network"
+    sums = over_batches(what, add, current, source, batch_size, mesh, labels=True)
+    return np.asarray(prototypes.unit(sums))
 
 
 def feature_channels(model: SegmentationNetwork, variables: Any) -> int:
