@@ -20,7 +20,12 @@ CHOICES = ("all", "target", "recomputed")
 
 
 def moved_by(stage: ml_collections.ConfigDict, domain: str) -> bool:
-    """Whether passes of images of a domain, 'source' or 'target', move a stage's running statistics."""
+    """Whether passes of images of a domain move a stage's running statistics.
+
+    Args:
+      stage: its section of the configuration.
+      domain: 'source', 'target', or 'masked': target images most of which is hidden, unlike any that are scored.
+    """
     if stage.get("statistics", "all") == "all" or domain == "target":
         return True
     return kinds.of(stage).target(stage) is None  # somebody has to

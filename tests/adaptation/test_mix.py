@@ -170,6 +170,19 @@ def test_a_masked_image_shows_the_networks_centre_where_it_is_hidden():
     assert 0.5 < hidden.mean() < 0.9
 
 
+@pytest.mark.parametrize(("statistics", "name", "moves"), [
+    ("target", "masked", False), ("recomputed", "masked", False), ("all", "masked", True), ("target", "mixed", True),
+])  # fmt: skip
+def test_images_with_hidden_blocks_move_running_statistics_only_where_all_do(statistics, name, moves):
+    setup, (_, state, *_, (mixed, _, _), _, _) = setup_of(batch_norm="batch", statistics=statistics), stepped()
+
+    def after(stats):
+        return mix.pair_gradient(state, stats, name, mixed, mix.Totals(None, 1.0, 1.0), setup)[1]["backbone"]
+
+    traced = jax.make_jaxpr(after)(state.batch_stats).jaxpr
+    assert any(out not in traced.invars for out in traced.outvars) == moves
+
+
 def test_contrast_waits_and_remembers_meanwhile():
     setup, state, *_, after, _ = stepped()
     assert np.sum(after.contrast.statistics.amount) > 0 and not np.any(state.contrast.statistics.amount)

@@ -494,7 +494,8 @@ def pair_gradient(state: TrainState, stats: Any, name: str, pair: Pair, totals: 
         )  # fmt: skip
         return setup.stage[f"{name}_weight"] * loss, {f"{name}_ce": loss}
 
-    return steps.pass_gradient(setup, state, stats, pair.image, pair.keys, loss_fn, places=pair.places)
+    domain = "masked" if name == "masked" else "target"
+    return steps.pass_gradient(setup, state, stats, pair.image, pair.keys, loss_fn, domain, places=pair.places)
 
 
 def follow(

@@ -112,7 +112,7 @@ def forward(
       params, batch_stats: of the network.
       images: RGB in [0, 1], [batch, height, width, 3].
       dropout_keys: [batch].
-      domain: of the images, 'source' or 'target'.
+      domain: of the images, see `statistics.moved_by`.
       encoded: whether the output has what the backbone gives, too.
       places: of windows at full size, see `SegmentationNetwork`; None: the network has one resolution.
 
