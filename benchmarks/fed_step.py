@@ -1,7 +1,7 @@
 """Whether the input keeps up: a step on batches that come from PNG files, beside the same step on one batch.
 
     python -m benchmarks.fed_step --config=configs/gta5.py --config.model.dtype=bfloat16              on an accelerator
-    python -m benchmarks.fed_step --config=configs/demo.py                                            on a CPU
+    python -m benchmarks.fed_step --config=configs/demo.py:scratch                                        on a CPU
 
 Frames of the configuration's sizes are rendered, written as PNG files and prepared as users' data are; pseudo labels
 are stored as those of a stage are. Then whole rounds of steps are timed in turn, and the ratio of their medians is
@@ -41,7 +41,7 @@ from proda_jax.system.refusals import choose
 
 NOISE = 2.0  # grey levels, which give frames a camera's file size
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/demo.py", "Configuration.")
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/demo.py:scratch", "Configuration.")
 _STAGE = flags.DEFINE_string("stage", "stage1", "Stage whose step is timed.")
 _FRAMES = flags.DEFINE_integer("frames", 8, "Frames of each domain.")
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed rounds of each kind, of which the median counts.")

@@ -50,7 +50,7 @@ _KEEP = flags.DEFINE_string("folder", None, "Folder to work in, which is kept; a
 
 def command(workdir: pathlib.Path) -> list[str]:
     overrides = [f"--config.{name}={value}" for name, value in SETTINGS.items()]
-    return [sys.executable, "main.py", "--config=configs/demo.py", f"--workdir={workdir}", *overrides]
+    return [sys.executable, "main.py", "--config=configs/demo.py:scratch", f"--workdir={workdir}", *overrides]
 
 
 def start(workdir: pathlib.Path, log: pathlib.Path) -> subprocess.Popen:

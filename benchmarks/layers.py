@@ -1,7 +1,7 @@
 """Ways to compute a layer, side by side: which is quicker on this device, forward and backward.
 
     python -m benchmarks.layers --config=configs/gta5.py --config.model.dtype=bfloat16              on an accelerator
-    python -m benchmarks.layers --config=configs/demo.py                                            on a CPU
+    python -m benchmarks.layers --config=configs/demo.py:scratch                                        on a CPU
 
 Shapes are those of the configuration's network and crops. Each way is a small program that compiles in seconds, so that
 what a step should be made of can be decided without compiling the step.
@@ -23,7 +23,7 @@ from proda_jax.models import convolution, moments, normalisation
 from proda_jax.models.backbones.resnet import EXPANSION, output_size
 from proda_jax.system import devices, paths
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/demo.py", "Configuration: its network and crops.")
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/demo.py:scratch", "Configuration: its network and crops.")
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed rounds of each way, in turn; medians count.")
 _CALLS = flags.DEFINE_integer("calls", 5, "Calls in a round.")
 _JSON = flags.DEFINE_string("json", None, "File for the figures.")

@@ -1,7 +1,7 @@
 """Stage 1's step beside the same step in PyTorch, on the same inputs, in one run.
 
     pip install -r requirements-dev.txt                                              (brings PyTorch for the CPU)
-    python -m benchmarks.peer_pytorch --config=configs/demo.py                        on a CPU: eager, float32
+    python -m benchmarks.peer_pytorch --config=configs/demo.py:scratch                    on a CPU: eager, float32
     python -m benchmarks.peer_pytorch --config=configs/gta5.py --config.model.dtype=bfloat16 --tuned     on a GPU
 
 The step is that of the recipe (configs/base.py) with network and sizes of the configuration: three passes of the
@@ -41,7 +41,7 @@ from proda_jax.models.resizing import align_corners_weights
 from proda_jax.models.weights.torch_names import to_torch
 from proda_jax.system import devices, paths
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/demo.py", "Configuration: its network and sizes.")
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/demo.py:scratch", "Configuration: its network and sizes.")
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed rounds of each, in turn; medians count.")
 _CALLS = flags.DEFINE_integer("calls", 3, "Calls in a round.")
 _TUNED = flags.DEFINE_bool("tuned", False, "Also PyTorch with channels last, bfloat16 and torch.compile.")

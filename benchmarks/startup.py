@@ -1,6 +1,6 @@
 """How long a run compiles when it is started for the first time, and how long when it is started again.
 
-    python -m benchmarks.startup --config=configs/demo.py
+    python -m benchmarks.startup --config=configs/demo.py:scratch
 
 Each start is a process of its own: all stages of the configuration with two steps each, in a new workdir, the second
 with the compiled programs that the first left in the cache. Data are prepared beforehand.
@@ -19,7 +19,7 @@ from absl import app, flags
 
 from proda_jax.system import paths
 
-_CONFIG = flags.DEFINE_string("config", "configs/demo.py", "Configuration.")
+_CONFIG = flags.DEFINE_string("config", "configs/demo.py:scratch", "Configuration.")
 _JSON = flags.DEFINE_string("json", None, "File for the figures.")
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -1,7 +1,7 @@
 """Time, arithmetic and memory of each stage's step, of evaluation and of prediction.
 
     python -m benchmarks.train_step --config=configs/gta5.py --config.model.dtype=bfloat16            on an accelerator
-    python -m benchmarks.train_step --config=configs/demo.py                                          on a CPU
+    python -m benchmarks.train_step --config=configs/demo.py:scratch                                      on a CPU
     python -m benchmarks.train_step --config=configs/gta5.py --compile_only --programs=stage1         no step is run
 
 Sizes are those of the configuration; any setting can be given beside it. FLOPs are those that XLA counts in the
@@ -23,7 +23,7 @@ from benchmarks.programs import PROGRAM, TRACED_CALLS, WHOLE_IMAGES, Program, Pr
 from proda_jax.system import devices, paths
 from proda_jax.system.refusals import choose
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/demo.py", "Configuration.")
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/demo.py:scratch", "Configuration.")
 _PROGRAMS = flags.DEFINE_list("programs", None, "Stages, evaluation, prediction; default: a stage of each kind, both.")
 _ROUNDS = flags.DEFINE_integer("rounds", 10, "Timed rounds, of which the median counts.")
 _CALLS = flags.DEFINE_integer("calls", 3, "Calls in a round.")

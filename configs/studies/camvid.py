@@ -14,7 +14,7 @@ photographs, stage 2 should start, by day -> at dusk. The paper has no such task
 
 import ml_collections
 
-from proda_jax.configs import base, camvid, demo
+from proda_jax.configs import base, camvid, small
 from proda_jax.configs.studies import common
 
 SCRATCH_STEPS = {  # three quarters of configs/camvid.py:scratch's
@@ -76,7 +76,7 @@ def get_config(form: str = "dusk") -> ml_collections.ConfigDict:
 
 def starts(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Where students start, with weights made of these photographs."""
-    c.pretrained = demo.pretrain("random", 300)
+    c.pretrained = small.pretrain("random", 300)
     longer = {"steps": START_STEPS, "schedule_steps": START_STEPS}
     weights = common.STARTS["demo"]
     supervised = weights["supervised weights"] | {"init": "source_jitter"}

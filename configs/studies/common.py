@@ -12,7 +12,7 @@ from typing import Any
 
 import ml_collections
 
-from proda_jax.configs import base, demo, gta5
+from proda_jax.configs import base, demo, gta5, small
 
 SEEDS = (0, 1, 2)
 DEMO_STEPS = 300  # of stage 1, which starts again at the first rate: after 150, rows are below where they began
@@ -74,17 +74,17 @@ def _full(task: Any) -> ml_collections.ConfigDict:
 
 def _demo() -> ml_collections.ConfigDict:
     """Rendered streets: a stage takes a few minutes on two cores."""
-    c = demo.get_config()
+    c = demo.get_config("scratch")
     c.task = "demo_studies"
     c.evaluate_every = 75
     c.data.loader = "memory"  # all 1,300 images are small
-    c.source = demo.small(base.supervised("random", 600))
-    c.pretrained = demo.pretrain("random", 300)
-    c.warmup = demo.warmup("source", 150)
-    c.self_training = demo.self_training("warmup", DEMO_STEPS)
-    c.stage1 = demo.denoise("warmup", DEMO_STEPS)
-    c.stage2 = demo.distill("stage1", DEMO_STUDENT_STEPS)
-    c.stage3 = demo.distill("stage2", DEMO_STUDENT_STEPS)
+    c.source = small.tuned(base.supervised("random", 600))
+    c.pretrained = small.pretrain("random", 300)
+    c.warmup = small.warmup("source", 150)
+    c.self_training = small.self_training("warmup", DEMO_STEPS)
+    c.stage1 = small.denoise("warmup", DEMO_STEPS)
+    c.stage2 = small.distill("stage1", DEMO_STUDENT_STEPS)
+    c.stage3 = small.distill("stage2", DEMO_STUDENT_STEPS)
     return c
 
 

@@ -4,7 +4,7 @@
     python main.py --mode=study --config=configs/studies/table1.py:camvid --config.data.raw_dir=<CamVid> --workdir=...
     python main.py --mode=study --config=configs/studies/table1.py --workdir=... <data and weights as for gta5.py>
 
-`demo` is rendered streets and the demo's small network, `camvid` real photographs by day -> at dusk with
+`demo` is rendered streets and a small network from scratch, `camvid` real photographs by day -> at dusk with
 EfficientNet-Lite0 from ImageNet weights; without either it is the paper's task at full size, with its network. Each row
 starts from the same network, trained on the source, and takes `STEPS` more, in as many parts as its system has; the
 control takes them on the source alone. Steps of CyCADA's and BDL's translation count like all others, and BDL
@@ -37,6 +37,7 @@ from proda_jax.configs import (
     lite,
     patchalign,
     seg_uncertainty,
+    small,
 )
 from proda_jax.configs.studies import common
 
@@ -58,7 +59,7 @@ def get_config(form: str = "gta5") -> ml_collections.ConfigDict:
     if task not in STEPS or system not in SYSTEMS[1:] + ("",) or task == "camvid" and system:
         others = ", ".join((*STEPS, *(f"{task}_{name}" for task in ("gta5", "demo") for name in SYSTEMS[1:])))
         raise ValueError(f"configs/studies/table1.py:{form}: expected one of {others} after the colon")
-    c = {"gta5": gta5, "demo": demo, "camvid": camvid}[task].get_config()
+    c = demo.get_config("scratch") if task == "demo" else {"gta5": gta5, "camvid": camvid}[task].get_config()
     c.task = f"{form}_systems"
     if task != "gta5":
         c.data.loader = "memory"
@@ -81,18 +82,18 @@ def of_gta5(stage: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     usual = base.warmup("source", 1)
     stage.backbone_rate, stage.head_rate, stage.weight_decay = usual.backbone_rate, usual.head_rate, usual.weight_decay
     stage.schedule_steps = stage.steps
-    return alike(demo.jitter(stage), usual.discriminator_channels)
+    return alike(small.jitter(stage), usual.discriminator_channels)
 
 
 def of_demo(stage: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """What is the same in all rows of rendered streets."""
-    return alike(demo.jitter(demo.small(stage)), demo.warmup("source", 1).discriminator_channels)
+    return alike(small.jitter(small.tuned(stage)), small.warmup("source", 1).discriminator_channels)
 
 
 def of_camvid(stage: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """What is the same in all rows of photographs."""
     share = 1.0 if stage.init == "imagenet" else lite.LATER
-    return alike(demo.jitter(lite.tuned(stage, share)), demo.warmup("source", 1).discriminator_channels)
+    return alike(small.jitter(lite.tuned(stage, share)), small.warmup("source", 1).discriminator_channels)
 
 
 def alike(stage: ml_collections.ConfigDict, channels: tuple[int, ...]) -> ml_collections.ConfigDict:
@@ -151,7 +152,7 @@ def one_head(c: ml_collections.ConfigDict, finish: Finish, steps: int) -> list[R
     warmup, stage1, distilled = {
         of_gta5: (lambda *given: finish(base.warmup(*given)), lambda *given: finish(base.denoise(*given)),
                   lambda *given: finish(proda_distilled(*given))),
-        of_demo: (demo.warmup, demo.denoise, demo.distill),
+        of_demo: (small.warmup, small.denoise, small.distill),
         of_camvid: (lite.warmup, lite.denoise, lite.distill),
     }[finish]  # fmt: skip
     c.warmup = warmup("source", quarter)

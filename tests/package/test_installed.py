@@ -113,7 +113,7 @@ def use(commands: pathlib.Path, folder: pathlib.Path) -> str:
     data, workdir = folder / "data", folder / "work"
     run(commands / "proda-prepare", "--dataset=demo", f"--data_dir={data}", cwd=folder)
     small = [f"--config.{name}={value}" for name, value in SMALL.items()]
-    flags = ["--config=demo", f"--workdir={workdir}", f"--config.data.data_dir={data}", *small]
+    flags = ["--config=demo:scratch", f"--workdir={workdir}", f"--config.data.data_dir={data}", *small]
     trained = run(commands / "proda", *flags, cwd=folder)
     assert "stage3" in trained.stdout and f"results: {workdir / 'results.json'}" in trained.stdout
     assert "road" in run(commands / "proda", "--mode=evaluate", *flags, cwd=folder).stdout

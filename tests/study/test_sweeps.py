@@ -3,18 +3,18 @@
 import pytest
 
 from proda_jax.adaptation.stages.sections import views_of
-from proda_jax.configs import demo
+from proda_jax.configs import demo, small
 from proda_jax.study import sweep, swept
 
 
-def small() -> object:
-    c = demo.get_config()
+def short_run() -> object:
+    c = demo.get_config("scratch")
     c.stages = ("source", "warmup", "stage1")
     return c
 
 
 def test_a_sweep_copies_a_stage_for_each_value_and_shares_what_comes_before():
-    found = swept(small(), "stage1.temperature=0.5,2,4")
+    found = swept(short_run(), "stage1.temperature=0.5,2,4")
     (c,) = found.variants.values()
     stages = [row.stage for row in found.rows]
     assert c.stages == ("source", "warmup", *stages) and stages[1] == "stage1"  # 2 is its own value
@@ -23,7 +23,7 @@ def test_a_sweep_copies_a_stage_for_each_value_and_shares_what_comes_before():
 
 
 def test_stages_after_a_swept_one_are_copied_with_it():
-    found = swept(demo.get_config(), "denoise.temperature=1,2", (3, 4))
+    found = swept(demo.get_config("scratch"), "denoise.temperature=1,2", (3, 4))
     (c,) = found.variants.values()
     third = c[found.rows[2].stage]
     assert found.rows[2].label == "denoise.temperature=1: stage3" and found.seeds == (3, 4)
@@ -33,7 +33,7 @@ def test_stages_after_a_swept_one_are_copied_with_it():
 
 
 def test_a_stage_before_one_whose_network_is_in_a_file_is_not_trained_for_nothing():
-    c = small()
+    c = short_run()
     c.stages, c.warmup.weights = ("warmup", "stage1"), __file__
     (found,) = swept(c, "stage1.temperature=1,2").variants.values()
     assert found.stages[0] == "warmup" and "source" not in found.stages
@@ -41,10 +41,10 @@ def test_a_stage_before_one_whose_network_is_in_a_file_is_not_trained_for_nothin
 
 @pytest.mark.parametrize("sweep", ["pretrained.contrast_temperature=0.1,0.5", "views.flip=True,False"])
 def test_pretraining_which_has_no_score_has_no_row(sweep):
-    c = small()
+    c = short_run()
     with c.unlocked():
-        c.pretrained = demo.pretrain("random", 10)
-        c.stage2 = demo.distill("warmup", 10)
+        c.pretrained = small.pretrain("random", 10)
+        c.stage2 = small.distill("warmup", 10)
     c.stages, c.stage2.init = ("source", "warmup", "pretrained", "stage2"), "pretrained"
     found = swept(c, sweep)
     rows = ["stage2"] if sweep.startswith("pretrained") else ["source", "warmup", "stage2"]
@@ -53,13 +53,13 @@ def test_pretraining_which_has_no_score_has_no_row(sweep):
 
 
 def test_a_setting_of_all_stages_makes_an_experiment_for_each_value():
-    found = swept(small(), "views.scale=(1.0, 1.0),(0.75, 1.25)")
+    found = swept(short_run(), "views.scale=(1.0, 1.0),(0.75, 1.25)")
     assert [c.views.scale for c in found.variants.values()] == [(1.0, 1.0), (0.75, 1.25)]
     assert len({folder for folder, _ in found.pieces}) == 2 and len(found.rows) == 6
 
 
 def test_a_stages_own_views_can_be_swept():
-    found = swept(small(), "stage1.views.randaugment=True,False")
+    found = swept(short_run(), "stage1.views.randaugment=True,False")
     (c,) = found.variants.values()
     assert [views_of(c, row.stage).randaugment for row in found.rows] == [True, False]
     assert views_of(c, "warmup").randaugment
@@ -83,7 +83,7 @@ def test_a_stages_own_views_can_be_swept():
 )
 def test_a_sweep_that_cannot_work_is_refused_with_the_nearest_name(text, message):
     with pytest.raises(ValueError, match=message):
-        swept(small(), text)
+        swept(short_run(), text)
 
 
 def test_values_stand_between_commas_that_are_in_no_bracket():

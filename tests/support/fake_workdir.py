@@ -6,7 +6,7 @@ import pathlib
 import ml_collections
 import numpy as np
 
-from proda_jax.configs import base, demo
+from proda_jax.configs import base, demo, small
 from proda_jax.data.label_spaces import IGNORE, LabelSpace, label_space
 from proda_jax.data_prep.demo_streets import render
 from proda_jax.run import evaluate
@@ -18,9 +18,9 @@ KINDS = {"source": 0.45, "warmup": 0.32, "self_training": 0.26, "stage1": 0.22, 
 
 def fake_config(stages=("source", "warmup", "self_training", "stage1", "stage2", "stage3"), seed: int = 0):
     """The demo's settings, with a stage of self-training and six evaluations a stage."""
-    c = demo.get_config()
+    c = demo.get_config("scratch")
     c.task, c.seed, c.stages = "made_up", seed, tuple(stages)
-    c.self_training = demo.self_training("warmup", 150)
+    c.self_training = small.self_training("warmup", 150)
     c.evaluate_every = 25
     c.source.steps = 150
     c.data.data_dir = f"somewhere/{seed}"

@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 def test_each_shipped_configuration_has_a_name_and_is_found_by_it_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    parts = ("__init__", "base", "deeplabv2", "lite", "common")  # of which the others are made
+    parts = ("__init__", "base", "deeplabv2", "lite", "small", "common")  # of which the others are made
     files = {path for path in (ROOT / "configs").rglob("*.py") if path.stem not in parts}
     found = {configurations.find(name).resolve() for name in configurations.names()}
     assert found == files and {"demo", "gta5", "studies/table8"} <= set(configurations.names())
