@@ -52,6 +52,7 @@ def pretrained(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c.stage1 = lite.denoise("warmup", 150)
     c.stage2 = lite.distill("stage1", 150)
     c.stage3 = lite.distill("stage2", 150)
+    c.stage2.target_view = c.stage3.target_view = "weak"  # a student that starts as its teacher loses on strong views
     for stage in (c.self_training, c.stage1, c.stage2, c.stage3):
         stage.label_scales = (1.0,)  # predictions of three sizes take as long as 50 steps
     for name in (*c.stages, "self_training"):

@@ -21,17 +21,21 @@ def network(c: ml_collections.ConfigDict) -> None:
     c.model.initialisation = "pytorch"  # of the decoder: smaller kernels, which steps of AdamW move more
 
 
-def tuned(stage: ml_collections.ConfigDict, share: float = LATER) -> ml_collections.ConfigDict:
+def tuned(
+    stage: ml_collections.ConfigDict, share: float = LATER, statistics: str = "recomputed"
+) -> ml_collections.ConfigDict:
     """Optimizer and rates of a stage that goes on from weights, and statistics of the target's images.
 
     Args:
       stage: it.
       share: of the rates above.
+      statistics: of batch normalisation. Recomputed ones are better by 3 after training on the source alone, those of
+        passes of target crops by 2 after stages that have such passes (docs/results.md).
     """
     stage.optimizer, stage.weight_decay, stage.decay_vectors = "adamw", 0.01, False
     stage.backbone_rate, stage.head_rate = share * BACKBONE_RATE, share * HEAD_RATE
     stage.schedule_steps = stage.steps  # decays to zero within the stage
-    stage.statistics = "recomputed"
+    stage.statistics = statistics
     return stage
 
 
@@ -43,22 +47,22 @@ def supervised(init: str, steps: int, *, target_labels: bool = False) -> ml_coll
 
 def warmup(init: str, steps: int) -> ml_collections.ConfigDict:
     """Adversarial warm-up."""
-    return tuned(small.warmup(init, steps))
+    return tuned(small.warmup(init, steps), statistics="target")
 
 
 def self_training(init: str, steps: int) -> ml_collections.ConfigDict:
     """Conventional self-training with all that stage 1 has, too."""
-    return tuned(small.self_training(init, steps))
+    return tuned(small.self_training(init, steps), statistics="target")
 
 
 def denoise(init: str, steps: int) -> ml_collections.ConfigDict:
     """Stage 1."""
-    return tuned(small.denoise(init, steps))
+    return tuned(small.denoise(init, steps), statistics="target")
 
 
 def distill(teacher: str, steps: int) -> ml_collections.ConfigDict:
     """Stages 2 and 3, whose student starts as its teacher."""
-    return tuned(small.distill(teacher, steps))
+    return tuned(small.distill(teacher, steps), statistics="target")
 
 
 def mix(init: str, steps: int) -> ml_collections.ConfigDict:
