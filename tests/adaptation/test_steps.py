@@ -52,7 +52,7 @@ def test_momentum_encoder_moves_by_its_formula():
 
 
 def test_frozen_batch_normalisation_keeps_its_parameters_and_statistics():
-    for trail, frozen in ((trail_of("mix", 1), True), (trail_of("distill", 1), False)):
+    for trail, frozen in ((trail_of("mix", 1), True), (trail_of("denoise", 1), False)):
         params, stats = (to_torch({name: getattr(trail[-1][0], name)}) for name in ("params", "batch_stats"))
         old_params, old_stats = (to_torch({name: getattr(trail[0][0], name)}) for name in ("params", "batch_stats"))
         for name in INPUT_CONVENTION:  # belongs to the weights: nothing trains it

@@ -48,19 +48,20 @@ def in_parts(name: str) -> dict:
     return {"micro_batches": 2} if STAGES[name].splits else {}
 
 
-# The ordinary suite compiles one program of one row of each kind, and these rows' on two devices in micro-batches: a
-# discriminator; prototypes and a momentum encoder. All other combinations are slow, and so is 'translate', which
-# `test_translation_runs.py` trains.
-ON_TWO_DEVICES = ("warmup", "denoise")
+# The ordinary suite compiles one program of these rows: labels alone; a discriminator; prototypes and a momentum
+# encoder; a teacher with mixed and masked images. Steps of the other kinds are compared with released ones by
+# test_golden.py and test_golden_comparators.py, test_pretrain.py and test_translation_runs.py train some; here they are
+# slow, as other rows and combinations are. One row is compiled for two devices and in bfloat16.
+ORDINARY = ("oracle", "warmup", "denoise", "mix")
+IN_FULL = ("denoise",)
 
 
 def rows(ordinary: Iterable[str]) -> list:
     return [pytest.param(name, marks=[] if name in ordinary else pytest.mark.slow) for name in STAGES]
 
 
-ORDINARY = {row.section().kind: name for name, row in reversed(STAGES.items()) if name != "translate"}.values()
 each_stage = pytest.mark.parametrize("name", rows(ORDINARY))
-each_on_two_devices = pytest.mark.parametrize("name", rows(ON_TWO_DEVICES))
+each_in_full = pytest.mark.parametrize("name", rows(IN_FULL))
 
 
 def test_every_kind_of_stage_has_a_row():
@@ -108,12 +109,12 @@ def test_a_batch_without_any_label_leaves_a_finite_state(name):
     assert_finite_without_labels(*after_no_label(name, 1))
 
 
-@each_on_two_devices
+@each_in_full
 def test_a_batch_without_any_label_leaves_a_finite_state_on_two_devices_in_micro_batches(name):
     assert_finite_without_labels(*after_no_label(name, 2, **in_parts(name)))
 
 
-@each_on_two_devices
+@each_in_full
 def test_two_devices_with_two_micro_batches_each_train_like_one_with_the_whole_batch(name):
     """However unevenly labels are spread. Where the batch is no sum of its parts, two devices with one batch each."""
     settings = in_parts(name)
@@ -205,7 +206,7 @@ def test_a_checkpoint_goes_on_to_the_bit_and_holds_the_network(name, tmp_path):
         np.testing.assert_array_equal(read[key], array, err_msg=key)
 
 
-@each_stage
+@each_in_full
 def test_convolutions_of_a_bfloat16_step_are_bfloat16_and_its_state_is_float32(name):
     step, *given = abstract_step(name, "bfloat16")
     traced = step.trace(*given)

@@ -168,7 +168,7 @@ def is_refused(config) -> bool:
 
 
 @pytest.mark.parametrize("kind", [
-    pytest.param(name, marks=[] if name in kinds.KINDS else pytest.mark.slow) for name in STAGES
+    pytest.param(name, marks=[] if name in kinds.KINDS and name != "translate" else pytest.mark.slow) for name in STAGES
 ])  # fmt: skip
 def test_what_a_stage_does_not_read_is_refused_where_it_is_changed(kind, follow):
     config = config_of(kind)

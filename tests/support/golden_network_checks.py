@@ -32,7 +32,7 @@ def test_evaluation_agrees_with_the_released_network(classes, extra_norm):
     assert_close(actual, {name: NETWORK[name] for name in actual}, NETWORK_TOLERANCE)
 
 
-@pytest.mark.parametrize("extra_norm", [False, True])
+@pytest.mark.parametrize("extra_norm", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_training_pass_and_its_running_statistics_agree_with_the_released_network(extra_norm):
     model = SegmentationNetwork(19, extra_norm=extra_norm)
     apply = jax.jit(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]))

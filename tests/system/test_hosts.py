@@ -82,6 +82,7 @@ def check(tmp_path: pathlib.Path, steps: int, stages: tuple[str, ...], **others)
     assert labels[0] == labels[1] and len(labels[0]) == 4 * sum(stage.startswith("stage") for stage in stages)
 
 
+@pytest.mark.slow
 def test_two_hosts_train_like_one(tmp_path):
     check(tmp_path, 2, ("source",), **{"snapshots.images": 0})
 
