@@ -72,7 +72,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.model.head_channels = 256  # of each branch of the released head and of DAFormer's; of HRDA's attention
     c.model.feature_channels = 256  # of these two heads' feature f, that prototypes live in
     c.model.dropout = 0.1  # share of feature channels dropped in training (released)
-    c.model.input_mean = (0.0, 0.0, 0.0)  # subtracted from RGB in [0, 1] where no weights say otherwise (released: 0)
+    c.model.input_mean = (0.0, 0.0, 0.0)  # subtracted from RGB in [0, 1] by networks that start at random (released: 0)
     c.model.input_std = (1.0, 1.0, 1.0)
     c.model.initialisation = "released"  # of what no weights are given for; or 'he' (from scratch), 'pytorch'
     c.model.batch_norm_epsilon = "added"  # to the variance; 'clamped': batch variances are at least epsilon (released)
@@ -81,8 +81,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.model.imagenet_weights = placeholder(str)  # file of the backbone, in any format (docs/weights.md); None: that of
     #                                              the package that brings this backbone's, where there is one
     c.model.self_supervised_weights = placeholder(str)  # the same, SimCLRv2
-    c.model.weights_input = ""  # how these weights want images, where their files do not say: 'rgb01', 'imagenet',
-    #                             'bgr_mean', or 'r,g,b/r,g,b'; '': as the backbone's published weights
+    c.model.weights_input = ""  # how weights want images, these and whole networks', where their files do not say:
+    #                             'rgb01', 'imagenet', 'bgr_mean', or 'r,g,b/r,g,b'; '': a guess, which is said
     c.model.lock()
 
     c.views = ml_collections.ConfigDict()

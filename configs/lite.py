@@ -15,6 +15,7 @@ def network(c: ml_collections.ConfigDict) -> None:
     """The backbone with its own sizes and input convention, and a light decoder at stride 8."""
     c.model.backbone = "efficientnet_lite0"
     c.model.depths, c.model.width = (), 0
+    c.model.input_mean, c.model.input_std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # the weights have their own
     c.model.head = "deeplabv3plus"
     c.model.head_channels = c.model.feature_channels = 128
     c.model.dilations = (2, 4)  # of 15 x 20 positions

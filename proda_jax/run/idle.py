@@ -1,6 +1,6 @@
 """Settings that do nothing beside others: somebody who changed one believes that it acts, so it is refused."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import ml_collections
 
@@ -200,6 +200,37 @@ def check_model(model: ml_collections.ConfigDict) -> None:
     for setting in set(OPTIONS) - set(BACKBONES[model.backbone].options):
         if model[setting] is not None:
             refuse(f"model.{setting}", model[setting], f"None, as backbone {model.backbone!r} has no use for it")
+
+
+def starts(config: ml_collections.ConfigDict) -> set[str]:
+    """What the networks of a configuration's stages start from in the end: 'random', the two kinds of weights of
+    backbones, and 'weights' where a file stands for a whole stage."""
+    stages, found = list(config.stages), set()
+    for name in stages:  # which grows by stages that these start from, and that have run before
+        stage = config[name]
+        start = stage.init if stage.weights is None else "weights"
+        found.add(start)
+        stages += [start] if start in config and start not in stages else []
+    return found
+
+
+def check_starts(config: ml_collections.ConfigDict, sections: Sequence[str]) -> None:
+    """Refuses what no network has use for that a stage starts from; `sections` are all stages, run or not.
+
+    Raises:
+      ValueError: the setting.
+    """
+    usual, model, found = base.get_config().model, config.model, starts(config)
+    for setting in ("input_mean", "input_std"):
+        if "random" not in found and tuple(model[setting]) != tuple(usual[setting]):
+            refuse(f"model.{setting}", tuple(model[setting]), f"{tuple(usual[setting])}, as it acts in networks that "
+                   "start at random alone: how weights want their images is model.weights_input")  # fmt: skip
+    for kind in ("imagenet", "self_supervised"):
+        if model[f"{kind}_weights"] is not None and kind not in {config[name].init for name in sections}:
+            refuse(f"model.{kind}_weights", model[f"{kind}_weights"], f"None, as no stage starts from it: set the init "
+                   f"of one to {kind!r}, such as config.{config.stages[0]}.init")  # fmt: skip
+    if model.weights_input and not found & {"weights", "imagenet", "self_supervised"}:
+        refuse("model.weights_input", model.weights_input, "'', as no stage starts from a file of weights")
 
 
 def _idle(stage: Stage, rules: tuple[Rule, ...]) -> Iterator[tuple[str, str]]:

@@ -24,9 +24,9 @@ from proda_jax.models.weights import published
 from proda_jax.models.weights.torch_names import from_torch
 from proda_jax.run import settings
 from proda_jax.run.workdir import Workdir
-from proda_jax.system import devices
+from proda_jax.system import devices, hosts
 from proda_jax.system.checkpoints import Checkpoints
-from proda_jax.system.progress import phase
+from proda_jax.system.progress import phase, say
 
 
 class Networks:
@@ -34,6 +34,7 @@ class Networks:
 
     def __init__(self, config: ml_collections.ConfigDict, workdir: Workdir, mesh: Mesh, space: LabelSpace):
         self._config, self._workdir, self._mesh, self._space = config, workdir, mesh, space
+        self._said: set[str] = set()  # of what notes were said
 
     def model(self, name: str) -> SegmentationNetwork:
         """The network of a stage."""
@@ -142,13 +143,23 @@ class Networks:
     def in_weights(self, kind: str, wanted: Any) -> Any:
         """The backbone in the file of 'imagenet' or 'self_supervised' weights."""
         model = self._config.model
-        path = model[f"{kind}_weights"]
+        path, images = model[f"{kind}_weights"], model.weights_input or None
         if path is None:
             path = published.path(model.backbone, model.depths or (), model.width or 0)
+            images = images or BACKBONES[model.backbone].images
+        read = self.load(path, images)
+        self.check_backbone(path, read.backbone)
+        return from_torch(read.arrays, backbone(wanted))
+
+    def load(self, path: epath.PathLike, images: str | None = None) -> weights.Weights:
+        """A file of weights; what a reader should know of it is said, once."""
         with phase(f"reading {path}"):
-            read = weights.load(path, images=model.weights_input or None)
-            self.check_backbone(path, read.backbone)
-            return from_torch(read.arrays, backbone(wanted))
+            read = weights.load(path, images=images)
+        if str(path) not in self._said and hosts.is_first():
+            self._said.add(str(path))
+            remedy = " (config.model.weights_input says otherwise)" if read.guessed else ""
+            say(f"{path}: {'; '.join(read.notes)}{remedy}")
+        return read
 
     def foundation(self, name: str) -> tuple[SegmentationNetwork, Any]:
         """The network whose features those of stage `name` are likened to, replicated: its head says nothing."""
@@ -211,8 +222,10 @@ class Networks:
         Raises:
           ValueError: the file holds no whole network, or another one than the configuration's.
         """
-        with phase(f"reading {path}"):
-            found = weights.load(path)
+        images = self._config.model.weights_input or None
+        if images and not weights.load(path).guessed:
+            images = None
+        found = self.load(path, images)
         model = self.network(extra_norm=found.extra_norm)
         model = model if name is None else build.stage_network(model, self._config[name])
         held = {"head": (found.head, model.head), "backbone": (found.backbone.family, model.backbone.family)}

@@ -77,6 +77,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     idle.check_model(config.model)
     for i, name in enumerate(config.stages):
         check_stage(config, name, earlier=config.stages[:i])
+    idle.check_starts(config, sections)
     trains = any(kinds.of(config[name]).auxiliary_head(config[name]) for name in config.stages if name in sections)
     if config.model.auxiliary_head != NO_AUXILIARY and not trains:
         refuse("model.auxiliary_head", config.model.auxiliary_head, "'none', as no stage trains a second head")

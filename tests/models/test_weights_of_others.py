@@ -1,6 +1,7 @@
 """Weights that others trained: below any usual wrapper and prefix, under each library's names, and what is no use."""
 
 import functools
+import re
 
 import numpy as np
 import pytest
@@ -113,6 +114,35 @@ def test_weights_of_another_backbone_than_the_configurations_are_refused_in_a_se
     message = r"a.pth holds a resnet of depths \(3, 4, 6, 3\) and width 8.* are a resnet of depths \(3, 4, 23, 3\)"
     with pytest.raises(ValueError, match=message):
         networks.in_weights("imagenet", None)
+
+
+def test_a_run_says_once_where_weights_were_found_and_that_their_images_are_a_guess_unless_named(tmp_path, capsys):
+    path = save_torch({"model": {f"encoder.{k}": v for k, v in backbone().items()}}, tmp_path / "a.pth")
+    config = config_of(**{"model.imagenet_weights": str(path), "model.depths": (1, 1, 1, 1), "model.width": 8})
+    for images, said in (("", "this is a guess.*config.model.weights_input"), ("imagenet", r"\(RGB in \[0, 1\] - 0.485")):
+        config.model.weights_input = images
+        networks = Networks(config, Workdir(tmp_path), devices.make_mesh(1), range(11))
+        for _ in range(2):
+            read = networks.load(path, images or None)
+        assert read.guessed == (not images)
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and re.search(f"a.pth: .*'model'.*'encoder.'.*{said}", lines[0])
+        assert ("guess" in lines[0]) == (not images)
+
+
+def test_a_whole_network_takes_the_named_convention_where_its_file_does_not_say(tmp_path):
+    config = config_of(**{"model.head": "deeplab", "model.depths": (1, 1, 1, 1), "model.width": 8,
+                          "model.dilations": (6, 12, 18, 24)})  # fmt: skip
+    path = save_torch(fixtures.network(head="deeplab", classes=11).state_dict(), tmp_path / "a.pth")
+    networks = Networks(config, Workdir(tmp_path), devices.make_mesh(1), range(11))
+    fed = networks.in_file(str(path))[1]["batch_stats"]["input"]["std"]
+    np.testing.assert_allclose(fed, 1 / 255)  # a guess: BGR minus mean, as plain DeepLabv2 networks want it
+    config.model.weights_input = "imagenet"
+    fed = networks.in_file(str(path))[1]["batch_stats"]["input"]["std"]
+    np.testing.assert_allclose(fed, [0.229, 0.224, 0.225], rtol=1e-6)
+    own = tmp_path / "own.npz"  # which says itself
+    weights.save(weights.load(path, images="rgb01"), own)
+    np.testing.assert_array_equal(networks.in_file(str(own))[1]["batch_stats"]["input"]["std"], 1)
 
 
 def test_half_precision_of_either_kind_arrives_in_safetensors(tmp_path):

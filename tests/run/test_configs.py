@@ -56,7 +56,9 @@ def leaves(config: ml_collections.ConfigDict) -> dict:
 
 
 def with_weights(config: ml_collections.ConfigDict, path: pathlib.Path) -> ml_collections.ConfigDict:
-    config.model.imagenet_weights = config.model.self_supervised_weights = str(path)
+    starts = {section.get("init") for section in config.values() if isinstance(section, ml_collections.ConfigDict)}
+    for kind in starts & {"imagenet", "self_supervised"}:
+        config.model[f"{kind}_weights"] = str(path)
     return config
 
 

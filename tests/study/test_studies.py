@@ -9,6 +9,7 @@ import re
 import subprocess
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 from command import run_main
@@ -33,7 +34,8 @@ FIGURES = [f"figure{number}" for number in range(2, 6)]
 def config_of(name: str, form: str):
     """A study's configuration, with files in place of weights."""
     c = importlib.import_module(f"proda_jax.configs.studies.{name}").get_config(form)
-    c.model.imagenet_weights = c.model.self_supervised_weights = __file__
+    for kind in {section.init for section in c.values() if isinstance(section, ml_collections.ConfigDict) and "init" in section} & {"imagenet", "self_supervised"}:
+        c.model[f"{kind}_weights"] = __file__
     return c
 
 

@@ -23,12 +23,16 @@ class Weights:
       prototypes: [classes, feature channels] float32, zero where a class has none; or None.
       step: training step, or None.
       best_miou: score on the validation set as a share of one, which is how released files hold it; or None.
+      notes: where in the file they were found, and how images are fed.
+      guessed: whether the last is a guess, as the file does not say.
     """
 
     arrays: dict[str, np.ndarray]
     prototypes: np.ndarray | None = None
     step: int | None = None
     best_miou: float | None = None
+    notes: Sequence[str] = ()
+    guessed: bool = False
 
     @property
     def layout(self) -> Layout:

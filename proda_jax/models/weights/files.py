@@ -99,6 +99,7 @@ def read(
     if wanted != found.backbone:
         notes.append(f"the file looks like depths {found.backbone.depths} and width {found.backbone.width}")
     plain = layout.head == "deeplab" or any("Scale." in name for name in contents.arrays)
+    guessed = not images and not any(name in arrays for name in INPUT_CONVENTION)
     arrays, note = with_input_convention(arrays, images, plain, layout.backbone, path)
     expected = layout.shapes() | dict.fromkeys(INPUT_CONVENTION, (3,))
     if contents.prototypes is not None:
@@ -115,7 +116,7 @@ def read(
     )
     taken = {name: np.ascontiguousarray(arrays[name], np.float32) for name in result.taken}
     prototypes = taken.pop("prototypes", None)
-    return Weights(taken, prototypes, contents.step, contents.best_miou), result
+    return Weights(taken, prototypes, contents.step, contents.best_miou, result.notes, guessed), result
 
 
 def read_contents(path: epath.PathLike, which: str = "last") -> Contents:
