@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import io
 import struct
 import zlib
 from collections import Counter
@@ -10,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from proda_jax.data import pixels
 from proda_jax.data.decoders import decoder
@@ -176,4 +174,7 @@ def _count_label(raw: np.ndarray, checks: Checks, counts: Counts) -> None:
 
 
 def _is_rotated(encoded: bytes) -> bool:
-    return encoded.startswith(_JPEG_MAGIC) and Image.open(io.BytesIO(encoded)).getexif().get(_ORIENTATION, 1) != 1
+    if not encoded.startswith(_JPEG_MAGIC):
+        return False
+    with pixels.opened(encoded) as image:
+        return image.getexif().get(_ORIENTATION, 1) != 1

@@ -5,13 +5,12 @@ those that mmsegmentation made usual. No real files were at hand.
 """
 
 import functools
-import io
 import re
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
+from proda_jax.data import pixels
 from proda_jax.data.label_spaces import LABEL_SPACES
 from proda_jax.data_prep.base import DataSet
 from proda_jax.data_prep.examples import naming
@@ -48,7 +47,8 @@ class _Tiles(DataSet):
                     continue
                 split = f"{begin}{'val' if tile in self.validation else 'train'}"
                 with naming(image):
-                    width, height = Image.open(io.BytesIO(image.read_bytes())).size
+                    with pixels.opened(image.read_bytes()) as whole:
+                        width, height = whole.size
                 splits.setdefault(split, []).extend(
                     Record(f"{tile}_{row}_{column}", image, labels[tile])
                     for row in _starts(height) for column in _starts(width)
@@ -107,7 +107,8 @@ def _starts(size: int) -> list[int]:
 
 @functools.lru_cache(maxsize=_TILES_HELD)
 def _pixels(path) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(path.read_bytes())).convert("RGB"))
+    with pixels.opened(path.read_bytes()) as tile:
+        return np.asarray(tile.convert("RGB"))
 
 
 def _classes(colors: np.ndarray) -> np.ndarray:

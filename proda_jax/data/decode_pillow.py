@@ -3,12 +3,10 @@
 Files are read with Pillow, sizes changed in NumPy as TensorFlow changes them. Every function takes and gives arrays.
 """
 
-import io
-
 import numpy as np
-from PIL import Image
 
 from proda_jax.data.label_spaces import LabelMap
+from proda_jax.data.pixels import opened
 
 _DEPTH, _COLOR_TYPE = 24, 25  # where a PNG's header holds them
 _GREY_WITH_ALPHA = 4
@@ -16,12 +14,12 @@ _GREY_WITH_ALPHA = 4
 
 def errors() -> tuple[type[Exception], ...]:
     """What damaged files lead to, besides ValueError."""
-    return (OSError, SyntaxError, EOFError, Image.DecompressionBombError)
+    return (OSError, SyntaxError, EOFError)
 
 
 def image(encoded: bytes) -> np.ndarray:
     """Pixels of a PNG (8 or 16 bits, grey, palette, with alpha) or JPEG file, uint8 [height, width, 3]."""
-    with Image.open(io.BytesIO(encoded)) as file:
+    with opened(encoded) as file:
         if file.mode == "I;16":
             return np.repeat((np.asarray(file) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
         if file.mode == "P" and "transparency" in file.info:  # whose colours count all the same
@@ -46,14 +44,14 @@ def _raw(png: bytes, in_color: bool) -> np.ndarray:
         return red * 65536 + green * 256 + blue
     if png[_DEPTH] == 16:
         return _sixteen_bits(png)
-    with Image.open(io.BytesIO(png)) as file:
+    with opened(png) as file:
         pixels = np.asarray(file)
     return pixels if pixels.ndim == 2 else pixels[..., 0]
 
 
 def _sixteen_bits(png: bytes) -> np.ndarray:
     """First channel of a PNG of 16 bits, uint16 [height, width]; of more than one channel, Pillow keeps 8 bits."""
-    with Image.open(io.BytesIO(png)) as file:
+    with opened(png) as file:
         if file.mode == "I;16":
             return np.asarray(file)
     if png[_COLOR_TYPE] == _GREY_WITH_ALPHA:  # four bytes a pixel, as red, green, blue and alpha have
@@ -66,7 +64,7 @@ def _sixteen_bits(png: bytes) -> np.ndarray:
 
 def _unpacked(png: bytes, mode: str, layout: str) -> np.ndarray:
     """The bytes of a PNG's pixels, taken to be laid out in memory as one of Pillow's modes says."""
-    with Image.open(io.BytesIO(png)) as file:
+    with opened(png) as file:
         file._mode = mode
         file.tile = [tile._replace(args=layout) for tile in file.tile]
         return np.asarray(file)

@@ -152,6 +152,17 @@ def test_photographs_that_ask_to_be_rotated_are_counted():
         checked(Record("a", "a.jpg", "a.png"), file, upright, Checks(CITYSCAPES))
 
 
+def test_large_images_are_prepared_and_decoded_whatever_pillows_limit(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    values, label = noise(6, 8, 3), np.zeros((6, 8), np.uint8)
+    for kind in ("JPEG", "PNG"):
+        file = encoded(Image.fromarray(values), kind)
+        example = checked(Record("a", "a", "a.png"), file, png(label), Checks(CITYSCAPES))
+        assert example.image == file and not example.counts.rotated
+        np.testing.assert_array_equal(decode_pillow.image(file), np.asarray(decode.image(file)))
+    np.testing.assert_array_equal(decode_pillow.raw_label(png(label), in_color=False), label)
+
+
 def test_images_of_12_bits_are_not_nearly_black():
     values = np.random.default_rng(0).integers(0, 4096, (6, 8)).astype(np.uint16)
     file = encoded(Image.fromarray(values), "PNG")

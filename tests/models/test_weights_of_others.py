@@ -119,7 +119,7 @@ def test_weights_of_another_backbone_than_the_configurations_are_refused_in_a_se
 def test_a_run_says_once_where_weights_were_found_and_that_their_images_are_a_guess_unless_named(tmp_path, capsys):
     path = save_torch({"model": {f"encoder.{k}": v for k, v in backbone().items()}}, tmp_path / "a.pth")
     config = config_of(**{"model.imagenet_weights": str(path), "model.depths": (1, 1, 1, 1), "model.width": 8})
-    for images, said in (("", "this is a guess.*config.model.weights_input"), ("imagenet", r"\(RGB in \[0, 1\] - 0.485")):
+    for images, said in (("", "this is a guess.*config.model.weights_input"), ("imagenet", "1. - 0.485, 0.456")):
         config.model.weights_input = images
         networks = Networks(config, Workdir(tmp_path), devices.make_mesh(1), range(11))
         for _ in range(2):

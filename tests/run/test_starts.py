@@ -1,9 +1,10 @@
-"""How images are fed to weights, and settings that no weights have use for."""
+"""Settings that nothing has use for: of weights that no stage starts from, of data sets that there are not."""
 
 import pytest
 import tiny
 
-from proda_jax.configs import base
+from proda_jax.cli import flags
+from proda_jax.configs import base, custom
 from proda_jax.run import settings
 
 
@@ -29,3 +30,22 @@ def test_what_no_network_has_use_for_is_refused(init, setting, value, says, tmp_
     c.model[setting] = value
     with pytest.raises(ValueError, match=f"config.model.{setting} = .*{says}"):
         settings.check(c)
+
+
+def test_statistics_of_the_target_alone_are_refused_where_passes_are_of_both_domains():
+    c = config_of("random")
+    c.source = tiny.tiny_stage(base.pretrain("random", 1))
+    settings.check(c)
+    c.source.statistics = "target"
+    with pytest.raises(ValueError, match="config.source.statistics = 'target': .*both domains' images together"):
+        settings.check(c)
+
+
+def test_files_of_a_data_set_that_a_configuration_does_not_have_are_refused_beside_it():
+    c = custom.get_config("lite")  # without validation images
+    given = {"data.validation.images": "photos", "data.source.images": "other"}
+    with pytest.raises(ValueError, match="validation.images = 'photos'.*--config.data.validation.name=folder"):
+        flags.check_data_settings(c, given)
+    flags.check_data_settings(c, {"data.source.images": "other", "seed": 1, "data.validation.name": "none"})
+    c.data.validation.name = "folder"
+    flags.check_data_settings(c, given | {"data.validation.name": "folder"})

@@ -34,7 +34,8 @@ FIGURES = [f"figure{number}" for number in range(2, 6)]
 def config_of(name: str, form: str):
     """A study's configuration, with files in place of weights."""
     c = importlib.import_module(f"proda_jax.configs.studies.{name}").get_config(form)
-    for kind in {section.init for section in c.values() if isinstance(section, ml_collections.ConfigDict) and "init" in section} & {"imagenet", "self_supervised"}:
+    starts = {section.get("init") for section in c.values() if isinstance(section, ml_collections.ConfigDict)}
+    for kind in starts & {"imagenet", "self_supervised"}:
         c.model[f"{kind}_weights"] = __file__
     return c
 
