@@ -45,17 +45,19 @@ def streets() -> ml_collections.ConfigDict:
 def pretrained(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """From ImageNet weights, with source images drawn by rare classes."""
     lite.network(c)
+    c.evaluate_every = 150  # at a stage's end; on the way takes as long as 25 steps
     c.stages = ("source", "warmup", "stage1", "stage2", "stage3")
     c.source = lite.supervised("imagenet", 400)
     c.warmup = lite.warmup("source", 100)
-    c.self_training = lite.self_training("warmup", 150)  # not among `stages`: what stage 1 is compared with
+    c.self_training = lite.self_training("warmup", 150)  # stage 1 without prototypes; not among `stages`, as the next
+    c.mix = lite.mix("source", 450)  # in one stage
     c.stage1 = lite.denoise("warmup", 150)
     c.stage2 = lite.distill("stage1", 150)
     c.stage3 = lite.distill("stage2", 150)
     c.stage2.target_view = c.stage3.target_view = "weak"  # a student that starts as its teacher loses on strong views
     for stage in (c.self_training, c.stage1, c.stage2, c.stage3):
         stage.label_scales = (1.0,)  # predictions of three sizes take as long as 50 steps
-    for name in (*c.stages, "self_training"):
+    for name in (*c.stages, "self_training", "mix"):
         lite.draw_rare_classes(c[name], c.data.source.image_size, c.views.crop_size)
     return c
 
