@@ -396,7 +396,7 @@ def test_variants_draw_what_their_model_draws(interrupted):
 
 
 def study(*flags: str) -> subprocess.CompletedProcess:
-    return run_main("--mode=study", "--config=configs/demo.py", *flags)
+    return run_main("--mode=study", "--config=configs/demo.py:scratch", *flags)
 
 
 def test_the_command_prints_the_table_of_what_is_complete_and_says_where_its_files_are(tmp_path):
