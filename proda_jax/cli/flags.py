@@ -63,8 +63,8 @@ WINDOW = flags.DEFINE_integer(
 )  # fmt: skip
 BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "predict: images that a device predicts at once.")
 FORMAT = flags.DEFINE_enum(
-    "format", "savedmodel", ["savedmodel", "stablehlo", "pretrained"], "export: what is written. pretrained: weights "
-    "and a model card, which predict, export and Python's load take in place of a workdir.",
+    "format", "savedmodel", ["savedmodel", "stablehlo", "onnx", "pretrained"], "export: what is written. pretrained: "
+    "weights and a model card, which predict, export and Python's load take in place of a workdir.",
 )  # fmt: skip
 LICENSE = flags.DEFINE_string(
     "license", None, "export, with --format=pretrained: of the weights that training started from, such as apache-2.0."

@@ -1,4 +1,4 @@
-"""Writes a network for programs that know nothing of this one: TensorFlow's SavedModel, or StableHLO."""
+"""Writes a network for programs that know nothing of this one: TensorFlow's SavedModel, StableHLO, or ONNX."""
 
 import functools
 import json
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from etils import epath
 
 from proda_jax.adaptation.averaging import averaged_probabilities
+from proda_jax.inference import export_onnx
 from proda_jax.inference.segmenter import Segmenter
 from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.system.extras import need
@@ -57,12 +58,14 @@ def export(segmenter: Segmenter, output: epath.PathLike, kind: str) -> None:
     """Writes a network, and `card.json` beside it: names and colours of the classes, and the size of its images.
 
     Args:
-      segmenter: the network; it is exported for images of the size that it knows, in batches of any number.
+      segmenter: the network; it is exported for images of the size that it knows, in batches of any number (as ONNX, of
+        one).
       output: folder to write to; what it holds of an earlier export is replaced.
-      kind: 'savedmodel' or 'stablehlo'.
+      kind: 'savedmodel', 'stablehlo' or 'onnx'.
 
     Raises:
-      ValueError: the images' size is open, TensorFlow is missing, or the folder cannot be written to.
+      ValueError: the images' size is open, TensorFlow or jax2onnx is missing, the folder cannot be written to, or
+        jax2onnx cannot convert the network.
     """
     size = segmenter.known_size
     if size is None:
@@ -70,15 +73,21 @@ def export(segmenter: Segmenter, output: epath.PathLike, kind: str) -> None:
     output = epath.Path(output)
     if kind == "savedmodel":
         need("a SavedModel", "train", "tensorflow")
+    if kind == "onnx":
+        need("an ONNX file", "onnx", "jax2onnx")
     check_writable(output, "--output")
     model, variables = segmenter.network
-    says, write = {"savedmodel": (probabilities, write_savedmodel), "stablehlo": (labels, write_stablehlo)}[kind]
+    says, write = {
+        "savedmodel": (probabilities, write_savedmodel), "stablehlo": (labels, write_stablehlo),
+        "onnx": (labels, export_onnx.write),
+    }[kind]  # fmt: skip
     predict = functools.partial(says, model, scales=segmenter.scales, flip=segmenter.flip)
     with phase(f"writing {kind}"):
         write(predict, variables, size, output)
+    batch = 1 if kind == "onnx" else None
     about = segmenter.card.as_json() | {
-        "input": {"name": "images", "dtype": "uint8", "shape": [None, *size, 3], "holds": "RGB"},
-        "output": {"name": "labels", "dtype": "uint8", "shape": [None, *size], "holds": "positions in classes"},
+        "input": {"name": "images", "dtype": "uint8", "shape": [batch, *size, 3], "holds": "RGB"},
+        "output": {"name": "labels", "dtype": "uint8", "shape": [batch, *size], "holds": "positions in classes"},
     }
     write_atomically(output / "card.json", json.dumps(about, indent=2))
     print(f"{kind}: {output}, for images of {size[0]} x {size[1]} pixels")

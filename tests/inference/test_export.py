@@ -1,19 +1,24 @@
 """Exported networks, in processes that know nothing of this program: they say what the network says."""
 
+import functools
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 import textwrap
 
+import jax
 import numpy as np
 import pytest
+from etils import epath
 from runs import IMAGES, write_run
-from tiny import IMAGE
+from tiny import IMAGE, tiny_config, tiny_model, tiny_variables
 
 from proda_jax import load
 from proda_jax.data.label_spaces import label_space
-from proda_jax.inference.export import export
+from proda_jax.inference import export_onnx
+from proda_jax.inference.export import export, labels
 
 READERS = {
     # TensorFlow's converter makes one of the same SavedModel
@@ -95,3 +100,48 @@ def test_what_cannot_be_written_is_refused(workdir, tmp_path):
 def test_another_width_makes_another_size(workdir, tmp_path):
     export(load(workdir, resize=48), tmp_path, "stablehlo")
     assert json.loads((tmp_path / "card.json").read_text())["output"]["shape"] == [None, 24, 48]
+
+
+def networks(backbone: str):
+    """A tiny network above each kind of backbone that ONNX Runtime is compared on."""
+    c = tiny_config()
+    if backbone != "resnet101":
+        c.model.backbone, c.model.depths, c.model.width = backbone, (), 0
+        c.model.head = "deeplabv3plus" if backbone == "efficientnet_lite0" else "daformer"
+    model = tiny_model(c)
+    return model, tiny_variables(model, 0)
+
+
+@pytest.mark.parametrize("backbone", [
+    "resnet101", *(pytest.param(name, marks=pytest.mark.slow) for name in ("efficientnet_lite0", "mit_b0"))
+])  # fmt: skip
+def test_onnx_runtime_gives_the_same_labels(backbone, tmp_path):
+    pytest.importorskip("jax2onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    model, variables = networks(backbone)
+    predict = functools.partial(labels, model)
+    export_onnx.write(predict, variables, IMAGE, epath.Path(tmp_path))
+    session = runtime.InferenceSession(tmp_path / "network.onnx", providers=["CPUExecutionProvider"])
+    found = np.concatenate([session.run(["labels"], {"images": image[None]})[0] for image in IMAGES])
+    expected = np.asarray(jax.jit(predict)(variables, IMAGES))
+    assert found.dtype == np.uint8 and len(np.unique(expected)) > 3
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_the_program_for_onnx_gives_the_same_bits():
+    """Without the converter: of max pooling, stacks and code that depends on the platform, the same in other words."""
+    model, variables = networks("resnet101")
+    image = IMAGES[:1]
+    like = jax.ShapeDtypeStruct(image.shape, np.uint8)
+    program = export_onnx.plain(functools.partial(labels, model, variables), like)
+    named = {equation.primitive.name for equation in jax.make_jaxpr(program)(image).eqns}
+    assert not named & {"reduce_window_max", "stack", "platform_index", "cond", "custom_vjp_call", "jit"}
+    np.testing.assert_array_equal(program(image), jax.jit(functools.partial(labels, model))(variables, image))
+
+
+def test_onnx_without_its_package_is_refused_with_pips_command(workdir, tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "jax2onnx" else find(name))
+    with pytest.raises(ValueError, match=r"an ONNX file needs jax2onnx, .*: pip install 'proda-jax\[onnx"):
+        export(load(workdir), tmp_path / "exported", "onnx")
+    assert not (tmp_path / "exported").exists()
