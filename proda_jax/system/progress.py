@@ -96,6 +96,8 @@ class Progress:
         """So many more units are done; from any thread."""
         with self._lock:
             self.done += units
+            if self.done > self.total:  # a video need not say how many frames it has
+                self.extend(self.done - self.total)
             if self._first is None:
                 self._first = self.done, time.monotonic()
             self._draw()

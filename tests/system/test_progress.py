@@ -179,3 +179,10 @@ def test_a_notebook_is_no_log(monkeypatch):
     assert not progress.is_live()  # as pytest captures
     monkeypatch.setitem(sys.modules, "ipykernel", object())
     assert progress.is_live()
+
+
+def test_more_units_than_were_announced_are_never_more_than_all(capsys):
+    with progress.progress("predicting", 2, "images") as shown:
+        for _ in range(5):
+            shown.update()
+    assert shown.total == 5 and "5/5 images (100 %)" in capsys.readouterr().err
