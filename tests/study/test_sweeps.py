@@ -35,6 +35,7 @@ def test_stages_after_a_swept_one_are_copied_with_it():
 def test_a_stage_before_one_whose_network_is_in_a_file_is_not_trained_for_nothing():
     c = short_run()
     c.stages, c.warmup.weights = ("warmup", "stage1"), __file__
+    c.model.input_mean, c.model.input_std = (0.0,) * 3, (1.0,) * 3  # nothing starts at random
     (found,) = swept(c, "stage1.temperature=1,2").variants.values()
     assert found.stages[0] == "warmup" and "source" not in found.stages
 
