@@ -1,12 +1,12 @@
 """The flags of the command, and which of them go together."""
 
 import sys
-from collections.abc import Mapping
 
 import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
+from proda_jax.run import ranges
 from proda_jax.system import configurations, paths
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -118,23 +118,8 @@ def read_config() -> ml_collections.ConfigDict:
         return read_configuration(WORKDIR.value)
     if config is None:
         raise app.UsageError("--config is needed: a configuration, such as configs/demo.py")
-    check_data_settings(config, config_flags.get_override_values(flags.FLAGS[CONFIG.name]))
+    ranges.check_given(config, config_flags.get_override_values(flags.FLAGS[CONFIG.name]))
     return config
-
-
-def check_data_settings(config: ml_collections.ConfigDict, given: Mapping[str, object]) -> None:
-    """Refuses settings, given beside a configuration, of a data set that it does not have.
-
-    Raises:
-      ValueError: the setting, and how to have the data set.
-    """
-    for name, value in given.items():
-        section, _, setting = name.rpartition(".")
-        role = config.data.get(section.removeprefix("data."))
-        absent = isinstance(role, ml_collections.ConfigDict) and role.get("name") == "none"
-        if absent and setting != "name" and f"{section}.name" not in given:
-            raise ValueError(f"config.{name} = {value!r} says something of a data set that this configuration does "
-                             f"not have: add --config.{section}.name=folder, or another one's name")  # fmt: skip
 
 
 def check_evaluation() -> None:

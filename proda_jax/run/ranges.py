@@ -4,6 +4,8 @@ The first of two looks, for which JAX is not imported, so that a slip of the pen
 other one, which asks networks and tables of functions.
 """
 
+from collections.abc import Mapping
+
 import ml_collections
 import numpy as np
 from etils import epath
@@ -191,3 +193,19 @@ def check_file(setting: str, path: str) -> None:
     """Refuses a file of weights that is not there; that of a TensorFlow checkpoint is named without its ending."""
     if not any(epath.Path(name).exists() for name in (path, f"{path}.index")):
         refuse(setting, path, "a file that exists")
+
+
+
+def check_given(config: ml_collections.ConfigDict, given: Mapping[str, object]) -> None:
+    """Refuses settings, given beside a configuration, of a data set that it does not have.
+
+    Raises:
+      ValueError: the setting, and how to have the data set.
+    """
+    for name, value in given.items():
+        section, _, setting = name.rpartition(".")
+        role = config.data.get(section.removeprefix("data."))
+        absent = isinstance(role, ml_collections.ConfigDict) and role.get("name") == "none"
+        if absent and setting != "name" and f"{section}.name" not in given:
+            raise ValueError(f"config.{name} = {value!r} says something of a data set that this configuration does "
+                             f"not have: add --config.{section}.name=folder, or another one's name")  # fmt: skip

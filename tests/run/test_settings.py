@@ -16,12 +16,12 @@ ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = sorted(
     str(path.relative_to(ROOT).with_suffix("")).replace("/", ".")
     for path in (ROOT / "configs").rglob("*.py")
-    if path.stem not in ("__init__", "base", "deeplabv2", "lite", "common")  # what the others are made of
+    if path.stem not in ("__init__", "base", "deeplabv2", "lite", "small", "common")  # what the others are made of
 )
 
 
 def demo():
-    return importlib.import_module("proda_jax.configs.demo").get_config()
+    return importlib.import_module("proda_jax.configs.demo").get_config("scratch")
 
 
 @pytest.mark.parametrize("name", CONFIGS)
