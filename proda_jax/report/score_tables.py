@@ -69,8 +69,9 @@ def _score(value: float | None) -> str:
 
 
 def score_title(key: str) -> str:
-    """'mIoU' for 'miou', 'mIoU over 13' for 'miou_13'."""
-    return key.replace("miou", "mIoU").replace("_", " over ")
+    """'mIoU' for 'miou', 'mIoU over 13' for 'miou_13', 'mIoU by running statistics' for 'miou_running_statistics'."""
+    key = key.replace("running_statistics", "by running statistics").replace("miou", "mIoU")
+    return key.replace("_by", " by").replace("_", " over ")
 
 
 def class_table(scores: dict) -> str:

@@ -19,6 +19,7 @@ from proda_jax.configs import demo
 from proda_jax.report import score_tables as tables
 from proda_jax.report import status
 from proda_jax.report.inspection import inspect
+from proda_jax.report.score_tables import score_title
 from proda_jax.system import files
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -300,3 +301,10 @@ def test_it_takes_neither_jax_nor_tensorflow(workdir):
     code = f"import sys; from proda_jax.report import status; status.text({str(workdir)!r}); print(sorted(sys.modules))"
     printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "'jax'" not in printed and "'tensorflow'" not in printed
+
+
+@pytest.mark.parametrize(("key", "title"), [
+    ("miou", "mIoU"), ("miou_13", "mIoU over 13"), ("miou_running_statistics", "mIoU by running statistics"),
+])  # fmt: skip
+def test_scores_have_titles_in_words(key, title):
+    assert score_title(key) == title
