@@ -20,10 +20,12 @@ def get_config() -> ml_collections.ConfigDict:
     c.stages = ()  # what is run, in this order; each names a section below
     c.batch_size = 4  # source images and target images in one step, over all devices (released)
     c.micro_batches = 1  # in which a device computes its share of a step, one after another (gradient accumulation)
+    c.scan_passes = True  # passes that are alike are turns of a loop: compiled once, see adaptation/stages/passes.py
     c.log_every = 50  # steps between two lines of metrics
     c.summaries = True  # write metrics for TensorBoard (needs TensorFlow)
     c.save_every = 500  # steps between two checkpoints; each evaluation writes one, too
     c.save_minutes = 10.0  # longest time between two checkpoints
+    c.compile_ahead = True  # what the next stage needs first, while one trains; not on GPUs nor on several hosts
     c.max_skipped = 20  # steps in a row, left out because a loss or gradient is not finite, that end the run
     c.evaluate_every = 1000  # steps between two evaluations; the best and the last network are kept (released)
     c.handover = "last"  # which network the next stage gets: 'last', or 'best' on the validation set (released)

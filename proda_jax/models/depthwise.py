@@ -70,7 +70,7 @@ def depthwise(
     if side % 2 == 0 or kernel.shape != (side, side, 1, x.shape[-1]):
         raise ValueError(f"depthwise convolution: a kernel of shape {kernel.shape}, expected an odd side, once more, 1 "
                          f"and the images' {x.shape[-1]} channels")  # fmt: skip
-    return _depthwise(x, kernel, stride, dilation, sides(x.shape[1:3], side, stride, dilation, padding))
+    return _traced_once(x, kernel, stride, dilation, sides(x.shape[1:3], side, stride, dilation, padding))
 
 
 def sides(size: tuple[int, int], side: int, stride: int, dilation: int, padding: str) -> Sides:
@@ -108,6 +108,8 @@ _depthwise.defvjp(
     lambda x, kernel, stride, dilation, padding: (_depthwise(x, kernel, stride, dilation, padding), (x, kernel)),
     _depthwise_gradient,
 )
+
+_traced_once = jax.jit(_depthwise, static_argnums=(2, 3, 4))  # blocks and passes that are alike have hundreds of taps
 
 
 def grouped_convolution(x: jax.Array, kernel: jax.Array, *, stride: int, dilation: int, padding: Sides) -> jax.Array:

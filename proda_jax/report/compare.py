@@ -17,7 +17,7 @@ from proda_jax.system.files import write_atomically
 _COLORS = ((BLUE, "blue"), (ORANGE, "orange"), (GREEN, "green"), (PURPLE, "purple"), (YELLOW, "yellow"))
 # settings that change nothing in what a run ends in: seeds differ within a group, and the rest is where, how often, how
 _BESIDE = re.compile(
-    r"seed|log_every|summaries|save_every|save_minutes|max_skipped|evaluate_batch_size|init_from|snapshots\..*"
+    r"seed|log_every|summaries|save_every|save_minutes|compile_ahead|max_skipped|evaluate_batch_size|init_from|snapshots\..*"
     r"|data\.(loader|data_dir|threads|strict)|data\.(.*\.)?raw_dir"
 )
 

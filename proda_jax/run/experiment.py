@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
@@ -27,7 +28,7 @@ from proda_jax.data.store import Store
 from proda_jax.data.translations import Translated, Translations
 from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.report import score_tables as tables
-from proda_jax.run import evaluate, provenance, scales, train
+from proda_jax.run import ahead, evaluate, provenance, scales, train
 from proda_jax.run.card import Card
 from proda_jax.run.networks import Networks
 from proda_jax.run.records import History
@@ -54,6 +55,7 @@ class Experiment:
         sources: Sources,
         devices_used: int | None = None,
         interruption: Interruption | None = None,
+        compiles_ahead: bool = True,
     ):
         """Prepares to run.
 
@@ -63,8 +65,10 @@ class Experiment:
           sources: opens the data sets.
           devices_used: how many devices to use; all by default.
           interruption: whether the program is asked to stop.
+          compiles_ahead: whether the next stage's programs are compiled while one trains, where that is possible.
         """
         self.interruption = interruption or Interruption()
+        self.ahead, self.compiles_ahead = ahead.Ahead(), compiles_ahead and ahead.possible(config)
         self.config, self.workdir, self.sources = config, Workdir(workdir), sources
         self.mesh = devices.make_mesh(devices_used)
         self.space = label_space(config.data.label_space, config.data.classes, config.data.colors)
@@ -79,18 +83,10 @@ class Experiment:
         config, stage, folder = self.config, self.config[name], self.workdir.folder(name)
         provenance.remember(folder, config, name)
         provenance.note_environment(folder)
-        target = self.sources.open("target")
-        steps_per_epoch = max(len(target) // build.batch_size(config, name), 1)
         model = self.networks.model(name)
-        kind = kinds.of(stage)
+        kind, setup = kinds.of(stage), self.setup(name)
         teacher_name = stage[kind.teacher] if kind.teacher else None
-        setup = build.setup(
-            config,
-            name,
-            model=model,
-            teacher=self.networks.model(teacher_name) if teacher_name else None,
-            steps_per_epoch=steps_per_epoch,
-        )
+        self.ahead.wait((name, "labels"))
         self.labels(name)  # before training begins, which an interruption lets finish its step
         self.labelled(name)
         start = self.initial_prototypes(name) if kind.prototypes(stage) else None
@@ -104,8 +100,6 @@ class Experiment:
             state = devices.replicate(state, self.mesh)
             given = variables if kind.frozen_start(stage) else modes
             frozen = None if given is None else devices.replicate(given, self.mesh)
-        step = functools.partial(build.train_step(stage.kind), setup=setup)
-        step = devices.map_step(step, self.mesh, "rbr", "rr", donate=(0,))
         schedule = train.Schedule(
             stage.steps, config.log_every, config.evaluate_every, config.save_every, config.save_minutes,
             config.max_skipped,
@@ -113,7 +107,7 @@ class Experiment:
         with self.sources.writer(folder) as writer:
             note = self.notes(name, model, writer, state)
             _, history = train.train(
-                step,
+                functools.partial(self.compiled, name, setup),
                 state,
                 self.networks.variables(teacher_name) if teacher_name else frozen,
                 lambda first_step: self.batches(name, setup, first_step),
@@ -128,6 +122,72 @@ class Experiment:
                 self.recomputer(name, model) if stage.statistics == "recomputed" else None,
             )
         return self.finish(name, stage.steps, history)
+
+    def setup(self, name: str) -> Setup:
+        """What the steps of a stage need."""
+        steps_per_epoch = max(len(self.sources.open("target")) // build.batch_size(self.config, name), 1)
+        teacher = kinds.of(self.config[name]).teacher
+        return build.setup(
+            self.config, name, model=self.networks.model(name),
+            teacher=self.networks.model(self.config[name][teacher]) if teacher else None,
+            steps_per_epoch=steps_per_epoch,
+        )  # fmt: skip
+
+    def step(self, setup: Setup) -> Callable:
+        """The mapped train step of a stage, (state, batch, teacher) -> (state, metrics); takes over the state's memory.
+        """
+        step = functools.partial(build.train_step(setup.stage.kind), setup=setup)
+        return devices.map_step(step, self.mesh, "rbr", "rr", donate=(0,))
+
+    def compiled(self, name: str, setup: Setup, *arguments: Any) -> Callable:
+        """A stage's step, compiled for arguments like these; the next stage's is compiled meanwhile."""
+        self.ahead.wait((name, "step"))
+        step = self.step(setup).lower(*arguments).compile()
+        if self.compiles_ahead:
+            self.compile_ahead(after=name)
+        return step
+
+    def compile_ahead(self, after: str) -> None:
+        """Begins to compile what the stage after this one needs first: what makes its pseudo labels, and its step."""
+        later = self.config.stages[self.config.stages.index(after) + 1 :]
+        name = next((other for other in later if self.workdir.result(other) is None), None)
+        if name is None or not ahead.foreseen(self.config[name]):
+            return
+        setup = self.setup(name)  # here, as another thread would make one of its own
+        self.ahead.begin((name, "labels"), lambda: self.labels_ahead(name))
+        self.ahead.begin((name, "step"), lambda: self.step(setup).lower(*self.step_shapes(name, setup)).compile())
+
+    def labels_ahead(self, name: str) -> None:
+        """Compiles what makes the pseudo labels of a stage, if it needs some."""
+        if kinds.of(self.config[name]).pseudo_labels:
+            make, arguments = self.label_maker_shapes(name)
+            make.lower(*arguments).compile()
+
+    def label_maker_shapes(self, name: str) -> tuple[Callable, tuple[Any, Any]]:
+        """What makes the pseudo labels of a stage that is `ahead.foreseen`, and the shapes of what it takes."""
+        needed = kinds.of(self.config[name]).pseudo_labels
+        teacher, recipe = self.config[name][needed.made_by], prepare.RECIPES[needed.name](self.config[name])
+        variables = self.networks.abstract_variables(self.networks.model(teacher))
+        images = (self.evaluation_batch, *self.sources.open("target").image_size, 3)
+        images = ahead.placed(jax.ShapeDtypeStruct(images, np.uint8), devices.split(self.mesh))
+        return self.label_maker(teacher, recipe), (variables, images)
+
+    def step_shapes(self, name: str, setup: Setup) -> tuple[Any, Any, Any]:
+        """Shapes, types and placement of what the step of a stage takes that is `ahead.foreseen`."""
+        stage, kind, size = self.config[name], kinds.of(self.config[name]), build.batch_size(self.config, name)
+        variables, made, given = self.networks.abstract_variables(setup.model), None, None
+        if kind.pseudo_labels:
+            make, arguments = self.label_maker_shapes(name)
+            label = jax.eval_shape(make, *arguments)
+            made = jax.ShapeDtypeStruct((size, *label.shape[1:]), label.dtype)
+        if kind.teacher:
+            given = self.networks.abstract_variables(setup.teacher)
+        elif kind.frozen_start(stage):
+            given = variables
+        labelled, target = self.sources.labelled(), self.sources.open("target")
+        batch = ahead.batch_shapes(stage, size, labelled and labelled.image_size, target.image_size, made)
+        state = ahead.placed(ahead.state_shapes(setup, variables), devices.replicated(self.mesh))
+        return state, ahead.placed(batch, devices.split(self.mesh)), given
 
     def take_stage(self, name: str) -> dict:
         """Takes a stage's network from a file, instead of training it, and returns its result."""
@@ -522,7 +582,11 @@ class Experiment:
         with alone(folder / "lock", others, wait=False) if hosts.is_first() else contextlib.nullcontext():
             if self.is_complete(name):  # by another process, in the meantime
                 return
-            self.take_stage(name) if self.config[name].weights is not None else self.run_stage(name)
+            try:
+                self.take_stage(name) if self.config[name].weights is not None else self.run_stage(name)
+            except BaseException:  # an interruption among them, after which nobody wants to wait for more
+                self.ahead.give_up()
+                raise
 
     def stop_if_wished(self, name: str) -> None:
         """Stops after a stage, if the program was asked to."""

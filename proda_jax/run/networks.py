@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -114,9 +114,15 @@ class Networks:
         """Whether a stage's network labels images."""
         return kinds.of(self._config[stage]).segments
 
-    def initialise(self, model: SegmentationNetwork, key: jax.Array) -> Any:
-        """Freshly initialised variables of a network."""
-        return _initialiser(model, tuple(self._config.views.crop_size))(key)
+    def initialise(
+        self, model: SegmentationNetwork, key: jax.Array, modules: Mapping[str, Iterable[str]] | None = None
+    ) -> Any:
+        """Freshly initialised variables of a network: of these `modules`, or all of them.
+
+        Random numbers of a whole backbone take longer to compile than to draw, so what a file holds is not drawn.
+        """
+        chosen = modules and tuple((kind, tuple(sorted(names))) for kind, names in sorted(modules.items()))
+        return _initialiser(model, tuple(self._config.views.crop_size), chosen)(key)
 
     def abstract_variables(self, model: SegmentationNetwork) -> Any:
         """Shapes and placement (replicated) of a network's variables."""
@@ -209,7 +215,7 @@ class Networks:
             raise ValueError(f"stage {name!r} starts from a network with {', '.join(extra)}, which its own lacks: set "
                              f"config.{name}.extra_norm to True")  # fmt: skip
         key = build.stage_key(self._config.seed, build.random_name(self._config, name))
-        fresh = self.initialise(model, key)
+        fresh = self.initialise(model, key, {kind: set(wanted[kind]) - set(given[kind]) for kind in wanted})
         return devices.replicate({kind: fresh[kind] | dict(given[kind]) for kind in wanted}, self._mesh)
 
     def in_file(self, path: str, name: str | None = None) -> tuple[SegmentationNetwork, Any]:
@@ -259,10 +265,15 @@ def without(variables: Any, module: str) -> dict:
 
 
 @functools.lru_cache(maxsize=32)
-def _initialiser(model: SegmentationNetwork, size: tuple[int, int]) -> Callable[[jax.Array], Any]:
+def _initialiser(
+    model: SegmentationNetwork, size: tuple[int, int], modules: tuple[tuple[str, tuple[str, ...]], ...] | None
+) -> Callable[[jax.Array], Any]:
     """Key -> freshly initialised variables of a network, compiled; `size` is that of a crop, in pixels."""
 
     def initialise(key: jax.Array) -> Any:
-        return model.clone(axis_name=None).init(key, jnp.zeros((1, *size, 3)), train=False)
+        variables = model.clone(axis_name=None).init(key, jnp.zeros((1, *size, 3)), train=False)
+        if modules is None:
+            return variables
+        return {kind: {name: variables[kind][name] for name in names} for kind, names in modules}
 
     return jax.jit(initialise)

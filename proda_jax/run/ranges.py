@@ -17,9 +17,9 @@ from proda_jax.data.checks import ROLES, check_data, data_sets, first_of
 from proda_jax.system.refusals import choose, refuse
 
 TOP_LEVEL = (
-    "task", "init_from", "seed", "stages", "batch_size", "micro_batches", "log_every", "summaries", "save_every",
-    "save_minutes", "max_skipped", "evaluate_every", "handover", "evaluate_at", "evaluate_batch_size", "data", "model",
-    "views", "snapshots", "study",
+    "task", "init_from", "seed", "stages", "batch_size", "micro_batches", "scan_passes", "log_every", "summaries",
+    "save_every", "save_minutes", "compile_ahead", "max_skipped", "evaluate_every", "handover", "evaluate_at",
+    "evaluate_batch_size", "data", "model", "views", "snapshots", "study",
 )  # fmt: skip
 COUNTS = (
     "batch_size", "micro_batches", "log_every", "save_every", "max_skipped", "evaluate_every", "evaluate_batch_size",

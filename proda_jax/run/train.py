@@ -54,7 +54,7 @@ class Schedule:
 
 
 def train(
-    step: Callable,
+    compiled_for: Callable[[TrainState, Any, Any], Callable],
     state: TrainState,
     teacher: Any,
     batches_from: Callable[[int], Iterable[Any]],
@@ -71,7 +71,8 @@ def train(
     """Runs a stage from where it stands to its end, with an evaluation and a checkpoint every so often.
 
     Args:
-      step: mapped train step (state, batch, teacher) -> (state, metrics), compiled once; takes over the state's memory.
+      compiled_for: state, batch and teacher -> the mapped train step for arguments like these, compiled: (state, batch,
+        teacher) -> (state, metrics), which takes over the state's memory.
       state: replicated state before the first step.
       teacher: replicated variables, or None.
       batches_from: gives host batches from a step on.
@@ -99,7 +100,7 @@ def train(
     done = int(state.step)
     history, lines = History(folder / "history.jsonl", done), Metrics(folder / "metrics.jsonl", done)
     before = max(history.seconds, lines.seconds)
-    compiled, started = None, time.time()
+    step, started = None, time.time()
     saved = started
     line: dict = {}  # of the last step that was logged
     bar = progress(title, schedule.steps, "steps", done=done)
@@ -119,11 +120,11 @@ def train(
         for number, batch in zip(
             range(done + 1, schedule.steps + 1), devices.prefetch(batches_from(done), mesh), strict=False
         ):
-            if compiled is None:  # ahead of time, so that another shape is an error and not a compilation
+            if step is None:  # ahead of time, so that another shape is an error and not a compilation
                 with bar.during("compiling"):
-                    compiled = step.lower(state, batch, teacher).compile()
+                    step = compiled_for(state, batch, teacher)
                 lines.go_on()
-            state, metrics = compiled(state, batch, teacher)
+            state, metrics = step(state, batch, teacher)
             devices.settle(metrics)
             lines.count(sum(len(batch[domain]["image"]) for domain in ("source", "target") if domain in batch))
             bar.update()

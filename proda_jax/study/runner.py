@@ -60,7 +60,9 @@ def run(
         key = config.data.to_json()
         if key not in opened:  # seeds have their data in common
             opened[key] = sources(config, workdir)
-        experiments.append(Experiment(config, workdir / folder, opened[key], devices_used, interruption))
+        experiments.append(
+            Experiment(config, workdir / folder, opened[key], devices_used, interruption, compiles_ahead=False)
+        )  # as programs are forgotten after each stage
     for experiment in experiments:
         experiment.begin()
     failed: dict[str, str] = {}

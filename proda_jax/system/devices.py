@@ -85,6 +85,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
+def split(mesh: Mesh) -> NamedSharding:
+    """Placement of what is split over the devices along its first dimension: batches."""
+    return NamedSharding(mesh, P(AXIS))
+
+
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """A copy of `tree` on every device, in buffers of its own (so that it can be donated)."""
     return _replicate(mesh)(tree)
@@ -97,7 +102,7 @@ def _replicate(mesh: Mesh) -> Callable:
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
     """This host's share of a batch (NumPy arrays) as global arrays split over the devices."""
-    sharding = NamedSharding(mesh, P(AXIS))
+    sharding = split(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
 

@@ -93,13 +93,17 @@ def follow(monkeypatch, tmp_path):
     """A function that follows a configuration's stage 'x', and returns all that decides what it does."""
     seen: list = []
 
-    def train(step, state, teacher, batches_from, evaluate, schedule, folder, mesh, *rest):
+    def train(compiled_for, state, teacher, batches_from, evaluate, schedule, folder, mesh, *rest):
         batch = next(iter(batches_from(0)))
-        closed = step.trace(state, devices.put_batch(batch, mesh), teacher).jaxpr
+        seen.extend([schedule, batch["source"]["image"].sum()])
+        compiled_for(state, devices.put_batch(batch, mesh), teacher)
+
+    def compiled(self, name, setup, state, batch, teacher):
+        closed = self.step(setup).trace(state, batch, teacher).jaxpr
         constants = hashlib.sha256(b"".join(np.asarray(c).tobytes() for c in closed.consts)).hexdigest()
         key = np.asarray(state.key.view(np.uint32) if state.key.dtype == np.uint32 else 0)
         text = re.sub(r"0x[0-9a-f]+", "", str(closed))
-        seen.extend([schedule, text, constants, str(state.key), key.tolist(), batch["source"]["image"].sum()])
+        seen.extend([text, constants, str(state.key), key.tolist()])
         raise Followed
 
     def with_labels(batches, store, names, name):
@@ -116,6 +120,7 @@ def follow(monkeypatch, tmp_path):
         return devices.replicate(tiny_variables(self.model(name), 0), self._mesh), 0
 
     monkeypatch.setattr(experiment.train, "train", train)
+    monkeypatch.setattr(experiment.Experiment, "compiled", compiled)
     monkeypatch.setattr(experiment, "with_pseudo_labels", with_labels)
     def fill(self, store, teacher, recipe):
         seen.append((teacher, recipe.folder, recipe.options, recipe.balance))
@@ -123,7 +128,7 @@ def follow(monkeypatch, tmp_path):
     monkeypatch.setattr(experiment.Experiment, "fill", fill)
     monkeypatch.setattr(prepare, "_accumulate", accumulate)
     monkeypatch.setattr(networks.Networks, "checkpoint", checkpoint)
-    monkeypatch.setattr(networks.Networks, "initialise", lambda self, model, key: tiny_variables(model, 0))
+    monkeypatch.setattr(networks.Networks, "initialise", lambda self, model, *rest: tiny_variables(model, 0))
     count = iter(range(1000))
 
     def run(config) -> list:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from proda_jax.adaptation import class_anchors, losses, prototypes, views
+from proda_jax.adaptation.stages import passes
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.stages.denoise import move_prototypes
 from proda_jax.adaptation.state import TrainState
@@ -120,15 +121,14 @@ def update(state: TrainState, inputs: Inputs, frozen: Any, *, setup: steps.Setup
             metrics = {"anchor_ce": near, "confident_ce": sure, "target_distance": apart}
             return c.anchor_weight * near + c.confident_weight * sure + c.distance_weight * apart, metrics
 
-        gradient, stats, metrics = steps.pass_gradient(
-            setup, state, stats, inputs.source_image, inputs.source_keys, source_loss, "source"
-        )
-        more, stats, extra = steps.pass_gradient(
-            setup, state, stats, inputs.target_image, inputs.target_keys, target_loss
-        )
+        taken = [
+            passes.Pass(inputs.source_image, inputs.source_keys, source_loss, "source"),
+            passes.Pass(inputs.target_image, inputs.target_keys, target_loss),
+        ]  # one by one, as XLA makes passes but once that are compiled a second time in one program, see `label`
+        gradient, stats, metrics = passes.merged(*passes.one_by_one(setup, state, stats, taken))
         for name, given in (("near_anchor", labels.anchor), ("confident", labels.confident)):
-            extra[name] = jnp.sum(given != IGNORE) / jnp.maximum(pixels, 1).astype(jnp.float32)
-        return steps.add(gradient, more), stats, metrics | extra
+            metrics[name] = jnp.sum(given != IGNORE) / jnp.maximum(pixels, 1).astype(jnp.float32)
+        return gradient, stats, metrics
 
     examples = (inputs, labels)
     new_state, metrics = steps.update(setup, state, *steps.accumulate(setup, gradient_of, state.batch_stats, examples))
@@ -152,7 +152,8 @@ def label(state: TrainState, inputs: Inputs, frozen: Any, setup: steps.Setup) ->
     anchor, confident = (jnp.where(inside, given, IGNORE).astype(jnp.int32) for given in (anchor, confident))
 
     def vectors(image: jax.Array, keys: jax.Array | None, domain: str, given: jax.Array) -> tuple:
-        output, _ = steps.forward(setup, state.params, state.batch_stats, image, keys, domain)
+        taken = passes.Pass(image, keys, None, domain)
+        output, _ = passes.forward(setup, state.params, state.batch_stats, taken)
         return vectors_of(output, given, setup)
 
     means, pixels = vectors(inputs.source_image, inputs.source_keys, "source", source)

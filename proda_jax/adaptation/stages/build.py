@@ -147,13 +147,14 @@ def setup(
         space = label_space(config.data.label_space, config.data.classes, config.data.colors)
         stage["feature_distance_classes"] = tuple(map(space.classes.index, stage["feature_distance_classes"]))
     sections = map(ml_collections.FrozenConfigDict, (stage, views_of(config, name)))
-    return _setup(*sections, model, teacher, config.micro_batches, steps_per_epoch)
+    scan_passes = config.get("scan_passes", True)
+    return _setup(*sections, model, teacher, config.micro_batches, scan_passes, steps_per_epoch)
 
 
 @functools.lru_cache(maxsize=64)
 def _setup(
     stage: ml_collections.FrozenConfigDict, views: ml_collections.FrozenConfigDict, model: SegmentationNetwork,
-    teacher: SegmentationNetwork | None, micro_batches: int, steps_per_epoch: int,
+    teacher: SegmentationNetwork | None, micro_batches: int, scan_passes: bool, steps_per_epoch: int,
 ) -> Setup:  # fmt: skip
     """The same one for the same settings: optimizers are functions, which are equal to themselves alone."""
     adversarial = kinds.of(stage).discriminator(stage)
@@ -173,6 +174,7 @@ def _setup(
         views=views,
         axis_name=model.axis_name,
         micro_batches=micro_batches,
+        scan_passes=scan_passes,
         teacher=teacher,
         discriminator=discriminator,
         discriminator_optimizer=of_critics,

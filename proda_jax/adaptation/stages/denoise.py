@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from proda_jax.adaptation import losses, prototypes, selectors, views
-from proda_jax.adaptation.stages import kinds, learnt_prototypes
+from proda_jax.adaptation.stages import kinds, learnt_prototypes, passes
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.stages.kinds import uses_momentum_encoder
 from proda_jax.adaptation.state import Sampled, TrainState, average
@@ -178,14 +178,13 @@ def update(state: TrainState, inputs: Inputs, *, setup: steps.Setup):
 
     def gradient_of(stats: Any, part: tuple[Inputs, Targets]):
         inputs, targets = part
-        gradient, stats, metrics = steps.labelled_gradient(
-            setup, state, stats, inputs.source_image, inputs.source_label, totals.source, inputs.source_keys
-        )
-        more, stats, extra = weak_gradient(state, stats, inputs, targets, totals, setup)
-        gradient, metrics = steps.add(gradient, more), metrics | extra
+        taken = [
+            steps.labelled_pass(setup, inputs.source_image, inputs.source_label, totals.source, inputs.source_keys),
+            weak_pass(inputs, targets, totals, setup),
+        ]
         if c.consistency_weight:
-            more, stats, extra = strong_gradient(state, stats, inputs, targets, totals, setup)
-            gradient, metrics = steps.add(gradient, more), metrics | extra
+            taken.append(strong_pass(state, inputs, targets, totals, setup))
+        gradient, stats, metrics = passes.merged(*passes.gradients(setup, state, stats, taken))
         metrics |= label_metrics(targets.labels, inputs, totals)
         if guidance is not None:
             metrics |= distance_metrics(state.prototypes, targets.distances, inputs, totals)
@@ -319,14 +318,12 @@ def weigh(
     return soft, probabilities if stage.weighting == "network" else jnp.ones_like(soft)
 
 
-def weak_gradient(
-    state: TrainState, stats: Any, inputs: Inputs, targets: Targets, totals: Totals, setup: steps.Setup
-):
-    """Gradient of the weak view's terms: symmetric cross entropy (Equation 7) and regulariser (Equation 10)."""
+def weak_pass(inputs: Inputs, targets: Targets, totals: Totals, setup: steps.Setup) -> passes.Pass:
+    """The weak view with its terms: symmetric cross entropy (Equation 7) and regulariser (Equation 10)."""
     c, labels = setup.stage, targets.labels
     shared = {"total": totals.target, "reduction": c.reduction}
 
-    def loss_fn(output: Output):
+    def loss(output: Output):
         logits = resize_align_corners(output.logits, setup.target_size)
         if c.hard_labels:
             fit = losses.symmetric_cross_entropy(logits, labels, alpha=c.ce_weight, beta=c.rce_weight, **shared)
@@ -339,20 +336,20 @@ def weak_gradient(
             fit = fit + c.regulariser_weight * metrics["regulariser"]
         return fit, metrics
 
-    return steps.pass_gradient(setup, state, stats, inputs.target_weak, inputs.weak_keys, loss_fn)
+    return passes.Pass(inputs.target_weak, inputs.weak_keys, loss)
 
 
-def strong_gradient(
-    state: TrainState, stats: Any, inputs: Inputs, targets: Targets, totals: Totals, setup: steps.Setup
-):
-    """Gradient of the strong view's term: it is assigned to the prototypes as the weak view is (Equations 8 and 9)."""
+def strong_pass(
+    state: TrainState, inputs: Inputs, targets: Targets, totals: Totals, setup: steps.Setup
+) -> passes.Pass:
+    """The strong view with its term: it is assigned to the prototypes as the weak view is (Equations 8 and 9)."""
     c = setup.stage
 
-    def loss_fn(output: Output):
+    def loss(output: Output):
         student = prototypes.DISTANCES[c.prototype_distance](
             resize_align_corners(output.features, setup.target_size), state.prototypes.vectors
         )
-        loss = losses.assignment_consistency(
+        apart = losses.assignment_consistency(
             student,
             targets.strong_distances,
             targets.strong_valid,
@@ -361,9 +358,9 @@ def strong_gradient(
             over_classes=c.consistency_over_classes,
             total=totals.compared,
         )
-        return c.consistency_weight * loss, {"consistency": loss}
+        return c.consistency_weight * apart, {"consistency": apart}
 
-    return steps.pass_gradient(setup, state, stats, inputs.target_strong, inputs.strong_keys, loss_fn)
+    return passes.Pass(inputs.target_strong, inputs.strong_keys, loss)
 
 
 def follow_prototypes(

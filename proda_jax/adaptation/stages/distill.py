@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from proda_jax.adaptation import losses, views
+from proda_jax.adaptation.stages import passes
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.state import TrainState
 from proda_jax.data.label_spaces import IGNORE
@@ -101,19 +102,20 @@ def update(state: TrainState, inputs: Inputs, teacher: Any, *, setup: steps.Setu
 
     def gradient_of(stats: Any, part: tuple[Inputs, jax.Array]):
         inputs, labels = part
-        gradients, metrics = [], {}
+        taken = []
         if inputs.source_image is not None and c.source_weight:
-            gradient, stats, metrics = steps.labelled_gradient(
-                setup, state, stats, inputs.source_image, inputs.source_label, source_total, inputs.source_keys,
-                weight=c.source_weight,
-            )  # fmt: skip
-            gradients.append(gradient)
+            taken.append(
+                steps.labelled_pass(
+                    setup, inputs.source_image, inputs.source_label, source_total, inputs.source_keys,
+                    weight=c.source_weight,
+                )  # fmt: skip
+            )
         teacher_logits = None
         if c.distillation_weight:
             teacher_logits = setup.teacher.apply(teacher, inputs.target_image, train=False).logits
             teacher_logits = resize_align_corners(teacher_logits, setup.target_size)
 
-        def loss_fn(output: Output):
+        def loss(output: Output):
             heads = [resize_align_corners(logits, setup.target_size) for logits in output.heads]
             if c.rectified:
                 pairs = (heads, heads[::-1])
@@ -139,10 +141,11 @@ def update(state: TrainState, inputs: Inputs, teacher: Any, *, setup: steps.Setu
                 fit = fit + c.distillation_weight * metrics["distillation"]
             return fit, metrics
 
-        more, stats, extra = steps.pass_gradient(setup, state, stats, inputs.target_image, inputs.target_keys, loss_fn)
+        taken.append(passes.Pass(inputs.target_image, inputs.target_keys, loss))
+        gradient, stats, metrics = passes.merged(*passes.gradients(setup, state, stats, taken))
         labelled = (labels != IGNORE).astype(jnp.float32)
-        metrics |= extra | {"labelled": losses.share_of_mean(labelled, inputs.valid, compared)}
-        return steps.add(*gradients, more), stats, metrics
+        metrics["labelled"] = losses.share_of_mean(labelled, inputs.valid, compared)
+        return gradient, stats, metrics
 
     return steps.update(
         setup, state, *steps.accumulate(setup, gradient_of, state.batch_stats, (inputs, labels))

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from proda_jax.adaptation import confidence, feature_distance, losses, prototypes, views
-from proda_jax.adaptation.stages import contrast, kinds, learnt_prototypes
+from proda_jax.adaptation.stages import contrast, kinds, learnt_prototypes, passes
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.stages.denoise import follow_prototypes
 from proda_jax.adaptation.state import Sampled, TrainState, average, rising_momentum
@@ -235,22 +235,18 @@ def update(state: TrainState, inputs: Inputs, frozen: Any, *, setup: steps.Setup
 
     def gradient_of(stats: Any, part: tuple):
         inputs, taught, mixed, masked, things, contrasted = part
-        gradients, metrics = [], {}
+        taken = []
         if inputs.source_label is not None:
-            gradient, stats, metrics = source_gradient(
-                state, stats, inputs, things, frozen, contrasted, known, totals, setup
-            )
-            gradients.append(gradient)
+            taken.append(source_pass(state, inputs, things, frozen, contrasted, known, totals, setup))
         if contrasted is not None:
-            more, stats, extra = target_gradient(state, stats, inputs, contrasted, known, totals, setup)
-            gradients, metrics = [*gradients, more], metrics | extra
+            taken.append(target_pass(state, inputs, contrasted, known, totals, setup))
         for name, pair in (("mixed", mixed), ("masked", masked)):
             if pair is not None:
-                more, stats, extra = pair_gradient(state, stats, name, pair, totals, setup)
-                gradients, metrics = [*gradients, more], metrics | extra
+                taken.append(pair_pass(name, pair, totals, setup))
+        gradient, stats, metrics = passes.merged(*passes.gradients(setup, state, stats, taken))
         sure = (taught.sure >= c.label_threshold).astype(jnp.float32)
         metrics["confident"] = losses.share_of_mean(sure, inputs.inside, totals.inside)
-        return functools.reduce(steps.add, gradients), stats, metrics
+        return gradient, stats, metrics
 
     examples = (inputs, taught.replace(means=None, pixels=None, sampled=None), mixed, masked, things, contrasted)
     new_state, metrics = steps.update(setup, state, *steps.accumulate(setup, gradient_of, state.batch_stats, examples))
@@ -430,18 +426,18 @@ def at_both(
     return (1.0 - weight) * whole + weight * loss(output.detail, *own, total=totals[1])
 
 
-def source_gradient(
-    state: TrainState, stats: Any, inputs: Inputs, things: jax.Array | None, frozen: Any,
-    contrasted: Contrasted | None, known: Any, totals: Totals, setup: steps.Setup,
-):  # fmt: skip
-    """Gradient of the source's cross entropy, and of feature distance and contrast if asked for, of one pass."""
+def source_pass(
+    state: TrainState, inputs: Inputs, things: jax.Array | None, frozen: Any, contrasted: Contrasted | None,
+    known: Any, totals: Totals, setup: steps.Setup,
+) -> passes.Pass:  # fmt: skip
+    """The source with its cross entropy, and feature distance and contrast if asked for."""
     c, fixed = setup.stage, None
     if things is not None:
         _, kept = setup.model.apply(frozen, inputs.source_image, train=False, mutable=["intermediates"])
         (fixed,) = kept["intermediates"]["encoded"]
     cross_entropy = functools.partial(losses.upsampled_cross_entropy, reduction=c.reduction)
 
-    def loss_fn(output: Output):
+    def loss(output: Output):
         fit = at_both(
             setup, output, inputs.source_places, (inputs.source_label,), (totals.source, totals.source_detail),
             cross_entropy,
@@ -463,39 +459,35 @@ def source_gradient(
             total = total + c.foundation_weight * metrics["likeness"]
         return total, metrics
 
-    return steps.pass_gradient(
-        setup, state, stats, inputs.source_image, inputs.source_keys, loss_fn, "source", encoded=things is not None,
-        places=inputs.source_places,
-    )  # fmt: skip
-
-
-def target_gradient(
-    state: TrainState, stats: Any, inputs: Inputs, contrasted: Contrasted, known: Any, totals: Totals,
-    setup: steps.Setup,
-):  # fmt: skip
-    """Gradient of the contrast of target images."""
-
-    def loss_fn(output: Output):
-        term, value = contrast_term(state, output, contrasted.target, known, totals.target_contrast, setup)
-        return term, {"target_contrast": value}
-
-    return steps.pass_gradient(
-        setup, state, stats, contrasted.image, inputs.target_keys, loss_fn, places=inputs.target_places
+    return passes.Pass(
+        inputs.source_image, inputs.source_keys, loss, "source", encoded=things is not None, places=inputs.source_places
     )
 
 
-def pair_gradient(state: TrainState, stats: Any, name: str, pair: Pair, totals: Totals, setup: steps.Setup):
-    """Gradient of the weighted cross entropy of 'mixed' or 'masked' images, times the setting '<name>_weight'."""
+def target_pass(
+    state: TrainState, inputs: Inputs, contrasted: Contrasted, known: Any, totals: Totals, setup: steps.Setup
+) -> passes.Pass:
+    """Target images with their contrast."""
 
-    def loss_fn(output: Output):
-        loss = at_both(
+    def loss(output: Output):
+        term, value = contrast_term(state, output, contrasted.target, known, totals.target_contrast, setup)
+        return term, {"target_contrast": value}
+
+    return passes.Pass(contrasted.image, inputs.target_keys, loss, places=inputs.target_places)
+
+
+def pair_pass(name: str, pair: Pair, totals: Totals, setup: steps.Setup) -> passes.Pass:
+    """'mixed' or 'masked' images with their weighted cross entropy, times the setting '<name>_weight'."""
+
+    def loss(output: Output):
+        fit = at_both(
             setup, output, pair.places, (pair.label, pair.weight), (totals.pixels, totals.detail),
             losses.weighted_cross_entropy,
         )  # fmt: skip
-        return setup.stage[f"{name}_weight"] * loss, {f"{name}_ce": loss}
+        return setup.stage[f"{name}_weight"] * fit, {f"{name}_ce": fit}
 
     domain = "masked" if name == "masked" else "target"
-    return steps.pass_gradient(setup, state, stats, pair.image, pair.keys, loss_fn, domain, places=pair.places)
+    return passes.Pass(pair.image, pair.keys, loss, domain, places=pair.places)
 
 
 def follow(

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from proda_jax.adaptation import losses, views
+from proda_jax.adaptation.stages import passes
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.state import TrainState
 from proda_jax.adaptation.views import colour
@@ -38,7 +39,7 @@ def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: st
     def gradient_of(stats: Any, part: list[tuple[jax.Array, jax.Array]]):
         first, second = (jnp.concatenate(images) for images in zip(*part, strict=True))
 
-        def loss_fn(output: Output):
+        def loss(output: Output):
             z = output.logits[:, 0, 0]
             loss, matched = losses.contrast(
                 z[: len(first)], z[len(first) :], temperature=setup.stage.contrast_temperature,
@@ -46,7 +47,8 @@ def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: st
             )  # fmt: skip
             return loss, {"contrast": loss, "matched": matched}
 
-        return steps.pass_gradient(setup, state, stats, jnp.concatenate([first, second]), None, loss_fn)
+        taken = passes.Pass(jnp.concatenate([first, second]), None, loss)
+        return passes.merged(*passes.gradients(setup, state, stats, [taken]))
 
     return steps.update(setup, state, *steps.accumulate(setup, gradient_of, state.batch_stats, examples))
 

@@ -1,4 +1,4 @@
-"""What the train steps of all stages share: keys, passes of the trained network, and the update that ends a step.
+"""What the train steps of all stages share: keys, views of labelled images, sums, and the update that ends a step.
 
 A step is a pure function of one device's share of the batch, computed one micro-batch after another (gradient
 accumulation). What losses are divided by does not depend on the trained network, so it is counted over devices and
@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from proda_jax.adaptation import losses, statistics, views
+from proda_jax.adaptation import losses, views
+from proda_jax.adaptation.stages.passes import Metrics, Pass, add
 from proda_jax.adaptation.state import DiscriminatorState, TrainState
 from proda_jax.adaptation.views import colour, fourier
 from proda_jax.models.deeplab import SegmentationNetwork
@@ -33,7 +34,6 @@ POOL = 26
 TARGET_SLOTS = 1 << 20  # where a target example draws as a source example does, and is to draw something else
 
 Batch = dict[str, Any]
-Metrics = dict[str, jax.Array]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Setup:
       views: the configuration's section on views.
       axis_name: mapped axis over the devices, or None on one.
       micro_batches: number of them in which a device computes its share of the batch.
+      scan_passes: whether passes that are alike are turns of one loop, see `passes.gradients`.
       discriminator, discriminator_optimizer: of the adversarial warm-up, or of translation.
       prototype_optimizer: of prototypes that are learnt.
     """
@@ -57,6 +58,7 @@ class Setup:
     views: ml_collections.FrozenConfigDict
     axis_name: str | None = None
     micro_batches: int = 1
+    scan_passes: bool = True
     teacher: SegmentationNetwork | None = None
     discriminator: Discriminator | PatchDiscriminator | None = None
     discriminator_optimizer: optax.GradientTransformation | None = None
@@ -94,93 +96,25 @@ def example_keys(state: TrainState, slots: jax.Array, purpose: int) -> jax.Array
     return jax.vmap(lambda slot: jax.random.fold_in(key, slot))(slots)
 
 
-def forward(
+def labelled_pass(
     setup: Setup,
-    params: Any,
-    batch_stats: Any,
-    images: jax.Array,
-    dropout_keys: jax.Array | None,
-    domain: str,
-    encoded: bool = False,
-    places: jax.Array | None = None,
-) -> tuple[Output, Any]:
-    """A pass of the trained network: its own batch for batch normalisation, which moves the running statistics.
-
-    Args:
-      setup: `stage.batch_norm` 'frozen' uses running statistics and leaves them alone; `stage.statistics` says whether
-        the domain's passes move them.
-      params, batch_stats: of the network.
-      images: RGB in [0, 1], [batch, height, width, 3].
-      dropout_keys: [batch].
-      domain: of the images, see `statistics.moved_by`.
-      encoded: whether the output has what the backbone gives, too.
-      places: of windows at full size, see `SegmentationNetwork`; None: the network has one resolution.
-
-    Returns:
-      The output and the running statistics after it.
-    """
-    variables, kept = {"params": params, "batch_stats": batch_stats}, ["intermediates"] if encoded else []
-    train = setup.stage.batch_norm != "frozen"
-    windows = {} if places is None else {"places": places}
-    output, updates = setup.model.apply(
-        variables, images, train=train, dropout_keys=dropout_keys, mutable=["batch_stats", *kept] if train else kept,
-        **windows,
-    )  # fmt: skip
-    if encoded:
-        output = output.replace(encoded=updates["intermediates"]["encoded"][0])
-    moves = train and statistics.moved_by(setup.stage, domain)
-    return output, updates["batch_stats"] if moves else batch_stats
-
-
-def pass_gradient(
-    setup: Setup,
-    state: TrainState,
-    batch_stats: Any,
-    images: jax.Array,
-    dropout_keys: jax.Array | None,
-    loss_fn: Callable[[Output], tuple[jax.Array, Metrics]],
-    domain: str = "target",
-    encoded: bool = False,
-    places: jax.Array | None = None,
-) -> tuple[Any, Any, Metrics]:
-    """Gradient of a loss on one pass. Passes are differentiated one by one, so one pass's activations live at a time.
-
-    Arguments are those of `forward`, and `loss_fn`, output -> (loss, metrics), in shares.
-
-    Returns:
-      gradient, running statistics after the pass, what `loss_fn` reports beside its loss.
-    """
-
-    def loss(params: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
-        output, new_stats = forward(setup, params, batch_stats, images, dropout_keys, domain, encoded, places)
-        value, metrics = loss_fn(output)
-        return value, (new_stats, metrics)
-
-    gradient, (new_stats, metrics) = jax.grad(loss, has_aux=True)(state.params)
-    return gradient, new_stats, metrics
-
-
-def labelled_gradient(
-    setup: Setup,
-    state: TrainState,
-    batch_stats: Any,
     images: jax.Array,
     labels: jax.Array,
     total: jax.Array,
-    dropout_keys: jax.Array | None,
+    keys: jax.Array | None,
     domain: str = "source",
     weight: float = 1.0,
-) -> tuple[Any, Any, Metrics]:
-    """Gradient of the cross entropy with true labels at full crop size (the l_ce^s of Equation 11), times `weight`.
+) -> Pass:
+    """A pass with the cross entropy with true labels at full crop size (the l_ce^s of Equation 11), times `weight`.
 
     `total`: labels that count in the whole batch; `domain`: of the images, 'source' or 'target'.
     """
 
-    def loss_fn(output: Output) -> tuple[jax.Array, Metrics]:
-        loss = losses.upsampled_cross_entropy(output.logits, labels, total=total, reduction=setup.stage.reduction)
-        return weight * loss, {f"{domain}_ce": loss}
+    def loss(output: Output) -> tuple[jax.Array, Metrics]:
+        fit = losses.upsampled_cross_entropy(output.logits, labels, total=total, reduction=setup.stage.reduction)
+        return weight * fit, {f"{domain}_ce": fit}
 
-    return pass_gradient(setup, state, batch_stats, images, dropout_keys, loss_fn, domain)
+    return Pass(images, keys, loss, domain)
 
 
 def domain_counts(setup: Setup, source: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -244,11 +178,6 @@ def draw_labelled_view(setup: Setup, batch: Batch, keys: jax.Array) -> views.Wea
         keys, batch["label"], setup.crop_size, classes=setup.model.classes, tries=stage.crop_tries,
         largest_share=stage.largest_class, wanted=wanted, wanted_pixels=stage.rare_class_crop_pixels, **how,
     )  # fmt: skip
-
-
-def add(*gradients: Any) -> Any:
-    """Sum of gradients, leaf by leaf."""
-    return jax.tree.map(lambda *leaves: sum(leaves), *gradients)
 
 
 def each_micro_batch(setup: Setup, function: Callable[[Any], Any], examples: Any) -> Any:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from proda_jax.adaptation import losses, views
+from proda_jax.adaptation.stages import passes
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.state import TrainState
 from proda_jax.data.label_spaces import IGNORE
@@ -50,19 +51,13 @@ def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: st
     totals = steps.reduce(setup, counts)
 
     def gradient_of(stats: Any, part: dict):
-        gradients, metrics = [], {}
+        taken = []
         for domain in slots:
             images, labels, keys = part[domain]
-            gradient, stats, extra = steps.labelled_gradient(
-                setup, state, stats, images, labels, totals[domain], keys, domain
-            )
-            gradients.append(gradient)
-            metrics |= extra
+            taken.append(steps.labelled_pass(setup, images, labels, totals[domain], keys, domain))
         if "unlabelled" in part:
-            gradient, stats, extra = regularised_gradient(setup, state, stats, part["unlabelled"], totals["unlabelled"])
-            gradients.append(gradient)
-            metrics |= extra
-        return steps.add(*gradients), stats, metrics
+            taken.append(regularised_pass(setup, part["unlabelled"], totals["unlabelled"]))
+        return passes.merged(*passes.gradients(setup, state, stats, taken))
 
     return steps.update(setup, state, *steps.accumulate(setup, gradient_of, state.batch_stats, examples))
 
@@ -78,14 +73,14 @@ def unlabelled_view(
     return image, inside, steps.example_keys(state, slots, steps.WEAK_PASS)
 
 
-def regularised_gradient(setup: steps.Setup, state: TrainState, stats: Any, examples: tuple, total: jax.Array):
-    """Gradient of the regulariser on target images, from `unlabelled_view`; `total`: pixels of them in the batch."""
+def regularised_pass(setup: steps.Setup, examples: tuple, total: jax.Array) -> passes.Pass:
+    """A pass with the regulariser on target images, from `unlabelled_view`; `total`: pixels of them in the batch."""
     c = setup.stage
     images, inside, keys = examples
 
-    def loss_fn(output: Output):
+    def loss(output: Output):
         logits = resize_align_corners(output.logits, setup.target_size)
         value = losses.class_balance(logits, c.regulariser, mask=inside, total=total, reduction=c.reduction)
         return c.regulariser_weight * value, {"regulariser": value}
 
-    return steps.pass_gradient(setup, state, stats, images, keys, loss_fn)
+    return passes.Pass(images, keys, loss)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from proda_jax.adaptation import image_pool, losses, translation, views
+from proda_jax.adaptation.stages import passes
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.state import TrainState
 from proda_jax.models.translator import TO_SOURCE, TO_TARGET
@@ -87,7 +88,7 @@ class Objective:
                 found.append(gradient)
                 terms["identity"] = value
             metrics = {name: metrics.get(name, 0.0) + value for name, value in terms.items()}
-        return steps.add(*found), made, metrics
+        return passes.add(*found), made, metrics
 
     def cycle(self, params: Any, critics: Any, image: jax.Array, domain: str) -> tuple[jax.Array, tuple]:
         """What one way and back adds, without the identity; (loss, (translation, weighted terms))."""

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from proda_jax.adaptation import adversary, losses, patch_modes, views
 from proda_jax.adaptation.adversary import SOURCE, TARGET
+from proda_jax.adaptation.stages import passes
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.state import TrainState
 from proda_jax.data.label_spaces import IGNORE
@@ -260,14 +261,12 @@ def update(state: TrainState, inputs: Inputs, *, setup: steps.Setup, modes: jax.
                 loss = loss + c.label_weight * metrics["target_fit"]
             return loss, metrics | {"output": output}
 
-        source_gradient, stats, source = steps.pass_gradient(
-            setup, state, stats, part.source_image, part.source_keys, source_loss, "source"
-        )
-        target_gradient, stats, target = steps.pass_gradient(
-            setup, state, stats, part.target_image, part.target_keys, target_loss
-        )
-        outputs = source.pop("output"), target.pop("output")
-        gradient, metrics = steps.add(source_gradient, target_gradient), source | target
+        taken = [
+            passes.Pass(part.source_image, part.source_keys, source_loss, "source"),
+            passes.Pass(part.target_image, part.target_keys, target_loss),
+        ]
+        gradient, stats, (source, target) = passes.gradients(setup, state, stats, taken)
+        outputs, metrics = (source.pop("output"), target.pop("output")), source | target
         if critics is None:
             return (gradient, None), stats, metrics
         loss, critics_gradient = jax.value_and_grad(objective.discriminators)(critics, *outputs, part.source_modes)
@@ -276,7 +275,7 @@ def update(state: TrainState, inputs: Inputs, *, setup: steps.Setup, modes: jax.
     (gradient, critics_gradient), stats, metrics = steps.accumulate(setup, gradient_of, state.batch_stats, inputs)
     if c.weight_divergence:
         metrics["weight_likeness"], apart = jax.value_and_grad(objective.likeness)(state.params)
-        gradient = steps.add(gradient, apart)
+        gradient = passes.add(gradient, apart)
     judges = steps.moved(state.discriminator, critics_gradient, setup)
     state, metrics = steps.update(setup, state, gradient, stats, metrics)
     return state.replace(discriminator=judges, class_presence=presence), metrics

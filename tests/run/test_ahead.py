@@ -1,0 +1,100 @@
+"""Programs of the next stage, compiled while a stage trains: whether they are those that it asks for."""
+
+import jax
+import pytest
+from survival import given
+from tiny import block_source, tiny_config, tiny_stage
+
+from proda_jax.configs import base
+from proda_jax.run import experiment, train
+from proda_jax.run.records import History
+from proda_jax.run.sources import Sources
+from proda_jax.system import devices
+from proda_jax.system.checkpoints import Checkpoints
+
+
+def config_of():
+    """A stage of each kind that learns from images, after one on the source."""
+    c = tiny_config()
+    c.source = base.supervised("random", 1)
+    c.warmup = base.warmup("source", 1)
+    c.denoise = base.denoise("warmup", 1)
+    c.distill = base.distill("denoise", "denoise", 1)
+    c.mix = base.mix("source", 1)
+    c.mix.rare_class_sampling, c.denoise.rare_class_sampling = True, True
+    c.anchors = base.anchors("source", 1)
+    c.oracle = base.supervised("warmup", 1, target_labels=True)
+    c.translated = base.supervised("source", 1)
+    c.translated.fourier_beta = 0.05
+    c.stages = ("source", "warmup", "denoise", "distill", "mix", "anchors", "oracle", "translated")
+    for name in c.stages:
+        tiny_stage(c[name])
+    c.distill.extra_norm = False
+    c.snapshots.images = 0
+    return c
+
+
+def untrained(monkeypatch) -> dict:
+    """Lets stages end before their first step; what the step would have been given, by stage."""
+    taken = {}
+
+    def not_trained(compiled_for, state, teacher, batches_from, evaluate, schedule, folder, mesh, title, *rest):
+        taken[title] = state, next(devices.prefetch(batches_from(0), mesh)), teacher
+        checkpoints = Checkpoints(folder / "checkpoints")
+        checkpoints.save(state, None, rest[2])
+        checkpoints.close()
+        history = History(folder / "history.jsonl", -1)
+        history.add({"step": 1, "seconds": 0.0})
+        return state, history
+
+    monkeypatch.setattr(train, "train", not_trained)
+    return taken
+
+
+def test_shapes_are_those_of_what_steps_take(tmp_path, monkeypatch):
+    config, taken = config_of(), untrained(monkeypatch)
+    sources = Sources(config, tmp_path, given=given(target=block_source(4, 1)))
+    run = experiment.Experiment(config, tmp_path, sources, devices_used=2)
+    foreseen = {name: run.step_shapes(name, run.setup(name)) for name in config.stages[1:]}
+    run.run()
+    abstract = lambda leaf: (jax.typeof(leaf), leaf.sharding)  # noqa: E731
+    for name, shapes in foreseen.items():
+        assert jax.tree.map(abstract, shapes) == jax.tree.map(abstract, taken[name]), name
+
+
+def test_what_makes_labels_takes_such_images(tmp_path, monkeypatch):
+    config = config_of()
+    sources = Sources(config, tmp_path, given=given())
+    run = experiment.Experiment(config, tmp_path, sources, devices_used=2)
+    _, (_, images) = run.label_maker_shapes("denoise")
+    batch = next(sources.open("target").ordered_batches(run.evaluation_batch, labels=False))
+    put = devices.put_batch(batch["image"], run.mesh)
+    assert (jax.typeof(images), images.sharding) == (jax.typeof(put), put.sharding)
+
+
+@pytest.fixture
+def compilations():
+    """Names of the functions that were compiled, or found in JAX's files of compiled programs."""
+    names = []
+
+    def listen(event: str, duration: float, **about: str) -> None:
+        if event.endswith("backend_compile_duration"):
+            names.append(about.get("fun_name"))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_what_was_compiled_ahead_is_not_compiled_again(tmp_path, compilations):
+    config = config_of()
+    config.stages, config.evaluate_every = ("source", "denoise"), 10
+    config.denoise.init = config.denoise.labels_from = "source"
+    run = experiment.Experiment(config, tmp_path, Sources(config, tmp_path, given=given()), devices_used=1)
+    run.run_stage("source")
+    for what in ("labels", "step"):
+        run.ahead.wait(("denoise", what))
+    before = len(compilations)
+    run.run_stage("denoise")
+    assert {"jit(step)", "jit(soft_labels)"} <= set(compilations[:before])
+    assert not {"jit(step)", "jit(soft_labels)"} & set(compilations[before:])
