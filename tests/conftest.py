@@ -55,8 +55,9 @@ def small_disk(tmp_path):
 # with one of them at the end; every other file is a group of its own.
 GROUPS = {
     "experiments": (
-        "test_experiment", "test_taken_networks", "test_studies", "test_pretrain", "test_extending", "test_damage",
-        "test_resume", "test_bad_numbers", "test_interruption", "test_device_counts",
+        "test_experiment", "test_taken_networks", "test_few_labels", "test_several_data_sets", "test_studies",
+        "test_pretrain", "test_extending", "test_damage", "test_damage_campaign", "test_resume", "test_bad_numbers",
+        "test_interruption", "test_device_counts",
     ),
     "steps": ("test_stages", "test_statistics", "test_steps", "test_denoise"),
     "commands": ("test_end_to_end", "test_hosts", "test_evaluate_command", "test_preparing_again", "test_settings"),

@@ -39,9 +39,10 @@ def test_a_source_view_has_the_amplitudes_of_the_target_view_beside_it(window):
     (images, labels), (target, _) = blocks(BATCH, 0), blocks(BATCH, 1)
     target = (target // 2).astype(np.uint8)  # darker
     batch, slots = {"image": images, "label": labels}, np.arange(BATCH, dtype=np.int32)
-    actual, label = steps.labelled_view(setup, state, batch, slots, target=target)
+    view = jax.jit(lambda batch, target: steps.labelled_view(setup, state, batch, slots, target=target))
+    actual, label = view(batch, target)
     expected = np.stack([recomposed(*pair, window) for pair in zip(images, target, strict=True)]) / 255
     np.testing.assert_allclose(actual, expected, atol=1e-5)
     np.testing.assert_array_equal(label, labels)
-    own, _ = steps.labelled_view(setup, state, batch, slots)
+    own, _ = jax.jit(lambda batch: steps.labelled_view(setup, state, batch, slots))(batch)
     assert np.abs(own - expected).mean() > 0.1

@@ -1,5 +1,7 @@
 """Losses agree with PyTorch and NumPy, leave out what does not count, and add up over devices."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -159,9 +161,15 @@ MASKED = {
 }
 
 
+@functools.cache
+def masked(name: str):
+    """Compiled once: (logits, labels) -> value and gradient."""
+    return jax.jit(jax.value_and_grad(MASKED[name]))
+
+
 @pytest.mark.parametrize("name", MASKED)
 def test_loss_is_zero_rather_than_nan_where_every_pixel_is_ignored(name):
-    value, gradient = jax.jit(jax.value_and_grad(MASKED[name]))(LOGITS, np.full_like(LABELS, IGNORE))
+    value, gradient = masked(name)(LOGITS, np.full_like(LABELS, IGNORE))
     assert value == 0
     np.testing.assert_array_equal(gradient, 0)
 
@@ -169,8 +177,8 @@ def test_loss_is_zero_rather_than_nan_where_every_pixel_is_ignored(name):
 @pytest.mark.parametrize("name", sorted(MASKED.keys() - {"upsampled_cross_entropy"}))
 def test_ignored_pixels_change_neither_loss_nor_gradient(name):
     changed = np.where(IGNORED[..., None], RNG.standard_normal(LOGITS.shape), LOGITS).astype(np.float32)
-    value, gradient = jax.jit(jax.value_and_grad(MASKED[name]))(LOGITS, LABELS)
-    other_value, other_gradient = jax.jit(jax.value_and_grad(MASKED[name]))(changed, LABELS)
+    value, gradient = masked(name)(LOGITS, LABELS)
+    other_value, other_gradient = masked(name)(changed, LABELS)
     np.testing.assert_allclose(value, other_value, rtol=1e-6)
     np.testing.assert_allclose(gradient, other_gradient, rtol=1e-5, atol=1e-8)
     assert not np.any(np.asarray(gradient)[IGNORED])
@@ -180,7 +188,7 @@ def test_ignored_pixels_change_neither_loss_nor_gradient(name):
 @pytest.mark.parametrize("name", MASKED)
 def test_extreme_logits_give_finite_gradients(name, large):
     logits = LOGITS + np.where(np.arange(K) == 2, large, 0).astype(np.float32)
-    value, gradient = jax.jit(jax.value_and_grad(MASKED[name]))(logits, LABELS)
+    value, gradient = masked(name)(logits, LABELS)
     assert np.isfinite(value) and np.all(np.isfinite(gradient))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from contracts import PROTOTYPES, one_batch
 from tiny import CLASSES, tiny_config, tiny_model, tiny_stage, tiny_variables
+from within import results_of
 
 from proda_jax.adaptation.stages import build, contrast, mix
 from proda_jax.adaptation.views import class_mix
@@ -55,12 +56,9 @@ def stepped() -> tuple:
 
     @jax.jit
     def step(state, batch, frozen):
-        inputs = mix.draw_inputs(state, batch, setup)
-        taught = mix.teach(state, inputs, setup)
-        weight = mix.label_weight(taught, inputs, setup)
-        made = (mix.mix, mix.mask, mix.contrast_of)
-        pairs = [make(state, inputs, taught.label, weight, setup) for make in made]
-        return inputs, pairs, *mix.train_step(state, batch, frozen, setup=setup)
+        with results_of(mix, "draw_inputs", "mix", "mask", "contrast_of") as found:
+            after = mix.train_step(state, batch, frozen, setup=setup)
+        return found["draw_inputs"], [found[name] for name in ("mix", "mask", "contrast_of")], *after
 
     return setup, state, teacher, frozen, *jax.device_get(step(state, one_batch(), frozen))
 
@@ -79,7 +77,13 @@ def statistics_of(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray,
 def gradient():
     """(parameters, weight of each term) -> gradient of the objective as it is written down here."""
     setup, state, teacher, frozen, inputs, (mixed, masked, contrasted), *_ = stepped()
-    said = setup.model.apply(teacher, inputs.target_image, train=False).logits
+
+    @jax.jit
+    def seen(variables, image):
+        output, own = setup.model.apply(variables, image, train=False, mutable=["intermediates"])
+        return output, own["intermediates"]["encoded"][0]
+
+    said = seen(teacher, inputs.target_image)[0].logits
     said = np.asarray(jax.nn.softmax(resize_align_corners(said, setup.crop_size)))
     label = np.where(inputs.inside, said.argmax(-1), IGNORE)
     share = [np.mean(s[inside] >= THRESHOLD) for s, inside in zip(said.max(-1), inputs.inside, strict=True)]
@@ -91,46 +95,44 @@ def gradient():
     np.testing.assert_array_equal(mixed.label, np.where(pasted, inputs.source_label, label))
     np.testing.assert_allclose(mixed.weight, np.where(pasted, 1.0, weight), rtol=1e-6)
     np.testing.assert_array_equal(masked.label, label)
-    _, kept = setup.model.apply(frozen, inputs.source_image, train=False, mutable=["intermediates"])
-    grid = kept["intermediates"]["encoded"][0].shape[1:3]
+    _, frozen_encoded = seen(frozen, inputs.source_image)
+    grid = frozen_encoded.shape[1:3]
     things = np.isin(mix.feature_distance.dominant_label(inputs.source_label, grid, CLASSES), (0, 3, 5))
     assert 0 < things.mean() < 1
-    known = setup.model.apply(teacher, inputs.source_image, train=False).projected
+    known = seen(teacher, inputs.source_image)[0].projected
     mean, variance = statistics_of(unit(np.asarray(known)), contrasted.source)
     clear = [np.mean(y != IGNORE) for y in (contrasted.source, contrasted.target)]
     assert min(clear) > 0.05 and max(clear) < 1
 
     def objective(params, weights):
         variables = {"params": params, "batch_stats": state.batch_stats}
+        images = inputs.source_image, mixed.image, masked.image, contrasted.image  # normalised each by itself
+        output, encoded = jax.tree.map(lambda x: jnp.split(x, 4), seen(variables, jnp.concatenate(images)))
+        logits, projected = output.logits, output.projected
 
-        def pixel_losses(image, label):
-            output, own = setup.model.apply(variables, image, train=False, mutable=["intermediates"])
-            log_p = jax.nn.log_softmax(resize_align_corners(output.logits, setup.crop_size))
+        def pixel_losses(logits, label):
+            log_p = jax.nn.log_softmax(resize_align_corners(logits, setup.crop_size))
             index = jnp.where(label == IGNORE, 0, label)[..., None]
-            fit = -jnp.take_along_axis(log_p, index, -1)[..., 0]
-            return jnp.where(label == IGNORE, 0.0, fit), own["intermediates"]["encoded"][0]
+            return jnp.where(label == IGNORE, 0.0, -jnp.take_along_axis(log_p, index, -1)[..., 0])
 
-        def contrast(image, y):
-            f = unit(setup.model.apply(variables, image, train=False).projected)[y != IGNORE]
+        def contrast(projected, y):
+            f = unit(projected)[y != IGNORE]
             spread = 0.5 * f**2 @ (variance.T / HEAT)
             log_p, index = jax.nn.log_softmax((f @ mean.T + spread) / HEAT), y[y != IGNORE][:, None]
             return jnp.mean(jnp.take_along_axis(spread / HEAT - log_p, index, -1))
 
-        source, encoded = pixel_losses(inputs.source_image, inputs.source_label)
+        source = pixel_losses(logits[0], inputs.source_label)
         total = weights["source"] * source.sum() / np.sum(inputs.source_label != IGNORE)
-        for name, image, labels, counted in (
-            ("mixed", mixed.image, mixed.label, mixed.weight), ("masked", masked.image, label, weight),
-        ):  # fmt: skip
-            total += weights[name] * jnp.mean(counted * pixel_losses(image, labels)[0])
-        total += weights["source_contrast"] * contrast(inputs.source_image, contrasted.source)
-        total += weights["target_contrast"] * contrast(contrasted.image, contrasted.target)
-        likened = unit(setup.model.apply(variables, inputs.source_image, train=False).likened)
+        total += weights["mixed"] * jnp.mean(mixed.weight * pixel_losses(logits[1], mixed.label))
+        total += weights["masked"] * jnp.mean(weight * pixel_losses(logits[2], label))
+        total += weights["source_contrast"] * contrast(projected[0], contrasted.source)
+        total += weights["target_contrast"] * contrast(projected[3], contrasted.target)
         rows, columns = (np.arange(n) * size // n for n, size in zip(grid, setup.crop_size, strict=True))
         nearest = inputs.source_label[:, rows][:, :, columns]
-        log_p = jax.nn.log_softmax(likened @ unit(FOUNDATION).T / 0.3)
+        log_p = jax.nn.log_softmax(unit(output.likened[0]) @ unit(FOUNDATION).T / 0.3)
         fit = -jnp.take_along_axis(log_p, np.where(nearest == IGNORE, 0, nearest)[..., None], -1)[..., 0]
         total += weights["likeness"] * jnp.sum(fit * (nearest != IGNORE)) / np.sum(nearest != IGNORE)
-        apart = jnp.linalg.norm(encoded - kept["intermediates"]["encoded"][0], axis=-1)
+        apart = jnp.linalg.norm(encoded[0] - frozen_encoded, axis=-1)
         return total + weights["distance"] * jnp.sum(apart * things) / things.sum()
 
     return jax.jit(jax.grad(objective))
@@ -212,9 +214,13 @@ def test_prototypes_choose_labels_and_say_how_much_they_count():
                      foundation=None)  # fmt: skip
     variables = jax.tree.map(jnp.float32, tiny_variables(setup.model, 0))
     state = build.create_state(setup, jax.random.key(0), variables, jax.tree.map(jnp.asarray, PROTOTYPES))
-    inputs = mix.draw_inputs(state, one_batch(), setup)
-    taught = mix.teach(state, inputs, setup)
-    output = setup.model.apply(variables, inputs.target_image, train=False)
+
+    @jax.jit
+    def taught_in(state, batch):
+        inputs = mix.draw_inputs(state, batch, setup)
+        return inputs, mix.teach(state, inputs, setup), setup.model.apply(variables, inputs.target_image, train=False)
+
+    inputs, taught, output = taught_in(state, one_batch())
     apart = np.linalg.norm(np.asarray(output.features)[..., None, :] - PROTOTYPES.vectors, axis=-1)
     omega = np.asarray(jax.nn.softmax(-resize_align_corners(jnp.float32(apart), setup.crop_size) / 0.5))
     p = np.asarray(jax.nn.softmax(resize_align_corners(output.logits, setup.crop_size)))

@@ -126,9 +126,14 @@ def moved(stage, gradients, steps=1):
     params = jax.tree.map(jnp.float32, TREE)
     optimizer = optim.network_optimizer(stage, BACKBONE, steps_per_epoch=1)
     state = optimizer.init(params)
-    for _ in range(steps):
+
+    @jax.jit
+    def step(params, state):
         updates, state = optimizer.update(gradients, state, params)
-        params = optax.apply_updates(params, updates)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(steps):
+        params, state = step(params, state)
     return params
 
 

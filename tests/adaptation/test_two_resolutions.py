@@ -9,6 +9,7 @@ import pytest
 from contracts import one_batch
 from runs import IMAGES, segmenter
 from tiny import tiny_config, tiny_model, tiny_stage, tiny_variables
+from within import results_of
 
 from proda_jax.adaptation.stages import build, mix
 from proda_jax.configs import base
@@ -55,10 +56,9 @@ def stepped() -> tuple:
 
     @jax.jit
     def step(state, batch, frozen):
-        inputs = mix.draw_inputs(state, batch, setup)
-        taught = mix.teach(state, inputs, setup)
-        mixed = mix.mix(state, inputs, taught.label, mix.label_weight(taught, inputs, setup), setup)
-        return inputs, taught, mixed, *mix.train_step(state, batch, frozen, setup=setup)
+        with results_of(mix, "draw_inputs", "teach", "mix") as found:
+            after = mix.train_step(state, batch, frozen, setup=setup)
+        return found["draw_inputs"], found["teach"], found["mix"], *after
 
     return setup, state, teacher, frozen, *jax.device_get(step(state, batch, frozen))
 
@@ -78,6 +78,7 @@ def doubled(x):
     return x
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def single(model, variables, images):
     """Class scores and encoded features of the network at one resolution."""
     plain = {kind: {k: v for k, v in tree.items() if k != MODULE} for kind, tree in variables.items()}
@@ -97,15 +98,15 @@ def fused_by_hand(model, variables, images, windows):
     """Class scores of context and windows, [(image or all, top, left)], which are averaged; and the windows' own."""
     context, encoded = single(model, variables, context_of(images))
     attention, fine = attention_of(variables, encoded), (CROP[0] // STRIDE + 1, CROP[1] // STRIDE + 1)
-    total, count, inside = jnp.zeros((len(images), *fine, context.shape[-1])), np.zeros((len(images), *fine, 1)), []
+    total, count = jnp.zeros((len(images), *fine, context.shape[-1])), np.zeros((len(images), *fine, 1))
+    crops = [images[image, top : top + DETAIL[0], left : left + DETAIL[1]] for image, top, left in windows]
+    inside = jnp.split(single(model, variables, jnp.concatenate(crops))[0], len(windows))
     cells, mask = DETAIL[0] // STRIDE + 1, np.zeros((*attention.shape[:3], 1))
-    for image, top, left in windows:
-        own, _ = single(model, variables, images[image, top : top + DETAIL[0], left : left + DETAIL[1]])
+    for (image, top, left), own in zip(windows, inside, strict=True):
         a, b = top // STRIDE, left // STRIDE
         total = total.at[image, a : a + cells, b : b + cells].add(own)
         count[image, a : a + cells, b : b + cells] += 1
         mask[image, a // 2 : a // 2 + 3, b // 2 : b // 2 + 3] = 1
-        inside.append(own)
     attention = attention * mask
     fused = doubled(attention) * total / np.maximum(count, 1) + doubled((1 - attention) * context)
     return fused, inside, encoded
@@ -129,19 +130,22 @@ def objective():
             picked = -jnp.take_along_axis(log_p, jnp.where(label == IGNORE, 0, label)[..., None], -1)[..., 0]
             return jnp.where(label == IGNORE, 0.0, picked)
 
-        ones = np.ones(mixed.weight.shape, np.float32)
-        for name, image, label, weight, places in (
-            ("source", inputs.source_image, inputs.source_label, ones, inputs.source_places),
-            ("mixed", mixed.image, mixed.label, mixed.weight, inputs.mixed_places),
+        ones, n = np.ones(mixed.weight.shape, np.float32), len(mixed.weight)
+        images = np.concatenate([inputs.source_image, mixed.image])
+        windows = windows_of(np.concatenate([inputs.source_places, inputs.mixed_places]))
+        fused, own, encoded = fused_by_hand(setup.model, variables, images, windows)
+        for name, these, label, weight, places in (
+            ("source", slice(0, n), inputs.source_label, ones, inputs.source_places),
+            ("mixed", slice(n, None), mixed.label, mixed.weight, inputs.mixed_places),
         ):
-            fused, own, encoded = fused_by_hand(setup.model, variables, image, windows_of(places))
             cut = [np.stack([x[i, t : t + DETAIL[0], j : j + DETAIL[1]] for i, (t, j) in enumerate(places)])
                    for x in (label, weight)]  # fmt: skip
-            for term, logits, y, w in ((name, fused, label, weight), (f"{name}_detail", jnp.concatenate(own), *cut)):
+            for term, logits, y, w in ((name, fused[these], label, weight),
+                                       (f"{name}_detail", jnp.concatenate(own[these]), *cut)):  # fmt: skip
                 divisor = np.sum(y != IGNORE) if name == "source" else y.size
                 total += weights[term] * jnp.sum(w * pixel_losses(logits, y)) / divisor
             if name == "source":
-                total += weights["distance"] * jnp.mean(jnp.linalg.norm(encoded - fixed, axis=-1))
+                total += weights["distance"] * jnp.mean(jnp.linalg.norm(encoded[these] - fixed, axis=-1))
         return total
 
     return jax.jit(jax.grad(values))
@@ -174,7 +178,8 @@ def test_no_term_of_it_could_be_left_out(term):
 def test_the_teacher_fuses_the_mean_of_overlapping_windows_with_the_context():
     setup, state, teacher, _, inputs, taught, *_ = stepped()
     windows = [(slice(None), top, left) for top in (0, 16) for left in (0, 16, 32)]
-    logits, _, _ = fused_by_hand(setup.model, teacher, inputs.target_image, windows)
+    fused = jax.jit(lambda variables, images: fused_by_hand(setup.model, variables, images, windows)[0])
+    logits = fused(teacher, inputs.target_image)
     p = np.asarray(jax.nn.softmax(resize_align_corners(logits, CROP)))
     np.testing.assert_allclose(taught.sure, p.max(-1), atol=1e-4)
     assert np.mean(taught.label != np.where(inputs.inside, p.argmax(-1), IGNORE)) < 1e-3

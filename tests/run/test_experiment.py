@@ -326,9 +326,19 @@ def test_only_the_oracle_asks_for_target_labels(finished, tmp_path):
     with pytest.raises(ValueError, match="target images .* have no labels, which stage 'oracle' learns from"):
         experiment_in(tmp_path / "without", config).run()
     assert not (tmp_path / "without").exists()
+    target = block_source(4, 1)
+    run = experiment_in(tmp_path / "with", config, Sources(config, tmp_path, given=given(target=target)))
+    batch = next(run.batches("oracle", None, 0))["target"]
+    for image, label in zip(batch["image"], batch["label"], strict=True):
+        (record,) = np.flatnonzero((target.images == image).all((1, 2, 3)))
+        np.testing.assert_array_equal(label, target.labels[record])
+
+
+@pytest.mark.slow  # its step: test_stages.py
+def test_an_oracle_trains_to_its_end(tmp_path):
+    config = config_of("oracle")
     labelled = Sources(config, tmp_path, given=given(target=block_source(4, 1)))
-    results = experiment_in(tmp_path / "with", config, labelled).run()
-    assert results["stages"][0]["last"]["step"] == STEPS
+    assert experiment_in(tmp_path / "run", config, labelled).run()["stages"][0]["last"]["step"] == STEPS
 
 
 def test_of_two_equal_scores_the_later_is_called_best_as_its_network_is_the_one_kept(tmp_path):

@@ -60,7 +60,7 @@ def config_of(tmp_path, *stages: str, source: bool = True):
         c.data.source = None
     c.stages = stages
     c.source = tiny_stage(base.supervised("random", 2))
-    c.stage2 = tiny_stage(base.distill("source", "source", 2), label_threshold=0.1)
+    c.stage2 = tiny_stage(base.distill("source", "source", 2), label_threshold=0.2)
     c.mix = tiny_stage(base.mix("source", 2))
     c.oracle = tiny_stage(base.supervised("random", 2, target_labels=True))
     return c

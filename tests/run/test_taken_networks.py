@@ -230,6 +230,7 @@ def test_without_a_file_the_last_complete_stage_is_scored(tmp_path):
 def test_stages_run_without_validation_images_and_say_that_there_are_no_scores(tmp_path):
     config = config_of("warmup", "stage1", "stage2")
     config.data.validation.name = NONE
+    config.stage2.extra_norm = True  # as in test_experiment.py, whose programs it so takes
     settings.check(config)
     results = run_in(tmp_path / "run", config, given() | {"validation": None}).run()
     assert [stage["last"] for stage in results["stages"]] == [{"step": 2}] * 3

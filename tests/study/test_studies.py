@@ -367,7 +367,7 @@ def test_a_stage_that_another_process_is_at_is_left_to_it(tmp_path, monkeypatch)
 
 def test_a_row_that_cannot_be_trained_is_named_and_the_others_are_run(tmp_path):
     c = tiny_study()
-    c.max_skipped, c.more.backbone_rate = 1, 1e38
+    c.max_skipped, c.more.backbone_rate, c.more.head_rate = 1, 1e30, 1e30  # as in test_bad_numbers.py
     with c.unlocked():
         c.after = common.variant(c.again, init="more")
     with c.study.unlocked():

@@ -421,8 +421,8 @@ def test_adversaries_of_seg_uncertainty():
     critics = scales_weights(g, "MD.seg2.24") | {"auxiliary": scales_weights(g, "MD.seg1.38")}
     outputs = [output_of(logits[f"{d}_main"], logits[f"{d}_aux"], 0.5) for d in ("src", "trg")]
 
-    @functools.partial(jax.jit, static_argnames="step")
-    def run(logits, step):
+    @jax.jit
+    def run(logits, critics, step):
         def loss(logits):
             target = output_of(logits["trg_main"], logits["trg_aux"], 0.5)
             return objective_of(stage, labels, step).target(target, critics)
@@ -430,7 +430,7 @@ def test_adversaries_of_seg_uncertainty():
         return jax.grad(loss, has_aux=True)(logits)
 
     for tag, step in (("before_15000", 14_999), ("stage1", 15_000)):
-        gradient, terms = run(logits, step)
+        gradient, terms = run(logits, critics, step)
         for i, name, weight in ((1, "auxiliary_adversarial", 0.0002), (2, "adversarial", 0.001)):
             agree(terms[name] / weight, g[f"{tag}_loss_adv{i}"])
         for name in ("trg_aux", "trg_main"):
@@ -452,9 +452,13 @@ def test_adversaries_of_seg_uncertainty():
             (gradient["scale0_block1_conv1"]["bias"], "0.5.model.0.conv.bias", 1),
         ):  # fmt: skip
             agree(sign * first_of(ours), g[f"stage1_MD{i}.cnns.{theirs}_grad"])
-    shown = adversary.MAPS["probabilities"](outputs[1], adversary.MAIN_HEAD, large(g))
-    scores = adversary.apply(DISCRIMINATORS["multi_scale"](), critics, MAIN, shown)
-    for i, one in enumerate(scores):
+
+    @jax.jit
+    def scores(output, critics):
+        shown = adversary.MAPS["probabilities"](output, adversary.MAIN_HEAD, large(g))
+        return adversary.apply(DISCRIMINATORS["multi_scale"](), critics, MAIN, shown)
+
+    for i, one in enumerate(scores(outputs[1], critics)):
         agree(1 - nchw(one), g[f"stage1_MD2_out{i}"])
 
 

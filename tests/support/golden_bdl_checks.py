@@ -81,7 +81,7 @@ def test_step_of_bdl(tag):
     critics_gradient = {}
 
     def step(state):
-        new, metrics = warmup.update(state, inputs, setup=setup)
+        new, metrics = jax.jit(lambda state: warmup.update(state, inputs, setup=setup))(state)
         critics_gradient.update(new.discriminator.opt_state.trace)
         return new, metrics
 
@@ -93,10 +93,14 @@ def test_step_of_bdl(tag):
     agree(thinned(gradient["target"]["logits"]), g[f"{tag}_trg_main_grad"])
     # the code halves the discriminator's losses, of which Adam's steps know nothing
     halves = {"src_real": ("source", SOURCE), "trg_real": ("target", TARGET)}
+
+    @jax.jit
+    def judged(logits, weights, asked):
+        p = jax.nn.softmax(resize_align_corners(logits, size))
+        return losses.gan_loss(Discriminator().apply({"params": weights}, p), asked, "vanilla") / 2
+
     for name, (domain, asked) in halves.items():
-        p = jax.nn.softmax(resize_align_corners(params[domain]["logits"], size))
-        scores = Discriminator().apply({"params": weights}, p)
-        agree(losses.gan_loss(scores, asked, "vanilla") / 2, g[f"{tag}_loss_D_{name}"])
+        agree(judged(params[domain]["logits"], weights, asked), g[f"{tag}_loss_D_{name}"])
     agree(metrics["discriminator"] / 2, sum(g[f"{tag}_loss_D_{name}"] for name in halves))
     for name in ("conv1.weight", "conv4.bias", "classifier.weight", "classifier.bias") if tag == "adv" else ():
         agree(critics_gradient[name].ravel()[:256] / 2, g[f"adv_D.{name}_grad"])

@@ -75,9 +75,12 @@ def test_step_of_cag():
     frozen = {"params": {"source": predicted, "target": predicted}, "batch_stats": {}}
     seen = {}
 
+    @jax.jit
+    def update(state):
+        return stages.label(state, inputs, frozen, setup), *stages.update(state, inputs, frozen, setup=setup)
+
     def step(state):
-        seen["labels"] = stages.label(state, inputs, frozen, setup)
-        new, metrics = stages.update(state, inputs, frozen, setup=setup)
+        seen["labels"], new, metrics = update(state)
         np.testing.assert_array_equal(new.prototypes.vectors, anchors.vectors)  # which stay where they are
         return new, metrics
 

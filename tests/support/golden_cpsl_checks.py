@@ -1,5 +1,6 @@
 """Self-labelling of CPSL and the contrasts of SePiCo agree with the released codes."""
 
+import functools
 from types import SimpleNamespace
 
 import jax
@@ -43,8 +44,8 @@ def test_self_labelling_of_cpsl():
         kinds = [self_labelling.unit(logits)] + [self_labelling.cosines(features, vectors)] * both
         return sum(self_labelling.self_labelling(features, vectors, targets(scores)) for scores in kinds)
 
-    agree(loss(vectors, False), g["self_label_out_part"])
-    value, gradient = jax.value_and_grad(loss)(vectors, True)
+    agree(jax.jit(loss, static_argnums=1)(vectors, False), g["self_label_out_part"])
+    value, gradient = jax.jit(jax.value_and_grad(loss), static_argnums=1)(vectors, True)
     agree(value, g["self_label_loss"])
     agree(gradient, g["self_label_proto_grad"])
     compare_step(g, vectors, Sampled(*map(self_labelling.unit, (features, logits)), np.ones(features.shape[:2], bool)))
@@ -53,9 +54,8 @@ def test_self_labelling_of_cpsl():
 def compare_step(g, vectors: np.ndarray, sampled: Sampled) -> None:
     """The step's own objective, without a queue; and with one of positions that do not count."""
     for queue in (None, Sampled(np.ones((7, CHANNELS)), np.ones((7, K)), np.zeros(7, bool))):
-        value, gradient = jax.value_and_grad(learnt_prototypes.objective)(
-            vectors, sampled, queue, shares(), 0.08, sampled.counted.size
-        )
+        objective = jax.jit(jax.value_and_grad(learnt_prototypes.objective), static_argnums=(4, 5))
+        value, gradient = objective(vectors, sampled, queue, shares(), 0.08, sampled.counted.size)
         agree(value, g["self_label_loss"])
         agree(gradient, g["self_label_proto_grad"])
 
@@ -65,22 +65,24 @@ def test_contrast_of_cpsl():
     queue = self_labelling.unit(g.normal("cpsl_queue", (128, CHANNELS)))
     labels = g.integers("cpsl_queue_label", (128, 1), 0, K - 1)[:, 0]
     own = g.integers("cpsl_clabel", (96,), 0, K)
-    step = jax.value_and_grad(self_labelling.contrast_with_queue)
+    step = jax.jit(jax.value_and_grad(self_labelling.contrast_with_queue))
     value, gradient = step(g.normal("cpsl_cfeat", (96, CHANNELS)), own, queue, labels)
     agree(value, g["contrast_loss"])
     agree(gradient, g["contrast_grad"])
 
 
+@functools.cache
 def sepico_statistics(g) -> tuple[list, np.ndarray, np.ndarray]:
     """Statistics after each batch; the bank [K, 3, 32] and which of it is held."""
     centres, current, after = 2 * g.normal("sepico_centres", (K, 32)), cs.empty(K, 32), []
     bank = [[np.zeros(32)] for _ in range(K)]
+    add, batch_means = jax.jit(cs.add), jax.jit(cs.batch_means, static_argnums=2)
     for s in range(5):
         labels = g.skewed(f"sepico_lab{s}", (400,), 3)
         vectors = self_labelling.unit(g.normal(f"sepico_src{s}", (400, 32)) + centres[labels])
-        current = cs.add(current, vectors, labels)
+        current = add(current, vectors, labels)
         after.append(current)
-        mean, _, number = map(np.asarray, cs.batch_means(vectors, labels, K))
+        mean, _, number = map(np.asarray, batch_means(vectors, labels, K))
         for k in np.flatnonzero(number):
             bank[k] = [*bank[k], mean[k]][-3:]
     held = np.array([[i < len(rows) for i in range(3)] for rows in bank])
@@ -129,13 +131,14 @@ def test_contrasts_of_sepico():
     known = ContrastState(after[-1], ClassBank(jnp.asarray(bank), held))
     for name in terms:
         stage = SimpleNamespace(contrast_with=forms[name], contrast_temperature=100.0)
-        of_step = contrast.loss(features, of_cells, known, np.sum(of_cells != IGNORE), SimpleNamespace(stage=stage))
-        agree(of_step, g[f"{name}_loss"])
-        value, gradient = jax.value_and_grad(loss)(features, of_cells, name, 100.0, 0.0)
-        agree(value, g[f"{name}_loss"])
-        agree(thinned(gradient), g[f"{name}_grad"])
-        agree(loss(features, of_cells, name, 100.0, 0.01), g[f"{name}_reg_loss"])
-        value, gradient = jax.value_and_grad(loss)(features, of_cells, name, 0.5, 1.0)
-        agree(value, g[f"{name}_tau0.5_loss"])
-        agree(thinned(gradient), g[f"{name}_tau0.5_grad"])
-    agree(loss(features, label[:, ::8, ::8], "proto", 100.0, 0.0), g["proto_nearest_loss"])
+        setup, total = SimpleNamespace(stage=stage), np.sum(of_cells != IGNORE)
+        of_step = jax.jit(lambda f, known, setup=setup, total=total: contrast.loss(f, of_cells, known, total, setup))
+        agree(of_step(features, known), g[f"{name}_loss"])
+        step = jax.jit(jax.value_and_grad(lambda f, t, weight, name=name: loss(f, of_cells, name, t, weight)))
+        for tag, t, weight in (("", 100.0, 0.0), ("_reg", 100.0, 0.01), ("_tau0.5", 0.5, 1.0)):
+            value, gradient = step(features, t, weight)
+            agree(value, g[f"{name}{tag}_loss"])
+            if tag != "_reg":
+                agree(thinned(gradient), g[f"{name}{tag}_grad"])
+    nearest = jax.jit(lambda f: loss(f, label[:, ::8, ::8], "proto", 100.0, 0.0))
+    agree(nearest(features), g["proto_nearest_loss"])

@@ -163,7 +163,7 @@ def test_step_of_fda():
         "target": {"image": np.full((B, *g.grid, 3), 255, np.uint8)},
         "slot": jnp.arange(B),
     }
-    step = lambda state: supervised.train_step(state, batch, None, setup=setup)  # noqa: E731
+    step = jax.jit(lambda state: supervised.train_step(state, batch, None, setup=setup))
     gradient, metrics = own_logits.gradient_of(step, setup, params)
     agree(metrics["regulariser"], g["entropy_ita2"])
     agree(thinned(gradient["target"]["logits"]), np.float32(0.005) * g["entropy_ita2_grad"])
