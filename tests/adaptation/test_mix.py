@@ -179,7 +179,8 @@ def test_images_with_hidden_blocks_move_running_statistics_only_where_all_do(sta
     setup, (_, state, *_, (mixed, _, _), _, _) = setup_of(batch_norm="batch", statistics=statistics), stepped()
 
     def after(stats):
-        return mix.pair_gradient(state, stats, name, mixed, mix.Totals(None, 1.0, 1.0), setup)[1]["backbone"]
+        taken = mix.pair_pass(name, mixed, mix.Totals(None, 1.0, 1.0), setup)
+        return passes.gradients(setup, state, stats, [taken])[1]["backbone"]
 
     traced = jax.make_jaxpr(after)(state.batch_stats).jaxpr
     assert any(out not in traced.invars for out in traced.outvars) == moves
