@@ -1,6 +1,7 @@
 """Refuses impossible settings of the section `data`: classes, and the data set of each role; what its labels mean."""
 
 import re
+from collections.abc import Mapping
 
 import ml_collections
 
@@ -24,8 +25,8 @@ NONE = "none"  # in place of a data set that there is not
 USUAL_SHARE = 0.5  # of target images among the labelled ones of a step, where a few of them have labels
 # what of data that look wrong may be meant to be so, see data.allow
 ALLOWANCES = (
-    "absent_classes", "ignored_pixels", "binary_masks", "values_from_one", "noisy_colors", "label_shapes",
-    "carla_version",
+    "absent_classes", "ignored_pixels", "binary_masks", "values_from_one", "noisy_colors", "other_palettes",
+    "label_shapes", "carla_version",
 )  # fmt: skip
 
 
@@ -71,6 +72,21 @@ def check_data(config: ml_collections.ConfigDict) -> None:
         refuse("data.target.name", NONE, "the images that are adapted to")
     check_shares(data)
     check_labelled_target(data)
+
+
+def check_given(config: ml_collections.ConfigDict, given: Mapping[str, object]) -> None:
+    """Refuses settings, given beside a configuration, of a data set that it does not have.
+
+    Raises:
+      ValueError: the setting, and how to have the data set.
+    """
+    for name, value in given.items():
+        section, _, setting = name.rpartition(".")
+        role = config.data.get(section.removeprefix("data."))
+        absent = isinstance(role, ml_collections.ConfigDict) and role.get("name") == NONE
+        if absent and setting != "name" and f"{section}.name" not in given:
+            raise ValueError(f"config.{name} = {value!r} says something of a data set that this configuration does "
+                             f"not have: add --config.{section}.name=folder, or another one's name")  # fmt: skip
 
 
 def check_shares(data: ml_collections.ConfigDict) -> None:

@@ -48,8 +48,9 @@ def write(
     program = plain(lambda images: predict(held, images), images)
     try:
         made = jax2onnx.to_onnx(program, [images], model_name="proda", input_names=["images"], output_names=["labels"])
-    except (NotImplementedError, TypeError, ValueError) as error:
-        raise ValueError(f"jax2onnx cannot convert this network: {error}; --format=savedmodel and stablehlo are "
+    except Exception as error:  # what it does not know ends in errors of many kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ValueError(f"jax2onnx cannot convert this network ({reason}): --format=savedmodel and stablehlo are "
                          "there for each") from error  # fmt: skip
     write_atomically(output / FILE, made.SerializeToString())
 

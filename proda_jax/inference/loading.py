@@ -41,7 +41,7 @@ def load(
     value_range: Sequence[float] | None = None,
     devices_used: int | None = 1,
 ) -> Segmenter:
-    """Opens a trained network.
+    """Opens a trained network, which labels files, Pillow images, and arrays, uint8 [height, width, 3], RGB.
 
     Args:
       path: a run's workdir, of which the last complete stage is taken; the folder of a stage; its 'checkpoints' folder;

@@ -139,6 +139,20 @@ def test_the_program_for_onnx_gives_the_same_bits():
     np.testing.assert_array_equal(program(image), jax.jit(functools.partial(labels, model))(variables, image))
 
 
+def test_a_network_that_cannot_be_converted_is_refused_in_a_sentence_with_what_can(tmp_path):
+    pytest.importorskip("jax2onnx")
+
+    def predict(variables, images):
+        grey = images.astype(np.float32).mean(-1)
+        values = jax.lax.linalg.svd(grey, compute_uv=False)[0]  # a primitive without a counterpart in ONNX
+        return (grey > values.mean()).astype(np.uint8)
+
+    message = "jax2onnx cannot convert this network .*svd.*: --format=savedmodel and stablehlo are there"
+    with pytest.raises(ValueError, match=message) as no:
+        export_onnx.write(predict, {}, (8, 8), epath.Path(tmp_path))
+    assert "\n" not in str(no.value) and not list(tmp_path.iterdir())
+
+
 def test_onnx_without_its_package_is_refused_with_pips_command(workdir, tmp_path, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "jax2onnx" else find(name))
