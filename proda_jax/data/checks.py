@@ -15,6 +15,7 @@ from proda_jax.data.label_spaces import (
     LabelSpace,
     all_datasets,
     datasets_in,
+    is_color,
     label_map,
     label_space,
 )
@@ -137,12 +138,17 @@ def check_label_space(data: ml_collections.ConfigDict) -> None:
                f"('background', {data.classes[0]!r})")  # fmt: skip
     if data.label_space == CUSTOM and not 2 <= len(set(data.classes)) == len(data.classes) < IGNORE:
         refuse("data.classes", tuple(data.classes), f"2 to {IGNORE - 1} different names of classes")
+    if wrong := [name for name in data.classes if not (isinstance(name, str) and name.strip() and name.isprintable())]:
+        refuse("data.classes", tuple(data.classes), f"names of letters in one line, not {wrong[0]!r}")
     if IGNORED in data.classes:
         refuse("data.classes", tuple(data.classes), f"no class called {IGNORED!r}, which is said of values without one")
     if data.label_space != CUSTOM and data.classes:
         refuse("data.label_space", data.label_space, f"{CUSTOM!r}, as data.classes names classes")
     if data.colors and len(data.colors) != len(data.classes):
         refuse("data.colors", tuple(data.colors), f"a colour for each of the {len(data.classes)} classes, or none")
+    if wrong := [color for color in data.colors if not is_color(color)]:
+        refuse("data.colors", tuple(data.colors), "(red, green, blue) of each class, whole numbers from 0 to 255, not "
+               f"{wrong[0]!r}")  # fmt: skip
 
 
 def check_data_set(wanted: ml_collections.ConfigDict, setting: str, role: str, space: LabelSpace) -> None:

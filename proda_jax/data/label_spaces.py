@@ -250,7 +250,7 @@ def label_map(dataset: str, space: LabelSpace, values: Values = (), tolerance: i
     table = np.full(2**24 if colors else _VALUES, IGNORE, np.uint8)
     known = np.zeros(len(table), bool)
     for raw, name in named.items():
-        if not (_is_color(raw) if colors else 0 <= raw < _VALUES):
+        if not (is_color(raw) if colors else 0 <= raw < _VALUES):
             raise ValueError(
                 f"label value {raw!r} of data set {dataset!r}: expected 0 to {_VALUES - 1}, or an RGB colour of three "
                 "values from 0 to 255, without quotes"
@@ -284,7 +284,8 @@ def _widen(table: np.ndarray, known: np.ndarray, colors: Sequence[int], toleranc
         nearest[box][closer], table[box][closer], known[box][closer] = distance[closer], meaning, True
 
 
-def _is_color(raw: object) -> bool:
+def is_color(raw: object) -> bool:
+    """Whether this is (red, green, blue), each a whole number from 0 to 255."""
     return isinstance(raw, tuple | list) and len(raw) == 3 and all(isinstance(v, int) and 0 <= v <= 255 for v in raw)
 
 
