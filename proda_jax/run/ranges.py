@@ -154,8 +154,8 @@ def check_views(config: ml_collections.ConfigDict, views: ml_collections.ConfigD
         (f"{setting}.image_size", one.image_size) for role in ROLES
         for setting, one in data_sets(config.data, role).items()
     )):  # fmt: skip
-        if len(size) != 2 or min(size) < 32:
-            refuse(name, tuple(size), "(height, width), each at least 32 pixels")
+        if len(size) != 2 or min(size) < 32 or any(side != int(side) for side in size):
+            refuse(name, tuple(size), "(height, width), whole numbers, each at least 32 pixels")
     if views.target_stride not in (1, 2, 4, 8):
         refuse("views.target_stride", views.target_stride, "1, 2, 4 (released) or 8 pixels")
     if any(size % views.target_stride for size in views.crop_size):

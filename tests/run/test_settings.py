@@ -75,6 +75,7 @@ REFUSED = [
     ("stage1.soft_label_stride", 16, "1, 2, 4 or 8"),
     ("views.crop_size", (64, 16), "at least 32 pixels"),
     ("data.target.image_size", (96, 16), "at least 32 pixels"),
+    ("data.target.image_size", (96.5, 192), "whole numbers"),
     ("views.scale", (1.5, 0.5), "smallest, largest"),
     ("views.scale", (1.0,), "smallest, largest"),
     ("micro_batches", 0, "at least 1"),
