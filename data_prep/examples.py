@@ -20,6 +20,7 @@ from proda_jax.data_prep.records import FileState, Record, Stored
 from proda_jax.system.stand_ins import stand_in
 
 _JPEG_MAGIC = b"\xff\xd8\xff"
+_EXIF_OF_PNG = b"eXIf"  # name of the chunk; Pillow decodes all pixels to look for it
 _ORIENTATION = 274  # EXIF tag
 _OTHER_SHAPE = 1.1  # times that the proportion of a label's sides may be its image's, before that is told
 
@@ -194,7 +195,7 @@ def _palette_says(colors: np.ndarray, counts: Counts, meaning: LabelMap) -> str:
 
 
 def _is_rotated(encoded: bytes) -> bool:
-    if not encoded.startswith(_JPEG_MAGIC):
+    if not (encoded.startswith(_JPEG_MAGIC) or _EXIF_OF_PNG in encoded):
         return False
     with pixels.opened(encoded) as image:
         return image.getexif().get(_ORIENTATION, 1) != 1
