@@ -156,7 +156,7 @@ WRONG = {
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "expected the workdir.*; it holds none"),
     "git": (
         lambda folder: (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n"),
-        "only says where Git LFS keeps the weights: fetch them, git lfs pull",
+        "it is a note of Git LFS that stands for the file: git lfs pull",
     ),
 }
 

@@ -11,6 +11,7 @@ import safetensors.numpy
 from etils import epath
 
 from proda_jax.system.files import read_json, write_together
+from proda_jax.system.stand_ins import stand_in
 
 WEIGHTS, PAGE, CARD = "model.safetensors", "README.md", "card.json"
 OURS = {WEIGHTS, PAGE, CARD}
@@ -68,8 +69,8 @@ def read(folder: epath.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]
     """
     path = epath.Path(folder) / WEIGHTS
     card, data = read_card(folder), path.read_bytes()
-    if data.startswith(b"version https://git-lfs"):
-        raise ValueError(f"{path} only says where Git LFS keeps the weights: fetch them, git lfs pull")
+    if reason := stand_in(data):
+        raise ValueError(f"{path}: expected weights, and {reason}")
     if hashlib.sha256(data).hexdigest() != card.get("sha256"):
         raise ValueError(f"{path} is damaged, or not the file that {CARD} is of (its {len(data)} bytes have another "
                          f"SHA-256): {AGAIN}")  # fmt: skip
