@@ -160,7 +160,7 @@ def test_a_conversion_that_is_wrong_is_noticed(monkeypatch, tmp_path):
     pytest.importorskip("jax2onnx")
 
     def predict(variables, images):
-        largest = nn.max_pool(images.astype(np.float32), (3, 3), padding=((1, 1), (1, 1)))
+        largest = nn.max_pool(images.astype(np.float32), window_shape=(3, 3), padding=((1, 1), (1, 1)))
         return (largest[..., 0] > 220).astype(np.uint8)
 
     monkeypatch.setattr(export_onnx, "plain", lambda function, example: function)

@@ -1,7 +1,6 @@
-"""A network for others to use: its variables as safetensors, a card that knows their digest, a page for people."""
+"""A network for others: its variables as safetensors, a card with their digest and its own, a page for people."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import safetensors.numpy
 from etils import epath
 
-from proda_jax.system.files import read_json, write_together
+from proda_jax.system.files import json_text, read_json, write_together
 from proda_jax.system.stand_ins import stand_in
 
 WEIGHTS, PAGE, CARD = "model.safetensors", "README.md", "card.json"
@@ -58,7 +57,7 @@ def write(folder: epath.PathLike, variables: Mapping, card: Mapping[str, Any], p
     arrays = {name: np.asarray(value, np.float32, order="C") for name, value in named.items()}
     data = safetensors.numpy.save(arrays, {"format": "flax"})
     card = {"format": FORMAT} | dict(card) | {"sha256": hashlib.sha256(data).hexdigest()}
-    write_together(folder, {WEIGHTS: data, PAGE: page.encode(errors="replace"), CARD: json.dumps(card, indent=2)})
+    write_together(folder, {WEIGHTS: data, PAGE: page.encode(errors="replace"), CARD: json_text(card)})
 
 
 def read(folder: epath.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
