@@ -7,9 +7,9 @@
     pip install -r requirements-gpu.txt
     python -m benchmarks.compile_for --config=configs/gta5.py --device=h200
 
-It shows that a program compiles for that device, its memory and its collectives on each chip; for a GPU also how many
-kernels it has, and the bytes that they read and write. It does not show their speed: cuDNN's and XLA's choices among
-kernels are made by trying them, and are left out.
+It shows that a program compiles for that slice, its memory and its collectives on each device, of which a chip of a
+described v4 or tpu7x has two; for a GPU also how many kernels it has, and the bytes that they read and write. It does
+not show their speed: cuDNN's and XLA's choices among kernels are made by trying them, and are left out.
 """
 
 import os
@@ -26,7 +26,7 @@ from jax.sharding import Mesh
 from ml_collections import config_flags
 
 from benchmarks import hlo
-from benchmarks.programs import WHOLE_IMAGES, Programs
+from benchmarks.programs import WHOLE_IMAGES, Programs, devices_in_words
 from proda_jax.system import devices, paths
 from proda_jax.system.refusals import choose
 
@@ -79,9 +79,9 @@ def main(_: list[str]) -> None:
     config, device = _CONFIG.value, _DEVICE.value
     for name in _PROGRAMS.value or ():
         choose("programs", name, (*config.stages, *WHOLE_IMAGES))
-    is_gpu, chips = device in _GPUS, topology(device).devices
-    mesh = Mesh(np.array(chips), (devices.AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
-    print(f"{device}: {len(chips)} chips, batch {config.batch_size}, {config.model.dtype}", flush=True)
+    is_gpu, found = device in _GPUS, topology(device).devices
+    mesh = Mesh(np.array(found), (devices.AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+    print(f"{device}: {devices_in_words(found)}, batch {config.batch_size}, {config.model.dtype}", flush=True)
     programs = Programs(config, mesh)
     for name in _PROGRAMS.value or config.stages:
         started, program = time.monotonic(), programs.named(name)
@@ -90,7 +90,7 @@ def main(_: list[str]) -> None:
         compiled = lowered.compile(_WITHOUT_A_GPU if is_gpu else None)
         memory, text = compiled.memory_analysis(), compiled.as_text()
         held, besides = (n / 1e9 for n in (memory.argument_size_in_bytes, memory.temp_size_in_bytes))
-        words = [f"{held:6.2f} GB of state and batch, {besides:6.2f} GB besides on each chip"]
+        words = [f"{held:6.2f} GB of state and batch, {besides:6.2f} GB besides on each device"]
         if is_gpu:
             words.append(hlo.traffic_in_words(hlo.traffic(text)))
         if sent := hlo.collectives(text):

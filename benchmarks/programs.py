@@ -1,7 +1,7 @@
 """The compiled programs of an experiment, apart from any data: each stage's step, evaluation and prediction."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,3 +165,10 @@ class Programs:
         function = devices.map_step(functools.partial(evaluate.predict, model), self.mesh, "rb", "b")
         makers = (functools.partial(self.variables, model), lambda key: self.whole_images(key)["image"])
         return Program(function, makers, "rb", self.mesh, self.config.evaluate_batch_size * self.mesh.devices.size)
+
+
+def devices_in_words(found: Sequence[jax.Device]) -> str:
+    """How many devices there are, and on how many chips, if these are fewer."""
+    places = [tuple(coords) for device in found if (coords := getattr(device, "coords", None)) is not None]
+    chips = len(set(places)) if len(places) == len(found) else len(found)
+    return f"{len(found)} device{'s' * (len(found) > 1)}" + (f" on {chips} chips" if chips < len(found) else "")

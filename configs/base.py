@@ -467,6 +467,7 @@ def mix(init: str, steps: int) -> ml_collections.ConfigDict:
     s.foundation = placeholder(str)  # backbone, such as dinov3_vitl16 (DFUDA): source features, by a 1x1 convolution,
     #                                  are to be near its mean features of their class; None: of none
     s.foundation_file = placeholder(str)  # its weights, in any format (docs/weights.md)
+    s.foundation_input = ""  # how they want images, where their file does not say, as model.weights_input
     s.foundation_weight = 0.1  # of the cross entropy of cosines with these over the temperature (DFUDA)
     s.foundation_temperature = 0.07
     s.temperature = 1.0  # tau of Eq 4, in units of feature distance, of weighting 'prototypes', as all below

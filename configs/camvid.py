@@ -7,6 +7,7 @@ network that knows nothing yet, on images of 180 x 240; `:large` a ResNet-50 fro
 accelerator. The oracle alone learns from labels of the dusk training images; where there are none, leave it out:
 `--config.stages="('source', 'control', 'warmup', 'self_training', 'stage1', 'stage2', 'stage3')"`.
 Self-training on mixed images in one stage is `--config.stages="('source', 'mix')"`.
+All forms are scored at the labels' own 360 x 480; `--config.evaluate_at=image_size` at the size of the form's images.
 """
 
 import ml_collections

@@ -18,6 +18,7 @@ class Counts:
       sizes: images of each size as it is shown, {'width x height': number}.
       other_label_sizes: labels whose size differs from their image's, which are resized when they are read.
       other_label_shapes: those among them whose sides have another proportion than their image's.
+      other_palettes: labels whose palette has the colour of one class for the value of another.
       rotated: labelled images whose EXIF orientation asks for a rotation, which is not done.
       first: {name of an oddity: the first file that has it, and how}.
       values: pixels of each raw label value, {value: pixels}; `others`: of rarer ones, where there are very many.
@@ -28,6 +29,7 @@ class Counts:
     sizes: Counter = dataclasses.field(default_factory=Counter)
     other_label_sizes: int = 0
     other_label_shapes: int = 0
+    other_palettes: int = 0
     rotated: int = 0
     first: dict[str, str] = dataclasses.field(default_factory=dict)
     values: Counter = dataclasses.field(default_factory=Counter)

@@ -15,10 +15,12 @@ from proda_jax.data.decoders import decoder
 from proda_jax.data.label_spaces import LabelMap
 from proda_jax.data.pixels import Range
 from proda_jax.data_prep.counts import Counts, without_meaning
-from proda_jax.data_prep.png import check_complete, depth, encode_png, index_png, is_png
+from proda_jax.data_prep.png import check_complete, depth, encode_png, index_png, is_png, palette
 from proda_jax.data_prep.records import FileState, Record, Stored
+from proda_jax.system.stand_ins import stand_in
 
 _JPEG_MAGIC = b"\xff\xd8\xff"
+_EXIF_OF_PNG = b"eXIf"  # name of the chunk; Pillow decodes all pixels to look for it
 _ORIENTATION = 274  # EXIF tag
 _OTHER_SHAPE = 1.1  # times that the proportion of a label's sides may be its image's, before that is told
 
@@ -71,13 +73,13 @@ def read_files(record: Record) -> tuple[bytes, bytes]:
     with naming(record.image):
         image = record.image.read_bytes()
         if not (is_png(image) or image.startswith(_JPEG_MAGIC)):
-            raise ValueError("it is neither a PNG nor a JPEG file")
+            raise ValueError(stand_in(image) or "it is neither a PNG nor a JPEG file")
     if not record.label:
         return image, b""
     with naming(record.label):
         label = record.label.read_bytes()
         if not is_png(label):
-            raise ValueError("it is not a PNG file, and labels are read from PNG files only")
+            raise ValueError(stand_in(label) or "it is not a PNG file, and labels are read from PNG files only")
     return image, label
 
 
@@ -114,9 +116,12 @@ def checked(record: Record, image: bytes, label: bytes, checks: Checks) -> Examp
     if label:
         with naming(record.label):
             check_complete(label)
+            colors = None if meaning.in_color else palette(label)
             label = label if meaning.in_color else index_png(label)
             raw = np.asarray(decoder().raw_label(label, in_color=meaning.in_color))
             _count_label(raw, checks, counts)
+            if colors is not None and (said := _palette_says(colors, counts, meaning)):
+                counts.other_palettes, counts.first["other_palettes"] = 1, f"{record.label} {said}"
         if counts.rotated and raw.shape == (width, height) != (height, width):
             raise ValueError(f"{record.label} cannot be used: it is upright, and {record.image} lies on its side, as "
                              "its EXIF data say: turn the image's pixels, too")  # fmt: skip
@@ -173,8 +178,24 @@ def _count_label(raw: np.ndarray, checks: Checks, counts: Counts) -> None:
     counts.cap_values()
 
 
+def _palette_says(colors: np.ndarray, counts: Counts, meaning: LabelMap) -> str:
+    """What a label's palette says against the settings: that a class is shown in the colour of another one.
+
+    What is ignored may have any colour: Cityscapes' licence plates have that of cars.
+    """
+    space = meaning.space
+    if space.made_up:
+        return ""
+    named = {tuple(color): name for color, name in zip(space.colors.tolist(), space.classes, strict=True)}
+    for value in (value for value in counts.values if value < len(colors)):
+        shown, train_id = named.get(tuple(colors[value].tolist())), int(meaning.table[value])
+        if shown and train_id < len(space) and (space.colors[train_id] != colors[value]).any():
+            return f"shows value {value} in the colour of {shown!r}, and it is taken for {space.classes[train_id]!r}"
+    return ""
+
+
 def _is_rotated(encoded: bytes) -> bool:
-    if not encoded.startswith(_JPEG_MAGIC):
+    if not (encoded.startswith(_JPEG_MAGIC) or _EXIF_OF_PNG in encoded):
         return False
     with pixels.opened(encoded) as image:
         return image.getexif().get(_ORIENTATION, 1) != 1

@@ -111,7 +111,8 @@ class Folder(DataSet):
         files = {name: found.files[place] for name, place in sorted(named(pattern, found.files).items())}
         if not files:
             why = f"; passed over: {passed_over}" if passed_over else ""
-            raise LayoutError(f"there are no files {pattern}: the folder holds {held(pattern.root)}{why}")
+            kinds = "" if pattern in self._images else "; labels are read from PNG files alone, which keep their values"
+            raise LayoutError(f"there are no files {pattern}: the folder holds {held(pattern.root)}{why}{kinds}")
         return files
 
     def _in_list(self, images: Files, labels: Files) -> list[Record]:

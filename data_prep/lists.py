@@ -10,8 +10,10 @@ from collections.abc import Iterable
 from etils import epath
 
 from proda_jax.data_prep.base import LayoutError
+from proda_jax.system.paths import expanded
 
 _BOTH = re.compile(r"(.+\.(?:png|jpe?g))\s*[\s,;]\s*(.+\.png)", re.IGNORECASE)
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # as Windows' editors and PowerShell begin a file
 _UP = 3  # folders above the list in which its paths may begin
 
 
@@ -36,7 +38,8 @@ def read(path: epath.Path) -> list[Line]:
       LayoutError: it is not there, no text, or empty.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        held = path.read_bytes()
+        text = held.decode("utf-16" if held.startswith(_UTF_16) else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise LayoutError(f"the list {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     found = []
@@ -77,6 +80,7 @@ class Names:
 
     def find(self, called: str, places: Iterable[epath.Path]) -> str | None:
         """The name of the file that a line means: by its name, or by a path from one of `places` or folders above."""
+        called = expanded(called)
         below = called.lstrip("/")
         for text in (called, below, *(str(place / below) for place in (*self._above, *places))):
             if text in self._known:

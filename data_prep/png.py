@@ -7,9 +7,12 @@ import zlib
 import numpy as np
 from PIL import Image
 
+from proda_jax.data.decode_pillow import raw_label
+
 MAGIC = b"\x89PNG\r\n\x1a\n"
 _END = b"IEND\xaeB`\x82"
-_GREY, _PALETTE = 0, 3  # colour types in the header
+_COLOR_TYPE = 25  # where it stands in the header
+_GREY, _PALETTE = 0, 3
 
 
 def is_png(encoded: bytes) -> bool:
@@ -37,7 +40,7 @@ def index_png(png: bytes) -> bytes:
     Raises:
       ValueError: the file holds colours instead of class values.
     """
-    bits, color_type = depth(png), png[25]
+    bits, color_type = depth(png), png[_COLOR_TYPE]
     if color_type == _PALETTE and bits == 8:
         return _with_header(png, bytes([bits, _GREY]))
     if bits < 8:
@@ -45,14 +48,32 @@ def index_png(png: bytes) -> bytes:
         if color_type == _PALETTE:
             return encode_png(np.asarray(pixels))
         return encode_png(np.asarray(pixels.convert("L")) // (255 // (2**bits - 1)))  # Pillow spreads them over 0..255
-    if bits == 8 and color_type != _GREY:
-        channels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
-        if (channels != channels[..., :1]).any():
+    if color_type != _GREY:
+        channels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))  # of 16 bits, the upper 8
+        if (channels != channels[..., :1]).any() and (bits == 8 or _spread(png, channels[..., 0])):
             raise ValueError(
                 "it is an image of colours, where one channel of class values is expected: say in label_values which "
                 "colour is which class"
             )
     return png
+
+
+def _spread(png: bytes, upper: np.ndarray) -> bool:
+    """Whether 16 bits in colour are 8, spread over 0..65535; else the second channel may number objects (SYNTHIA).
+
+    Args:
+      png: the file.
+      upper: the upper 8 bits of its first channel.
+    """
+    return bool(upper.any() and (raw_label(png, in_color=False) == upper.astype(int) * 257).all())
+
+
+def palette(png: bytes) -> np.ndarray | None:
+    """The colours of a PNG's palette, uint8 [colours, 3]; None: it has none."""
+    if png[_COLOR_TYPE] != _PALETTE:
+        return None
+    with Image.open(io.BytesIO(png)) as image:
+        return np.array(image.getpalette(), np.uint8).reshape(-1, 3)
 
 
 def _with_header(png: bytes, depth_and_color: bytes) -> bytes:

@@ -20,7 +20,7 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from proda_jax.data.checks import ROLES, check_data, data_sets, first_of, meaning_of
+from proda_jax.data.checks import ROLES, check_data, check_given, data_sets, first_of, meaning_of
 from proda_jax.data.decoders import has_tensorflow
 from proda_jax.data.label_spaces import FOLDER, label_map, own_space
 from proda_jax.data.pixels import check_range
@@ -269,6 +269,7 @@ def main(arguments: list[str]) -> None:
         folder = prepare(given.dataset, data_dir=given.data_dir, checks=checks, raw_dir=given.raw_dir, update=True)
         prepared, found = {folder: checks.label_map}, {}
     else:
+        check_given(given.config, config_flags.get_override_values(given["config"]))
         check_data(given.config)
         data = given.config.data
         prepared, found = {}, {}

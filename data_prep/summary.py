@@ -70,7 +70,8 @@ class Summary:
         counts = self.splits[split]
         notes = _notes_of_labels(counts, label_map) if counts.values else []
         if counts.rotated:
-            notes.append(f"{counts.rotated} JPEG images ask to be rotated when shown (EXIF); they are not")
+            notes.append(f"{counts.rotated} labelled images ask to be turned when shown (EXIF), which prediction does; "
+                         "here they are as their labels")  # fmt: skip
         return notes
 
 

@@ -24,7 +24,7 @@ def suspicions(counts: Counts, label_map: LabelMap, role: str, allowed: Iterable
     """
     if not counts.values:
         return []
-    causes = ("label_shapes", "noisy_colors", "binary_masks", "values_from_one")
+    causes = ("label_shapes", "other_palettes", "noisy_colors", "binary_masks", "values_from_one")
     found = _found(causes, counts, label_map, role, allowed)
     if not found:  # what causes bring with them goes without saying
         found = _found(("ignored_pixels", "absent_classes"), counts, label_map, role, allowed)
@@ -42,6 +42,17 @@ def _label_shapes(counts: Counts, label_map: LabelMap, role: str) -> str:
     return (f"{counts.other_label_shapes} labels have another shape than their image and would be squeezed into it: "
             f"{counts.first['other_label_shapes']}. Were they turned, or cut? Bring them into their images' "
             "shape")  # fmt: skip
+
+
+def _other_palettes(counts: Counts, label_map: LabelMap, role: str) -> str:
+    if not counts.other_palettes:
+        return ""
+    space = label_map.space
+    first = ", ".join(f"({tuple(color)}, {name!r})"
+                      for color, name in zip(space.colors[:2].tolist(), space.classes, strict=False))  # fmt: skip
+    return (f"{counts.other_palettes} labels have palettes that contradict the settings: "
+            f"{counts.first['other_palettes']}. If the colours are right, set "
+            f"data.{role}.label_values=({first}{', ...' if len(space) > 2 else ''})")  # fmt: skip
 
 
 def _noisy_colors(counts: Counts, label_map: LabelMap, role: str) -> str:
@@ -134,6 +145,7 @@ def share(pixels: int, counts: Counts) -> str:
 
 _CHECKS: dict[str, Callable[[Counts, LabelMap, str], str]] = {
     "label_shapes": _label_shapes,
+    "other_palettes": _other_palettes,
     "noisy_colors": _noisy_colors,
     "binary_masks": _binary_masks,
     "values_from_one": _values_from_one,

@@ -82,7 +82,17 @@ SEEDS = flags.DEFINE_list("seeds", None, "study: in place of the study's own, su
 VERIFY = flags.DEFINE_bool(
     "verify", False, "status: compare everything with what it was when it was written, and not only what is quick."
 )
-COMPARE = flags.DEFINE_list("compare", None, "With --mode=report: workdirs to set side by side.")
+COMPARE = flags.DEFINE_list("compare", None, "report: workdirs to set side by side.")
+
+# modes that read a flag, which others refuse; --config, --workdir and those of several hosts are for all
+MODES = dict.fromkeys(("resize", "scales", "flip"), ("predict", "export")) | {
+    "output": ("predict", "export", "evaluate"), "stage": ("evaluate", "predict", "export"),
+    "checkpoint": ("evaluate", "predict", "export"), "input": ("predict",), "write": ("predict", "evaluate"),
+    "skip_existing": ("predict",), "value_range": ("predict",), "untagged_video": ("predict",),
+    "predictions": ("evaluate",), "prediction_values": ("evaluate",), "window": ("predict",),
+    "batch_size": ("predict",), "format": ("export",), "license": ("export",), "sweep": ("study",),
+    "seeds": ("study",), "verify": ("status",), "compare": ("report",),
+}  # fmt: skip
 
 
 def parse(arguments: list[str]) -> list[str]:
@@ -91,6 +101,14 @@ def parse(arguments: list[str]) -> list[str]:
     if "config" not in names and (settings := [name for name in names if name.startswith("config.")]):
         sys.exit(f"error: --{settings[0]} needs --config beside it, the configuration that it changes")
     return paths.parse(arguments)
+
+
+def check_mode() -> None:
+    """Refuses flags that this mode would not read, so that nobody believes that they act."""
+    for name, modes in MODES.items():
+        if flags.FLAGS[name].present and MODE.value not in modes:
+            raise app.UsageError(f"--{name} is for --mode={' and '.join(modes)}; --mode={MODE.value} does nothing with "
+                                 "it: leave it out")  # fmt: skip
 
 
 def check_hosts() -> None:

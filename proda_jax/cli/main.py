@@ -18,17 +18,14 @@ from proda_jax.system.progress import phase
 def main(arguments: list[str]) -> None:
     """Does what --mode says."""
     logging.set_verbosity(logging.WARNING)
+    flags.check_mode()
     if flags.MODE.value == "report":
         return modes.write_report(arguments[1:])
-    if flags.COMPARE.value:
-        raise app.UsageError("--compare is for --mode=report")
     if len(arguments) > 1:
         raise app.UsageError(f"{arguments[1:]} is not understood: flags are written --flag=value, with an equals sign")
     if flags.MODE.value == "status":
         return modes.show_status()
     flags.check_hosts()
-    if flags.INPUT.value is not None and flags.MODE.value != "predict":
-        raise app.UsageError("--input is what --mode=predict labels")
     config = flags.choose_network() if flags.MODE.value in ("predict", "export") else flags.read_config()
     if flags.MODE.value == "train":
         modes.check_training(config)

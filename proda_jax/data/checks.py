@@ -1,6 +1,7 @@
 """Refuses impossible settings of the section `data`: classes, and the data set of each role; what its labels mean."""
 
 import re
+from collections.abc import Mapping
 
 import ml_collections
 
@@ -14,6 +15,7 @@ from proda_jax.data.label_spaces import (
     LabelSpace,
     all_datasets,
     datasets_in,
+    is_color,
     label_map,
     label_space,
 )
@@ -24,8 +26,8 @@ NONE = "none"  # in place of a data set that there is not
 USUAL_SHARE = 0.5  # of target images among the labelled ones of a step, where a few of them have labels
 # what of data that look wrong may be meant to be so, see data.allow
 ALLOWANCES = (
-    "absent_classes", "ignored_pixels", "binary_masks", "values_from_one", "noisy_colors", "label_shapes",
-    "carla_version",
+    "absent_classes", "ignored_pixels", "binary_masks", "values_from_one", "noisy_colors", "other_palettes",
+    "label_shapes", "carla_version",
 )  # fmt: skip
 
 
@@ -71,6 +73,21 @@ def check_data(config: ml_collections.ConfigDict) -> None:
         refuse("data.target.name", NONE, "the images that are adapted to")
     check_shares(data)
     check_labelled_target(data)
+
+
+def check_given(config: ml_collections.ConfigDict, given: Mapping[str, object]) -> None:
+    """Refuses settings, given beside a configuration, of a data set that it does not have.
+
+    Raises:
+      ValueError: the setting, and how to have the data set.
+    """
+    for name, value in given.items():
+        section, _, setting = name.rpartition(".")
+        role = config.data.get(section.removeprefix("data."))
+        absent = isinstance(role, ml_collections.ConfigDict) and role.get("name") == NONE
+        if absent and setting != "name" and f"{section}.name" not in given:
+            raise ValueError(f"config.{name} = {value!r} says something of a data set that this configuration does "
+                             f"not have: add --config.{section}.name=folder, or another one's name")  # fmt: skip
 
 
 def check_shares(data: ml_collections.ConfigDict) -> None:
@@ -121,12 +138,17 @@ def check_label_space(data: ml_collections.ConfigDict) -> None:
                f"('background', {data.classes[0]!r})")  # fmt: skip
     if data.label_space == CUSTOM and not 2 <= len(set(data.classes)) == len(data.classes) < IGNORE:
         refuse("data.classes", tuple(data.classes), f"2 to {IGNORE - 1} different names of classes")
+    if wrong := [name for name in data.classes if not (isinstance(name, str) and name.strip() and name.isprintable())]:
+        refuse("data.classes", tuple(data.classes), f"names of letters in one line, not {wrong[0]!r}")
     if IGNORED in data.classes:
         refuse("data.classes", tuple(data.classes), f"no class called {IGNORED!r}, which is said of values without one")
     if data.label_space != CUSTOM and data.classes:
         refuse("data.label_space", data.label_space, f"{CUSTOM!r}, as data.classes names classes")
     if data.colors and len(data.colors) != len(data.classes):
         refuse("data.colors", tuple(data.colors), f"a colour for each of the {len(data.classes)} classes, or none")
+    if wrong := [color for color in data.colors if not is_color(color)]:
+        refuse("data.colors", tuple(data.colors), "(red, green, blue) of each class, whole numbers from 0 to 255, not "
+               f"{wrong[0]!r}")  # fmt: skip
 
 
 def check_data_set(wanted: ml_collections.ConfigDict, setting: str, role: str, space: LabelSpace) -> None:

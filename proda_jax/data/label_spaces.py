@@ -74,12 +74,14 @@ class LabelSpace:
       classes: name of each train id.
       colors: RGB colour of each train id in label images, uint8 [classes, 3].
       subsets: smaller sets of train ids over which mIoU is reported too, by the name tables give them.
+      made_up: whether nobody chose the colours.
     """
 
     name: str
     classes: tuple[str, ...]
     colors: np.ndarray
     subsets: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    made_up: bool = False
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -122,9 +124,9 @@ def label_space(name: str, classes: Sequence[str] = (), colors: Sequence[Sequenc
       ValueError: no such space; the message names those there are.
     """
     if name == CUSTOM:
-        if not colors:
-            colors = [_made_up_color(i + 1) for i in range(len(classes))]
-        return LabelSpace(CUSTOM, tuple(classes), np.array(colors, np.uint8).reshape(-1, 3))
+        chosen = colors or [_made_up_color(i + 1) for i in range(len(classes))]
+        array = np.array(chosen, np.uint8).reshape(-1, 3)
+        return LabelSpace(CUSTOM, tuple(classes), array, made_up=not len(colors))
     if name not in LABEL_SPACES:
         raise ValueError(f"label space {name!r} does not exist; choose one of {', '.join(LABEL_SPACES)} or {CUSTOM}")
     return LABEL_SPACES[name]
@@ -248,10 +250,10 @@ def label_map(dataset: str, space: LabelSpace, values: Values = (), tolerance: i
     table = np.full(2**24 if colors else _VALUES, IGNORE, np.uint8)
     known = np.zeros(len(table), bool)
     for raw, name in named.items():
-        if not (_is_color(raw) if colors else 0 <= raw < _VALUES):
+        if not (is_color(raw) if colors else 0 <= raw < _VALUES):
             raise ValueError(
-                f"label value {raw} of data set {dataset!r}: expected 0 to {_VALUES - 1}, or an RGB colour of three "
-                "values from 0 to 255"
+                f"label value {raw!r} of data set {dataset!r}: expected 0 to {_VALUES - 1}, or an RGB colour of three "
+                "values from 0 to 255, without quotes"
             )
         number = color_number(raw) if colors else raw
         if name != IGNORED and name not in space.classes:
@@ -282,7 +284,8 @@ def _widen(table: np.ndarray, known: np.ndarray, colors: Sequence[int], toleranc
         nearest[box][closer], table[box][closer], known[box][closer] = distance[closer], meaning, True
 
 
-def _is_color(raw: object) -> bool:
+def is_color(raw: object) -> bool:
+    """Whether this is (red, green, blue), each a whole number from 0 to 255."""
     return isinstance(raw, tuple | list) and len(raw) == 3 and all(isinstance(v, int) and 0 <= v <= 255 for v in raw)
 
 

@@ -27,7 +27,8 @@ class MemorySource:
         own_labels: Sequence[np.ndarray] | None = None,
     ):
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-            raise ValueError(f"images must be uint8 [records, height, width, 3], got {images.dtype} {images.shape}")
+            found = f"{images.dtype} {images.shape}"
+            raise ValueError(f"images must be uint8 [records, height, width, 3], RGB, got {found}")
         if labels is not None and (labels.shape != images.shape[:3] or labels.dtype != np.uint8):
             raise ValueError(f"labels must be uint8 {images.shape[:3]}, got {labels.dtype} {labels.shape}")
         names = tuple(names) if names is not None else tuple(f"{i:06d}" for i in range(len(images)))

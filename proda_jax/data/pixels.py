@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from proda_jax.system.extras import need
+from proda_jax.system.stand_ins import stand_in
 
 ENDINGS = (  # of files that are read, in lower case
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".heic", ".heif", ".hif", ".jp2", ".j2k",
@@ -80,7 +81,8 @@ def opened(encoded: bytes) -> Iterator[Image.Image]:
         try:
             image = Image.open(io.BytesIO(encoded))
         except UnidentifiedImageError:
-            raise NoImage("it is no image of a kind that Pillow knows" if encoded else "it is empty") from None
+            reason = stand_in(encoded) if encoded else "it is empty"
+            raise NoImage(reason or "it is no image of a kind that Pillow knows") from None
         except Exception as error:
             raise Unreadable(_reason(error)) from error
         finally:

@@ -15,7 +15,7 @@ from proda_jax.inference.segmenter import Segmenter
 from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.system.extras import need
 from proda_jax.system.files import check_writable, write_atomically
-from proda_jax.system.progress import phase
+from proda_jax.system.progress import phase, say
 
 PLATFORMS = ("cpu", "cuda", "tpu")  # that an exported network runs on, whichever it was exported on
 STABLEHLO = "network.stablehlo"
@@ -74,9 +74,13 @@ def export(segmenter: Segmenter, output: epath.PathLike, kind: str) -> None:
     if kind == "savedmodel":
         need("a SavedModel", "train", "tensorflow")
     if kind == "onnx":
-        need("an ONNX file", "onnx", "jax2onnx")
+        need("an ONNX file", "onnx", "jax2onnx", "onnxruntime")
     check_writable(output, "--output")
     model, variables = segmenter.network
+    if kind == "onnx" and model.dtype != jnp.float32:
+        say(f"the ONNX file computes in float32: ONNX Runtime has no convolution in {jnp.dtype(model.dtype).name}, so "
+            "single pixels may get another label than here")  # fmt: skip
+        model = model.clone(dtype=jnp.float32)
     says, write = {
         "savedmodel": (probabilities, write_savedmodel), "stablehlo": (labels, write_stablehlo),
         "onnx": (labels, export_onnx.write),

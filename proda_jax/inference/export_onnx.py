@@ -13,12 +13,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 from jax.extend import core
 
 from proda_jax.system.files import write_atomically
 
 FILE = "network.onnx"
+MOST_DIFFERING = 0.001  # share of pixels whose two best classes may be told apart by the order of sums alone
 _PLATFORM = "cpu"  # whose code is taken: that of accelerators calls kernels of theirs
 # primitives that hold a program, and the parameter that it is
 _PROGRAMS = {
@@ -39,7 +41,7 @@ def write(
       output: its folder.
 
     Raises:
-      ValueError: the converter cannot convert an operation of this network.
+      ValueError: the converter cannot convert this network, or not rightly.
     """
     logging.getLogger("jax2onnx").setLevel(logging.ERROR)  # it warns of what it has for other libraries
     import jax2onnx
@@ -48,10 +50,42 @@ def write(
     program = plain(lambda images: predict(held, images), images)
     try:
         made = jax2onnx.to_onnx(program, [images], model_name="proda", input_names=["images"], output_names=["labels"])
-    except (NotImplementedError, TypeError, ValueError) as error:
-        raise ValueError(f"jax2onnx cannot convert this network: {error}; --format=savedmodel and stablehlo are "
-                         "there for each") from error  # fmt: skip
-    write_atomically(output / FILE, made.SerializeToString())
+    except Exception as error:  # what it does not know ends in errors of many kinds
+        raise _refusal(_first_line(error)) from error
+    written = made.SerializeToString()
+    check(written, predict, held, size)
+    write_atomically(output / FILE, written)
+
+
+def check(
+    written: bytes, predict: Callable[[Any, jax.Array], jax.Array], variables: Any, size: tuple[int, int]
+) -> None:
+    """Refuses a file whose labels of an image of noise, in ONNX Runtime, are not ours: conversion may fail in silence.
+
+    Raises:
+      ValueError: it cannot be run, or gives other labels.
+    """
+    import onnxruntime
+
+    image = np.random.default_rng(0).integers(0, 256, (1, *size, 3)).astype(np.uint8)
+    try:
+        session = onnxruntime.InferenceSession(written, providers=["CPUExecutionProvider"])
+        found = session.run(["labels"], {"images": image})[0]
+    except Exception as error:  # ONNX Runtime has errors of its own for each way to fail
+        raise _refusal(f"ONNX Runtime cannot run what it makes of it: {_first_line(error)}") from error
+    ours = np.asarray(jax.jit(predict)(variables, image))
+    differing = (found != ours).mean() if found.shape == ours.shape else 1.0
+    if differing > MOST_DIFFERING:
+        raise _refusal(f"what it makes of it gives other labels to {100 * differing:.3g} % of the pixels of noise")
+
+
+def _refusal(reason: str) -> ValueError:
+    return ValueError(f"jax2onnx cannot convert this network ({reason}): --format=savedmodel and stablehlo are there "
+                      "for each")  # fmt: skip
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def plain(function: Callable[[jax.Array], jax.Array], example: jax.ShapeDtypeStruct) -> Callable:

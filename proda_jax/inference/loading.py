@@ -41,7 +41,7 @@ def load(
     value_range: Sequence[float] | None = None,
     devices_used: int | None = 1,
 ) -> Segmenter:
-    """Opens a trained network.
+    """Opens a trained network, which labels files, Pillow images, and arrays, uint8 [height, width, 3], RGB.
 
     Args:
       path: a run's workdir, of which the last complete stage is taken; the folder of a stage; its 'checkpoints' folder;
@@ -50,7 +50,7 @@ def load(
       stage: another stage of the workdir.
       checkpoint: 'last' (default) or 'best' of the stage.
       config: configuration that a network without a card was trained with: one in a file of weights, or in a checkpoint
-        of an older version.
+        of an older version. One with a card says itself what it is, and is refused beside another configuration.
       resize, scales, flip, window, batch_size, value_range: see `Segmenter`.
       devices_used: number of devices over which batches are split; None: all of them.
 
@@ -67,6 +67,7 @@ def load(
             raise ValueError(f"{path} is one network already: leave out the stage, and which checkpoint")
         card, model, variables = _pretrained(path, mesh)
         origin = str(path)
+        card.check_against(config, origin)
     elif path is not None:
         folder = find(path, stage, checkpoint)
         card = card_of(folder, config)
@@ -122,7 +123,9 @@ def card_of(folder: epath.Path, config: ml_collections.ConfigDict | None) -> Car
     """
     held = checkpoints.card_in(folder)
     if held is not None:
-        return Card.from_json(held, folder)
+        card = Card.from_json(held, folder)
+        card.check_against(config, folder)
+        return card
     if config is None:
         raise ValueError(
             f"{folder} was written by an older version, and does not say what network it holds: name the "

@@ -82,12 +82,12 @@ def _class_tables(run: Run, task: Any, folder: Folder) -> list[Table]:
     classes = list(dict.fromkeys(name for stage in stages for name in stage.last["iou"]))
     both = [("last", [stage.last for stage in stages]), ("best", [stage.best for stage in stages])]
     data = [
-        (stage.name, entry.get("step"), which, name, entry.get("iou", {}).get(name))
+        (stage.name, entry.get("step"), which, name, iou := entry.get("iou", {}).get(name), dice(iou))
         for which, entries in both
         for stage, entry in zip(stages, entries, strict=True)
         for name in classes
     ]
-    link = folder.table("classes", ("stage", "step", "network", "class", "iou"), data)
+    link = folder.table("classes", ("stage", "step", "network", "class", "iou", "dice"), data)
     theirs = {row: task[1][row] for row in ("source", "warm-up", "stage 3") if row in task[1]} if task else {}
     chosen = [stage for _, stage in compared(stages)]
     change = (chosen[0], chosen[-1]) if len(chosen) > 1 else None
@@ -108,7 +108,22 @@ def _class_tables(run: Run, task: Any, folder: Folder) -> list[Table]:
         caption += f" The gain is over {change[0].name}." if change else ""
         folded = "" if which == "last" else "IoU by class of the best networks"
         tables.append(Table(titles, rows, caption, emphasised=(len(rows) - 1,), data=link, folded=folded))
-    return tables
+    return [*tables, _dice_table(stages, classes, link)]
+
+
+def _dice_table(stages: list[Stage], classes: list[str], link: str) -> Table:
+    """Dice of each class, last networks, folded away."""
+    rows = [[name, *(number(dice(stage.last["iou"].get(name))) for stage in stages)] for name in classes]
+    known = [[dice(iou) for iou in stage.last["iou"].values() if iou is not None] for stage in stages]
+    rows.append(["mDice", *(number(statistics.fmean(values) if values else None) for values in known)])
+    caption = "Dice (F1) by class, percent, of the last network of each stage; its mean is over classes that occur."
+    return Table(["class", *(stage.name for stage in stages)], rows, caption, emphasised=(len(rows) - 1,), data=link,
+                 folded="Dice by class of the last networks")  # fmt: skip
+
+
+def dice(iou: float | None) -> float | None:
+    """Dice of a class from its IoU over the same pixels, both in percent: 2 IoU / (1 + IoU)."""
+    return None if iou is None else 200 * iou / (100 + iou)
 
 
 def settings(run: Run, folder: Folder) -> Section:

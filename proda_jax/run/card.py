@@ -95,6 +95,24 @@ class Card:
         values.setdefault("label_ids", own_ids(label_space(values["label_space"], values["classes"])))
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
+    def check_against(self, config: ml_collections.ConfigDict | None, path: object) -> None:
+        """Refuses a configuration that says something else of the network than its card, which counts.
+
+        Raises:
+          ValueError: what differs; `path` is the network's.
+        """
+        if config is None:
+            return
+        given, own = Card.of(config, self.stage, extra_norm=self.extra_norm).as_json(), self.as_json()
+        settings = {f"model.{key}": (given["model"][key], own["model"][key]) for key in given["model"]
+                    if key in own["model"] and key not in _PARTS}  # fmt: skip
+        settings |= {f"data.{key}": (given[key], own[key]) for key in ("label_space", "classes")}
+        settings |= {f"data.target.{key}": (given[key], own[key]) for key in ("image_size", "value_range")}
+        for name, (there, here) in settings.items():
+            if there != here:
+                raise ValueError(f"{path} says itself what network it holds, with {name} = {here}, and --config says "
+                                 f"{there}: leave --config out, or train with it")  # fmt: skip
+
     def as_json(self) -> dict[str, Any]:
         """The card as plain lists, numbers and strings."""
         return json.loads(json.dumps(dataclasses.asdict(self)))

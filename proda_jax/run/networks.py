@@ -145,6 +145,8 @@ class Networks:
             elif stage.init in ("imagenet", "self_supervised") and stage.init not in fit:
                 self.in_weights(stage.init, self.abstract_variables(self.network(extra_norm=False)))
                 fit.add(stage.init)
+            if stage.weights is None and stage.get("foundation"):
+                self.foundation(name)
 
     def in_weights(self, kind: str, wanted: Any) -> Any:
         """The backbone in the file of 'imagenet' or 'self_supervised' weights."""
@@ -157,13 +159,15 @@ class Networks:
         self.check_backbone(path, read.backbone)
         return from_torch(read.arrays, backbone(wanted))
 
-    def load(self, path: epath.PathLike, images: str | None = None) -> weights.Weights:
-        """A file of weights; what a reader should know of it is said, once."""
+    def load(
+        self, path: epath.PathLike, images: str | None = None, setting: str = "model.weights_input"
+    ) -> weights.Weights:
+        """A file of weights; what a reader should know of it is said, once, and which setting names `images`."""
         with phase(f"reading {path}"):
             read = weights.load(path, images=images)
         if str(path) not in self._said and hosts.is_first():
             self._said.add(str(path))
-            remedy = " (config.model.weights_input says otherwise)" if read.guessed else ""
+            remedy = f" (config.{setting} says otherwise)" if read.guessed else ""
             say(f"{path}: {'; '.join(read.notes)}{remedy}")
         return read
 
@@ -172,10 +176,10 @@ class Networks:
         stage = self._config[name]
         model = SegmentationNetwork(1, BACKBONES[stage.foundation], head="deeplab", dilations=(1,))
         wanted = self.abstract_variables(model)
-        with phase(f"reading {stage.foundation_file}"):
-            read = weights.load(stage.foundation_file)
-            self.check_backbone(stage.foundation_file, read.backbone, model.backbone, f"{name}.foundation")
-            given = from_torch(read.arrays, backbone(wanted))
+        setting = f"{name}.foundation_input"
+        read = self.load(stage.foundation_file, stage.get("foundation_input") or None, setting)
+        self.check_backbone(stage.foundation_file, read.backbone, model.backbone, f"{name}.foundation")
+        given = from_torch(read.arrays, backbone(wanted))
         rest = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), wanted)
         return model, devices.replicate({kind: rest[kind] | given[kind] for kind in wanted}, self._mesh)
 

@@ -67,7 +67,7 @@ def score(config: ml_collections.ConfigDict, sources: Sources, folder: epath.Pat
 def _files(folder: epath.Path, names: Iterable[str]) -> list[epath.Path]:
     """The file of each image, in order."""
     if not folder.is_dir():
-        raise ValueError(f"--predictions={folder}: expected a folder of PNG files; there is none")
+        raise ValueError(f"--predictions={folder}: expected a folder of PNG files; there is no such folder")
     found, others = {}, []
     by_end: dict[str, list[str]] = {}
     for name in names:
@@ -191,6 +191,9 @@ def _confusion(counted: _Counted, own: LabelMap, values: str) -> tuple[np.ndarra
         raise ValueError("--prediction_values=label_ids: the labels' own files hold colours; their predictions are "
                          "train_ids or colors")  # fmt: skip
     meaning = meanings[values]
+    if not counted.in_color and counted.first.keys() == {0, 255} and meaning.table[255] == IGNORE:
+        raise ValueError(f"{counted.first[255]} and the others hold 0 and 255 alone, as masks of two classes do, and "
+                         f"255 is no class among {values}: write masks as 0 and 1, or as labels are")  # fmt: skip
     if unknown := [value for value in counted.first if not meaning.known[value]]:
         more = f", as {len(unknown) - 1} other values" if len(unknown) > 1 else ""
         raise ValueError(
@@ -223,6 +226,8 @@ def _guess(counted: _Counted, meanings: dict[str, LabelMap]) -> str:
     unknown = {kind: sum(not meanings[kind].known[value] for value in counted.first)
                for kind in (TRAIN_IDS, LABEL_IDS) if kind in meanings}  # fmt: skip
     fitting = [kind for kind, values in unknown.items() if not values]
+    if counted.first.keys() == {0, 255} and LABEL_IDS in fitting and meanings[LABEL_IDS].table[255] != IGNORE:
+        return LABEL_IDS  # masks, as the labels are
     if len(fitting) == 2 and any(len({meanings[kind].table[value] for kind in fitting}) > 1 for value in counted.first):
         largest = max((value for value in counted.first if value < IGNORE), default=0)
         say(f"a guess: the files hold values up to {largest}, which are taken for train ids; if they are not, name "

@@ -4,8 +4,6 @@ The first of two looks, for which JAX is not imported, so that a slip of the pen
 other one, which asks networks and tables of functions.
 """
 
-from collections.abc import Mapping
-
 import ml_collections
 import numpy as np
 from etils import epath
@@ -14,6 +12,7 @@ from proda_jax.adaptation.stages import kinds
 from proda_jax.adaptation.stages.kinds import KINDS
 from proda_jax.adaptation.stages.sections import views_of
 from proda_jax.data.checks import ROLES, check_data, data_sets, first_of
+from proda_jax.data.checks import check_given as check_given  # for the command line
 from proda_jax.system.refusals import choose, refuse
 
 TOP_LEVEL = (
@@ -155,8 +154,8 @@ def check_views(config: ml_collections.ConfigDict, views: ml_collections.ConfigD
         (f"{setting}.image_size", one.image_size) for role in ROLES
         for setting, one in data_sets(config.data, role).items()
     )):  # fmt: skip
-        if len(size) != 2 or min(size) < 32:
-            refuse(name, tuple(size), "(height, width), each at least 32 pixels")
+        if len(size) != 2 or min(size) < 32 or any(side != int(side) for side in size):
+            refuse(name, tuple(size), "(height, width), whole numbers, each at least 32 pixels")
     if views.target_stride not in (1, 2, 4, 8):
         refuse("views.target_stride", views.target_stride, "1, 2, 4 (released) or 8 pixels")
     if any(size % views.target_stride for size in views.crop_size):
@@ -193,19 +192,3 @@ def check_file(setting: str, path: str) -> None:
     """Refuses a file of weights that is not there; that of a TensorFlow checkpoint is named without its ending."""
     if not any(epath.Path(name).exists() for name in (path, f"{path}.index")):
         refuse(setting, path, "a file that exists")
-
-
-
-def check_given(config: ml_collections.ConfigDict, given: Mapping[str, object]) -> None:
-    """Refuses settings, given beside a configuration, of a data set that it does not have.
-
-    Raises:
-      ValueError: the setting, and how to have the data set.
-    """
-    for name, value in given.items():
-        section, _, setting = name.rpartition(".")
-        role = config.data.get(section.removeprefix("data."))
-        absent = isinstance(role, ml_collections.ConfigDict) and role.get("name") == "none"
-        if absent and setting != "name" and f"{section}.name" not in given:
-            raise ValueError(f"config.{name} = {value!r} says something of a data set that this configuration does "
-                             f"not have: add --config.{section}.name=folder, or another one's name")  # fmt: skip

@@ -127,8 +127,7 @@ def check_model(model: ml_collections.ConfigDict) -> None:
         refuse("model.auxiliary_head", LOWER, f"'none' or 'parallel', as head {model.head!r} takes all maps of "
                f"backbone {model.backbone!r}, or there is but one")  # fmt: skip
     check_two_resolutions(model)
-    if model.weights_input not in ("", *foreign.INPUTS):
-        foreign.convention(model.weights_input)
+    check_convention("model.weights_input", model.weights_input)
     if not model.dilations or min(model.dilations) < 1:
         refuse("model.dilations", tuple(model.dilations), "whole numbers from 1, such as (6, 12, 18, 24)")
     if not 0 <= model.dropout < 1:
@@ -263,6 +262,15 @@ def check_adversarial(config: ml_collections.ConfigDict, name: str) -> None:
         refuse(f"{name}.focus", stage.focus, "0, or at least 1, as below it right labels have no gradient")
 
 
+def check_convention(setting: str, images: str) -> None:
+    """Refuses a way to feed images that is none; '' is a guess."""
+    try:
+        if images not in ("", *foreign.INPUTS):
+            foreign.convention(images)
+    except ValueError as error:
+        raise ValueError(f"config.{setting}: {error}") from None
+
+
 def check_mixing(config: ml_collections.ConfigDict, name: str) -> None:
     """Checks what a stage has that learns from mixed images."""
     stage, crop = config[name], views_of(config, name).crop_size
@@ -285,6 +293,7 @@ def check_mixing(config: ml_collections.ConfigDict, name: str) -> None:
         choose(f"{name}.foundation", stage.foundation, BACKBONES)
         if stage.foundation_file is None:
             refuse(f"{name}.foundation_file", None, f"a file with weights of {stage.foundation}")
+        check_convention(f"{name}.foundation_input", stage.get("foundation_input", ""))
         ranges.check_file(f"{name}.foundation_file", stage.foundation_file)
     if stage.feature_distance_weight and stage.freeze_backbone:
         refuse(f"{name}.feature_distance_weight", stage.feature_distance_weight, "0, as freeze_backbone is True")

@@ -24,13 +24,37 @@ def config_of(**changes):
     return c
 
 
-def test_they_are_mean_directions_of_the_features_of_each_class_by_the_weights_in_the_file(tmp_path, monkeypatch):
+def tiny_foundation(folder, monkeypatch):
+    """A run whose foundation is a tiny ResNet in a file of the folder; its variables."""
     monkeypatch.setitem(BACKBONES, "resnet50", build.backbone_of(tiny_config().model))
-    variables, mesh = tiny_variables(tiny_model(tiny_config()), 3), devices.make_mesh(1)
-    np.savez(tmp_path / "weights.npz", **to_torch(variables))
+    variables = tiny_variables(tiny_model(tiny_config()), 3)
+    np.savez(folder / "weights.npz", **to_torch(variables))
     c = config_of()
-    c.mix.foundation_file = str(tmp_path / "weights.npz")
-    model, read = Networks(c, Workdir(tmp_path), mesh, label_space("camvid11")).foundation("mix")
+    c.mix.foundation_file = str(folder / "weights.npz")
+    return c, variables
+
+
+def networks_of(c, folder):
+    return Networks(c, Workdir(folder), devices.make_mesh(1), label_space("camvid11"))
+
+
+def test_how_its_images_are_fed_is_a_guess_that_is_said_unless_it_is_named(tmp_path, monkeypatch, capsys):
+    c, variables = tiny_foundation(tmp_path, monkeypatch)
+    held = {name: array for name, array in to_torch(variables).items() if not name.startswith("input.")}
+    np.savez(tmp_path / "weights.npz", **held)
+    for images, mean, guess in (("", 0.0, True), ("0.4,0.4,0.4/0.2,0.2,0.2", 0.4, False)):
+        c.mix.foundation_input = images
+        settings.check(c)
+        networks = networks_of(c, tmp_path)
+        networks.check_files(["mix"])  # before an earlier stage is trained
+        remedy = "this is a guess, as the file does not say (config.mix.foundation_input says otherwise)"
+        assert (remedy in capsys.readouterr().err) == guess
+        np.testing.assert_allclose(networks.foundation("mix")[1]["batch_stats"]["input"]["mean"], mean)
+
+
+def test_they_are_mean_directions_of_the_features_of_each_class_by_the_weights_in_the_file(tmp_path, monkeypatch):
+    (c, variables), mesh = tiny_foundation(tmp_path, monkeypatch), devices.make_mesh(1)
+    model, read = networks_of(c, tmp_path).foundation("mix")
     source = block_source(3, 0)
     found = prepare.foundation_prototypes(model, read, source, CLASSES, 2, mesh)
     given = flax.traverse_util.flatten_dict(variables["params"]["backbone"])
@@ -55,6 +79,7 @@ def test_they_are_mean_directions_of_the_features_of_each_class_by_the_weights_i
     ({"foundation": "dinov9"}, "config.mix.foundation = 'dinov9': expected one of"),
     ({"foundation_file": None}, "config.mix.foundation_file = None: expected a file with weights of resnet50"),
     ({"foundation_file": "/nowhere"}, "config.mix.foundation_file = '/nowhere': expected a file that exists"),
+    ({"foundation_input": "bgr"}, "config.mix.foundation_input: input convention 'bgr': expected one of rgb01"),
     ({"foundation": None}, "config.mix.foundation_file = 'none': expected None, as it acts beside foundation"),
 ])  # fmt: skip
 def test_settings_that_cannot_work_or_would_be_idle_are_refused(changes, said):

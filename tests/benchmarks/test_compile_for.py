@@ -5,8 +5,11 @@ import pathlib
 import re
 import subprocess
 import sys
+import types
 
 import pytest
+
+from benchmarks.programs import devices_in_words
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -25,7 +28,7 @@ def compile_for(device: str, programs: tuple[str, ...], config: str = "demo", se
     command += [f"--config.{name}={value}" for name, value in settings.items()] + [f"--programs={','.join(programs)}"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3600)
     assert result.returncode == 0, result.stderr[-2000:]
-    lines = [line for line in result.stdout.splitlines() if "GB besides on each chip" in line]
+    lines = [line for line in result.stdout.splitlines() if "GB besides on each device" in line]
     assert tuple(line.split()[0] for line in lines) == programs
     return lines
 
@@ -36,6 +39,13 @@ def test_a_device_that_nothing_compiles_for_is_refused_with_what_it_needs():
     assert result.returncode == 1 and "Traceback" not in result.stderr
     said = result.stdout + result.stderr
     assert all(part in said for part in ("nothing compiles for 'h300'", "requirements-gpu.txt", "requirements-tpu.txt"))
+
+
+def test_devices_are_told_from_chips():
+    cores = [types.SimpleNamespace(coords=[x, y, 0]) for x in (0, 1) for y in (0, 1) for _ in range(2)]
+    assert devices_in_words(cores) == "8 devices on 4 chips"
+    assert devices_in_words(cores[::2]) == "4 devices"
+    assert devices_in_words([types.SimpleNamespace(id=0)]) == "1 device"
 
 
 @pytest.mark.slow

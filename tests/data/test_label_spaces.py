@@ -130,6 +130,7 @@ def test_a_known_data_set_can_be_given_other_classes():
     [
         ([(70000, "a")], "label value 70000 .* expected 0 to 65535"),
         ([(1.5, "a")], "label value 1.5 .* expected 0 to 65535"),
+        ([("7", "a")], "label value '7' .* without quotes"),
         ([((0, 300, 0), "a")], r"label value \(0, 300, 0\) .* three values from 0 to 255"),
         ([((1, 2), "a")], r"label value \(1, 2\) .* three values from 0 to 255"),
         ([(1, "a"), (1, "b")], "is given twice"),

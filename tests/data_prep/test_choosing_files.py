@@ -122,6 +122,16 @@ def test_lists_of_every_form_choose_the_same_files(tmp_path, lines):
     assert found == {name: (f"rgb/{name}{end[0]}.png", f"seg/{name}{end[1]}.png") for name in places}
 
 
+def test_lists_of_windows_editors_and_paths_below_the_home_folder_are_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    touch(tmp_path, *(f"{kind}/{name}.png" for kind in ("rgb", "label") for name in "abc"))
+    file_list = tmp_path / "train.txt"
+    for encoding in ("utf-16", "utf-8"):
+        file_list.write_text("~/rgb/a.png ~/label/b.png\n~/rgb/c\n", encoding=encoding)
+        found = chosen(tmp_path, str(tmp_path / "rgb"), str(tmp_path / "label"), file_list="~/train.txt")
+        assert found.pop("notes") and found == {"a": ("rgb/a.png", "label/b.png"), "c": ("rgb/c.png", "label/c.png")}
+
+
 def test_a_list_may_pair_files_whose_names_have_nothing_in_common(tmp_path):
     touch(tmp_path, "VOC/JPEG/1.jpg", "VOC/Class/old.png", "VOC/ClassAug/1x.png")
     (tmp_path / "VOC" / "sets").mkdir()

@@ -81,11 +81,13 @@ def test_own_folders_of_different_names_share_a_data_folder(tmp_path):
 def test_own_folders_that_do_not_fit_are_refused_by_what_differs(tmp_path):
     save(tmp_path / "rgb" / "a_rgb.png", noise(8, 10, 3))
     save(tmp_path / "seg" / "a_seg.png", noise(8, 10))
+    save(tmp_path / "jpg" / "a.jpg", noise(8, 10))
     images, labels = str(tmp_path / "rgb"), str(tmp_path / "seg")
     cases = [
         ((images, labels), r"none of the 1 labels .* 'a_seg' against 'a_rgb'; .*pattern"),
         ((str(tmp_path / "absent"), labels), "there is no folder .*absent"),
         ((str(tmp_path / "rgb" / "*.jpg"), labels), r"no files .*\.jpg.*: the folder holds a_rgb\.png"),
+        ((images, str(tmp_path / "jpg")), r"no files .*holds a\.jpg; labels are read from PNG files alone"),
     ]
     for (one, other), message in cases:
         data = own_data(source=base.folder("sim", one, other, (8, 10)))

@@ -140,9 +140,10 @@ def test_the_contact_sheet_shows_images_and_their_labels_in_class_colours(tmp_pa
 def test_photographs_that_ask_to_be_rotated_are_counted():
     exif = Image.Exif()
     exif[274] = 6
-    file = encoded(Image.fromarray(noise(6, 8, 3)), "JPEG", exif=exif)
-    labelled = checked(Record("a", "a.jpg", "a.png"), file, png(np.zeros((6, 8), np.uint8)), Checks(CITYSCAPES))
-    assert labelled.counts.rotated == 1 and dict(labelled.counts.sizes) == {"8 x 6": 1} and labelled.image == file
+    for kind in ("PNG", "JPEG"):
+        file = encoded(Image.fromarray(noise(6, 8, 3)), kind, exif=exif)
+        labelled = checked(Record("a", "a.jpg", "a.png"), file, png(np.zeros((6, 8), np.uint8)), Checks(CITYSCAPES))
+        assert labelled.counts.rotated == 1 and dict(labelled.counts.sizes) == {"8 x 6": 1} and labelled.image == file
     example = checked(Record("a", "a.jpg"), file, b"", Checks(CITYSCAPES))
     assert example.counts.rotated == 0 and dict(example.counts.sizes) == {"6 x 8": 1}
     np.testing.assert_array_equal(decode_pillow.image(example.image), pixels.read(file))  # as prediction sees it

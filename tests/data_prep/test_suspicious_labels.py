@@ -1,6 +1,7 @@
 """Labels that do not mean what the settings say: refused before training, with the setting that mends it."""
 
 import io
+import shutil
 
 import numpy as np
 import pytest
@@ -223,3 +224,31 @@ def test_the_demos_streets_are_refused_where_their_missing_class_is_not_allowed(
     with pytest.raises(ValueError, match="no source pixel is train,"):
         opened(c, tmp_path)
     assert prepare_role(c.data, "source", str(tmp_path / "run" / "data")).exists()
+
+
+def test_palettes_that_show_one_class_in_the_colour_of_another_are_refused(tmp_path):
+    chosen = np.random.default_rng(0).integers(0, 3, (HEIGHT, WIDTH)).astype(np.uint8)
+    write(tmp_path, [chosen])
+    c, classes = config_of(tmp_path, "a", "b", "c"), {"a": (255, 0, 0), "b": (0, 255, 0), "c": (0, 0, 255)}
+    by_colors = tuple((color, name) for name, color in classes.items())
+
+    def labels(*shown: str):
+        """With these colours for values 0, 1, ...; the last one has no meaning, as licence plates of cars' colour."""
+        image = Image.frombytes("P", (WIDTH, HEIGHT), chosen.tobytes())
+        image.putpalette([channel for name in shown for channel in classes[name]])
+        image.save(tmp_path / "labels" / "0.png")
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        return opened(c, tmp_path).to_memory(labels=True).labels[0]
+
+    np.testing.assert_array_equal(labels("c", "a", "b"), chosen)  # nobody chose colours that could contradict
+    c.data.colors = tuple(classes.values())
+    np.testing.assert_array_equal(labels("a", "b", "c"), chosen)
+    message = (r"1 labels have palettes .*0\.png shows value 0 in the colour of 'c', and it is taken for 'a'\. .*"
+               r"source\.label_values=\(\(\(255, 0, 0\), 'a'\), .*allow=other_palettes")  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        labels("c", "a", "b")
+    c.data.source.label_values = by_colors
+    np.testing.assert_array_equal(labels("c", "a", "b"), np.array([2, 0, 1])[chosen])
+    c.data.source.label_values = ((0, "a"), (1, "b"), (2, "ignored"))
+    c.data.allow = ("absent_classes",)
+    np.testing.assert_array_equal(labels("a", "b", "a"), np.where(chosen == 2, IGNORE, chosen))

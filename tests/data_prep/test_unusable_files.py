@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 from raw_files import CITYSCAPES, SIZE, labels_of_each_kind, noise, png, prepare_gta5
 
+from proda_jax.data import decode_pillow
 from proda_jax.data_prep.examples import Checks, checked
+from proda_jax.data_prep.png import index_png
 from proda_jax.data_prep.prepare import prepare
 from proda_jax.data_prep.records import Record
 from proda_jax.data_prep.summary import Summary
@@ -99,6 +101,12 @@ def test_colours_where_values_are_expected_are_named(gta5):
     Image.fromarray(noise(*SIZE, 3)).save(path)
     with pytest.raises(ValueError, match=f"{re.escape(str(path))} cannot be used: it is an image of colours"):
         prepare_gta5(gta5)
+    fixtures.write_png16(path, noise(*SIZE, 3).astype(np.uint16) * 257)
+    with pytest.raises(ValueError, match="it is an image of colours"):
+        index_png(path.read_bytes())
+    ids = np.dstack([noise(*SIZE, below=23), *[noise(*SIZE).astype(np.uint16) * 9] * 2])  # SYNTHIA's, with instances
+    fixtures.write_png16(path, ids)
+    np.testing.assert_array_equal(decode_pillow.raw_label(index_png(path.read_bytes()), in_color=False), ids[..., 0])
 
 
 def test_two_images_of_one_name_are_both_named(gta5):

@@ -48,6 +48,16 @@ def test_a_network_is_opened_from_its_checkpoint_alone(place, options, network, 
     np.testing.assert_array_equal(opened(IMAGES[0]), labels_of(*network)[0])
 
 
+def test_a_configuration_that_says_something_else_than_the_card_is_refused(workdir):
+    assert load(workdir, config=tiny_config()).classes == label_space("camvid11").classes
+    for setting, value in (("model.dtype", "bfloat16"), ("data.target.image_size", (96, 192)),
+                           ("model.input_mean", (0.4, 0.4, 0.4))):  # fmt: skip
+        config = tiny_config()
+        config.update_from_flattened_dict({setting: value})
+        with pytest.raises(ValueError, match=f"stage1/checkpoints/4 says itself .* {setting} = .*leave --config out"):
+            load(workdir, config=config)
+
+
 def test_a_checkpoint_may_be_moved_and_renamed_and_is_left_as_it_is(workdir, tmp_path):
     shutil.copytree(workdir / "source" / "checkpoints" / str(LAST), tmp_path / "streets")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}

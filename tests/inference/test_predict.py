@@ -302,7 +302,7 @@ def test_the_command_predicts_and_says_what_failed(photos, workdir, tmp_path):
         ({"output": "x", "input": "docs", "scales": "1,large"}, "--scales=1,large: expected numbers"),
         ({"output": "x", "input": "docs", "value_range": "0"}, "--value_range=0: expected two numbers, such as 0,4095"),
         ({"distributed": "true"}, "--mode=predict is for one host"),
-        ({"mode": "export", "input": "docs"}, "--input is what --mode=predict labels"),
+        ({"mode": "export", "input": "docs"}, "--input is for --mode=predict; --mode=export does nothing with it"),
     ],
 )
 def test_the_command_says_what_it_lacks(given, message):

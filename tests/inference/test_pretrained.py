@@ -22,7 +22,7 @@ from proda_jax import load
 from proda_jax.models import weights
 from proda_jax.models.weights.torch_names import to_torch
 from proda_jax.run.card import Card
-from proda_jax.system import files
+from proda_jax.system import digests, files
 
 FILES = {"model.safetensors", "card.json", "README.md"}
 
@@ -103,8 +103,17 @@ def rewritten(folder: pathlib.Path, arrays: dict) -> None:
 
 
 def change_card(folder: pathlib.Path, **changes) -> None:
+    """As a program would that writes such cards: with the digest of what is in it."""
     card = json.loads((folder / "card.json").read_text()) | changes
-    (folder / "card.json").write_text(json.dumps({name: value for name, value in card.items() if value is not None}))
+    card = {name: value for name, value in card.items() if value is not None and name != "digest"}
+    (folder / "card.json").write_text(json.dumps(card | {"digest": digests.of_json(card)}))
+
+
+def spoil_card(folder: pathlib.Path) -> None:
+    """A bit of a name, as a disk may flip it."""
+    text = (folder / "card.json").read_text()
+    assert text.count('"pole"') == 1
+    (folder / "card.json").write_text(text.replace('"pole"', '"qole"'))
 
 
 def other_shape(folder: pathlib.Path) -> None:
@@ -143,6 +152,7 @@ def truncate(folder: pathlib.Path) -> None:
 WRONG = {
     "truncated": (truncate, r"model.safetensors is damaged, or not the file that card.json is of \(its 10000 bytes"),
     "a bit": (flip_a_bit, "model.safetensors is damaged, or not the file that card.json is of.*another SHA-256"),
+    "a bit of the card": (spoil_card, r"card.json is damaged \(its contents have changed .*\): fetch"),
     "no digest": (lambda folder: change_card(folder, sha256=None), "model.safetensors is damaged, or not the file"),
     "no card": (lambda folder: (folder / "card.json").unlink(), "card.json is missing, without which nobody knows"),
     "card": (lambda folder: (folder / "card.json").write_text('{"format": 1'), r"card.json is damaged \(.*fetch or"),
@@ -156,7 +166,7 @@ WRONG = {
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "expected the workdir.*; it holds none"),
     "git": (
         lambda folder: (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n"),
-        "only says where Git LFS keeps the weights: fetch them, git lfs pull",
+        "it is a note of Git LFS that stands for the file: git lfs pull",
     ),
 }
 
@@ -166,6 +176,14 @@ def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pretrained")
     segmenter().save_pretrained(folder)
     return folder
+
+
+def test_cards_of_before_they_had_a_digest_are_read(written, tmp_path):
+    folder = shutil.copytree(written, tmp_path / "network")
+    card = json.loads((folder / "card.json").read_text())
+    assert card.pop("digest") == digests.of_json(card)
+    (folder / "card.json").write_text(json.dumps(card))
+    assert load(folder).classes == load(written).classes
 
 
 @pytest.mark.parametrize("case", WRONG)

@@ -156,6 +156,15 @@ def test_half_precision_of_either_kind_arrives_in_safetensors(tmp_path):
         weights.load(tmp_path / "a.safetensors")
 
 
+def test_quantised_weights_are_refused(tmp_path):
+    state = {name: (value * 10).to(torch.int8) if value.is_floating_point() else value
+             for name, value in backbone().items()}  # fmt: skip
+    safetensors.torch.save_file(state, tmp_path / "a.safetensors")
+    for path in (tmp_path / "a.safetensors", save_torch(state, tmp_path / "a.pth")):
+        with pytest.raises(ValueError, match=f"{path.name}: .* holds numbers of type int8, .*expected floating point"):
+            weights.load(path)
+
+
 @pytest.mark.parametrize(("images", "mean", "std"), [
     ("rgb01", (0, 0, 0), (1, 1, 1)), ("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     ("0.5,0.4,0.3/0.2,0.25,0.3", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)), (None, (0, 0, 0), (1, 1, 1)),

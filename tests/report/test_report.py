@@ -63,8 +63,11 @@ def test_a_class_that_is_named_like_a_row_keeps_its_own():
     folder = types.SimpleNamespace(table=lambda name, columns, rows: None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tables, "compared", lambda stages: [])
-        table, _ = tables._class_tables(run, None, folder)
+        table, _, of_dice = tables._class_tables(run, None, folder)
     assert [row[:2] for row in table.rows] == [["mIoU", "10.0"], ["class", "30.0"], ["mIoU", "20.0"]]
+    dice = (2 * 0.1 / 1.1, 2 * 0.3 / 1.3)
+    shown = zip(("mIoU", "class", "mDice"), (*dice, sum(dice) / 2), strict=True)
+    assert [row[:2] for row in of_dice.rows] == [[name, f"{100 * value:.1f}"] for name, value in shown]
 
 
 def test_csv_files_hold_the_scores_with_all_digits(whole):

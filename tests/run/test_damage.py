@@ -9,7 +9,16 @@ import orbax.checkpoint as ocp
 import pytest
 from survival import At, assert_same_end, checkpoint_of, checkpoints_in, config_of, interrupt, largest, run, truncate
 
+
+def flip(path):
+    """Changes one bit in the middle of a file."""
+    contents = bytearray(path.read_bytes())
+    contents[len(contents) // 2] ^= 16
+    path.write_bytes(contents)
+
+
 DAMAGE = {
+    "a bit flipped": lambda folder: flip(largest(folder)),
     "largest file cut": lambda folder: truncate(largest(folder)),
     "largest file gone": lambda folder: largest(folder).unlink(),
     "no training state": lambda folder: shutil.rmtree(folder / "training"),
@@ -26,7 +35,9 @@ def begun(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("damage", [
+    pytest.param(name, marks=[pytest.mark.slow] * (name == "largest file gone")) for name in DAMAGE
+])  # fmt: skip
 def test_a_damaged_checkpoint_is_put_aside_for_an_older_one(damage, begun, whole, tmp_path, capsys):
     shutil.copytree(begun, tmp_path, dirs_exist_ok=True)
     DAMAGE[damage](tmp_path / "source" / "checkpoints" / "3")

@@ -289,10 +289,13 @@ def test_the_command_scores_a_workdir_by_itself_and_other_images_with_its_config
         (["--mode=evaluate", "--config=configs/demo.py", "--config.init_from=README.md", "--stage=stage1"],
          "--stage and --checkpoint choose a network of the workdir"),
         (["--mode=evaluate", "--workdir=x", "--checkpoint=first"], "value should be one of <last|best>"),
+        (["--mode=evaluate", "--workdir=x", "--flip"], "--flip is for --mode=predict and export; --mode=evaluate does"),
+        (["--config=demo", "--workdir=x", "--stage=source"], "--stage is for --mode=evaluate and predict and export"),
         (["--mode=status"], "--mode=status needs --workdir"),
         (["--mode=status", "--workdir=tests"], "--workdir = tests holds no run"),
     ],
-    ids=["no configuration", "settings alone", "two networks", "which", "status of nothing", "status of no run"],
+    ids=["no configuration", "settings alone", "two networks", "which", "a flag of another mode", "and in training",
+         "status of nothing", "status of no run"],
 )  # fmt: skip
 def test_flags_that_make_no_sense_are_refused(arguments, message):
     result = run_main(*arguments)

@@ -154,7 +154,8 @@ def other_value(name: str, value):
                "discriminator_channels": (8, 8, 8, 8), "adam_betas": (0.8, 0.99),
                "source_images": "other", "window": (32, 32), "patch_size": (16, 32),
                "ignored_margins": (1, 2, 0, 0), "feature_distance_classes": ("sky",),
-               "detail_size": (32, 32), "foundation": "dinov3_vits16", "foundation_file": "x.npz"}  # fmt: skip
+               "detail_size": (32, 32), "foundation": "dinov3_vits16", "foundation_file": "x.npz",
+               "foundation_input": "rgb01"}  # fmt: skip
     if name in choices:
         return choices[name]
     if choices := settings.CHOICES.get(name, ranges.CHOICES.get(name)):

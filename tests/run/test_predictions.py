@@ -13,6 +13,7 @@ from tiny import CLASSES, block_source, tiny_config
 
 from proda_jax.configs import base
 from proda_jax.data.label_spaces import CITYSCAPES_IDS, IGNORE, label_space
+from proda_jax.data.memory import MemorySource
 from proda_jax.run import predictions
 from proda_jax.run.sources import Sources
 
@@ -149,6 +150,24 @@ def test_labels_in_memory_are_compared_pixel_by_pixel(tmp_path):
     found = predictions.score(config, Sources(config, tmp_path, given={"validation": source}), tmp_path, "train_ids")
     counts = source.labels != IGNORE
     assert found["pixel_accuracy"] == round(100 * float((predicted == source.labels)[counts].mean()), 2)
+
+
+def test_masks_of_0_and_255_are_what_the_labels_are_or_refused(tmp_path):
+    truth = np.random.default_rng(0).integers(0, 2, (2, 32, 64)).astype(np.uint8)
+    predicted = truth ^ (np.random.default_rng(1).random(truth.shape) < 0.1)
+    source = MemorySource(np.zeros((*truth.shape, 3), np.uint8), truth)
+    for name, values in zip(source.names, predicted, strict=True):
+        Image.fromarray(values * np.uint8(255)).save(tmp_path / f"{name}.png")
+    config = tiny_config()
+    config.data.label_space, config.data.classes = "custom", ("ground", "house")
+    config.data.validation = base.folder("val", "images", "labels", (32, 64))
+    sources = Sources(config, tmp_path, given={"validation": source})
+    with pytest.raises(ValueError, match="0 and 255 alone, as masks .* 255 is no class among train_ids"):
+        predictions.score(config, sources, tmp_path)
+    config.data.validation.label_values = ((0, "ground"), (255, "house"))
+    found = predictions.score(config, sources, tmp_path)
+    assert found["prediction_values"] == "label_ids"
+    assert found["pixel_accuracy"] == round(100 * float((predicted == truth).mean()), 2)
 
 
 def test_the_command_scores_a_folder(cityscapes, tmp_path):

@@ -75,6 +75,7 @@ REFUSED = [
     ("stage1.soft_label_stride", 16, "1, 2, 4 or 8"),
     ("views.crop_size", (64, 16), "at least 32 pixels"),
     ("data.target.image_size", (96, 16), "at least 32 pixels"),
+    ("data.target.image_size", (96.5, 192), "whole numbers"),
     ("views.scale", (1.5, 0.5), "smallest, largest"),
     ("views.scale", (1.0,), "smallest, largest"),
     ("micro_batches", 0, "at least 1"),
@@ -148,6 +149,10 @@ REFUSED_OF_FOLDERS = [
     ("data.classes", ("road",), "what is not the object is a class, too, such as ('background', 'road')"),
     ("data.source.raw_dir", "raw", "None, as data.source.images says where"),
     ("data.colors", ((1, 2, 3),), "a colour for each of the 2 classes"),
+    ("data.colors", ((1, 2, 3), (1, 2, 300)), "whole numbers from 0 to 255, not (1, 2, 300)"),
+    ("data.colors", ((1, 2, 3), "#ff0000"), "whole numbers from 0 to 255, not '#ff0000'"),
+    ("data.classes", ("road", ""), "names of letters in one line, not ''"),
+    ("data.classes", ("road", "a\nb"), r"names of letters in one line, not 'a\nb'"),
     ("data.target.name", "gta5", "one of folder"),  # without values of its own
     ("data.source.images", None, "a folder of images"),
     ("data.source.labels", None, "a folder of labels"),

@@ -4,7 +4,8 @@ import pytest
 import tiny
 
 from proda_jax.configs import base, custom
-from proda_jax.run import ranges, settings
+from proda_jax.data.checks import check_given
+from proda_jax.run import settings
 
 
 def config_of(init: str):
@@ -44,7 +45,7 @@ def test_files_of_a_data_set_that_a_configuration_does_not_have_are_refused_besi
     c = custom.get_config("lite")  # without validation images
     given = {"data.validation.images": "photos", "data.source.images": "other"}
     with pytest.raises(ValueError, match="validation.images = 'photos'.*--config.data.validation.name=folder"):
-        ranges.check_given(c, given)
-    ranges.check_given(c, {"data.source.images": "other", "seed": 1, "data.validation.name": "none"})
+        check_given(c, given)
+    check_given(c, {"data.source.images": "other", "seed": 1, "data.validation.name": "none"})
     c.data.validation.name = "folder"
-    ranges.check_given(c, given | {"data.validation.name": "folder"})
+    check_given(c, given | {"data.validation.name": "folder"})

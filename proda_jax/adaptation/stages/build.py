@@ -24,8 +24,8 @@ from proda_jax.models.translator import PatchDiscriminator, Translator
 
 # Where a stage's networks, labels and draws are from, and when it ends: its step is the same whatever they are.
 AROUND_THE_STEP = (
-    "init", "init_takes", "weights", "teacher", "labels_from", "random_as", "steps", "foundation_file", "source_images",
-    "window", "window_overlap",
+    "init", "init_takes", "weights", "teacher", "labels_from", "random_as", "steps", "foundation_file",
+    "foundation_input", "source_images", "window", "window_overlap",
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from etils import epath
 from proda_jax.models.backbones import Backbone
 from proda_jax.models.weights.layout import Layout, read_off
 from proda_jax.system import digests
+from proda_jax.system.stand_ins import stand_in
 
 FACTS = ("step", "best_miou")
 
@@ -110,4 +111,7 @@ def file_bytes(path: epath.Path) -> bytes:
         raise ValueError(
             f"{path}: expected a file of weights, a TensorFlow checkpoint or a stage's folder; there is none"
         )
-    return path.read_bytes()
+    contents = path.read_bytes()
+    if reason := stand_in(contents):
+        raise ValueError(f"{path}: expected a file of weights, and {reason}")
+    return contents

@@ -107,6 +107,9 @@ def read(
         sized = layout.head in ("released", "daformer", "deeplabv3plus")  # others follow the backbone's channels
         expected["prototypes"] = (layout.classes, layout.feature_channels if sized else None)
     arrays = {name: matrix(array) if len(expected.get(name, ())) == 2 else array for name, array in arrays.items()}
+    if whole := [name for name in expected if name in arrays and arrays[name].dtype.kind not in "f"]:
+        raise ValueError(f"{path}: {whole[0]} holds numbers of type {arrays[whole[0]].dtype}, as quantised networks "
+                         "have them: expected floating point; use the file that it was made from")  # fmt: skip
     result = account(
         arrays,
         expected,

@@ -1,7 +1,6 @@
-"""A network for others to use: its variables as safetensors, a card that knows their digest, a page for people."""
+"""A network for others: its variables as safetensors, a card with their digest and its own, a page for people."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,8 @@ import numpy as np
 import safetensors.numpy
 from etils import epath
 
-from proda_jax.system.files import read_json, write_together
+from proda_jax.system.files import json_text, read_json, write_together
+from proda_jax.system.stand_ins import stand_in
 
 WEIGHTS, PAGE, CARD = "model.safetensors", "README.md", "card.json"
 OURS = {WEIGHTS, PAGE, CARD}
@@ -57,7 +57,7 @@ def write(folder: epath.PathLike, variables: Mapping, card: Mapping[str, Any], p
     arrays = {name: np.asarray(value, np.float32, order="C") for name, value in named.items()}
     data = safetensors.numpy.save(arrays, {"format": "flax"})
     card = {"format": FORMAT} | dict(card) | {"sha256": hashlib.sha256(data).hexdigest()}
-    write_together(folder, {WEIGHTS: data, PAGE: page.encode(errors="replace"), CARD: json.dumps(card, indent=2)})
+    write_together(folder, {WEIGHTS: data, PAGE: page.encode(errors="replace"), CARD: json_text(card)})
 
 
 def read(folder: epath.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -68,8 +68,8 @@ def read(folder: epath.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]
     """
     path = epath.Path(folder) / WEIGHTS
     card, data = read_card(folder), path.read_bytes()
-    if data.startswith(b"version https://git-lfs"):
-        raise ValueError(f"{path} only says where Git LFS keeps the weights: fetch them, git lfs pull")
+    if reason := stand_in(data):
+        raise ValueError(f"{path}: expected weights, and {reason}")
     if hashlib.sha256(data).hexdigest() != card.get("sha256"):
         raise ValueError(f"{path} is damaged, or not the file that {CARD} is of (its {len(data)} bytes have another "
                          f"SHA-256): {AGAIN}")  # fmt: skip
