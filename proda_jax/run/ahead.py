@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding
 
 from proda_jax.adaptation import prototypes
 from proda_jax.adaptation.stages import build, kinds, prepare
-from proda_jax.adaptation.stages.step import Setup
+from proda_jax.adaptation.stages.setup import Setup
 
 Shape = jax.ShapeDtypeStruct
 

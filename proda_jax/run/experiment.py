@@ -15,7 +15,7 @@ from etils import epath
 
 from proda_jax.adaptation import class_thresholds, patch_modes, prototypes, statistics
 from proda_jax.adaptation.stages import build, kinds, prepare
-from proda_jax.adaptation.stages.step import Setup
+from proda_jax.adaptation.stages.setup import Setup
 from proda_jax.adaptation.state import TrainState
 from proda_jax.data.checks import data_sets, first_of
 from proda_jax.data.decode import cores

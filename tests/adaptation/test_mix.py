@@ -10,7 +10,7 @@ from contracts import PROTOTYPES, one_batch
 from tiny import CLASSES, tiny_config, tiny_model, tiny_stage, tiny_variables
 from within import results_of
 
-from proda_jax.adaptation.stages import build, contrast, mix
+from proda_jax.adaptation.stages import build, contrast, mix, passes
 from proda_jax.adaptation.views import class_mix
 from proda_jax.configs import base
 from proda_jax.data.label_spaces import IGNORE

@@ -10,7 +10,7 @@ import optax
 from tiny import CROP, tiny_config, tiny_model, tiny_variables
 
 from proda_jax.adaptation.stages import build, passes
-from proda_jax.adaptation.stages.step import Setup
+from proda_jax.adaptation.stages.setup import Setup
 from proda_jax.configs import base
 
 

@@ -14,7 +14,7 @@ from proda_jax.adaptation.stages import contrast, kinds, learnt_prototypes, tran
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.stages.kinds import KINDS
 from proda_jax.adaptation.stages.sections import views_of
-from proda_jax.adaptation.stages.step import Setup
+from proda_jax.adaptation.stages.setup import Setup
 from proda_jax.adaptation.state import ContrastState, DiscriminatorState, TrainState, copy
 from proda_jax.data.label_spaces import label_space
 from proda_jax.models.backbones import BACKBONES, DEFAULT, OPTIONS, Backbone, backbone

@@ -8,17 +8,15 @@ what the pass alone would, and keeps nothing for a later one.
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from proda_jax.adaptation import statistics
+from proda_jax.adaptation.stages.setup import Setup
 from proda_jax.adaptation.state import TrainState
 from proda_jax.models.heads import Output
-
-if TYPE_CHECKING:
-    from proda_jax.adaptation.stages.step import Setup
 
 Metrics = dict[str, Any]
 
@@ -51,7 +49,7 @@ class Pass:
 
 
 def forward(
-    setup: "Setup", params: Any, batch_stats: Any, taken: Pass, moves: bool | jax.Array | None = None
+    setup: Setup, params: Any, batch_stats: Any, taken: Pass, moves: bool | jax.Array | None = None
 ) -> tuple[Output, Any]:
     """A pass of the trained network: its own batch for batch normalisation, which moves the running statistics.
 
@@ -82,7 +80,7 @@ def forward(
 
 
 def gradients(
-    setup: "Setup", state: TrainState, batch_stats: Any, passes: Sequence[Pass]
+    setup: Setup, state: TrainState, batch_stats: Any, passes: Sequence[Pass]
 ) -> tuple[Any, Any, list[Metrics]]:
     """Gradient of the sum of the losses of passes.
 
@@ -107,7 +105,7 @@ def gradients(
 
 
 def one_by_one(
-    setup: "Setup", state: TrainState, batch_stats: Any, passes: Sequence[Pass]
+    setup: Setup, state: TrainState, batch_stats: Any, passes: Sequence[Pass]
 ) -> tuple[Any, Any, list[Metrics]]:
     """See `gradients`; each pass is traced by itself."""
     found, metrics = [], []
@@ -124,7 +122,7 @@ def one_by_one(
 
 
 def in_a_loop(
-    setup: "Setup", state: TrainState, batch_stats: Any, passes: Sequence[Pass]
+    setup: Setup, state: TrainState, batch_stats: Any, passes: Sequence[Pass]
 ) -> tuple[Any, Any, list[Metrics]]:
     """See `gradients`, for passes of one form."""
     moves = [statistics.moved_by(setup.stage, taken.domain) for taken in passes]

@@ -7,23 +7,19 @@ turns them, and their gradients, into those of the whole batch.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import flax
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 
 from proda_jax.adaptation import losses, views
 from proda_jax.adaptation.stages.passes import Metrics, Pass, add
+from proda_jax.adaptation.stages.setup import Setup
 from proda_jax.adaptation.state import DiscriminatorState, TrainState
 from proda_jax.adaptation.views import colour, fourier
-from proda_jax.models.deeplab import SegmentationNetwork
-from proda_jax.models.discriminator import Discriminator
 from proda_jax.models.heads import Output
-from proda_jax.models.translator import PatchDiscriminator, Translator
 
 # Every use of randomness within a step folds its own number into the example's key.
 SOURCE_VIEW, SOURCE_COLOUR, TARGET_VIEW, STRONG_VIEW, SOURCE_PASS, WEAK_PASS, STRONG_PASS, TEACHER_PASS = range(8)
@@ -34,54 +30,6 @@ POOL = 26
 TARGET_SLOTS = 1 << 20  # where a target example draws as a source example does, and is to draw something else
 
 Batch = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What a step needs and never changes.
-
-    Attributes:
-      model: the trained network; `teacher`: the network that distillation learns from.
-      optimizer: of the trained network.
-      stage: the stage's section of the configuration.
-      views: the configuration's section on views.
-      axis_name: mapped axis over the devices, or None on one.
-      micro_batches: number of them in which a device computes its share of the batch.
-      scan_passes: whether passes that are alike are turns of one loop, see `passes.gradients`.
-      discriminator, discriminator_optimizer: of the adversarial warm-up, or of translation.
-      prototype_optimizer: of prototypes that are learnt.
-    """
-
-    model: SegmentationNetwork | Translator
-    optimizer: optax.GradientTransformation
-    stage: ml_collections.FrozenConfigDict
-    views: ml_collections.FrozenConfigDict
-    axis_name: str | None = None
-    micro_batches: int = 1
-    scan_passes: bool = True
-    teacher: SegmentationNetwork | None = None
-    discriminator: Discriminator | PatchDiscriminator | None = None
-    discriminator_optimizer: optax.GradientTransformation | None = None
-    prototype_optimizer: optax.GradientTransformation | None = None
-
-    @property
-    def crop_size(self) -> tuple[int, int]:
-        return tuple(self.views.crop_size)
-
-    @property
-    def target_size(self) -> tuple[int, int]:
-        """Height and width at which target losses are computed: a quarter of the crop in the released code."""
-        return self.on_target_grid(self.crop_size)
-
-    def on_target_grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width, on the grid of target losses, of an image of this size in pixels."""
-        stride = self.views.target_stride
-        return size[0] // stride, size[1] // stride
-
-    @property
-    def shares(self) -> int:
-        """Micro-batches of all devices; each has as many examples."""
-        return self.micro_batches * (1 if self.axis_name is None else jax.lax.axis_size(self.axis_name))
 
 
 def example_keys(state: TrainState, slots: jax.Array, purpose: int) -> jax.Array:
