@@ -101,7 +101,7 @@ def test_other_tasks_have_no_row():
 def test_gta5_stands_beside_the_paper(tmp_path):
     fake_workdir(tmp_path, gta5_like(), images=1, size=(48, 96))
     run, folder = read(tmp_path), Folder(tmp_path / "report")
-    by_stage, by_class, _, note = tables.scores(run, folder).blocks
+    by_stage, by_class, *_, note = tables.scores(run, folder).blocks
     assert list(by_stage.columns[-2:]) == ["paper", "paper’s gain"] and "GTA5 to Cityscapes" in note.text
     assert {row[0]: tuple(row[-2:]) for row in by_stage.rows} == {
         "source": ("36.6", "–"), "warmup": ("41.6", "+5.0"), "stage1": ("53.7", "+17.1"),

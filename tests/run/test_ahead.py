@@ -90,6 +90,7 @@ def test_what_was_compiled_ahead_is_not_compiled_again(tmp_path, compilations):
     config = config_of()
     config.stages, config.evaluate_every = ("source", "denoise"), 10
     config.denoise.init = config.denoise.labels_from = "source"
+    config.denoise.temperature, config.evaluate_batch_size = 0.77, 3  # as no other test has, which might share programs
     run = experiment.Experiment(config, tmp_path, Sources(config, tmp_path, given=given()), devices_used=1)
     run.run_stage("source")
     for what in ("labels", "step"):
