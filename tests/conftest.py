@@ -10,9 +10,6 @@ import pytest
 from quick import FLAGS
 from xdist.scheduler import LoadScopeScheduling
 
-from proda_jax.system import memory
-
-memory.keep_freed()  # as the command does
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 for flag in ("--xla_force_host_platform_device_count=4", *FLAGS):
     if flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):

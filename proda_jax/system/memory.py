@@ -1,37 +1,11 @@
-"""How much memory this process may still take, and what it does with what it no longer needs."""
+"""How much memory this process may still take."""
 
-import ctypes
 import pathlib
 
 _CGROUPS = (  # limit, use: version 2, and 1
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
-
-# of glibc's mallopt: what of the heap's end is given back, how many large pieces are mapped, how many heaps there are
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
-_ACCELERATORS = ("nvidia[0-9]*", "accel*", "vfio/[0-9]*", "kfd")  # files of GPUs and TPUs in /dev
-
-
-def keep_freed() -> bool:
-    """Lets this process keep memory that it frees, for what it allocates next; to be called before threads begin.
-
-    A step of training on a CPU takes its temporary arrays from the C library and frees them at its end. glibc gives
-    pieces of that size back to the system, which hands out pages full of zeros at the next step: a third of the time of
-    a step of the demo (docs/performance.md). One heap for all threads is part of it: others can have no large pieces.
-
-    Returns:
-      Whether that was arranged: not without glibc, and not where there is a GPU or TPU, for which threads that decode
-      images are better off with heaps of their own.
-    """
-    if any(next(pathlib.Path("/dev").glob(pattern), None) for pattern in _ACCELERATORS):
-        return False
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return False
-    choices = ((_TRIM_THRESHOLD, 2**31 - 1), (_MMAP_MAX, 0), (_ARENA_MAX, 1))
-    return all([mallopt(option, value) == 1 for option, value in choices])
 
 
 def free() -> int | None:
