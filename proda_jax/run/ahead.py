@@ -51,8 +51,10 @@ class Ahead:
             self._begun[what].exception()
 
     def give_up(self) -> None:
-        """Begins nothing more."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Forgets what is not begun yet, so that the program's end waits for one piece at most."""
+        for work in self._begun.values():
+            work.cancel()
+        self._begun.clear()
 
 
 def foreseen(stage: ml_collections.ConfigDict) -> bool:
@@ -91,8 +93,13 @@ def batch_shapes(
     """
     kind, slots = kinds.of(stage), Shape((size,), jnp.int32)
     batch = {"slot": slots}
-    images = lambda where: {"image": Shape((size, *where, 3), jnp.uint8)}  # noqa: E731
-    labels = lambda where: {"label": Shape((size, *where), jnp.uint8)}  # noqa: E731
+
+    def images(where: tuple[int, int]) -> dict:
+        return {"image": Shape((size, *where, 3), jnp.uint8)}
+
+    def labels(where: tuple[int, int]) -> dict:
+        return {"label": Shape((size, *where), jnp.uint8)}
+
     if source is not None:
         batch["source"] = images(source) | labels(source)
         if stage.rare_class_sampling:

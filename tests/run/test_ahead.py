@@ -1,12 +1,14 @@
 """Programs of the next stage, compiled while a stage trains: whether they are those that it asks for."""
 
+import threading
+
 import jax
 import pytest
 from survival import given
 from tiny import block_source, tiny_config, tiny_stage
 
 from proda_jax.configs import base
-from proda_jax.run import experiment, train
+from proda_jax.run import ahead, experiment, train
 from proda_jax.run.records import History
 from proda_jax.run.sources import Sources
 from proda_jax.system import devices
@@ -57,7 +59,10 @@ def test_shapes_are_those_of_what_steps_take(tmp_path, monkeypatch):
     run = experiment.Experiment(config, tmp_path, sources, devices_used=2)
     foreseen = {name: run.step_shapes(name, run.setup(name)) for name in config.stages[1:]}
     run.run()
-    abstract = lambda leaf: (jax.typeof(leaf), leaf.sharding)  # noqa: E731
+
+    def abstract(leaf) -> tuple:
+        return jax.typeof(leaf), leaf.sharding
+
     for name, shapes in foreseen.items():
         assert jax.tree.map(abstract, shapes) == jax.tree.map(abstract, taken[name]), name
 
@@ -99,3 +104,14 @@ def test_what_was_compiled_ahead_is_not_compiled_again(tmp_path, compilations):
     run.run_stage("denoise")
     assert {"jit(step)", "jit(soft_labels)"} <= set(compilations[:before])
     assert not {"jit(step)", "jit(soft_labels)"} & set(compilations[before:])
+
+
+def test_what_is_given_up_is_forgotten_and_more_can_be_begun():
+    work, running, done = ahead.Ahead(), threading.Event(), []
+    work.begin("first", running.wait)
+    work.begin("second", lambda: done.append("second"))
+    work.give_up()
+    running.set()
+    work.begin("third", lambda: done.append("third"))
+    work.wait("third")
+    assert done == ["third"]
