@@ -4,19 +4,22 @@
     python main.py --mode=study --config=configs/studies/table1.py:camvid --config.data.raw_dir=<CamVid> --workdir=...
     python main.py --mode=study --config=configs/studies/table1.py --workdir=... <data and weights as for gta5.py>
 
-`demo` is rendered streets and a small network from scratch, `camvid` real photographs by day -> at dusk with
-EfficientNet-Lite0 from ImageNet weights; without either it is the paper's task at full size, with its network. Each row
-starts from the same network, trained on the source, and takes `STEPS` more, in as many parts as its system has; the
-control takes them on the source alone. Steps of CyCADA's and BDL's translation count like all others, and BDL
-translates once. The paper's numbers beside the rows are Table 1's, each with a network, a size and a rule for choosing
-of its own. Systems with two heads have networks of their own, and a study each: `demo_levels` (AdaptSegNet and ADVENT
-at two levels), `demo_clan`, `demo_uncertainty` (Seg-Uncertainty), or `gta5_` in place of `demo_`. APODA is not here.
+`demo` is rendered streets and `camvid` real photographs by day -> at dusk, both with EfficientNet-Lite0 from ImageNet
+weights; without either it is the paper's task at full size, with its network. Each row starts from the same network,
+trained on the source, and takes `STEPS` more, in as many parts as its system has; the control takes them on the source
+alone. Steps of CyCADA's and BDL's translation count like all others, and BDL translates once. The paper's numbers
+beside the rows are Table 1's, each with a network, a size and a rule for choosing of its own. Systems with two heads
+have networks of their own, and a study each: `demo_levels` (AdaptSegNet and ADVENT at two levels), `demo_clan`,
+`demo_uncertainty` (Seg-Uncertainty), or `gta5_` in place of `demo_`; those of `demo_` have DeepLabv2's head on the same
+backbone, as the other takes all its maps. APODA is not here.
 
 What is a system's own is as in its configuration (configs/cbst.py and others): losses, weights, selection of labels.
-Rates, schedule, batch normalisation, views, sizes of discriminators and colour augmentation are the same in all rows.
-In the form `camvid` statistics are recomputed from target images in all of them; scores with running ones stand beside.
+Rates, schedule, batch normalisation, views, sizes of discriminators, colour augmentation and how source images are
+drawn are the same in all rows. In the forms `demo` and `camvid` they are drawn by rare classes, and statistics are
+recomputed from target images; scores with running ones stand beside.
 """
 
+import functools
 from collections.abc import Callable
 
 import ml_collections
@@ -44,7 +47,7 @@ from proda_jax.configs.studies import common
 
 # of each row after the source, by form; divisible into two, three and four parts
 STEPS = {"gta5": 120_000, "demo": 480, "camvid": 480}
-SOURCE_STEPS = {"gta5": gta5.STEPS, "demo": 600, "camvid": 400}
+SOURCE_STEPS = {"gta5": gta5.STEPS, "demo": 400, "camvid": 400}
 SYSTEMS = ("one_head", "levels", "clan", "uncertainty")  # by the network that they need
 TERMS = (
     "Every row takes {} steps after the same start, in as many parts as its system has. No row was tuned: "
@@ -60,14 +63,16 @@ def get_config(form: str = "gta5") -> ml_collections.ConfigDict:
     if task not in STEPS or system not in SYSTEMS[1:] + ("",) or task == "camvid" and system:
         others = ", ".join((*STEPS, *(f"{task}_{name}" for task in ("gta5", "demo") for name in SYSTEMS[1:])))
         raise ValueError(f"configs/studies/table1.py:{form}: expected one of {others} after the colon")
-    c = demo.get_config("scratch") if task == "demo" else {"gta5": gta5, "camvid": camvid}[task].get_config()
+    c = {"gta5": gta5, "demo": demo, "camvid": camvid}[task].get_config()
     c.task = f"{form}_systems"
     if task != "gta5":
         c.data.loader = "memory"
-    steps, finish = STEPS[task], {"gta5": of_gta5, "demo": of_demo, "camvid": of_camvid}[task]
+    steps, finish = STEPS[task], of_gta5 if task == "gta5" else functools.partial(of_small_images, c)
     c.evaluate_every = min(steps, 5000)
-    c.source = finish(base.supervised("random" if task == "demo" else "imagenet", SOURCE_STEPS[task]))
+    c.source = finish(base.supervised("imagenet", SOURCE_STEPS[task]))
     c.control = finish(base.supervised("source", steps))
+    if task == "demo" and system:
+        c.model.head, c.model.head_channels, c.model.feature_channels = "deeplab", 256, 256  # which it has no use for
     add = {"": one_head, "levels": two_levels, "clan": parallel_heads, "uncertainty": uncertainty}[system]
     rows = [("source only", "source", 36.6), ("source only, continued", "control", None), *add(c, finish, steps)]
     title = f"Systems of Tables 1 and 2{', ' + system if system else ''}"
@@ -86,15 +91,12 @@ def of_gta5(stage: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     return alike(small.jitter(stage), usual.discriminator_channels)
 
 
-def of_demo(stage: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """What is the same in all rows of rendered streets."""
-    return alike(small.jitter(small.tuned(stage)), small.warmup("source", 1).discriminator_channels)
-
-
-def of_camvid(stage: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """What is the same in all rows of photographs."""
-    share = 1.0 if stage.init == "imagenet" else lite.LATER
-    return alike(small.jitter(lite.tuned(stage, share)), small.warmup("source", 1).discriminator_channels)
+def of_small_images(c: ml_collections.ConfigDict, stage: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """What is the same in all rows of rendered streets, and of photographs."""
+    stage = lite.tuned(stage, 1.0 if stage.init == "imagenet" else lite.LATER)
+    if stage.get("source_weight", 1.0) > 0:
+        lite.draw_rare_classes(stage, c.data.source.image_size, c.views.crop_size)
+    return alike(small.jitter(stage), small.warmup("source", 1).discriminator_channels)
 
 
 def alike(stage: ml_collections.ConfigDict, channels: tuple[int, ...]) -> ml_collections.ConfigDict:
@@ -150,21 +152,16 @@ def one_head(c: ml_collections.ConfigDict, finish: Finish, steps: int) -> list[R
         c[name] = finish(lent(selected(base.distill(before, before, third), "class_portion", 0.34, every=1)))
         c[name].label_threshold = 0.9
 
-    warmup, stage1, distilled = {
-        of_gta5: (lambda *given: finish(base.warmup(*given)), lambda *given: finish(base.denoise(*given)),
-                  lambda *given: finish(proda_distilled(*given))),
-        of_demo: (small.warmup, small.denoise, small.distill),
-        of_camvid: (lambda *given: finish(lite.warmup(*given)), lambda *given: finish(lite.denoise(*given)),
-                    lambda *given: finish(lite.distill(*given))),
-    }[finish]  # fmt: skip
-    c.warmup = warmup("source", quarter)
+    if finish is of_gta5:
+        c.warmup, c.stage1 = base.warmup("source", quarter), base.denoise("warmup", quarter)
+        c.stage2, c.stage3 = proda_distilled("stage1", quarter), proda_distilled("stage2", quarter)
+    for name in ("warmup", "stage1", "stage2", "stage3"):  # elsewhere the configuration's own
+        c[name].steps = quarter
+        finish(c[name])
     before = "warmup"
     for name in cag.get_config().stages[1:]:
         c[name] = finish(base.anchors(before, quarter))
         before = name
-    c.stage1 = stage1("warmup", quarter)
-    c.stage2 = distilled("stage1", quarter)
-    c.stage3 = distilled("stage2", quarter)
     c.dacs = finish(base.mix("source", steps))
     return [
         ("AdaptSegNet, one level", "adaptsegnet", 41.4), ("MinEnt, one level", "minent", None),
