@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+NOTHING = 1e-6  # of an image's largest slope: less is rounding, whose sign another device or program may see otherwise
+
 
 def attacked(
     features: jax.Array, objectives: Sequence[Callable[[jax.Array], jax.Array]], radius: float, steps: int = 1
@@ -26,6 +28,12 @@ def attacked(
     stride = radius / steps * jnp.sqrt(jnp.mean(jnp.square(features), axis=-1, keepdims=True))
 
     def step(_: int, moved: jax.Array) -> jax.Array:
-        return moved + stride * sum(jnp.sign(jax.grad(objective)(moved)) for objective in objectives)
+        return moved + stride * sum(direction(jax.grad(objective)(moved)) for objective in objectives)
 
     return jax.lax.stop_gradient(jax.lax.fori_loop(0, steps, step, features))
+
+
+def direction(slope: jax.Array) -> jax.Array:
+    """The sign of a slope, [batch, h, w, channels], and 0 where there is none."""
+    size = jnp.abs(slope)
+    return jnp.where(size > NOTHING * jnp.max(size, axis=(1, 2, 3), keepdims=True), jnp.sign(slope), 0.0)
