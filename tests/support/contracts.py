@@ -140,15 +140,22 @@ STAGES = {  # the first of each kind is the one of the ordinary suite
         ),
         model=(("auxiliary_head", "lower"), ("auxiliary_weight", 0.5)),
     ),
-    "class_aware": Row(  # FADA's, with two heads that are to differ, and APODA's attacks on its features
+    "class_aware": Row(  # FADA's, with two heads that are to differ
         lambda: base.warmup("random", 10),
         settings=(
             ("gan", "classes"), ("adversarial_on", "features"), ("adversarial_weight", 1.0), ("scores_at", "image"),
             ("discriminator", "pixelwise"), ("discriminator_channels", (8, 8)), ("logit_temperature", 1.0),
-            ("soft_label_limit", 0.2), ("perturbation", 0.2), ("perturbation_steps", 2),
+            ("soft_label_limit", 0.2),
             ("auxiliary_ce_weight", 1.0), ("weight_divergence", 1.0),
         ),
         model=(("auxiliary_head", "parallel"), ("head", "deeplab")),
+    ),
+    "perturbed": Row(  # APODA's
+        lambda: base.warmup("random", 10),
+        settings=(
+            ("perturbation", 0.2), ("perturbation_steps", 2), ("adversarial_weight", 0.0), ("gan", "vanilla"),
+            ("adversarial_on", "features"), ("discriminator", "pixelwise"), ("discriminator_channels", (8, 8)),
+        ),
     ),
     "denoise": Row(lambda: base.denoise("random", 10), settings=(("label_threshold", 0.3), *SLOW)),
     "self_training": Row(lambda: base.self_training("random", 10), settings=(("label_threshold", 0.3),)),
