@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
+from proda_jax.data import pixels
 from proda_jax.data_prep.archives import Member, members, place_below
 from proda_jax.data_prep.examples import Checks, Example, checked, read_files
 from proda_jax.data_prep.records import Record, digest, states
@@ -13,7 +14,7 @@ from proda_jax.system.files import is_remote
 from proda_jax.system.folders import PassedOver, listing, shown
 from proda_jax.system.paths import expanded
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif")  # in lower or upper case
+IMAGE_SUFFIXES = pixels.ENDINGS  # in lower or upper case
 LABEL_SUFFIXES = (".png",)
 
 

@@ -60,7 +60,7 @@ class _Tiles(DataSet):
         row, column = (int(part) for part in record.name.split("_")[-2:])
         cut = np.s_[row : row + CROP, column : column + CROP]
         with naming(record.image):
-            image = encode_png(np.ascontiguousarray(_pixels(record.image)[cut]))
+            image = encode_png(np.ascontiguousarray(_pixels(record.image, self.checks.value_range)[cut]))
         with naming(record.label):
             return image, encode_png(_classes(_pixels(record.label)[cut]))
 
@@ -106,9 +106,8 @@ def _starts(size: int) -> list[int]:
 
 
 @functools.lru_cache(maxsize=_TILES_HELD)
-def _pixels(path) -> np.ndarray:
-    with pixels.opened(path.read_bytes()) as tile:
-        return np.asarray(tile.convert("RGB"))
+def _pixels(path, value_range: pixels.Range | None = None) -> np.ndarray:
+    return pixels.read(path.read_bytes(), value_range, upright=False)
 
 
 def _classes(colors: np.ndarray) -> np.ndarray:

@@ -16,8 +16,8 @@ _NONE = "none"  # the name of a data set that there is not
 def add(config: ml_collections.ConfigDict, arguments: Iterable[str]) -> None:
     """Adds the data sets that a command line has settings of, so that these can be set, in place.
 
-    `data.source[0]` is the source of the configuration, or the first of its sources; `data.source[1]` and those after it
-    begin with its settings, but for the files. A 'folder' gets a name of its own, such as 'source_1'. Where the
+    `data.source[0]` is the source of the configuration, or the first of its sources; `data.source[1]` and those after
+    it begin with its settings, but for the files. A 'folder' gets a name of its own, such as 'source_1'. Where the
     configuration has no such data set but knows its size, [0] makes it a 'folder'.
 
     Args:
