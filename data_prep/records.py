@@ -43,7 +43,7 @@ class FileState:
     Attributes:
       path: where it is.
       length: bytes.
-      time: of its last change, nanoseconds since 1970; of a file in an archive its checksum.
+      time: of its last change, nanoseconds since 1970; of a file in an archive what `Member.state` has.
     """
 
     path: str
