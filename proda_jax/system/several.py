@@ -8,7 +8,7 @@ import ml_collections
 from proda_jax.configs import base
 from proda_jax.system.refusals import choose
 
-_OF_A_ROLE = re.compile(r"--?config\.(data\.(source|target|validation))(?![\w])([^=]*)")
+_OF_A_ROLE = re.compile(r"--?(?:no)?config\.(data\.(source|target|validation))(?![\w])([^=]*)")
 _FILES = ("images", "labels", "file_list", "raw_dir")  # which are each data set's own
 _NONE = "none"  # the name of a data set that there is not
 
@@ -28,9 +28,9 @@ def add(config: ml_collections.ConfigDict, arguments: Iterable[str]) -> None:
       ValueError: a setting that is of no data set, by its name.
     """
     given: dict[str, dict[int | None, str]] = {}  # by role: {place: a setting of it}
-    for argument in arguments if "data" in config else ():
-        if found := _OF_A_ROLE.match(argument):
-            name, role, rest = found.groups()
+    for found in filter(None, map(_OF_A_ROLE.match, arguments)):
+        name, role, rest = found.groups()
+        if "data" in config:
             given.setdefault(role, {})[_place(name, rest, config.data[role])] = f"{name}{rest}"
     for role, settings in given.items():
         _add(config, role, settings)
@@ -57,7 +57,7 @@ def _add(config: ml_collections.ConfigDict, role: str, settings: dict[int | None
     have = config.data[role]
     parts = list(have) if isinstance(have, tuple | list) else [have]
     places = sorted(place for place in settings if place is not None)
-    if None in settings and (places or len(parts) > 1):
+    if None in settings and (places or isinstance(have, tuple | list)):
         key = settings[None].removeprefix(f"data.{role}")
         raise ValueError(f"--config.{settings[None]}: there are several, so say of which this is: "
                          f"--config.data.{role}[0]{key}")  # fmt: skip

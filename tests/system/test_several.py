@@ -40,7 +40,8 @@ def test_added_data_sets_begin_with_the_first_ones_settings_but_for_its_files():
 def test_known_data_sets_keep_their_splits_and_a_files_own_several_are_added_to():
     c = gta5.get_config()
     base.give(c, target=(base.dataset("acdc", "fog_train", (1080, 1920)),) * 2)
-    several.add(c, flags("target[0].share=1", "target[2].split=night_train", "source[0].share=1"))
+    several.add(c, flags("target[0].share=1", "target[2].split=night_train"))
+    several.add(c, ["--noconfig.data.source[0].skip_unlabelled"])
     assert [one.split for one in c.data.target] == ["fog_train"] * 3 and c.data.target[2].name == "acdc"
     assert list(data_sets(c.data, "source")) == ["data.source[0]"]
     before = c.to_json_best_effort()
