@@ -148,9 +148,9 @@ def folder(
 
     Args:
       name: what its prepared copy is called; letters, digits and underscores.
-      images: folder of PNG and JPEG images, subfolders included, or a pattern: 'photos/*_rgb.png' takes those files
-        only, and '*' is what an image and its label share; in folders, too, and '**' is any of them. Or several. None:
-        there is no such data set.
+      images: folder of images, subfolders included, or a pattern: 'photos/*_rgb.png' takes those files only, and
+        '*' is what an image and its label share; in folders, too, and '**' is any of them. Or several. None: there is
+        no such data set.
       labels: the same for label PNGs: one for all images, or one for each of `images`; None where there are none.
       image_size: (height, width) to which images and labels are resized.
       label_values: {raw value or colour (red, green, blue): class or 'ignored'}; several may share a class. None: the

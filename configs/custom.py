@@ -25,7 +25,7 @@ CLASSES = {  # what to tell apart, and its colour (red, green, blue) in pictures
     "car": (0, 0, 142),
 }
 LABEL_VALUES = None  # {7: "road", 26: "car", ...} or {(128, 64, 128): "road", ...}; None: 0 is the first class, ...
-SOURCE_IMAGES = "data/simulator/images"  # PNG or JPEG, subfolders included; or a pattern: "data/*_rgb.png"
+SOURCE_IMAGES = "data/simulator/images"  # PNG, JPEG, TIFF, ..., subfolders included; or a pattern: "data/*_rgb.png"
 SOURCE_LABELS = "data/simulator/labels"  # PNG of the same names; what '*' stands for, if a pattern: "data/*_label.png"
 TARGET_IMAGES = "data/photos"
 VALIDATION_IMAGES = None  # a few labelled images of the target domain give scores; without any there are none

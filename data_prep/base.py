@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from proda_jax.data_prep.archives import Member, members, place_below
+from proda_jax.data import pixels
+from proda_jax.data_prep.archives import Member, members, packed_as_a_whole, place_below
 from proda_jax.data_prep.examples import Checks, Example, checked, read_files
 from proda_jax.data_prep.records import Record, digest, states
 from proda_jax.system.files import is_remote
 from proda_jax.system.folders import PassedOver, listing, shown
 from proda_jax.system.paths import expanded
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif")  # in lower or upper case
+IMAGE_SUFFIXES = pixels.ENDINGS  # in lower or upper case
 LABEL_SUFFIXES = (".png",)
 
 
@@ -72,6 +73,9 @@ class DataSet:
         splits = {name: list(records) for name, records in self.splits().items() if records}
         if not splits:
             raise self.layout_error("no images")
+        if self.raw_dir is not None and not is_remote(self.raw_dir):
+            for path in packed_as_a_whole(self.raw_dir):
+                self.passed_over.add("archives that are compressed as a whole: unpack what is wanted of them", path)
         for name, found in splits.items():
             self._check_names(name, found)
             splits[name] = self._labelled(name, found)
@@ -128,8 +132,8 @@ class DataSet:
     def files(self, folder: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> dict[str, epath.Path]:
         """{place below a folder of the archive: file} in order; none where there is no such folder.
 
-        Files may be in zip archives, too, that lie in the raw folder; unpacked ones of the same place come first. What
-        is passed over in folders is counted; among images, files of other kinds, too.
+        Files may be in archives, too, that lie in the raw folder; unpacked ones of the same place come first. What is
+        passed over in folders is counted; among images, files of other kinds, too.
         """
         found = self._packed(folder, suffixes) | self._unpacked(folder, suffixes)
         return dict(sorted(found.items()))

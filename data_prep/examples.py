@@ -19,9 +19,6 @@ from proda_jax.data_prep.png import check_complete, depth, encode_png, index_png
 from proda_jax.data_prep.records import FileState, Record, Stored
 from proda_jax.system.stand_ins import stand_in
 
-_JPEG_MAGIC = b"\xff\xd8\xff"
-_EXIF_OF_PNG = b"eXIf"  # name of the chunk; Pillow decodes all pixels to look for it
-_ORIENTATION = 274  # EXIF tag
 _OTHER_SHAPE = 1.1  # times that the proportion of a label's sides may be its image's, before that is told
 
 
@@ -72,8 +69,8 @@ def read_files(record: Record) -> tuple[bytes, bytes]:
     """
     with naming(record.image):
         image = record.image.read_bytes()
-        if not (is_png(image) or image.startswith(_JPEG_MAGIC)):
-            raise ValueError(stand_in(image) or "it is neither a PNG nor a JPEG file")
+        with pixels.opened(image):  # or it is refused, as what it is instead
+            pass
     if not record.label:
         return image, b""
     with naming(record.label):
@@ -109,10 +106,11 @@ def checked(record: Record, image: bytes, label: bytes, checks: Checks) -> Examp
     meaning = checks.label_map
     with naming(record.image):
         check_complete(image)
-        image = _as_prediction_sees_it(image, checks.value_range, turned=not label)
+        rotated = bool(label) and pixels.is_rotated(image)
+        image = _as_prediction_sees_it(image, checks.value_range, upright=not label)
         decoded = np.asarray(decoder().image(image))
     height, width = decoded.shape[:2]
-    counts = Counts(images=1, sizes=Counter([f"{width} x {height}"]), rotated=int(_is_rotated(image)))
+    counts = Counts(images=1, sizes=Counter([f"{width} x {height}"]), rotated=int(rotated))
     if label:
         with naming(record.label):
             check_complete(label)
@@ -133,21 +131,22 @@ def checked(record: Record, image: bytes, label: bytes, checks: Checks) -> Examp
     return Example(image, label, Stored(record.name, (), "", {}, counts))
 
 
-def _as_prediction_sees_it(encoded: bytes, value_range: Range | None, *, turned: bool) -> bytes:
+def _as_prediction_sees_it(encoded: bytes, value_range: Range | None, *, upright: bool) -> bytes:
     """An image file whose plain pixels are those that prediction has of it; the file itself wherever that is so.
 
     Args:
       encoded: the file.
       value_range: see `Checks`.
-      turned: whether the camera's orientation (EXIF) is followed; labels are drawn on pixels as they are stored.
+      upright: whether the camera's orientation (EXIF) is followed; labels are drawn on pixels as they are stored.
 
     Raises:
-      Unreadable: it has 16 bits that would come out nearly black.
+      Unreadable: it cannot be read, or has 16 bits that would come out nearly black.
     """
-    if is_png(encoded) and depth(encoded) == 16:
-        seen = pixels.read(encoded, value_range)  # which refuses what would be nearly black
-        return encode_png(seen) if value_range else encoded
-    return encode_png(pixels.read(encoded)) if turned and not pixels.plain(encoded) else encoded
+    plain = pixels.plain(encoded, value_range, upright=upright)
+    if plain and not (is_png(encoded) and depth(encoded) == 16):
+        return encoded
+    seen = pixels.read(encoded, value_range, upright=upright)  # which refuses what would be nearly black
+    return encoded if plain else encode_png(seen)
 
 
 def _compare_sizes(record: Record, label: tuple[int, int], image: tuple[int, int], counts: Counts) -> None:
@@ -192,10 +191,3 @@ def _palette_says(colors: np.ndarray, counts: Counts, meaning: LabelMap) -> str:
         if shown and train_id < len(space) and (space.colors[train_id] != colors[value]).any():
             return f"shows value {value} in the colour of {shown!r}, and it is taken for {space.classes[train_id]!r}"
     return ""
-
-
-def _is_rotated(encoded: bytes) -> bool:
-    if not (encoded.startswith(_JPEG_MAGIC) or _EXIF_OF_PNG in encoded):
-        return False
-    with pixels.opened(encoded) as image:
-        return image.getexif().get(_ORIENTATION, 1) != 1

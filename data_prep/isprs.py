@@ -60,7 +60,7 @@ class _Tiles(DataSet):
         row, column = (int(part) for part in record.name.split("_")[-2:])
         cut = np.s_[row : row + CROP, column : column + CROP]
         with naming(record.image):
-            image = encode_png(np.ascontiguousarray(_pixels(record.image)[cut]))
+            image = encode_png(np.ascontiguousarray(_pixels(record.image, self.checks.value_range)[cut]))
         with naming(record.label):
             return image, encode_png(_classes(_pixels(record.label)[cut]))
 
@@ -73,7 +73,7 @@ class Potsdam(_Tiles):
     label = r"top_potsdam_(\d+_\d+)_label(?:_noBoundary)?"
     validation = ("5_15", "6_15", "6_13", "3_13", "4_14", "6_14", "5_14", "2_13", "4_15", "2_14", "5_13", "4_13",
                   "3_14", "7_13")  # fmt: skip
-    layout = ("top_potsdam_*_RGB.tif or _IRRG.tif and top_potsdam_*_label_noBoundary.tif anywhere, unpacked or in zip "
+    layout = ("top_potsdam_*_RGB.tif or _IRRG.tif and top_potsdam_*_label_noBoundary.tif anywhere, unpacked or in "
               "archives (2_Ortho_RGB.zip or 3_Ortho_IRRG.zip, 5_Labels_all_noBoundary.zip)")  # fmt: skip
 
 
@@ -84,7 +84,7 @@ class Vaihingen(_Tiles):
     images = {"": r"top_mosaic_09cm_area(\d+)"}
     label = r"top_mosaic_09cm_area(\d+)_noBoundary"
     validation = ("10", "12", "14", "16", "2", "20", "22", "24", "27", "29", "31", "33", "35", "38", "4", "6", "8")
-    layout = ("top/top_mosaic_09cm_area*.tif and top_mosaic_09cm_area*_noBoundary.tif anywhere, unpacked or in zip "
+    layout = ("top/top_mosaic_09cm_area*.tif and top_mosaic_09cm_area*_noBoundary.tif anywhere, unpacked or in "
               "archives (the ground truth that is eroded, COMPLETE)")  # fmt: skip
 
 
@@ -106,9 +106,8 @@ def _starts(size: int) -> list[int]:
 
 
 @functools.lru_cache(maxsize=_TILES_HELD)
-def _pixels(path) -> np.ndarray:
-    with pixels.opened(path.read_bytes()) as tile:
-        return np.asarray(tile.convert("RGB"))
+def _pixels(path, value_range: pixels.Range | None = None) -> np.ndarray:
+    return pixels.read(path.read_bytes(), value_range, upright=False)
 
 
 def _classes(colors: np.ndarray) -> np.ndarray:

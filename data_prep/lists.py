@@ -9,10 +9,10 @@ from collections.abc import Iterable
 
 from etils import epath
 
-from proda_jax.data_prep.base import LayoutError
+from proda_jax.data_prep.base import IMAGE_SUFFIXES, LayoutError
 from proda_jax.system.paths import expanded
 
-_BOTH = re.compile(r"(.+\.(?:png|jpe?g))\s*[\s,;]\s*(.+\.png)", re.IGNORECASE)
+_BOTH = re.compile(rf"(.+(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))}))\s*[\s,;]\s*(.+\.png)", re.IGNORECASE)
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # as Windows' editors and PowerShell begin a file
 _UP = 3  # folders above the list in which its paths may begin
 

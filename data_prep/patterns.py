@@ -8,11 +8,8 @@ from collections.abc import Collection, Iterable, Sequence
 
 from etils import epath
 
-from proda_jax.data_prep.base import LayoutError, resolved
+from proda_jax.data_prep.base import IMAGE_SUFFIXES, LayoutError, resolved
 from proda_jax.system.folders import Listing, listing
-
-# of files, not of folders
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +78,8 @@ class Pattern:
 
 
 def _has_ending(path: epath.Path) -> bool:
-    return path.suffix.lower() in IMAGE_ENDINGS
+    """Whether a path is meant as that of a file, not of a folder."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 @functools.cache

@@ -41,7 +41,7 @@ class Layout:
         """For error messages: the first two splits."""
         shown = [f"{split}: {_first(images)}.* with {_first(labels)}.png" for split, (images, labels)
                  in list(self.splits.items())[:2]]  # fmt: skip
-        return ", ".join(shown) + (", ..." if len(self.splits) > 2 else "") + ", unpacked or in zip archives"
+        return ", ".join(shown) + (", ..." if len(self.splits) > 2 else "") + ", unpacked or in zip or tar archives"
 
 
 def _acdc() -> Layout:
@@ -57,6 +57,11 @@ def _acdc() -> Layout:
 def _of_splits(images: str, labels: str, unlabelled: tuple[str, ...] = ("test",)) -> Layout:
     found = {split: (images.format(split), labels.format(split)) for split in ("train", "val")}
     return Layout(found | {split: (images.format(split), None) for split in unlabelled})
+
+
+def _idd(id_type: str) -> Layout:
+    """The labels that its tools make with this `--id-type`."""
+    return _of_splits("leftImg8bit/{}/*/*_leftImg8bit", f"gtFine/{{}}/*/*_gtFine_label{id_type}s")
 
 
 def _mapillary(version: str, *older: str) -> Layout:
@@ -111,7 +116,9 @@ PRESETS: dict[str, Layout] = {
     "bdd100k": _of_splits("bdd100k/images/10k/{}/*", "bdd100k/labels/sem_seg/masks/{}/*"),
     "mapillary_1_2": _mapillary("v1.2", "labels/*"),
     "mapillary_2_0": _mapillary("v2.0"),
-    "idd": _of_splits("leftImg8bit/{}/*/*_leftImg8bit", "gtFine/{}/*/*_gtFine_labelids"),
+    "idd": _idd("id"),
+    "idd_level3": _idd("level3Id"),
+    "idd_cs_train_ids": _idd("csTrainId"),
     "urbansyn": Layout({"train": ("rgb/rgb_*", "ss/ss_*")}),
     "synscapes": Layout({"train": ("img/rgb-2k/*", "img/class/*")}),
     "viper": _of_splits("{}/img/*/*", "{}/cls/*/*"),
@@ -140,7 +147,7 @@ class Preset(DataSet):
 
     def splits(self) -> dict[str, Sequence[Record]]:
         """Records of each split of which there are images."""
-        return {split: self._records(*patterns) for split, patterns in self._layout.splits.items()}
+        return {split: self._records(split, *patterns) for split, patterns in self._layout.splits.items()}
 
     def own_values(self, record: Record, label: bytes) -> bytes:
         """A label; of raw images of a simulator the channel that holds its values."""
@@ -152,9 +159,16 @@ class Preset(DataSet):
             pixels = np.asarray(Image.open(io.BytesIO(label)))
             return encode_png(np.ascontiguousarray(pixels[..., 0])) if pixels.ndim == 3 else label
 
-    def _records(self, images: Patterns, labels: Patterns) -> list[Record]:
-        found = self._found(images, IMAGE_SUFFIXES)
-        return self.match(self._found(labels, LABEL_SUFFIXES), sorted(found.items())) if found else []
+    def _records(self, split: str, images: Patterns, labels: Patterns) -> list[Record]:
+        if not (found := self._found(images, IMAGE_SUFFIXES)):
+            return []
+        known = self._found(labels, LABEL_SUFFIXES)
+        if labels and not known:
+            alike = {name: other.splits[split] for name, other in PRESETS.items() if split in other.splits}
+            there = [f"; those of {name} are there" for name, (same, others) in alike.items()
+                     if same == images and self._found(others, LABEL_SUFFIXES)]  # fmt: skip
+            self.notes.append(f"{split} has no labels: there is no {_first(labels)}.png{''.join(there)}")
+        return self.match(known, sorted(found.items()))
 
     def _found(self, patterns: Patterns, suffixes: tuple[str, ...]) -> dict[str, epath.Path | Member]:
         """{what the pattern leaves open: file}."""

@@ -4,7 +4,6 @@ import dataclasses
 import gzip
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,7 +11,7 @@ from etils import epath
 
 from proda_jax.data_prep.archives import Member
 from proda_jax.data_prep.counts import Counts
-from proda_jax.system.files import is_remote, write_atomically
+from proda_jax.system.files import state, write_atomically
 
 NAME = "records.jsonl.gz"  # beside a prepared data set
 
@@ -44,7 +43,7 @@ class FileState:
     Attributes:
       path: where it is.
       length: bytes.
-      time: of its last change, nanoseconds since 1970; of a file in an archive its checksum.
+      time: of its last change, nanoseconds since 1970; of a file in an archive what `Member.state` has.
     """
 
     path: str
@@ -55,11 +54,7 @@ class FileState:
     def of(cls, path: epath.Path | Member) -> "FileState":
         if isinstance(path, Member):
             return cls(str(path), *path.state)
-        if is_remote(path):
-            state = path.stat()
-            return cls(str(path), state.length, int(state.mtime * 1e9))
-        state = os.stat(path)
-        return cls(str(path), state.st_size, state.st_mtime_ns)
+        return cls(str(path), *state(path))
 
     def same_contents(self, other: "FileState") -> bool:
         """Whether both are the same file, as far as that shows; it may have moved."""

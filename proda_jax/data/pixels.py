@@ -1,7 +1,7 @@
 """Image files of any kind as what networks see: uint8, RGB, upright (Pillow, PyAV where Pillow keeps 8 of 16 bits).
 
-PNG and JPEG files that are `plain` have the same pixels in `decode.image`, which training reads with; for all others
-`read` is what training and prediction share.
+`ENDINGS` and `read` are the rule for preparation and prediction. PNG and JPEG files that are `plain` have the same
+pixels in `decode.image`, which training reads with; all others are prepared as what `read` makes of them.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ DARK = 2**14  # 16 bits of which all are below are not 16 bits of light
 _MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")  # of PNG and JPEG
 _HEIF = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")  # brands
 _ORIENTATION, _SUBFILE = 274, 254  # tags of EXIF, of TIFF
+_EXIF_OF_PNG = b"eXIf"  # name of the chunk; Pillow decodes all pixels to look for it
 _BAND = 2**22  # pixels that are converted at once
 _opening = threading.Lock()
 
@@ -36,7 +37,7 @@ class NoImage(Unreadable):
     """It is no image of a kind that is known."""
 
 
-def read(encoded: bytes, value_range: Range | None = None) -> np.ndarray:
+def read(encoded: bytes, value_range: Range | None = None, *, upright: bool = True) -> np.ndarray:
     """The pixels of an image file.
 
     Grey is repeated, colours of palettes are looked up, alpha is dropped, of several pages the first is taken; colour
@@ -46,6 +47,7 @@ def read(encoded: bytes, value_range: Range | None = None) -> np.ndarray:
       encoded: the file.
       value_range: values that become black and white where a file has more than 8 bits; default: of 16 bits the upper 8
         are taken.
+      upright: whether the camera's orientation is followed; a label is drawn on pixels as they are stored.
 
     Returns:
       uint8 [height, width, 3], RGB.
@@ -55,7 +57,7 @@ def read(encoded: bytes, value_range: Range | None = None) -> np.ndarray:
     """
     try:
         with opened(encoded) as image:
-            return of(image, value_range, encoded)
+            return of(image, value_range, encoded, upright=upright)
     except Unreadable:
         raise
     except MemoryError:
@@ -91,25 +93,37 @@ def opened(encoded: bytes) -> Iterator[Image.Image]:
         yield image
 
 
-def of(image: Image.Image, value_range: Range | None = None, encoded: bytes | None = None) -> np.ndarray:
+def of(
+    image: Image.Image, value_range: Range | None = None, encoded: bytes | None = None, *, upright: bool = True
+) -> np.ndarray:
     """A Pillow image as a network sees it, see `read`.
 
     Args:
       image: any; one of 16 bits in colour has lost half of them to Pillow, unless it comes with its file.
-      value_range: see `read`.
+      value_range, upright: see `read`.
       encoded: its file.
     """
+    before = image.getexif().get(_ORIENTATION, 1) if image.format == "TIFF" else 1
+    pixels = _loaded(image, value_range, encoded)
+    orientation = image.getexif().get(_ORIENTATION, 1)
+    if upright:
+        return _upright(pixels, orientation)
+    followed = before if orientation == 1 else 1  # of TIFF, Pillow itself turns the pixels
+    return _upright(pixels, {6: 8, 8: 6}.get(followed, followed))
+
+
+def _loaded(image: Image.Image, value_range: Range | None, encoded: bytes | None) -> np.ndarray:
+    """The same with rows and columns as Pillow has them."""
     if image.format == "TIFF" and image.tag_v2.get(_SUBFILE, 0) & 1:
         raise Unreadable("it is a camera's raw file, of which Pillow reads the preview alone: develop it first")
     if encoded is not None and _is_deep(image):
-        return _upright(_to_bytes(_deep(encoded), value_range), image.getexif().get(_ORIENTATION, 1))
+        return _to_bytes(_deep(encoded), value_range)
     image.load()
     if (values := _grey(image)) is not None:
         if values.dtype.itemsize == 4 and value_range is None:
             raise Unreadable("its pixels have 32 bits: name the values that are black and white as value_range, or "
                              "convert it to 8 or 16")  # fmt: skip
-        grey = _to_bytes(values, value_range)
-        return _upright(np.repeat(grey[..., None], 3, axis=-1), image.getexif().get(_ORIENTATION, 1))
+        return np.repeat(_to_bytes(values, value_range)[..., None], 3, axis=-1)
     # palettes with transparency have no way straight to RGB
     twice = image.mode in ("P", "LA", "PA") or "transparency" in image.info
     pixels = np.empty((image.height, image.width, 3), np.uint8)
@@ -117,18 +131,26 @@ def of(image: Image.Image, value_range: Range | None = None, encoded: bytes | No
     for top in range(0, image.height, rows):  # a large image is not held in several ways at once
         band = image if rows >= image.height else image.crop((0, top, image.width, min(top + rows, image.height)))
         pixels[top : top + rows] = np.asarray((band.convert("RGBA") if twice else band).convert("RGB"))
-    return _upright(pixels, image.getexif().get(_ORIENTATION, 1))
+    return pixels
 
 
-def plain(encoded: bytes, value_range: Range | None = None) -> bool:
-    """Whether training reads the same pixels from the file itself: a PNG or JPEG that is upright, of 8 bits a channel
-    or of 16 without a `value_range`.
+def plain(encoded: bytes, value_range: Range | None = None, *, upright: bool = True) -> bool:
+    """Whether training reads from the file itself what `read` does: a PNG or JPEG, of 8 bits a channel or of 16 without
+    a `value_range`, that no camera's orientation turns where it is to be `upright`.
     """  # fmt: skip
     if not encoded.startswith(_MAGIC):
         return False
     with opened(encoded) as image:
         deep = _is_deep(image) or image.mode.startswith("I")
-        return image.getexif().get(_ORIENTATION, 1) == 1 and not (deep and value_range)
+        return not (deep and value_range or upright and image.getexif().get(_ORIENTATION, 1) != 1)
+
+
+def is_rotated(encoded: bytes) -> bool:
+    """Whether an image file asks for a rotation by its EXIF data."""
+    if encoded.startswith(_MAGIC[0]) and _EXIF_OF_PNG not in encoded:
+        return False
+    with opened(encoded) as image:
+        return image.getexif().get(_ORIENTATION, 1) != 1
 
 
 def largest_value(encoded: bytes) -> int | None:

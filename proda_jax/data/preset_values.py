@@ -25,6 +25,13 @@ IDD: Table = {
     "traffic light": (25,), "traffic sign": (24,), "vegetation": (32,), "terrain": (5,), "sky": (33,), "person": (6,),
     "rider": (8,), "car": (12,), "truck": (13,), "bus": (14,), "train": (17,), "motorcycle": (9,), "bicycle": (10,),
 }  # fmt: skip
+# Into which some of the 40 are joined: what lies off the road (3) has rail tracks, persons (4) have animals, poles (20)
+# have groups of poles, the sky (25) has the background; trains are among other vehicles (12)
+IDD_LEVEL3: Table = {
+    "road": (0,), "sidewalk": (2,), "building": (22,), "wall": (14,), "fence": (15,), "pole": (20,),
+    "traffic light": (19,), "traffic sign": (18,), "vegetation": (24,), "terrain": (3,), "sky": (25,), "person": (4,),
+    "rider": (5,), "car": (9,), "truck": (10,), "bus": (11,), "motorcycle": (6,), "bicycle": (7,),
+}  # fmt: skip
 VIPER: Table = {
     "sky": (2,), "road": (3,), "sidewalk": (4,), "terrain": (6,), "vegetation": (7, 8), "building": (9,),
     "fence": (11,), "traffic light": (13,), "traffic sign": (14,), "person": (20,), "bicycle": (22,),
@@ -52,10 +59,13 @@ TABLES: dict[str, tuple[Table, tuple]] = {
     "mapillary_1_2": (MAPILLARY_1_2, tuple(range(66))),
     "mapillary_2_0": (MAPILLARY_2_0, tuple(range(124))),
     "idd": (IDD, (*range(40), 255)),
+    "idd_level3": (IDD_LEVEL3, (*range(26), 255)),
     "viper": (VIPER, tuple(range(32))),
     "virtual_kitti_2": (VIRTUAL_KITTI_2, ((250, 100, 255), (80, 80, 80))),  # guard rails, and 'Misc'
     "carla_0_9_5": (CARLA_0_9_5, (0, 3)),
     "carla_0_9_6": (CARLA_0_9_6, (0, 3, 14, 15, 16, 17, 19, 20, 21)),
 }
-TRAIN_IDS = ("acdc", "dark_zurich", "nighttime_driving", "bdd100k", "muses")  # with 255, which is ignored
+TRAIN_IDS = (  # with 255, which is ignored
+    "acdc", "dark_zurich", "nighttime_driving", "bdd100k", "idd_cs_train_ids", "muses",
+)  # fmt: skip
 LABEL_IDS = ("foggy_cityscapes", "synscapes")  # Cityscapes' own

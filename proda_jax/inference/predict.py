@@ -56,7 +56,7 @@ def predict(
       segmenter: the network.
       pattern: what to predict, see `images.find`.
       output: folder for the results; of each input `<kind>/<its place below what was searched>`, PNGs of images, videos
-        of videos, `card.json`, the names and colours of the classes, and `prediction.json`, see `record.Record`.
+        of videos, `card.json`, the names and colours of the classes, and two notes, see `record.Record`.
       kinds: which of `KINDS` are written.
       skip_existing: leave out what an interrupted prediction by the same network and options has done already.
       untagged_video: what colours of videos mean that do not say so, see `video_colours.settle`.
@@ -76,11 +76,12 @@ def predict(
     else:
         record.begin(segmenter, untagged_video)
     with progress("predicting", len(inputs)) as bar:
-        files = Files(segmenter, output, kinds, bar, untagged_video)
+        files = Files(segmenter, record, output, kinds, bar, untagged_video)
         try:
             write_atomically(output / "card.json", json.dumps(segmenter.card.as_json(), indent=2))
-            files.predict_images([entry for entry in inputs if not entry.is_video])
-            files.predict_videos([entry for entry in inputs if entry.is_video])
+            with contextlib.closing(record):
+                files.predict_images([entry for entry in inputs if not entry.is_video])
+                files.predict_videos([entry for entry in inputs if entry.is_video])
         except OSError as error:
             raise ValueError(f"--output={output} cannot be written to any more ({error})") from error
     speed = "" if files.speed is None else f"; {files.speed:.2f} a second without those"
@@ -126,10 +127,11 @@ class Files:
     """
 
     def __init__(
-        self, segmenter: Segmenter, output: epath.Path, kinds: Sequence[str], bar: Progress,
+        self, segmenter: Segmenter, record: Record, output: epath.Path, kinds: Sequence[str], bar: Progress,
         untagged_video: str = video_colours.AUTO,
     ):  # fmt: skip
         self._segmenter, self._output, self._kinds, self._bar = segmenter, output, kinds, bar
+        self._record = record
         self._untagged_video = untagged_video
         self._compiled: set[tuple] = set()
         self._started = time.monotonic()
@@ -173,6 +175,7 @@ class Files:
                 self._leave_out(entry, reason_of(error))
 
     def _predict_video(self, entry: Input) -> None:
+        self._record.look(entry)
         with contextlib.closing(Reader(entry.path, self._untagged_video)) as reader, contextlib.ExitStack() as stack:
             writers = {
                 kind: stack.enter_context(Writer(self._output / kind / entry.name, reader, grey=kind not in COLORED))
@@ -199,12 +202,14 @@ class Files:
             self._finish(in_order(writing, write, self._predicted(batches), ahead=FRAMES))
             if size is None:
                 raise Unreadable("it holds no frame that can be read")
+        self._record.note(entry)
         for note in reader.notes:
             say(f"{shown(entry.path)}: {note}")
 
     def _read(self, entry: Input, *, large: bool = False) -> tuple[Input, np.ndarray, np.ndarray] | None:
         """An image and how the network sees it; None, once that is noted, where it cannot be read or has to wait."""
         try:
+            self._record.look(entry)
             encoded = entry.path.read_bytes()
             with pixels.opened(encoded) as image:
                 size = image.width * image.height
@@ -288,6 +293,7 @@ class Files:
                 raise
             self._leave_out(entry, f"its result {shown(path)} cannot be written ({error.reason})")
         else:
+            self._record.note(entry)
             self._bar.update()
 
     def _finish(self, written: Iterable[None]) -> None:

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import threading
+import time
 from collections.abc import Sequence
 
 import jax
@@ -10,25 +12,31 @@ from etils import epath
 
 from proda_jax.inference.images import Input
 from proda_jax.inference.segmenter import Segmenter
-from proda_jax.system.files import read_json, write_atomically
+from proda_jax.system.files import json_lines, parse_json_lines, read_json, state, write_atomically
 
 NAME = "prediction.json"
+INPUTS = "inputs.jsonl"
+WRITE_AFTER = 20.0  # seconds between two writes of `INPUTS`: buckets only take whole files
 
 
 class Record:
-    """The file `NAME` in a folder of results: the network, by a digest of its parameters, and the options.
+    """What results in a folder were made with, and of.
 
-    A result counts as one of its if it was written after the record was, and after its input was.
+    The file `NAME` has the network, by a digest of its parameters, and the options. `INPUTS` has a line for each input
+    that is done: its name, length and time, and which kinds of results were written of it.
     """
 
     def __init__(self, output: epath.Path, kinds: Sequence[str]):
         self._output, self._kinds, self._path = output, kinds, output / NAME
-        self._began: float | None = None
+        self._done: dict[str, tuple[int, int, tuple[str, ...]]] = {}  # by name: length, time, kinds
+        self._looked_at: dict[str, tuple[int, int]] = {}  # states of inputs that are being predicted
+        self._writing = threading.Lock()
+        self._written = time.monotonic()
 
     def begin(self, segmenter: Segmenter, untagged_video: str) -> None:
         """Notes what results are made with from now on; older ones count no more."""
+        (self._output / INPUTS).unlink(missing_ok=True)  # first, as they were done by what `NAME` says
         write_atomically(self._path, json.dumps(_described(segmenter, untagged_video), indent=2))
-        self._began = self._path.stat().mtime
 
     def check(self, segmenter: Segmenter, untagged_video: str) -> None:
         """Looks what the results there were made with; where there are none, begins.
@@ -48,19 +56,62 @@ class Record:
             raise ValueError(f"--skip_existing: the results in {self._output} were made with another {key} "
                              f"({_short(found.get(key))}, not {_short(wanted[key])}): leave it out, and they are "
                              "replaced, or name another --output")  # fmt: skip
-        self._began = self._path.stat().mtime
+        self._read()
+
+    def _read(self) -> None:
+        """Takes over the inputs that are done; an older version noted none."""
+        path = self._output / INPUTS
+        try:
+            lines = parse_json_lines(path.read_text()) if path.exists() else []
+            self._done = {line["name"]: (line["length"], line["time"], tuple(line["kinds"])) for line in lines}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({error}): delete it, and all files are predicted again") from None
 
     def is_done(self, entry: Input) -> bool:
-        """Whether everything that is wanted of an input is there, and newer than it."""
+        """Whether everything that is wanted of an input is there, and was made of the file that it is now."""
         try:
-            since = max(self._began, entry.path.stat().mtime)
-            return all(self._result(kind, entry).stat().mtime >= since for kind in self._kinds)
-        except OSError:  # one is not there
+            *made_of, kinds = self._done[entry.name]
+            if tuple(made_of) != state(entry.path) or not set(self._kinds) <= set(kinds):
+                return False
+            return all(any(path.exists() for path in self._results(kind, entry)) for kind in self._kinds)
+        except (KeyError, OSError):  # nobody noted it, or it is not there
             return False
 
-    def _result(self, kind: str, entry: Input) -> epath.Path:
-        ending = ".png" if not entry.is_video else ".mp4" if kind in ("colors", "overlays") else ".mkv"
-        return self._output / kind / f"{entry.name}{ending}"
+    def look(self, entry: Input) -> None:
+        """Remembers the file that an input is, before it is read.
+
+        Raises:
+          OSError: it is gone.
+        """
+        self._looked_at[entry.name] = state(entry.path)
+
+    def note(self, entry: Input) -> None:
+        """Notes that all results of an input are written; from any thread."""
+        with self._writing:
+            now = self._looked_at.pop(entry.name)
+            *before, kinds = self._done.get(entry.name, (0, 0, ()))
+            more = kinds if tuple(before) == now else ()
+            self._done[entry.name] = (*now, tuple(dict.fromkeys((*more, *self._kinds))))
+            if time.monotonic() - self._written > WRITE_AFTER:
+                self._write()
+
+    def close(self) -> None:
+        """Writes what is not written yet, however the prediction ends."""
+        with self._writing:
+            self._write()
+
+    def _write(self) -> None:
+        if self._done:
+            lines = [dict(zip(("name", "length", "time", "kinds"), (name, *of), strict=True))
+                     for name, of in self._done.items()]  # fmt: skip
+            write_atomically(self._output / INPUTS, json_lines(lines))
+        self._written = time.monotonic()
+
+    def _results(self, kind: str, entry: Input) -> list[epath.Path]:
+        """Where a result of an input is; that of a video that is called an image, in the second place."""
+        of_video = ".mp4" if kind in ("colors", "overlays") else ".mkv"
+        endings = (of_video,) if entry.is_video else (".png", of_video)
+        return [self._output / kind / f"{entry.name}{ending}" for ending in endings]
 
 
 def _described(segmenter: Segmenter, untagged_video: str) -> dict:

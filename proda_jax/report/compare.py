@@ -12,6 +12,7 @@ from proda_jax.report import page
 from proda_jax.report.content import Figure, Folder, Legend, Note, Section, Table, gain, number, written
 from proda_jax.report.drawing import BLUE, GREEN, INK, ORANGE, PURPLE, YELLOW, draw
 from proda_jax.report.run import Run, Stage, compared, read
+from proda_jax.report.tables import dice, mean_dice
 from proda_jax.system.files import write_atomically
 
 _COLORS = ((BLUE, "blue"), (ORANGE, "orange"), (GREEN, "green"), (PURPLE, "purple"), (YELLOW, "yellow"))
@@ -162,9 +163,11 @@ def _runs(groups: Sequence[Group], folder: Folder) -> Section:
                     number(score),
                 )
             )
-            data += [(group.letter, run.path, run.seed, s.name, name, value) for s in run.scored
-                     for name, value in [("mIoU", s.last["miou"]), *s.last.get("iou", {}).items()]]  # fmt: skip
-    link = folder.table("compare_runs", ("group", "workdir", "seed", "stage", "class", "iou"), data)
+            for s in run.scored:
+                scores = [("mIoU", s.last["miou"], mean_dice(s.last))]
+                scores += [(name, iou, dice(iou)) for name, iou in s.last.get("iou", {}).items()]
+                data += [(group.letter, run.path, run.seed, s.name, *score) for score in scores]
+    link = folder.table("compare_runs", ("group", "workdir", "seed", "stage", "class", "iou", "dice"), data)
     caption = "Runs of the same task with the same settings, but for their seeds, are one group."
     columns = ("group", "workdir", "seed", "stages complete", "ends with", "mIoU")
     blocks: list[Any] = [*_chart(groups, folder), Table(columns, rows, caption, 5, data=link)]
@@ -211,27 +214,39 @@ def _counted(group: Group) -> str:
 
 
 def _classes(groups: Sequence[Group], folder: Folder) -> Section:
-    """IoU by class: groups beside each other at their ends, and every stage of each group folded away."""
+    """IoU by class: groups beside each other at their ends, and every stage of each group and Dice folded away."""
     data = []
     cells: dict[tuple[str, str, str], str] = {}
+    of_dice: dict[tuple[str, str, str | None], str] = {}  # None: the mean; a class may have any name
     for group in groups:
         for stage in group.stages:
             for name in _class_names([group]):
                 values = group.values(stage, lambda _, s, name=name: s.last.get("iou", {}).get(name))
+                by_dice = [dice(value) for value in values]
                 cells[group.letter, stage, name] = _shown(values, len(group.runs))
+                of_dice[group.letter, stage, name] = _shown(by_dice, len(group.runs))
                 if values:
-                    data.append((group.letter, stage, name, len(values), *mean_and_spread(values)))
-    columns = ("group", "stage", "class", "runs", "iou_mean", "iou_spread")
+                    spread = (*mean_and_spread(values), *mean_and_spread(by_dice))
+                    data.append((group.letter, stage, name, len(values), *spread))
+            means = group.values(stage, lambda _, s: mean_dice(s.last))
+            of_dice[group.letter, stage, None] = _shown(means, len(group.runs))
+    columns = ("group", "stage", "class", "runs", "iou_mean", "iou_spread", "dice_mean", "dice_spread")
     link = folder.table("compare_classes", columns, data)
     ends = [(group, _last_stage(group)) for group in groups if _last_stage(group)]
     if not ends:
         return Section("classes", "Classes", [Note("No run has scores.", missing=True)])
-    rows = [
-        [name, *(cells.get((group.letter, stage, name), "–") for group, stage in ends)] for name in _class_names(groups)
-    ]
     titles = ["class", *(f"{_counted(group)}, {stage}" for group, stage in ends)]
+
+    def at_the_ends(shown: dict, name: str | None) -> list[str]:
+        return [shown.get((group.letter, stage, name), "–") for group, stage in ends]
+
+    names = _class_names(groups)
     caption = "IoU of the last network by class, percent: mean over the seeds ± sample standard deviation."
-    blocks: list[Any] = [Table(titles, rows, caption, data=link)]
+    blocks: list[Any] = [Table(titles, [[name, *at_the_ends(cells, name)] for name in names], caption, data=link)]
+    if names:
+        says = "Dice (F1), percent, likewise; a run's mDice is over the classes that occur."
+        rows = [[name, *at_the_ends(of_dice, name)] for name in names] + [["mDice", *at_the_ends(of_dice, None)]]
+        blocks.append(Table(titles, rows, says, data=link, folded="Dice by class"))
     for group, _ in ends:
         rows = [[name, *(cells[group.letter, s, name] for s in group.stages)] for name in _class_names([group])]
         blocks.append(

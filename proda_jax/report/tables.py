@@ -114,8 +114,7 @@ def _class_tables(run: Run, task: Any, folder: Folder) -> list[Table]:
 def _dice_table(stages: list[Stage], classes: list[str], link: str) -> Table:
     """Dice of each class, last networks, folded away."""
     rows = [[name, *(number(dice(stage.last["iou"].get(name))) for stage in stages)] for name in classes]
-    known = [[dice(iou) for iou in stage.last["iou"].values() if iou is not None] for stage in stages]
-    rows.append(["mDice", *(number(statistics.fmean(values) if values else None) for values in known)])
+    rows.append(["mDice", *(number(mean_dice(stage.last)) for stage in stages)])
     caption = "Dice (F1) by class, percent, of the last network of each stage; its mean is over classes that occur."
     return Table(["class", *(stage.name for stage in stages)], rows, caption, emphasised=(len(rows) - 1,), data=link,
                  folded="Dice by class of the last networks")  # fmt: skip
@@ -124,6 +123,12 @@ def _dice_table(stages: list[Stage], classes: list[str], link: str) -> Table:
 def dice(iou: float | None) -> float | None:
     """Dice of a class from its IoU over the same pixels, both in percent: 2 IoU / (1 + IoU)."""
     return None if iou is None else 200 * iou / (100 + iou)
+
+
+def mean_dice(scores: dict) -> float | None:
+    """Mean of Dice over the classes that occur in scores with 'iou', percent; None where there are none."""
+    found = [dice(iou) for iou in scores.get("iou", {}).values() if iou is not None]
+    return statistics.fmean(found) if found else None
 
 
 def settings(run: Run, folder: Folder) -> Section:

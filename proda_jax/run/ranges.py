@@ -177,6 +177,9 @@ def check_finite(section: ml_collections.ConfigDict, prefix: str = "") -> None:
     for name, value in section.items():
         if isinstance(value, ml_collections.ConfigDict):
             check_finite(value, f"{prefix}{name}.")
+        for i, one in enumerate(value if isinstance(value, tuple | list) else ()):
+            if isinstance(one, ml_collections.ConfigDict):  # one of several data sets
+                check_finite(one, f"{prefix}{name}[{i}].")
         numbers = value if isinstance(value, tuple) else (value,)
         if any(isinstance(number, float) and not abs(number) <= LARGEST for number in numbers):
             refuse(f"{prefix}{name}", value, "finite numbers")

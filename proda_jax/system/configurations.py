@@ -9,20 +9,26 @@ from typing import Any
 from absl import flags
 
 from proda_jax import configs
+from proda_jax.system import several
 
 _FOLDER = pathlib.Path(configs.__file__).parent
 _NOT_RUN = "base"  # the settings that others change
 
 
 def accept_names(flag: str) -> None:
-    """Lets a flag that was defined by `DEFINE_config_file` take names, too, such as 'studies/table8:demo'."""
+    """Lets a flag that was defined by `DEFINE_config_file` take names, too, such as 'studies/table8:demo'.
+
+    Settings beside it may be of several data sets of a role, as `several.add` makes them.
+    """
     parser = flags.FLAGS[flag].parser
     parse_file = parser.parse
 
     def parse(argument: str) -> Any:
         file, colon, form = argument.partition(":")
         _keep_old_imports()
-        return parse_file(f"{find(file)}{colon}{form}")
+        config = parse_file(f"{find(file)}{colon}{form}")
+        several.add(config, flags.FLAGS.read_flags_from_files(sys.argv, force_gnu=False))
+        return config
 
     parser.parse = parse
 

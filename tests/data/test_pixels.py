@@ -97,6 +97,9 @@ def test_the_orientation_of_the_camera_is_followed(kind, orientation):
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(file))).convert("RGB"))
     np.testing.assert_array_equal(pixels.read(file), expected)
     assert expected.shape == ((9, 6, 3) if orientation > 4 else (6, 9, 3))
+    assert pixels.is_rotated(file) == (orientation > 1)
+    if kind in ("PNG", "TIFF"):
+        np.testing.assert_array_equal(pixels.read(file, upright=False), PIXELS)
 
 
 def test_the_orientation_of_16_bits_in_colour_is_followed(tmp_path):

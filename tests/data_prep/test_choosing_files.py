@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from proda_jax.configs import base
+from proda_jax.data import pixels
 from proda_jax.data.checks import check_data
 from proda_jax.data.label_spaces import CUSTOM, label_map, label_space
 from proda_jax.data.pipeline import TfdsSource
@@ -122,6 +123,12 @@ def test_lists_of_every_form_choose_the_same_files(tmp_path, lines):
     assert found == {name: (f"rgb/{name}{end[0]}.png", f"seg/{name}{end[1]}.png") for name in places}
 
 
+def test_a_line_of_a_list_names_an_image_of_any_kind_and_its_label(tmp_path):
+    (tmp_path / "list.txt").write_text("".join(f"a b{ending.upper()} c/d.png\n" for ending in pixels.ENDINGS))
+    found = [(line.image, line.label) for line in lists.read(tmp_path / "list.txt")]
+    assert found == [(f"a b{ending.upper()}", "c/d.png") for ending in pixels.ENDINGS]
+
+
 def test_lists_of_windows_editors_and_paths_below_the_home_folder_are_read(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     touch(tmp_path, *(f"{kind}/{name}.png" for kind in ("rgb", "label") for name in "abc"))
@@ -223,7 +230,7 @@ def test_cityscapes_with_train_ids_has_the_same_labels(tmp_path):
 
 def test_what_folders_hold_besides_is_passed_over_counted_and_named(tmp_path):
     images = tmp_path / "nas"
-    touch(images, "IMG_0.jpg", "x.jpg/inside.png", "@eaDir/IMG_0.jpg/SYNOPHOTO_THUMB.jpg", "scan.tif", "._IMG_0.jpg")
+    touch(images, "IMG_0.jpg", "x.jpg/inside.png", "@eaDir/IMG_0.jpg/SYNOPHOTO_THUMB.jpg", "scan.pdf", "._IMG_0.jpg")
     os.symlink(images, images / "again")
     os.symlink(images / "gone.png", images / "nothing.png")
     shutil.copy(images / "IMG_0.jpg", os.fsencode(images) + b"/stra\xdfe.jpg")
@@ -234,7 +241,7 @@ def test_what_folders_hold_besides_is_passed_over_counted_and_named(tmp_path):
     assert Summary.load(folder).splits["nas"].images == 2
     reasons = (
         "hidden, such as .*_IMG_0", "thumbnails.*@eaDir", "links to folders.*again", "links to nothing.*nothing",
-        r"not UTF-8.*stra\\xdfe", r"that end in \.tif, such as .*scan",
+        r"not UTF-8.*stra\\xdfe", r"that end in \.pdf, such as .*scan",
     )  # fmt: skip
     for reason in reasons:
         assert re.search(f"note: passed over: 1 .*{reason}", text), (reason, text)

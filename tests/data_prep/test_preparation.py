@@ -1,5 +1,6 @@
 """Preparing data sets: what raw files may be, and what the summary and the contact sheet show of them."""
 
+import io
 import json
 import shutil
 
@@ -24,10 +25,12 @@ from proda_jax.data.label_spaces import label_space
 from proda_jax.data_prep import contact_sheet, shards
 from proda_jax.data_prep.counts import class_pixels
 from proda_jax.data_prep.examples import Checks, checked
+from proda_jax.data_prep.folder import Folder
 from proda_jax.data_prep.png import index_png
 from proda_jax.data_prep.prepare import prepare
 from proda_jax.data_prep.records import Record
 from proda_jax.data_prep.summary import Summary
+from proda_jax.inference import images
 
 
 @pytest.fixture
@@ -140,10 +143,13 @@ def test_the_contact_sheet_shows_images_and_their_labels_in_class_colours(tmp_pa
 def test_photographs_that_ask_to_be_rotated_are_counted():
     exif = Image.Exif()
     exif[274] = 6
-    for kind in ("PNG", "JPEG"):
+    for kind in ("TIFF", "PNG", "JPEG"):
         file = encoded(Image.fromarray(noise(6, 8, 3)), kind, exif=exif)
         labelled = checked(Record("a", "a.jpg", "a.png"), file, png(np.zeros((6, 8), np.uint8)), Checks(CITYSCAPES))
-        assert labelled.counts.rotated == 1 and dict(labelled.counts.sizes) == {"8 x 6": 1} and labelled.image == file
+        assert labelled.counts.rotated == 1 and dict(labelled.counts.sizes) == {"8 x 6": 1}
+        assert (labelled.image == file) == (kind != "TIFF")
+        if kind != "JPEG":
+            np.testing.assert_array_equal(decode_pillow.image(labelled.image), noise(6, 8, 3))
     example = checked(Record("a", "a.jpg"), file, b"", Checks(CITYSCAPES))
     assert example.counts.rotated == 0 and dict(example.counts.sizes) == {"6 x 8": 1}
     np.testing.assert_array_equal(decode_pillow.image(example.image), pixels.read(file))  # as prediction sees it
@@ -151,6 +157,69 @@ def test_photographs_that_ask_to_be_rotated_are_counted():
     assert checked(Record("a", "a.jpg", "a.png"), file, lying, Checks(CITYSCAPES)).counts.other_label_sizes == 0
     with pytest.raises(ValueError, match="a.png cannot be used: it is upright, and a.jpg lies on its side"):
         checked(Record("a", "a.jpg", "a.png"), file, upright, Checks(CITYSCAPES))
+
+
+def test_images_of_16_bits_are_turned_as_prediction_turns_them():
+    exif, values = Image.Exif(), noise(6, 8).astype(np.uint16) * 257
+    exif[274] = 6
+    file, label = encoded(Image.fromarray(values), "PNG", exif=exif), png(np.zeros((6, 8), np.uint8))
+    for value_range in (None, (0, 65535)):
+        checks = Checks(CITYSCAPES, value_range=value_range)
+        turned = checked(Record("a", "a.png"), file, b"", checks)
+        np.testing.assert_array_equal(decode_pillow.image(turned.image), pixels.read(file, value_range))
+        stored = checked(Record("a", "a.png", "b.png"), file, label, checks)
+        assert decode_pillow.image(stored.image).shape == (6, 8, 3) and stored.counts.rotated == 1
+
+
+def others() -> dict[str, bytes]:
+    """Image files that are neither PNG nor JPEG."""
+    image = Image.fromarray(noise(6, 8, 3))
+    kinds = {"tiff": {}, "bmp": {}, "webp": {}, "gif": {}, "ppm": {}, "tga": {}, "jpeg2000": {}, "qoi": {}}
+    found = {kind: encoded(image, kind.upper(), **options) for kind, options in kinds.items()}
+    pages = {"save_all": True, "append_images": [Image.fromarray(noise(5, 4, 3)), image]}
+    return found | {
+        "packed tiff": encoded(image, "TIFF", compression="tiff_lzw"), "tiff of pages": encoded(image, "TIFF", **pages),
+        "tiff with a palette": encoded(image.quantize(9), "TIFF"), "grey tiff": encoded(image.convert("L"), "TIFF"),
+        "webp with alpha": encoded(image.convert("RGBA"), "WEBP", lossless=True),
+        "animated webp": encoded(image, "WEBP", lossless=True, **pages | {"append_images": [image.rotate(180)]}),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", others())
+def test_images_of_other_kinds_are_stored_as_prediction_reads_them(kind):
+    """Of several pages the first, as Pillow opens them."""
+    file = others()[kind]
+    example = checked(Record("a", "a"), file, b"", Checks(CITYSCAPES))
+    expected = np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
+    for found in (decode.image(example.image).numpy(), decode_pillow.image(example.image), pixels.read(file)):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_tiffs_of_16_and_32_bits_are_read_and_refused_as_in_prediction():
+    deep = np.random.default_rng(0).integers(0, 2**16, (6, 8)).astype(np.uint16)
+    for values, value_range in ((deep, None), (deep // 16, (0, 4095)), (deep.astype(np.float32), (0, 65535))):
+        file = encoded(Image.fromarray(values), "TIFF")
+        example = checked(Record("a", "a.tif"), file, b"", Checks(CITYSCAPES, value_range=value_range))
+        np.testing.assert_array_equal(decode_pillow.image(example.image), np.repeat(deep[..., None] >> 8, 3, -1))
+        np.testing.assert_array_equal(pixels.read(file, value_range), np.repeat(deep[..., None] >> 8, 3, -1))
+        if value_range:
+            with pytest.raises(pixels.Unreadable) as by_prediction:
+                pixels.read(file)
+            with pytest.raises(ValueError, match="a.tif cannot be used: its .*value_range") as by_preparation:
+                checked(Record("a", "a.tif"), file, b"", Checks(CITYSCAPES))
+            assert str(by_prediction.value) in str(by_preparation.value)
+
+
+def test_preparation_takes_the_files_of_a_folder_that_prediction_takes(tmp_path):
+    for i, ending in enumerate((*pixels.ENDINGS, ".TIF", ".nef", ".txt")):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        (tmp_path / "photos" / f"{i}{ending}").write_bytes(png(noise(2, 3, 3)))  # the content counts
+    checks = Checks(CITYSCAPES)
+    taken = Folder(split="photos", images=str(tmp_path / "photos"), checks=checks).records()["photos"]
+    found, passed_over = images.find(str(tmp_path / "photos"), tmp_path / "out")
+    assert sorted(record.image for record in taken) == sorted(entry.path for entry in found)
+    assert len(taken) == len(pixels.ENDINGS) + 1
+    assert passed_over.counts == {"that end in .nef": 1, "that end in .txt": 1}
 
 
 def test_large_images_are_prepared_and_decoded_whatever_pillows_limit(monkeypatch):

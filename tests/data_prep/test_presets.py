@@ -1,11 +1,15 @@
 """Presets of public data sets: where their files lie, unpacked or in archives, and what their labels mean."""
 
+import concurrent.futures
 import io
 import pathlib
+import re
+import tarfile
 import zipfile
 
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 from raw_files import encoded, noise, png
 
@@ -13,6 +17,7 @@ from proda_jax.configs import base
 from proda_jax.data.label_spaces import IGNORE, LABEL_SPACES, label_map, own_space
 from proda_jax.data.pipeline import TfdsSource
 from proda_jax.data_prep import carla, isprs
+from proda_jax.data_prep.archives import members
 from proda_jax.data_prep.base import LayoutError
 from proda_jax.data_prep.examples import Checks
 from proda_jax.data_prep.prepare import prepare, prepare_role, problems
@@ -38,6 +43,14 @@ FILES = {
     "idd": ("val", "201/frame0", "leftImg8bit/val/201/frame0_leftImg8bit.png",
             "gtFine/val/201/frame0_gtFine_labelids.png", (0, 5, 11, 33, 9),
             ("road", "terrain", None, "sky", "motorcycle")),
+    "idd_level3": ("val", "201/frame0", "leftImg8bit/val/201/frame0_leftImg8bit.png",
+                   "gtFine/val/201/frame0_gtFine_labellevel3Ids.png",
+                   (0, 1, 2, 3, 4, 8, 12, 13, 14, 20, 22, 24, 25, 6, 255),
+                   ("road", None, "sidewalk", "terrain", "person", None, None, None, "wall", "pole", "building",
+                    "vegetation", "sky", "motorcycle", None)),
+    "idd_cs_train_ids": ("val", "201/frame0", "leftImg8bit/val/201/frame0_leftImg8bit.png",
+                         "gtFine/val/201/frame0_gtFine_labelcsTrainIds.png", (0, 9, 16, 18, 255),
+                         ("road", "terrain", "train", "bicycle", None)),
     "urbansyn": ("train", "0001", "rgb/rgb_0001.png", "ss/ss_0001.png", (0, 16, 19), ("road", "train", None)),
     "synscapes": ("train", "12", "img/rgb-2k/12.png", "img/class/12.png", (7, 33, 3), ("road", "bicycle", None)),
     "viper": ("val", "001/001_00001", "val/img/001/001_00001.jpg", "val/cls/001/001_00001.png", (3, 8, 25, 10),
@@ -93,7 +106,24 @@ def packed(root: pathlib.Path, files: dict[str, bytes]) -> str:
     return str(root)
 
 
-@pytest.mark.parametrize("put", [unpacked, packed])
+def packed_in_tar(root: pathlib.Path, files: dict[str, bytes]) -> str:
+    """The same in tar archives, as `tar -cf 0.tar .` makes them."""
+    root.mkdir(parents=True)
+    for number, (place, held) in enumerate(files.items()):
+        with tarfile.open(root / f"{number}.tar", "w") as archive:
+            folders = [str(folder) for folder in pathlib.PurePath(place).parents]
+            for folder in reversed(folders):
+                info = tarfile.TarInfo("." if folder == "." else f"./{folder}")
+                info.type, info.mode = tarfile.DIRTYPE, 0o755
+                archive.addfile(info)
+            for name, contents in ((f"./{place}", held), (f"./__MACOSX/{place}", b"note"), ("./read me.txt", b"")):
+                info = tarfile.TarInfo(name)
+                info.size, info.mtime = len(contents), 1_580_000_000
+                archive.addfile(info, io.BytesIO(contents))
+    return str(root)
+
+
+@pytest.mark.parametrize("put", [unpacked, packed, packed_in_tar])
 @pytest.mark.parametrize("name", PRESETS)
 def test_files_are_found_and_values_mean_what_was_written_down_by_hand(tmp_path, name, put):
     split, called, *_, values, classes = FILES[name]
@@ -109,11 +139,20 @@ def test_files_are_found_and_values_mean_what_was_written_down_by_hand(tmp_path,
         assert meaning(name).table[number] == expected and meaning(name).known[number]
 
 
+def test_labels_of_another_kind_of_ids_are_not_taken_and_their_name_is_said(tmp_path):
+    data_set = Preset("idd", checks=Checks(meaning("idd")), raw_dir=unpacked(tmp_path, raw("idd_level3")))
+    ((_, (record,)),) = data_set.records().items()
+    assert record.label is None
+    assert data_set.notes == ["val has no labels: there is no gtFine/val/*/*_gtFine_labelids.png; those of idd_level3 "
+                              "are there"]  # fmt: skip
+
+
 def test_every_preset_has_its_row_here():
     assert set(FILES) == set(PRESETS)
 
 
-@pytest.mark.parametrize("name", ["acdc", "mapillary_1_2", "viper", "carla_0_9_6", "loveda"])
+@pytest.mark.parametrize("name", ["acdc", "mapillary_1_2", "idd_level3", "idd_cs_train_ids", "viper", "carla_0_9_6",
+                                  "loveda"])  # fmt: skip
 def test_a_value_that_no_table_names_is_told_and_never_mapped(tmp_path, name):
     assert meaning(name).table[STRANGE] == IGNORE and not meaning(name).known[STRANGE]
     root = unpacked(tmp_path, raw(name, STRANGE))
@@ -145,6 +184,48 @@ def test_archives_are_prepared_and_read_without_being_unpacked_wherever_they_lie
     np.testing.assert_array_equal(held.labels[0], np.array([0, 16, IGNORE])[:, None].repeat(8, 1))
     (tmp_path / "raw").rename(tmp_path / "elsewhere")
     assert prepare("urbansyn", data_dir=str(tmp_path / "data"), raw_dir=str(tmp_path / "elsewhere")) == folder
+
+
+def test_a_tar_archive_that_is_cut_off_or_none_or_compressed_is_named(tmp_path):
+    """Cut at every block, a file that is missing would otherwise go unnoticed."""
+    files = raw("virtual_kitti_2")
+    root = pathlib.Path(packed_in_tar(tmp_path / "raw", files))
+    whole, place = (root / "1.tar").read_bytes(), max(files, key=lambda place: "classgt" in place)
+    end = whole.index(files[place]) + len(files[place])
+
+    def records():
+        return Preset("virtual_kitti_2", checks=Checks(meaning("virtual_kitti_2")), raw_dir=str(root)).records()
+
+    assert sum(map(len, records().values())) == 1
+    after = len(whole.rstrip(b"\0")) // 512 * 512 + 512  # the last header, of an empty file
+    for length in (0, 100, end - 20, end // 512 * 512 + 512, after):
+        (root / "1.tar").write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"1\.tar cannot be used: .*; fetch it again"):
+            records()
+    (root / "1.tar").write_bytes(whole)
+    (root / "textgt.tar.gz").write_bytes(b"")
+    data_set = Preset("virtual_kitti_2", checks=Checks(meaning("virtual_kitti_2")), raw_dir=str(root))
+    ((_, (record,)),) = data_set.records().items()
+    assert re.search("1 archives that are compressed as a whole: unpack .*textgt.tar.gz", "\n".join(data_set.notes))
+    (root / "1.tar").write_bytes(whole[: end - 20])  # once it was listed
+    with pytest.raises(ValueError, match=r"1\.tar/Scene01/.*classgt_00000\.png cannot be used: unexpected end of data"):
+        data_set.example(record)
+
+
+def test_files_in_tar_archives_are_read_by_several_threads_at_once(tmp_path):
+    files = {f"Scene01/clone/frames/rgb/Camera_0/rgb_{i:05}.jpg": noise(64, 64, 3).tobytes() + bytes([i])
+             for i in range(40)}  # fmt: skip
+    root = tmp_path / "raw"
+    root.mkdir()
+    with tarfile.open(root / "rgb.tar", "w") as archive:
+        for place, held in files.items():
+            info = tarfile.TarInfo(place)
+            info.size, info.mtime = len(held), 1_580_000_000
+            archive.addfile(info, io.BytesIO(held))
+    found = dict(members(epath.Path(root)))
+    assert [member.state for member in found.values()] == [(len(held), 1_580_000_000) for held in files.values()]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda place: found[place].read_bytes(), files)) == list(files.values())
 
 
 def test_gta5_is_read_from_its_archives_as_from_folders(tmp_path):

@@ -50,7 +50,7 @@ def cut(path, keep: float) -> None:
 @pytest.mark.parametrize("folder", ["images", "labels"])
 @pytest.mark.parametrize(
     "damage, message",
-    [("middle", "cut off"), ("end", "cut off"), ("empty", "PNG"), ("text", "PNG")],
+    [("middle", "cut off"), ("end", "cut off"), ("empty", "it is empty|PNG"), ("text", "it is no image|PNG")],
 )
 def test_a_damaged_file_is_named(gta5, folder, damage, message):
     path = gta5 / "raw" / folder / "00004.png"

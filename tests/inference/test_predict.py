@@ -20,6 +20,7 @@ from proda_jax.adaptation.averaging import averaged_probabilities
 from proda_jax.data.label_spaces import label_space
 from proda_jax.inference import windows
 from proda_jax.inference.predict import Files, grouped, predict
+from proda_jax.inference.record import Record
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -218,7 +219,7 @@ def test_results_of_a_folder_lie_as_its_images_do(photos, workdir, tmp_path, cap
     names = {"a.png": "a.png", "a.jpg": "a.jpg", "sub/b.webp": "sub/b", "sub/c.tif": "sub/c", "d.bmp": "d"}
     found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     pictures = {f"{kind}/{name}.png" for kind in written for name in names.values()}
-    assert found == pictures | {"card.json", "prediction.json"}
+    assert found == pictures | {"card.json", "prediction.json", "inputs.jsonl"}
     alone = load(workdir)
     for file, name in names.items():
         prediction = alone.predict([photos / file])[0]
@@ -246,8 +247,9 @@ def test_speed_is_of_all_but_the_first_batch_of_each_size(photos, model, tmp_pat
     """Of one image, which is the first of its size, there is none."""
     predict(model, str(sorted(photos.rglob("*.png"))[0]), tmp_path, ["ids"])
     assert re.search(r"1 images and frames in \S+ s, of which .* is compiled\n", capsys.readouterr().out)
+    record = Record(tmp_path, ["ids"])
     monkeypatch.setattr(time, "monotonic", iter([100.0, 107.0]).__next__)
-    files = Files(model, tmp_path, ["ids"], bar=None)
+    files = Files(model, record, tmp_path, ["ids"], bar=None)
     files.done, files.first, files.compiling = 10, 2, 3.0
     assert files.speed == 2.0
 

@@ -153,6 +153,53 @@ def test_what_changed_is_predicted_again(model, photos, tmp_path, capsys):
     np.testing.assert_array_equal(read(tmp_path / "out" / "ids" / "b.png"), model(picture((48, 96), 9)))
 
 
+def test_an_input_that_an_older_file_replaced_is_predicted_again(model, photos, tmp_path, capsys):
+    Image.fromarray(picture((48, 96), 9)).save(tmp_path / "older.png")
+    os.utime(tmp_path / "older.png", (1e9, 1e9))  # 2001
+    predict(model, str(photos), tmp_path / "out", ["ids"])
+    os.utime(tmp_path / "out" / "ids" / "a.png", (1e9, 1e9))  # as copying results may do
+    shutil.copy2(tmp_path / "older.png", photos / "b.png")
+    capsys.readouterr()
+    predict(model, str(photos), tmp_path / "out", ["ids"], skip_existing=True)
+    assert "skipped: 2 of 3" in capsys.readouterr().out
+    np.testing.assert_array_equal(read(tmp_path / "out" / "ids" / "b.png"), model(picture((48, 96), 9)))
+    predict(model, str(photos), tmp_path / "out", ["ids"], skip_existing=True)
+    assert "skipped: 3 of 3" in capsys.readouterr().out
+
+
+def test_what_was_written_of_an_input_before_it_changed_is_not_taken_for_its_result(model, photos, tmp_path, capsys):
+    """Nor what an interruption left without a note."""
+    predict(model, str(photos), tmp_path / "out", ["ids", "confidence"])
+    (photos / "b.png").write_bytes((photos / "a.png").read_bytes())
+    predict(model, str(photos), tmp_path / "out", ["ids"], skip_existing=True)
+    capsys.readouterr()
+    predict(model, str(photos), tmp_path / "out", ["confidence"], skip_existing=True)
+    assert "skipped: 2 of 3" in capsys.readouterr().out
+    predict(model, str(photos), tmp_path / "out", ["ids", "confidence"], skip_existing=True)
+    assert "skipped: 3 of 3" in capsys.readouterr().out
+    noted = tmp_path / "out" / "inputs.jsonl"
+    noted.write_text("".join(noted.read_text().splitlines(keepends=True)[:2]))  # of three
+    with pytest.raises(ValueError, match="inputs.jsonl is damaged .*: delete it, and all files are predicted again"):
+        predict(model, str(photos), tmp_path / "out", ["ids"], skip_existing=True)
+    noted.unlink()
+    predict(model, str(photos), tmp_path / "out", ["ids"], skip_existing=True)
+    assert "3 images and frames" in capsys.readouterr().out
+
+
+def test_an_input_that_changes_while_it_is_predicted_is_predicted_again(model, photos, tmp_path, capsys, monkeypatch):
+    plain = prediction.Files._write
+
+    def write(self, entry, *more):
+        if entry.name == "b":
+            os.utime(entry.path, (1e9, 1e9))
+        plain(self, entry, *more)
+
+    monkeypatch.setattr(prediction.Files, "_write", write)
+    predict(model, str(photos), tmp_path / "out", ["ids"])
+    predict(model, str(photos), tmp_path / "out", ["ids"], skip_existing=True)
+    assert "skipped: 2 of 3" in capsys.readouterr().out
+
+
 def test_results_of_another_network_are_not_mixed_in(model, workdir, photos, tmp_path):
     predict(model, str(photos), tmp_path / "out", ["ids"])
     for other, what in ((load(workdir, stage="source"), "network"), (load(workdir, flip=True), "flip")):
@@ -287,13 +334,15 @@ def test_an_image_that_memory_has_no_room_for_is_named(model, photos, tmp_path, 
         predict(model, str(photos), tmp_path / "out", ["ids"])
 
 
-def test_a_video_that_is_called_an_image_is_a_video(model, photos, tmp_path):
+def test_a_video_that_is_called_an_image_is_a_video(model, photos, tmp_path, capsys):
     from test_video import write_video
 
     write_video(tmp_path / "v.mp4", [0, 100])
     shutil.move(tmp_path / "v.mp4", photos / "d.jpg")
     predict(model, str(photos), tmp_path / "out", ["ids"])
     assert (tmp_path / "out" / "ids" / "d.mkv").is_file()
+    predict(model, str(photos), tmp_path / "out", ["ids"], skip_existing=True)
+    assert "skipped: 4 of 4" in capsys.readouterr().out
 
 
 def test_images_of_12_bits_want_their_range(model, workdir, photos, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from command import run_main
 from fake_workdir import fake_config, fake_workdir
-from report_pages import rows_of, table_of
+from report_pages import Tables, rows_of, table_of
 
 from proda_jax import report
 from proda_jax.report.compare import grouped
@@ -38,6 +38,12 @@ def values(paths: list[pathlib.Path], stage: str, name: str | None = None) -> li
     return [value for value in found if value is not None]
 
 
+def of_dice_table(page: str) -> list[list[str]]:
+    """The rows of the table that ends with the mean of Dice, without titles."""
+    (rows,) = (table[1:] for table in Tables(page).found if table[-1][0] == "mDice")
+    return rows
+
+
 def test_runs_are_grouped_by_all_that_decides_but_the_seed(runs):
     groups = grouped([read(path) for path in runs])
     assert [[run.path.name for run in group.runs] for group in groups] == [[p.name for p in runs[:3]], [runs[3].name]]
@@ -65,10 +71,26 @@ def test_means_and_spreads_are_those_of_numpy(runs, tmp_path):
     for row in rows_of(page.parents[1], "compare_classes"):
         scores = values(runs[:3] if row["group"] == "A" else runs[3:], row["stage"], row["class"])
         assert int(row["runs"]) == len(scores) and float(row["iou_mean"]) == pytest.approx(np.mean(scores))
+        iou = np.array(scores) / 100
+        by_dice = 100 * 2 * iou / (1 + iou)
+        assert float(row["dice_mean"]) == pytest.approx(by_dice.mean())
         if len(scores) > 1:
             assert float(row["iou_spread"]) == pytest.approx(np.std(scores, ddof=1))
+            assert float(row["dice_spread"]) == pytest.approx(np.std(by_dice, ddof=1))
             checked += 1
     assert checked > 20
+    *by_class, mean = of_dice_table(text)
+    assert len(by_class) > 5
+    for name, *cells in by_class:
+        shown = []
+        for those in (runs[:3], runs[3:]):
+            iou = np.array(values(those, "stage2", name)) / 100
+            spread = f" ± {np.std(200 * iou / (1 + iou), ddof=1):.1f}" if len(iou) > 1 else ""
+            shown.append(f"{np.mean(200 * iou / (1 + iou)):.1f}{spread}" if len(iou) else "–")
+        assert [cell.partition(" (")[0] for cell in cells] == shown
+    last = [json.loads((path / "stage2" / "result.json").read_text())["last"]["iou"] for path in runs[:3]]
+    means = [np.mean([200 * iou / (100 + iou) for iou in one.values() if iou is not None]) for one in last]
+    assert mean[:2] == ["mDice", f"{np.mean(means):.1f} ± {np.std(means, ddof=1):.1f}"]
     differing = [list(row.values()) for row in table_of(text, "setting")]
     assert ["stage1.temperature", "2.0", "1.0"] in differing
     assert "log_every" not in text and "://" not in text and "<script" not in text
