@@ -145,7 +145,7 @@ def assert_alike(actual: list, expected: list) -> None:
         judged = wanted.discriminator is not None
         assert_same(metrics, wanted_metrics, 1e-4 if judged else 1e-5)
         for part in PARTS:
-            tolerance = rough("discriminator" if judged else part) if part == "opt_state" else 1e-5 if judged else 1e-6
+            tolerance = rough("discriminator" if judged else part) if part == "opt_state" else 1e-4 if judged else 1e-6
             assert_same(*(parameters(getattr(of, part)) for of in (state, wanted)), tolerance)
         critics = (of.discriminator and of.discriminator.opt_state for of in (state, wanted))
         assert_same(*critics, rough("discriminator"))
