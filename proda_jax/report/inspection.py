@@ -152,6 +152,7 @@ def _stage(folder: epath.Path, section: dict | None, damaged: list[str], integri
     prefix = f"{folder.name}."
     settings = section or {key.removeprefix(prefix): note[key] for key in note if key.startswith(prefix)}
     _json(folder / "environment.json", damaged, AGAIN)
+    _json(folder / "cost.json", damaged, "delete it, which forgets what the stage cost so far, and go on")
     prepared = (folder / "initial_prototypes.npz", folder / "source_class_pixels.npz")
     for archive in (*prepared, *_inside(folder / "snapshots")):
         _check_archive(archive, damaged, integrity)

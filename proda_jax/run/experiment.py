@@ -30,6 +30,7 @@ from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.report import score_tables as tables
 from proda_jax.run import ahead, evaluate, provenance, scales, train
 from proda_jax.run.card import Card
+from proda_jax.run.cost import Cost
 from proda_jax.run.networks import Networks
 from proda_jax.run.records import History
 from proda_jax.run.snapshots import Looked, Snapshots
@@ -80,9 +81,16 @@ class Experiment:
 
     def run_stage(self, name: str) -> dict:
         """Runs a stage to its end and returns its result."""
-        config, stage, folder = self.config, self.config[name], self.workdir.folder(name)
-        provenance.remember(folder, config, name)
+        folder = self.workdir.folder(name)
+        provenance.remember(folder, self.config, name)
         provenance.note_environment(folder)
+        with Cost(folder) as cost:
+            history = self.trained(name, cost)
+        return self.finish(name, self.config[name].steps, history, cost=cost.noted)
+
+    def trained(self, name: str, cost: Cost) -> History:
+        """Prepares what a stage needs, trains it to its last step, and returns its evaluations."""
+        config, stage, folder = self.config, self.config[name], self.workdir.folder(name)
         model = self.networks.model(name)
         kind, setup = kinds.of(stage), self.setup(name)
         teacher_name = stage[kind.teacher] if kind.teacher else None
@@ -106,8 +114,9 @@ class Experiment:
         )  # fmt: skip
         with self.sources.writer(folder) as writer:
             note = self.notes(name, model, writer, state)
+            cost.prepared()
             _, history = train.train(
-                functools.partial(self.compiled, name, setup),
+                functools.partial(self.compiled, name, setup, cost),
                 state,
                 self.networks.variables(teacher_name) if teacher_name else frozen,
                 lambda first_step: self.batches(name, setup, first_step),
@@ -120,8 +129,9 @@ class Experiment:
                 self.interruption,
                 card_of(config, name, model).as_json(),
                 self.recomputer(name, model) if stage.statistics == "recomputed" else None,
+                cost,
             )
-        return self.finish(name, stage.steps, history)
+        return history
 
     def setup(self, name: str) -> Setup:
         """What the steps of a stage need."""
@@ -139,10 +149,12 @@ class Experiment:
         step = functools.partial(build.train_step(setup.stage.kind), setup=setup)
         return devices.map_step(step, self.mesh, "rbr", "rr", donate=(0,))
 
-    def compiled(self, name: str, setup: Setup, *arguments: Any) -> Callable:
+    def compiled(self, name: str, setup: Setup, cost: Cost, *arguments: Any) -> Callable:
         """A stage's step, compiled for arguments like these; the next stage's is compiled meanwhile."""
+        began = time.time()
         self.ahead.wait((name, "step"))
         step = self.step(setup).lower(*arguments).compile()
+        cost.compiled(step, time.time() - began)
         if self.compiles_ahead:
             self.compile_ahead(after=name)
         return step
@@ -649,10 +661,10 @@ class Experiment:
     def results(self) -> dict:
         """{'task', 'seed', 'stages': [...]}, of the stages that are complete; values in percent.
 
-        The same however often the run was interrupted: how long stages took is in their own `result.json`.
+        The same however often the run was interrupted: what stages cost is in their own `result.json`.
         """
         stages = self.workdir.results(self.config.stages)
-        stages = [{key: value for key, value in stage.items() if key != "seconds"} for stage in stages]
+        stages = [{key: value for key, value in stage.items() if key not in ("seconds", "cost")} for stage in stages]
         return {"task": self.config.task, "seed": self.config.seed, "stages": stages}
 
     def table(self) -> str:

@@ -214,6 +214,7 @@ CUT = b'{"step": 5, "se'
 DAMAGE = {
     "config.json": CUT, "results.json": CUT, "source/result.json": CUT, "warmup/settings.json": CUT,
     "stage1/history.jsonl": CUT, "stage1/metrics.jsonl": b'{"steps": 5}\n', "stage1/environment.json": b"\xff\xfe",
+    "stage1/cost.json": CUT,
     "stage1/initial_prototypes.npz": b"PK\3\4", "samples.npz": b"PK", "stage1/snapshots/50.npz": b"",
     "warmup/soft_labels_4_flipped/origin.json": b"[]",
 }  # fmt: skip

@@ -280,6 +280,8 @@ def test_an_interrupted_stage_ends_in_the_bits_of_one_that_was_not(stage, finish
     history = [json.loads(line) for line in (workdir / stage / "history.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in history] == [2, STEPS]
     assert history[0]["seconds"] <= history[1]["seconds"]
+    cost = json.loads((workdir / stage / "result.json").read_text())["cost"]
+    assert cost["starts"] == 3 and cost["step_bytes"] > 0
 
 
 def test_every_checkpoint_carries_the_card_of_its_network(finished):
