@@ -115,5 +115,5 @@ def _bars(
 
 def _short(value: float | None) -> str:
     """A number with three digits that say something, or all before the point."""
-    digits = 0 if value is None or value >= 100 else 1 if value >= 10 else 2
+    digits = 0 if not value or value >= 100 else 1 if value >= 10 else 2
     return number(value, digits)

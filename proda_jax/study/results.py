@@ -11,7 +11,7 @@ from etils import epath
 
 from proda_jax.report.compare import mean_and_spread
 from proda_jax.report.content import gain, number
-from proda_jax.report.score_tables import latex_text
+from proda_jax.report.score_tables import latex_text, score_title
 from proda_jax.run.workdir import Workdir
 from proda_jax.study import costs
 from proda_jax.study.costs import RowCost
@@ -89,7 +89,7 @@ def cells(plan: Plan, lines: Sequence[Line]) -> tuple[list[str], list[list[str]]
     """Titles and rows of the table as people read it."""
     titles = [plan.paper or plan.title, *(f"seed {seed}" for seed in plan.seeds), "mIoU"]
     more = [key for key in measures(lines) if key != "miou"]
-    titles += [f"mIoU over {key.removeprefix('miou_')}" for key in more] + [gain_title(plan)]
+    titles += [score_title(key) for key in more] + [gain_title(plan)]
     beside = any(row.paper is not None for row in plan.rows)
     titles += ["paper", "paper's gain"] if beside else []
     rows = []
