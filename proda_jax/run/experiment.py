@@ -17,6 +17,7 @@ from proda_jax.adaptation import class_thresholds, patch_modes, prototypes, stat
 from proda_jax.adaptation.stages import build, kinds, prepare
 from proda_jax.adaptation.stages.setup import Setup
 from proda_jax.adaptation.state import TrainState
+from proda_jax.data import translations
 from proda_jax.data.checks import data_sets, first_of
 from proda_jax.data.decode import cores
 from proda_jax.data.joined import Joined, JoinedRareClassOrder
@@ -426,7 +427,7 @@ class Experiment:
             return devices.map_step(functools.partial(prepare.translate, self.networks.model(name), **how), self.mesh,
                                     "rb", "b")  # fmt: skip
 
-        folder, title = self.workdir.folder(name) / "translated_source", f"{name}: translating source images"
+        folder, title = self.workdir.folder(name) / translations.FOLDER, f"{name}: translating source images"
         return self.filled(
             Translations, folder, origin, lambda store: self.make_missing(store, source, name, make, title)
         )
