@@ -8,7 +8,7 @@ import jax
 from etils import epath
 
 from proda_jax.system import hosts, memory
-from proda_jax.system.files import read_json, write_json
+from proda_jax.system.files import NotWritten, read_json, write_json
 
 NAME = "cost.json"  # of a stage
 
@@ -46,13 +46,14 @@ class Cost(contextlib.AbstractContextManager):
         self._write()
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: Any) -> None:
         self.prepared()  # as far as it came
         held = held_on_device()
         if held is not None and held > (self._held or 0):
             self._at_most("device_bytes", held)
         self._at_most("process_bytes", memory.peak())
-        self._write()
+        with contextlib.suppress(*(() if error is None else (NotWritten,))):  # which may be what it ends with
+            self._write()
 
     def prepared(self) -> None:
         """All is there that its steps need."""

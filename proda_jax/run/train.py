@@ -87,7 +87,7 @@ def train(
       interruption: whether the program is asked to stop.
       card: what each checkpoint says of its network, see `card.Card.as_json`.
       before_scoring: what is done to the state before it is evaluated and kept, if anything.
-      cost: is told of steps that are taken again.
+      cost: is told how long compiling took, of the step's memory, and of steps that are taken again.
 
     Returns:
       The last state and all evaluations.
@@ -127,7 +127,10 @@ def train(
         ):
             if step is None:  # ahead of time, so that another shape is an error and not a compilation
                 with bar.during("compiling"):
+                    began = time.time()
                     step = compiled_for(state, batch, teacher)
+                if cost:
+                    cost.compiled(step, time.time() - began)
                 lines.go_on()
             state, metrics = step(state, batch, teacher)
             devices.settle(metrics)

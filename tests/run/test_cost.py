@@ -11,6 +11,7 @@ from proda_jax.run import cost
 from proda_jax.run.cost import Cost
 from proda_jax.run.records import Metrics
 from proda_jax.system import memory
+from proda_jax.system.files import NotWritten
 
 
 @pytest.fixture
@@ -42,6 +43,17 @@ def test_what_processes_do_before_the_first_step_adds_up_however_they_end(tmp_pa
 def test_a_process_that_is_killed_counts_as_a_start(tmp_path):
     Cost(tmp_path).__enter__()
     assert Cost(tmp_path).noted["starts"] == 1
+
+
+def test_a_disk_that_is_full_is_told_by_what_found_it_so(tmp_path, monkeypatch):
+    def full(*_):
+        raise NotWritten(tmp_path / "cost.json", OSError(28, "No space left on device"))
+
+    with pytest.raises(NotWritten, match="checkpoint"), Cost(tmp_path):
+        monkeypatch.setattr(cost, "write_json", full)
+        raise NotWritten(tmp_path / "checkpoint", OSError(28, "No space left on device"))
+    with pytest.raises(NotWritten, match="cost.json"), Cost(tmp_path):
+        pytest.fail("it was not written")
 
 
 def test_a_damaged_note_is_named_with_what_to_do(tmp_path):

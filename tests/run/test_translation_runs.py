@@ -42,7 +42,7 @@ def counted(self, name, values):
     write(self, name, values)
 
 Translations.write = counted
-these.experiment_in(pathlib.Path(sys.argv[1])).translations("translation")
+these.experiment_in(pathlib.Path(sys.argv[1])).prepared.translations("translation")
 """
 
 
@@ -79,7 +79,7 @@ def finished(tmp_path_factory):
     run.workdir.finish("source", {"name": "source", "steps": 0, "seconds": 1, "best": entry, "last": entry})
     provenance.remember(run.workdir.folder("source"), c, "source")
     run.complete("translation")
-    run.translations("translation")
+    run.prepared.translations("translation")
     return c, run, {"source": run.sources.open("source")}
 
 
@@ -96,7 +96,7 @@ def test_translations_are_those_of_the_network_and_are_learnt_from_with_the_sour
     model = run.networks.model("translation").clone(axis_name=None)
     params, source = run.networks.variables("translation")["params"], given["source"]
     expected = np.asarray(jax.jit(lambda p, x: translated(model, p, x))(params, source.images[:1]))
-    store, names = run.translations("translation"), source.names
+    store, names = run.prepared.translations("translation"), source.names
     assert len(store_of(run)) == len(names)
     assert np.abs(store.read(names[0]).astype(int) - expected[0]).max() <= 1
     assert np.abs(store.read(names[0]).astype(int) - source.images[0]).max() > 20
@@ -106,7 +106,7 @@ def test_translations_are_those_of_the_network_and_are_learnt_from_with_the_sour
     np.testing.assert_array_equal(batch["source"]["label"], plain["label"])
     wanted = np.stack([store.read(names[record]) for record in plain["record"]])
     np.testing.assert_array_equal(batch["source"]["image"], wanted)
-    held = run.labelled("adapted").to_memory(labels=True)
+    held = run.prepared.labelled("adapted").to_memory(labels=True)
     np.testing.assert_array_equal(held.images[3], store.read(names[3]))
     np.testing.assert_array_equal(held.labels, source.labels)
 
@@ -120,7 +120,7 @@ def test_what_is_missing_or_damaged_is_made_again_and_nothing_else(finished):
     contents[len(contents) // 2] ^= 1
     files[1].write_bytes(contents)
     again = Experiment(c, run.workdir.path, run.sources, devices_used=1)
-    again.translations("translation")
+    again.prepared.translations("translation")
     for path in files:
         assert Translations.decode(path.read_bytes()).tobytes() == Translations.decode(before[path][0]).tobytes()
     assert [os.stat(path).st_mtime_ns == before[path][1] for path in files] == [False, False, True, True]
@@ -147,7 +147,7 @@ def test_translating_that_is_killed_goes_on_where_it_was_to_the_same_bytes(finis
     assert len(list(store.glob("*.tmp"))) == 1 and first.read_bytes() == whole[first.name]
     before = first.stat().st_mtime_ns
     again = experiment_in(workdir)
-    again.translations("translation")
+    again.prepared.translations("translation")
     assert {name: path.read_bytes() for name, path in store_of(again).items()} == whole
     assert first.stat().st_mtime_ns == before
 
@@ -169,7 +169,7 @@ def test_other_settings_are_refused(finished):
     c.translation.window = (32, 64)
     other = Experiment(c, run.workdir.path, run.sources, devices_used=1)
     with pytest.raises(ValueError, match="holds translated images of another origin"):
-        other.translations("translation")
+        other.prepared.translations("translation")
     with pytest.raises(ValueError, match="config.translation.window was"):
         other.begin()
 
