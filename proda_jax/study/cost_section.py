@@ -31,7 +31,8 @@ MEMORY = (
 def costs(plan: Plan, lines: Sequence[Line], folder: Folder) -> Section:
     """Steps, time and memory of each row after the start, mean over seeds, beside its mIoU."""
     start = list(dict.fromkeys(stage for _, stage in sorted(measured.start(plan))))
-    known = [what for what in _TITLES if any(_value(line, what) is not None for line in lines)]
+    trained = [line for line in lines if line.cost.stages]
+    known = [what for what in _TITLES if any(_value(line, what) is not None for line in trained)]
     titles = ["row", "mIoU", "stages", "steps", *(_TITLES[what] for what in known)]
     rows, data = [], []
     for line in lines:
@@ -73,9 +74,9 @@ def _gaps(lines: Sequence[Line]) -> list[Note]:
     unknown = [line.row.label for line in lines if line.cost.seeds and line.cost.most("restarts") is None]
     if unknown:
         text = "Preparing, restarts and memory are not known, as an older version ran at least one of their stages: "
-        notes.append(Note(f"{text}{', '.join(unknown)}.", missing=True))
+        notes.append(Note(f"{text}{'; '.join(unknown)}.", missing=True))
     if again := [line.row.label for line in lines if line.cost.most("restarts")]:
-        text = f"Stopped and gone on with: {', '.join(again)}. Each start prepares and compiles anew; steps that were "
+        text = f"Stopped and gone on with: {'; '.join(again)}. Each start prepares and compiles anew; steps that were "
         notes.append(Note(f"{text}lost are beside the time, as far as they were written down before the stop."))
     return notes
 

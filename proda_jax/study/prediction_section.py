@@ -20,7 +20,7 @@ def predictions(plan: Plan, lines: Sequence[Line], run: Run, folder: Folder) -> 
     without = [row.label for row in wanted if row.stage not in there]
     section = pictures.beside_each_other(run, found, folder, f" Seed {run.seed}.")
     if found and without:
-        section.blocks.append(Note(f"No predictions yet of {', '.join(without)}.", missing=True))
+        section.blocks.append(Note(f"No predictions yet of {'; '.join(without)}.", missing=True))
     return section
 
 
