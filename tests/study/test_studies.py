@@ -338,6 +338,9 @@ def test_rows_are_the_scores_of_their_stages_and_seeds_differ(interrupted):
         for seed in (0, 1):
             last = json.loads((workdir / f"seed{seed}" / row["stage"] / "result.json").read_text())["last"]
             assert row["seeds"][str(seed)]["miou"] == last["miou"]
+            assert row["cost"]["stages_after_start"] == [row["stage"]] and row["cost"]["steps_after_start"] == 2
+            measured = row["cost"]["seeds"][str(seed)]
+            assert measured["restarts"] == 0 and min(measured[what] for what in ("seconds", "step_bytes")) > 0
     for seed in (0, 1):
         noted = json.loads((workdir / f"seed{seed}" / "config.json").read_text())
         assert noted["seed"] == seed and noted["data"]["data_dir"] == str(workdir / "data")
