@@ -288,7 +288,7 @@ def warmup(init: str, steps: int) -> ml_collections.ConfigDict:
     s.gan = "ls"  # 'ls' least squares (released), 'vanilla'; 'classes': cross entropy over (domain, class) (FADA)
     s.adversarial_on = "probabilities"  # what discriminators see: 'probabilities' (released), their 'information'
     #                                     (ADVENT), or the network's 'features' (FADA)
-    s.adversarial_weight = 0.01  # of what the network says; 0: there is no discriminator
+    s.adversarial_weight = 0.01  # of what the network says; 0: there is no discriminator, but for a perturbation
     s.auxiliary_adversarial_weight = 0.0  # of what its auxiliary head says, with a discriminator of its own
     s.discriminated = "network"  # what the network says (CLAN), or the 'heads' on the target, which are to be like what
     #                              the network says of the source (Seg-Uncertainty)
@@ -309,6 +309,10 @@ def warmup(init: str, steps: int) -> ml_collections.ConfigDict:
     s.patch_channels = 512  # of the layer between a patch and its mode
     s.patch_weight = 0.01  # of the cross entropy with the modes of the source (PatchAlign)
     s.patch_adversarial_weight = 0.0005  # of a discriminator of patches by their modes
+    s.perturbation = 0.0  # how far each of two attacks on features, that the last layer is to withstand, moves them: a
+    #                       share of their root mean square (APODA)
+    s.perturbation_steps = 1  # that an attack is made in
+    s.perturbation_weight = 1.0  # of the loss on what attacks leave
     s.damping_steps = 0  # over which the adversarial weights and weight_divergence fall to zero; 0: never (CLAN: all)
     s.weight_divergence = 0.0  # of cos + 1 of two parallel heads' parameters (CLAN's code: 0.02)
     s.entropy_weight = 0.0  # of the target's normalised entropy (MinEnt: 0.001)

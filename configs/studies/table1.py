@@ -11,7 +11,7 @@ alone. Steps of CyCADA's and BDL's translation count like all others, and BDL tr
 beside the rows are Table 1's, each with a network, a size and a rule for choosing of its own. Systems with two heads
 have networks of their own, and a study each: `demo_levels` (AdaptSegNet and ADVENT at two levels), `demo_clan`,
 `demo_uncertainty` (Seg-Uncertainty), or `gta5_` in place of `demo_`; those of `demo_` have DeepLabv2's head on the same
-backbone, as the other takes all its maps. APODA is not here.
+backbone, as the other takes all its maps.
 
 What is a system's own is as in its configuration (configs/cbst.py and others): losses, weights, selection of labels.
 Rates, schedule, batch normalisation, views, sizes of discriminators, colour augmentation and how source images are
@@ -26,6 +26,7 @@ import ml_collections
 
 from proda_jax.configs import (
     advent,
+    apoda,
     base,
     bdl,
     cag,
@@ -118,6 +119,7 @@ def one_head(c: ml_collections.ConfigDict, finish: Finish, steps: int) -> list[R
     c.patchalign = finish(patchalign.patchalign("source", steps))
     if finish is not of_gta5:
         c.patchalign.patch_size, c.patchalign.patch_channels = (8, 16), 64  # in proportion to images and networks
+    c.apoda = finish(apoda.apoda("source", steps))
     c.fada = finish(fada.fada("source", half))
     c.fada_distilled = finish(fada.self_distillation("fada", "fada", half))
 
@@ -165,7 +167,7 @@ def one_head(c: ml_collections.ConfigDict, finish: Finish, steps: int) -> list[R
     c.dacs = finish(base.mix("source", steps))
     return [
         ("AdaptSegNet, one level", "adaptsegnet", 41.4), ("MinEnt, one level", "minent", None),
-        ("AdvEnt, one level", "advent", None), ("PatchAlign", "patchalign", 46.5),
+        ("AdvEnt, one level", "advent", None), ("APODA", "apoda", 45.9), ("PatchAlign", "patchalign", 46.5),
         ("FADA", "fada_distilled", 50.1), ("CAG-UDA", before, 50.2),
         ("CyCADA", "cycada", 42.7), ("BDL", "bdl_translated_round2", 48.5),
         ("BDL without translation", "bdl_round2", None), ("CBST", "cbst_round3", 45.9), ("MRKLD", "mrkld_round3", 47.1),

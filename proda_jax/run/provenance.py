@@ -50,6 +50,7 @@ _BEFORE = {
     "rare_class_crop_pixels": 1500, "largest_class": 1.0, "crop_tries": 10,
     "patch_modes": 0, "patch_size": [32, 64],
     "patch_channels": 512, "patch_weight": 0.01, "patch_adversarial_weight": 0.0005,
+    "perturbation": 0.0, "perturbation_steps": 1, "perturbation_weight": 1.0,
 }  # fmt: skip
 _BEFORE_OF_WARMUP = {
     "label_weight": 0.0, "labels_from": None, "label_selector": "class_portion", "label_threshold": 0.9,

@@ -59,6 +59,7 @@ POSITIVE = (
     "mask_block", "label_every", "label_portion", "label_entropy", "logit_temperature", "discriminator_weight",
     "rare_weight", "hard_share", "self_label_pixels", "contrast_channels", "contrast_bank",
     "foundation_temperature", "generator_channels", "patch_channels",
+    "perturbation_steps", "perturbation_weight",
 )  # fmt: skip
 SHARES = (
     "momentum", "schedule_warmup_start", "grey", "ema_momentum", "prototype_momentum", "label_threshold", "mask_ratio",
@@ -75,6 +76,7 @@ NOT_NEGATIVE = (
     "gradient_penalty", "self_label_weight", "self_label_queue", "contrast_weight", "contrast_after",
     "foundation_weight", "cycle_weight", "identity_weight", "semantic_weight", "semantic_again_weight", "pool_size",
     "generator_blocks", "patch_modes", "patch_weight", "patch_adversarial_weight",
+    "perturbation",
 )  # fmt: skip
 
 

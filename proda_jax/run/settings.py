@@ -251,11 +251,13 @@ def check_heads(config: ml_collections.ConfigDict, name: str) -> None:
 def check_adversarial(config: ml_collections.ConfigDict, name: str) -> None:
     """Checks that an adversarial stage has a term for the target, and that its terms go together."""
     stage = config[name]
-    of_target = ("adversarial_weight", "entropy_weight", "auxiliary_entropy_weight", "label_weight")
+    of_target = ("adversarial_weight", "entropy_weight", "auxiliary_entropy_weight", "label_weight", "perturbation")
     if not any(stage[key] for key in of_target):
         refuse(f"{name}.adversarial_weight", 0.0, "above 0, or entropy_weight: the stage learns nothing of the target")
     if stage.adversarial_on == "features" and stage.auxiliary_adversarial_weight:
         refuse(f"{name}.auxiliary_adversarial_weight", stage.auxiliary_adversarial_weight, "0.0 on 'features'")
+    if stage.perturbation and stage.adversarial_on != "features":
+        refuse(f"{name}.adversarial_on", stage.adversarial_on, "'features', as these are what `perturbation` is of")
     if stage.gan == adversary.CLASSES and stage.local_weight:
         refuse(f"{name}.local_weight", stage.local_weight, f"0.0 of gan {adversary.CLASSES!r}")
     if 0 < stage.focus < 1:

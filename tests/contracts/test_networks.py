@@ -24,6 +24,7 @@ from tiny import CLASSES, CROP, IMAGE, blocks, tiny_model, tiny_variables
 from proda_jax.inference.export import STABLEHLO, export
 from proda_jax.inference.loading import load
 from proda_jax.models import weights
+from proda_jax.models.heads import HEADS
 from proda_jax.models.weights.torch_names import from_torch, to_torch
 from proda_jax.run import evaluate
 from proda_jax.run.card import Card
@@ -133,6 +134,15 @@ def test_gradients_are_finite_and_reach_every_kernel(backbone, head):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
     for path, leaf in jax.tree.leaves_with_path(found["gradient"]):
         assert np.any(np.abs(leaf) > 1e-6) or path[-1].key == "bias", jax.tree_util.keystr(path)
+
+
+@each_network
+def test_the_last_layer_alone_scores_features_as_the_network_does(backbone, head):
+    model, output = network(backbone, head), exact(backbone, head)["output"]
+    if labels(head):
+        params = tiny_variables(network_like(model), 0)["params"]["head"]
+        scores = HEADS[model.head].score(model, params, jnp.asarray(output.features, jnp.float32))
+        np.testing.assert_allclose(scores, output.heads[0], rtol=1e-4, atol=1e-4)
 
 
 @each_compiled_again

@@ -142,9 +142,10 @@ def assert_alike(actual: list, expected: list) -> None:
     for part in PARTS:
         assert_same(first.get(part), wanted.get(part), rough(part))
     for (state, metrics), (wanted, wanted_metrics) in zip(actual[1:], expected[1:], strict=True):
-        assert_same(metrics, wanted_metrics, 1e-5)
+        assert_same(metrics, wanted_metrics, 1e-5 if wanted.discriminator is None else rough("metrics"))
         for part in PARTS:
-            tolerance = 1e-4 if part == "opt_state" else 1e-6
+            judged = wanted.discriminator is not None  # in float32, by which all else drifts apart
+            tolerance = 1e-4 if part == "opt_state" else 1e-5 if judged else 1e-6
             assert_same(*(parameters(getattr(of, part)) for of in (state, wanted)), tolerance)
         critics = (of.discriminator and of.discriminator.opt_state for of in (state, wanted))
         assert_same(*critics, rough("discriminator"))

@@ -10,6 +10,7 @@ from proda_jax.adaptation.stages.sections import views_of
 from proda_jax.configs import (
     adaptsegnet,
     advent,
+    apoda,
     base,
     bdl,
     cag,
@@ -241,6 +242,7 @@ ADVERSARIAL = {
     advent: (deeplabv2.SOURCES, ["warmup", "warmup"]),
     cycada: (deeplabv2.SOURCES, ["supervised", "translate", "warmup"]),
     patchalign: (deeplabv2.SOURCES, ["warmup"]),
+    apoda: (deeplabv2.SOURCES, ["warmup"]),
     clan: (deeplabv2.SOURCES, ["warmup"]),
     fada: (deeplabv2.SOURCES, ["supervised", "warmup", "distill"]),
     seg_uncertainty: (deeplabv2.SOURCES, ["warmup", "distill"]),

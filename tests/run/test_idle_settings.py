@@ -14,7 +14,7 @@ import spy
 from tiny import CLASSES, IMAGE, block_source, tiny_config, tiny_variables
 
 from proda_jax.adaptation.stages import kinds, prepare
-from proda_jax.configs import advent, base, clan, fada, patchalign, seg_uncertainty
+from proda_jax.configs import advent, apoda, base, clan, fada, patchalign, seg_uncertainty
 from proda_jax.run import experiment, networks, prepared, ranges, settings, steps
 from proda_jax.run.sources import Sources
 from proda_jax.system import devices
@@ -57,6 +57,7 @@ STAGES = {
     "memory": lambda: seg_uncertainty.memory("source", 25),
     "rectified": lambda: seg_uncertainty.rectified("source", 25),
     "patches": lambda: by_patches(patchalign.patchalign("source", 10)),
+    "perturbed": lambda: apoda.apoda("source", 10),
     "fada": lambda: fada.fada("source", 10),
     "denoise": lambda: base.denoise("source", 10),
     "self_training": lambda: base.self_training("source", 10),

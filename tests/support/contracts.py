@@ -140,12 +140,12 @@ STAGES = {  # the first of each kind is the one of the ordinary suite
         ),
         model=(("auxiliary_head", "lower"), ("auxiliary_weight", 0.5)),
     ),
-    "class_aware": Row(  # FADA's, with two heads that are to differ
+    "class_aware": Row(  # FADA's, with two heads that are to differ, and APODA's attacks on its features
         lambda: base.warmup("random", 10),
         settings=(
             ("gan", "classes"), ("adversarial_on", "features"), ("adversarial_weight", 1.0), ("scores_at", "image"),
             ("discriminator", "pixelwise"), ("discriminator_channels", (8, 8)), ("logit_temperature", 1.0),
-            ("soft_label_limit", 0.2),
+            ("soft_label_limit", 0.2), ("perturbation", 0.2), ("perturbation_steps", 2),
             ("auxiliary_ce_weight", 1.0), ("weight_divergence", 1.0),
         ),
         model=(("auxiliary_head", "parallel"), ("head", "deeplab")),

@@ -162,7 +162,7 @@ KINDS: dict[str, Kind] = {
         "warmup",
         pseudo_labels=NeededLabels("hard_label", "hard pseudo labels", made_by="labels_from"),
         labels_with="label_weight",
-        discriminator=lambda stage: stage.get("adversarial_weight", 0.01) > 0,
+        discriminator=lambda stage: stage.get("adversarial_weight", 0.01) > 0 or stage.get("perturbation", 0.0) > 0,
         weighs_classes=lambda stage: stage.get("rare_weight", 1.0) != 1 or stage.get("hard_share", 1.0) < 1,
         auxiliary_head=lambda stage: True,
         patch_modes=lambda stage: stage.get("patch_modes", 0) > 0,

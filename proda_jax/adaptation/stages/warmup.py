@@ -4,9 +4,11 @@ The warm-up (AdaptSegNet, single level; Section 5.1, Algorithm 1, line 1), and w
 levels (arXiv:1802.10349), MinEnt and AdvEnt (ADVENT, arXiv:1811.12833), CLAN (arXiv:1809.09478), FADA
 (arXiv:2007.09222) and the memory of Seg-Uncertainty (arXiv:1912.11164). With `label_weight` it is self-training, too,
 by hard labels of the target images (BDL, arXiv:1904.10620). With `patch_modes` patches of what it says are aligned, too
-(PatchAlign, arXiv:1901.05427).
+(PatchAlign, arXiv:1901.05427); with `perturbation` the last layer learns to withstand attacks (APODA,
+arXiv:1912.08954).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,13 +17,13 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from proda_jax.adaptation import adversary, losses, patch_modes, views
+from proda_jax.adaptation import adversary, losses, patch_modes, perturbation, views
 from proda_jax.adaptation.adversary import SOURCE, TARGET
 from proda_jax.adaptation.stages import passes
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.state import TrainState
 from proda_jax.data.label_spaces import IGNORE
-from proda_jax.models.heads import Output
+from proda_jax.models.heads import HEADS, Output
 from proda_jax.models.resizing import resize_align_corners
 
 # metrics of each discriminator, and of each head
@@ -81,7 +83,7 @@ class Objective:
 
     G = sum_h c_h CE_h(source) + d sum_h a_h GAN(D_h(target), source) + sum_h e_h E_h(target) + m sum_h KL(q || p_h)
     over heads h, with the stage's weights, q being what the network says; the discriminators' is
-    w sum_h [GAN(D_h(source), source) + GAN(D_h(target), target)].
+    w sum_h [GAN(D_h(source), source) + GAN(D_h(target), target)]. The last layer's has `withstanding` besides.
 
     Attributes:
       setup: holds the settings.
@@ -127,6 +129,8 @@ class Objective:
         """What target images add; `critics` are the discriminators' parameters, or None."""
         c, loss, metrics = self.setup.stage, 0.0, {}
         for which, weight in self.weights(critics).items():
+            if not weight:
+                continue
             fooled = self.damping * weight * self.judge(critics, output, which, SOURCE, local=True)
             loss, metrics[ADVERSARIAL[which]] = loss + fooled, fooled
         if c.patch_modes:
@@ -148,6 +152,42 @@ class Objective:
         everywhere = jnp.ones(said.shape[:-1], bool)
         compare = partial(losses.distillation, valid=everywhere, form="equation12_per_pixel", total=self.pixels)
         return sum(compare(logits, said) for logits in heads)
+
+    def withstanding(
+        self, params: Any, critics: Any, source: Output, target: Output, label: jax.Array
+    ) -> tuple[jax.Array, steps.Metrics]:
+        """What the head's last layer learns of attacked features, on which no other layer depends (APODA).
+
+        Features of both domains move to where their own classes are less certain and where the discriminator takes them
+        for the other domain's. The loss is CE of the source's and KL(p || p') of the target's, p being what is said of
+        features as they were.
+
+        Args:
+          params: of the network.
+          critics: of the discriminators.
+          source, target: what the network says of both domains.
+          label: of the source's images, [batch, h, w].
+        """
+        c, model = self.setup.stage, self.setup.model
+        score = partial(HEADS[model.head].score, model, params["head"])
+        attacked = partial(perturbation.attacked, radius=c.perturbation, steps=c.perturbation_steps)
+        fit = partial(losses.upsampled_cross_entropy, labels=label, total=self.labels, reduction=c.reduction)
+
+        def other(output: Output, domain: float) -> Callable[[jax.Array], jax.Array]:
+            return lambda features: self.judge(critics, output.replace(features=features), adversary.MAIN, domain)
+
+        def doubt(features: jax.Array) -> jax.Array:
+            return losses.entropy(score(features), self.size, total=self.pixels)
+
+        moved = attacked(source.features, (lambda features: fit(score(features)), other(source, SOURCE)))
+        metrics = {"perturbed_ce": fit(score(moved))}
+        moved = score(attacked(target.features, (doubt, other(target, TARGET))))
+        everywhere = jnp.ones(moved.shape[:-1], bool)
+        metrics["perturbed_kl"] = losses.distillation(
+            moved, target.heads[0], everywhere, form="equation12_per_pixel",
+            total=jnp.int32(everywhere.size * self.setup.shares),
+        )  # fmt: skip
+        return c.perturbation_weight * (metrics["perturbed_ce"] + metrics["perturbed_kl"]), metrics
 
     def patch_scores(self, critics: Any, output: Output) -> jax.Array:
         """Which mode each patch of what the network says is of, scores [batch, rows, columns, modes] (PatchAlign)."""
@@ -267,6 +307,10 @@ def update(state: TrainState, inputs: Inputs, *, setup: steps.Setup, modes: jax.
         ]
         gradient, stats, (source, target) = passes.gradients(setup, state, stats, taken)
         outputs, metrics = (source.pop("output"), target.pop("output")), source | target
+        if c.perturbation:
+            withstand = jax.grad(objective.withstanding, has_aux=True)
+            of_last_layer, found = withstand(state.params, critics, *outputs, part.source_label)
+            gradient, metrics = passes.add(gradient, of_last_layer), metrics | found
         if critics is None:
             return (gradient, None), stats, metrics
         loss, critics_gradient = jax.value_and_grad(objective.discriminators)(critics, *outputs, part.source_modes)

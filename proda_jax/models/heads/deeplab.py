@@ -1,6 +1,7 @@
 """The head of DeepLabv2 (arXiv:1606.00915)."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -33,3 +34,8 @@ class DeepLabHead(Head):
             for i, dilation in enumerate(self.dilations)
         )
         return Output(x, logits)
+
+    @classmethod
+    def score(cls, network: Any, params: Any, features: jax.Array) -> jax.Array:
+        head = cls(network.classes, network.dilations, partial(Conv, dtype=network.dtype))
+        return head.apply({"params": params}, features, None).logits.astype(features.dtype)

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 
 from proda_jax.models.backbones import Backbone
+from proda_jax.models.convolution import Conv
 from proda_jax.models.shapes import Shape
 
 Path = tuple[str, ...]  # of a module below 'head'
@@ -72,6 +73,21 @@ class Head(nn.Module):
 
     def __call__(self, x: jax.Array | tuple[jax.Array, ...], dropout_keys: jax.Array | None) -> Output:
         raise NotImplementedError
+
+    @classmethod
+    def score(cls, network: Any, params: Any, features: jax.Array) -> jax.Array:
+        """Class scores of features, by the head's last layer alone.
+
+        Args:
+          network: see `of`.
+          params: of the head.
+          features: as in `Output`.
+
+        Returns:
+          The `logits` of such an output, in the features' type.
+        """
+        layer = Conv(network.classes, use_bias="bias" in params["classifier"], dtype=network.dtype)
+        return layer.apply({"params": params["classifier"]}, features).astype(features.dtype)
 
     # In files of weights; those of 'released' and 'deeplab' are in `weights.layout` and `weights.torch_names`
 
