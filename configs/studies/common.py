@@ -108,6 +108,7 @@ def variant(stage: ml_collections.ConfigDict, of: str | None = None, **settings:
 def study(
     c: ml_collections.ConfigDict, name: str, title: str, rows: Iterable[Row], *, paper: str, gain_over: str,
     notes: Iterable[str] = (), show: Iterable[str] = (), grid: Iterable[tuple[str, str, str]] = (),
+    picture_rows: Iterable[str] = (),
 ) -> ml_collections.ConfigDict:  # fmt: skip
     """Makes a configuration a study.
 
@@ -119,8 +120,11 @@ def study(
       paper: the paper's table or figure.
       gain_over: stage of the row that gains are over.
       notes: what a reader has to know to judge it.
-      show: what its page shows besides: 'classes', 'curves', 'label_quality', 'pictures', 'features'.
+      show: what its page shows besides: 'classes', 'costs', 'curves', 'label_quality', 'predictions' of rows beside
+        each other, 'pictures' of pseudo labels, 'features'.
       grid: where rows are pairs of values of two settings: (stage, first value, second value) in words.
+      picture_rows: stages of the rows whose predictions are shown; by default the source, what gains are over, the best
+        and the last.
     """
     s = ml_collections.ConfigDict()
     s.name, s.title, s.paper = name, title, paper
@@ -129,6 +133,7 @@ def study(
     s.seeds = SEEDS  # one experiment each
     terms = (EQUAL_TERMS, DEMO_TERMS) if c.task.startswith("demo") else (EQUAL_TERMS,)
     s.notes, s.show, s.grid = (*terms, *notes), tuple(show), tuple(map(tuple, grid))
+    s.picture_rows = tuple(picture_rows)
     c.study = s.lock()
     c.stages = needed(c, [stage for _, stage, _ in s.rows])
     return c

@@ -78,7 +78,7 @@ def get_config(form: str = "gta5") -> ml_collections.ConfigDict:
     rows = [("source only", "source", 36.6), ("source only, continued", "control", None), *add(c, finish, steps)]
     title = f"Systems of Tables 1 and 2{', ' + system if system else ''}"
     study = common.study(c, "table1", title, rows, paper="Table 1", gain_over="control", notes=(TERMS.format(steps),),
-                         show=("classes", "pictures"))  # fmt: skip
+                         show=("classes", "costs", "predictions"))  # fmt: skip
     with study.study.unlocked():
         study.study.notes = tuple(note for note in study.study.notes if note != common.EQUAL_TERMS)
     return study

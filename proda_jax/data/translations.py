@@ -11,6 +11,8 @@ from proda_jax.data.source import Batch, ExampleSource
 from proda_jax.data.store import Store
 from proda_jax.system import digests
 
+FOLDER = "translated_source"  # of a stage whose network has translated the source
+
 
 class Translations(Store):
     """A folder of translated images, PNG files of the size that the data set's images have here."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from etils import epath
 
+from proda_jax.data.translations import FOLDER, Translations
 from proda_jax.report.integrity import Integrity
 from proda_jax.system.files import is_locked, is_remote, parse_json, parse_json_lines
 from proda_jax.system.paths import expanded
@@ -31,6 +32,7 @@ class Stage:
       saved: when that was written, seconds since 1970.
       changed: when the stage was last heard of.
       labels: images with pseudo labels made from its network, by the name of their folder.
+      translated: source images that its network has translated; None where it has none to translate.
       held: whether a process of a study is at it; None if nobody can tell.
     """
 
@@ -44,6 +46,7 @@ class Stage:
     saved: float | None
     changed: float | None
     labels: dict[str, int]
+    translated: int | None = None
     held: bool | None = None
 
     @property
@@ -84,6 +87,7 @@ class Inspection:
       stages: in the order in which they run, as far as it is known.
       running: whether a process is at it; None if nobody can tell.
       targets: number of target images, which get pseudo labels; None if nobody knows.
+      sources: number of source images, which may be translated; None if nobody knows.
       damaged: what cannot be read or is not what was written, and what to do about it.
       integrity: how much of it was compared with its digests.
     """
@@ -93,6 +97,7 @@ class Inspection:
     stages: list[Stage]
     running: bool | None
     targets: int | None
+    sources: int | None
     damaged: list[str]
     integrity: Integrity
 
@@ -123,10 +128,11 @@ def inspect(workdir: epath.PathLike, integrity: Integrity | None = None) -> Insp
     for name in names:  # what is large comes last, and of that what matters least
         _check_older_checkpoints(path / name / "checkpoints", damaged, integrity)
     for store in (store for name in names for store in _stores(path / name)):
-        _check_labels(store, damaged, integrity)
+        _check_store(store, damaged, integrity)
     locked = is_locked(path / "lock")
     running = True if any(stage.held for stage in stages) else locked  # a study's processes hold stages alone
-    return Inspection(path, config, stages, running, _targets(path, config), damaged, integrity)
+    targets, sources = (_images(path, config, role) for role in ("target", "source"))
+    return Inspection(path, config, stages, running, targets, sources, damaged, integrity)
 
 
 def experiments(workdir: epath.PathLike, integrity: Integrity | None = None) -> dict[str, Inspection]:
@@ -152,6 +158,7 @@ def _stage(folder: epath.Path, section: dict | None, damaged: list[str], integri
     prefix = f"{folder.name}."
     settings = section or {key.removeprefix(prefix): note[key] for key in note if key.startswith(prefix)}
     _json(folder / "environment.json", damaged, AGAIN)
+    _json(folder / "cost.json", damaged, "delete it, which forgets what the stage cost so far, and go on")
     prepared = (folder / "initial_prototypes.npz", folder / "source_class_pixels.npz")
     for archive in (*prepared, *_inside(folder / "snapshots")):
         _check_archive(archive, damaged, integrity)
@@ -160,7 +167,7 @@ def _stage(folder: epath.Path, section: dict | None, damaged: list[str], integri
     files = [folder / name for name in ("settings.json", "metrics.jsonl", "history.jsonl", "result.json")]
     stores = _stores(folder)
     for store in stores:
-        _json(store / "origin.json", damaged, f"delete {store}, and its labels are made again")
+        _json(store / "origin.json", damaged, f"delete {store}, and what it holds is made again")
     return Stage(
         name=folder.name,
         settings=settings,
@@ -171,14 +178,19 @@ def _stage(folder: epath.Path, section: dict | None, damaged: list[str], integri
         checkpoint=checkpoint,
         saved=saved,
         changed=max(filter(None, [saved, *map(_time, (*files, *stores))]), default=None),
-        labels={store.name: sum(path.suffix == ".npz" for path in _inside(store)) for store in stores},
+        labels={store.name: _count(store, ".npz") for store in stores if store.name != FOLDER},
+        translated=next((_count(store, Translations.ending) for store in stores if store.name == FOLDER), None),
         held=is_locked(folder / "lock"),
     )
 
 
 def _stores(stage: epath.Path) -> list[epath.Path]:
-    """Folders of pseudo labels that were made from a stage's network."""
-    return sorted(path for path in _inside(stage) if path.name.startswith(("soft_labels_", "hard_labels_")))
+    """Folders of pseudo labels, and of translated images, that were made with a stage's network."""
+    return sorted(path for path in _inside(stage) if path.name.startswith(("soft_labels_", "hard_labels_", FOLDER)))
+
+
+def _count(store: epath.Path, ending: str) -> int:
+    return sum(path.suffix == ending for path in _inside(store))
 
 
 def _newest_checkpoint(folder: epath.Path, damaged: list[str], integrity: Integrity) -> int | None:
@@ -221,22 +233,22 @@ def _missing_of(checkpoint: epath.Path) -> str:
     return ""
 
 
-def _targets(path: epath.Path, config: dict | None) -> int | None:
-    """Number of target images, from what TFDS noted of the prepared data set."""
+def _images(path: epath.Path, config: dict | None, role: str) -> int | None:
+    """Number of images of a role, from what TFDS noted of the prepared data set."""
     if config is None:
         return None
     data = config["data"]
-    if data.get("labelled_target"):  # nobody knows here how many of them have no label
+    if data.get("labelled_target"):  # nobody knows here how many target images it makes the source's
         return None
-    if isinstance(data["target"], list):
-        found = [_targets(path, config | {"data": data | {"target": one}}) for one in data["target"]]
+    if isinstance(data[role], list):
+        found = [_images(path, config | {"data": data | {role: one}}, role) for one in data[role]]
         return None if None in found else sum(found)
-    target = data["target"]
-    name = target["name"] if target["name"] != "folder" else f"folder/{target['split']}"
+    wanted = data[role]
+    name = wanted["name"] if wanted["name"] != "folder" else f"folder/{wanted['split']}"
     folder = epath.Path(expanded(data["data_dir"] or path / "data")) / name
     for version in sorted(_inside(folder), key=lambda path: path.name, reverse=True):
         for split in (_json(version / "dataset_info.json", [], "") or {}).get("splits", ()):
-            if split["name"] == target["split"]:
+            if split["name"] == wanted["split"]:
                 return sum(map(int, split["shardLengths"]))
     return None
 
@@ -289,7 +301,7 @@ def _check_archive(path: epath.Path, damaged: list[str], integrity: Integrity) -
         damaged.append(f"{path}: it is made anew when it is wanted, or delete it")
 
 
-def _check_labels(store: epath.Path, damaged: list[str], integrity: Integrity) -> None:
-    if names := integrity.labels(store):
+def _check_store(store: epath.Path, damaged: list[str], integrity: Integrity) -> None:
+    if names := integrity.store(store):
         several = f", and {len(names) - 1} more there" if len(names) > 1 else ""
         damaged.append(f"{store / names[0]}{several}: made anew when a stage wants them")

@@ -2,15 +2,17 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from etils import epath
 
+from proda_jax.data.translations import Translations
 from proda_jax.system import checkpoint_digests, digests
 from proda_jax.system.files import is_remote, read_npz
 
 QUICK = 100e6  # bytes that are read unless all is wanted: a second or two
-CHECKPOINTS, LABELS, ARCHIVES = "checkpoints", "pseudo labels", "archives"
+CHECKPOINTS, ARCHIVES, LABELS, TRANSLATIONS = "checkpoints", "archives", "pseudo labels", "translated images"
 
 
 @dataclasses.dataclass
@@ -43,22 +45,26 @@ class Integrity:
         except (digests.Damaged, OSError) as error:
             return str(error)
 
-    def archive(self, path: epath.Path, kind: str = ARCHIVES) -> str:
+    def archive(self, path: epath.Path) -> str:
         """What is wrong with an .npz file; '' if nothing is known to be, or it is not there."""
+        return self._file(path, ARCHIVES, read_npz)
+
+    def store(self, folder: epath.Path) -> list[str]:
+        """Names of the files of a store, of pseudo labels or translated images, that are damaged."""
+        paths = sorted(path for path in folder.iterdir() if path.suffix in _OF_STORES)
+        return [path.name for path in paths if self._file(path, *_OF_STORES[path.suffix])]
+
+    def _file(self, path: epath.Path, kind: str, read: Callable[[epath.Path], Any]) -> str:
+        """What is wrong with a file of a kind that can be read; '' if nothing is known to be, or it is not there."""
         try:
             if self._may_read(kind, path, path.stat().length):
-                read_npz(path)
+                read(path)
                 self.whole[kind] += 1
             return ""
         except FileNotFoundError:
             return ""
         except Exception as error:  # what a damaged archive leads to depends on where it is damaged
             return str(error)
-
-    def labels(self, store: epath.Path) -> list[str]:
-        """Names of the files of pseudo labels that are damaged."""
-        paths = sorted(path for path in store.iterdir() if path.suffix == ".npz")
-        return [path.name for path in paths if self.archive(path, LABELS)]
 
     def in_words(self) -> str:
         """All of that in a sentence; '' where there was nothing to compare."""
@@ -80,6 +86,11 @@ class Integrity:
             return False
         self.left -= size
         return True
+
+
+# kind of the files of a store, and how they are read, by the ending of their names
+_OF_STORES = {".npz": (LABELS, read_npz),
+              Translations.ending: (TRANSLATIONS, lambda path: Translations.decode(path.read_bytes()))}  # fmt: skip
 
 
 def listed(counts: Counter) -> str:

@@ -26,24 +26,41 @@ def classes_legend(space: LabelSpace) -> Legend:
 
 def qualitative(run: Run, folder: Folder) -> Section:
     """Input, networks before and after, ground truth (Figures 6 to 8)."""
+    found = compared(predicted(run))
+    more = "" if any(what == "self-training" for what, _ in found) else " The run has no stage of self-training."
+    return beside_each_other(run, [(f"{what}: {stage.name}", stage) for what, stage in found], folder, more)
+
+
+def predicted(run: Run) -> list[Stage]:
+    """The stages whose last network's predictions of the samples are there."""
+    return [stage for stage in run.stages if run.samples and run.space and _newest_prediction(stage, run)]
+
+
+def beside_each_other(run: Run, found: Sequence[tuple[str, Stage]], folder: Folder, more: str) -> Section:
+    """Input, predictions of stages beside each other, ground truth.
+
+    Args:
+      run: with samples.
+      found: what a stage is called above its column, and the stage, of those that are `predicted`.
+      folder: of the page.
+      more: at the end of the caption.
+    """
     title, of_paper = "Predictions", "Figures 6 to 8 of the paper"
-    newest = {stage.name: _newest_prediction(stage, run) for stage in run.stages} if run.samples and run.space else {}
-    found = compared(stage for stage in run.stages if newest.get(stage.name))
     if not found:
         note = Note(f"No predictions: {_without_samples(run) or 'no snapshot holds them'}.", missing=True)
         return Section("predictions", title, [note], of_paper)
+    newest = [_newest_prediction(stage, run) for _, stage in found]
     images, names, labels = run.samples["image"], run.samples["name"], run.samples.get("label")
-    columns = ["input", *(f"{what}: {stage.name}" for what, stage in found)]
+    columns = ["input", *(what for what, _ in found)]
     columns += ["ground truth"] if labels is not None else []
     rows, pictures, data = [], [], []
     for i in range(len(images)):
         drawn, captions = [Image.fromarray(images[i])], [""]
-        for _, stage in found:
-            step, predicted = newest[stage.name]
-            drawn.append(colored(predicted[i], run.space))
+        for (_, stage), (step, labelled) in zip(found, newest, strict=True):
+            drawn.append(colored(labelled[i], run.space))
             captions.append("")
             if labels is not None:
-                result = scores(confusion_of(predicted[i], labels[i], len(run.space)))
+                result = scores(confusion_of(labelled[i], labels[i], len(run.space)))
                 captions[-1] = f"mIoU {number(100 * result['miou'])}"
                 data.append((names[i], stage.name, step, 100 * result["miou"], 100 * result["pixel_accuracy"]))
         if labels is not None:
@@ -59,9 +76,7 @@ def qualitative(run: Run, folder: Folder) -> Section:
             "Held-out images of the target, by the last network of each stage. mIoU, percent, is over the classes "
         )
         caption += "of that image alone. Dark grey counts nowhere."
-    if not any(what == "self-training" for what, _ in found):
-        caption += " The run has no stage of self-training."
-    tiles = Tiles(columns, rows, caption, {"PNG": image}, links)
+    tiles = Tiles(columns, rows, caption + more, {"PNG": image}, links)
     return Section("predictions", title, [classes_legend(run.space), tiles], of_paper)
 
 
@@ -215,6 +230,8 @@ def composite(columns: Sequence[str], rows: Sequence[Sequence[Image.Image | None
     width, height = rows[0][0].size
     gap = max(width // 50, 2)
     font = ImageFont.load_default(max(width // 14, 11))
+    if (longest := max(map(font.getlength, columns))) > width:
+        font = ImageFont.load_default(font.size * width / longest)
     head = int(font.size * 1.6)
     sheet = Image.new("RGB", (len(columns) * (width + gap) - gap, head + len(rows) * (height + gap) - gap), "white")
     pen = ImageDraw.Draw(sheet)

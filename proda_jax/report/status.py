@@ -34,7 +34,7 @@ def text(workdir: epath.PathLike, *, verify: bool = False) -> str:
     parts = [headline(found), table(found.stages), "\n".join(of_each_set(last))]
     if current is not None and current.begun:
         parts.append(standing(current, found.running))
-    parts += [labels(found), following(found, current), compared(integrity), damage(found)]
+    parts += [made(found), following(found, current), compared(integrity), damage(found)]
     return "\n\n".join(filter(None, parts))
 
 
@@ -139,32 +139,48 @@ def loss_of_a_kill(stage: Stage, running: bool | None) -> str:
     return f"{there}: a kill -9 now would cost {duration(seconds)}{steps}; Ctrl-C and SIGTERM cost nothing"
 
 
-def labels(found: Inspection) -> str:
-    """Pseudo labels that have been made."""
-    of = f" of {found.targets}" if found.targets else ""
-    rows = [f"  {stage.name}/{name}: {count}{of}" for stage in found.stages for name, count in stage.labels.items()]
-    return "\n".join(["pseudo labels, images", *rows]) if rows else ""
+def made(found: Inspection) -> str:
+    """Pseudo labels, and translations of the source, that have been made."""
+    labels = [(f"{stage.name}/{name}", count) for stage in found.stages for name, count in stage.labels.items()]
+    translated = [(stage.name, stage.translated) for stage in found.stages if stage.translated is not None]
+    parts = []
+    for title, rows, total in (("pseudo labels, images", labels, found.targets),
+                               ("translated source images", translated, found.sources)):  # fmt: skip
+        of = f" of {total}" if total else ""
+        parts += [title, *(f"  {name}: {count}{of}" for name, count in rows)] if rows else []
+    return "\n".join(parts)
 
 
 def following(found: Inspection, current: Stage | None) -> str:
     """What comes next, in the order in which it comes."""
-    if current is None:
+    steps = [f"the rest of the source images is translated by {stage.name}" for stage in found.stages
+             if stage.result is not None and _translates(stage)
+             and (stage.translated or 0) < (found.sources or 1)]  # fmt: skip
+    if current is not None:
+        goes_on = f"{current.name} goes on from step {current.checkpoint}"
+        steps.append(goes_on if current.checkpoint else preparation(current))
+        rest = found.stages[found.stages.index(current) + 1 :]
+        steps += [stage.name for stage in rest if stage.result is None]
+    if not steps:
         return "next: nothing, all stages are complete"
-    steps = [f"{current.name} goes on from step {current.checkpoint}" if current.checkpoint else preparation(current)]
-    rest = found.stages[found.stages.index(current) + 1 :]
-    steps += [stage.name for stage in rest if stage.result is None]
     unknown = "" if found.config else " (later stages are not known without config.json)"
     how = ". The command that began the run goes on with it" if found.running is False else ""
     return wrapped(f"next: {', then '.join(steps)}{unknown}{how}")
+
+
+def _translates(stage: Stage) -> bool:
+    return stage.settings.get("kind") in kinds.KINDS and kinds.of(stage.settings).translates
 
 
 def preparation(stage: Stage) -> str:
     """What is made for a stage before its first step."""
     kind = kinds.of(stage.settings) if stage.settings.get("kind") in kinds.KINDS else None
     labels = kind.pseudo_labels if kind else None
-    if labels is None or labels.made_by not in stage.settings:
-        return stage.name
-    return f"{stage.name}, from {labels.title} of {stage.settings[labels.made_by]}"
+    parts = []
+    if labels is not None and labels.made_by in stage.settings:
+        parts.append(f"{labels.title} of {stage.settings[labels.made_by]}")
+    parts += [f"source images translated by {by}"] if (by := stage.settings.get("source_images")) else []
+    return f"{stage.name}, from {' and '.join(parts)}" if parts else stage.name
 
 
 def compared(integrity: Integrity) -> str:

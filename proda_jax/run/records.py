@@ -13,7 +13,12 @@ WRITE_AFTER = 20.0  # seconds between two writes of the metrics: buckets only ta
 
 
 class Lines:
-    """A file with a line for some of a stage's steps: {'step', 'seconds', ...}."""
+    """A file with a line for some of a stage's steps: {'step', 'seconds', ...}.
+
+    Attributes:
+      entries: the lines.
+      repeated: seconds of steps that were noted once and will be taken again.
+    """
 
     def __init__(self, path: epath.Path, step: int):
         """Reads the lines up to `step`; later ones belong to steps that will be taken again."""
@@ -21,6 +26,7 @@ class Lines:
         try:
             lines = parse_json_lines(path.read_text()) if path.exists() else []
             self.entries = [entry for entry in lines if entry["step"] <= step]
+            self.repeated = max([entry["seconds"] - self.seconds for entry in lines], default=0.0)
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{path} is damaged: delete it, which forgets what is in it, and go on") from None
 

@@ -12,6 +12,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from proda_jax.adaptation.state import TrainState
+from proda_jax.run.cost import Cost
 from proda_jax.run.records import History, Metrics
 from proda_jax.system import devices, hosts
 from proda_jax.system.checkpoints import Checkpoints
@@ -67,6 +68,7 @@ def train(
     interruption: Interruption,
     card: Mapping[str, Any] | None = None,
     before_scoring: Callable[[TrainState], TrainState] | None = None,
+    cost: Cost | None = None,
 ) -> tuple[TrainState, History]:
     """Runs a stage from where it stands to its end, with an evaluation and a checkpoint every so often.
 
@@ -85,6 +87,7 @@ def train(
       interruption: whether the program is asked to stop.
       card: what each checkpoint says of its network, see `card.Card.as_json`.
       before_scoring: what is done to the state before it is evaluated and kept, if anything.
+      cost: is told how long compiling took, of the step's memory, and of steps that are taken again.
 
     Returns:
       The last state and all evaluations.
@@ -100,6 +103,8 @@ def train(
     done = int(state.step)
     history, lines = History(folder / "history.jsonl", done), Metrics(folder / "metrics.jsonl", done)
     before = max(history.seconds, lines.seconds)
+    if cost and lines.repeated:
+        cost.repeats(lines.repeated)
     step, started = None, time.time()
     saved = started
     line: dict = {}  # of the last step that was logged
@@ -122,7 +127,10 @@ def train(
         ):
             if step is None:  # ahead of time, so that another shape is an error and not a compilation
                 with bar.during("compiling"):
+                    began = time.time()
                     step = compiled_for(state, batch, teacher)
+                if cost:
+                    cost.compiled(step, time.time() - began)
                 lines.go_on()
             state, metrics = step(state, batch, teacher)
             devices.settle(metrics)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from proda_jax.report import embedding, page, paper, pictures
+from proda_jax.report import embedding, page, pictures
 from proda_jax.report.charts import value_of
 from proda_jax.report.compare import mean_and_spread
 from proda_jax.report.content import Figure, Folder, Legend, Note, Section, Table, number
@@ -14,7 +14,7 @@ from proda_jax.report.drawing import BLUE, GREEN, INK, ORANGE, PURPLE, YELLOW, d
 from proda_jax.report.label_quality import quality_of
 from proda_jax.report.run import Run, Stage, read
 from proda_jax.report.tables import data_notes
-from proda_jax.study import results
+from proda_jax.study import class_section, cost_section, prediction_section, results
 from proda_jax.study.plan import Plan, folder_of
 from proda_jax.study.results import Line
 from proda_jax.system.files import write_atomically
@@ -37,9 +37,11 @@ def write_page(plan: Plan, workdir: epath.PathLike) -> epath.Path:
     }
     sections = [_scores(plan, lines, folder, [note for run in _first(runs) for note in data_notes(run)])]
     shown: dict[str, Callable[[], list[Section]]] = {
-        "classes": lambda: [_classes(plan, lines, runs, folder)],
+        "classes": lambda: [class_section.classes(plan, lines, runs, folder)],
+        "costs": lambda: [cost_section.costs(plan, lines, folder)],
         "curves": lambda: [_curves(plan, runs, folder)],
         "label_quality": lambda: [_label_quality(plan, runs, folder)],
+        "predictions": lambda: [prediction_section.predictions(plan, lines, run, folder) for run in _first(runs)],
         "pictures": lambda: [pictures.pseudo_labels(run, folder) for run in _first(runs)],
         "features": lambda: [embedding.features(run, folder) for run in _first(runs)],
     }
@@ -107,39 +109,6 @@ def _chart(plan: Plan, lines: Sequence[Line], folder: Folder) -> list[Legend | F
         caption += ", a diamond the paper's number"
         legend.append(("the paper", "var(--orange)"))
     return [Legend(legend), folder.figure([panel], caption + ".", {"CSV": "data/study.csv"})]
-
-
-def _classes(plan: Plan, lines: Sequence[Line], runs: dict[Any, Run], folder: Folder) -> Section:
-    """IoU of each class, mean over seeds, beside the paper's of the same network where it gives them."""
-    theirs = {line.row.label: _paper_row(line, runs) for line in lines}
-    names = list(dict.fromkeys(name for line in lines for entry in line.scores.values() for name in entry["iou"]))
-    titles, data = ["class"], []
-    for line in lines:
-        titles += [line.row.label] + (["paper"] if theirs[line.row.label] else [])
-    rows = []
-    for name in names:
-        cells = [name]
-        for line in lines:
-            by_seed = {seed: entry["iou"].get(name) for seed, entry in line.scores.items()}
-            found = {seed: value for seed, value in by_seed.items() if value is not None}
-            beside = theirs[line.row.label]
-            cells += [results.shown(found, plan)] + ([number(beside.iou.get(name))] if beside else [])
-            data.append((line.row.label, name, len(found), *mean_and_spread(list(found.values())),
-                         beside.iou.get(name) if beside else None))  # fmt: skip
-        rows.append(cells)
-    link = folder.table("study_classes", ("row", "class", "seeds", "iou_mean", "iou_spread", "paper"), data)
-    caption = "IoU by class of the last networks, percent: mean over seeds ± sample standard deviation."
-    return Section("classes", "Classes", [Table(titles, rows, caption, data=link)])
-
-
-def _paper_row(line: Line, runs: dict[Any, Run]) -> paper.Row | None:
-    """The paper's scores by class of a row's network; None where it gives none, or of another task."""
-    for (_, variant), run in runs.items():
-        task, stages = paper.task(run.settings), {stage.name: stage for stage in run.stages}
-        if task and variant == line.row.variant and line.row.stage in stages:
-            name = paper.row_of(stages[line.row.stage].settings, {name: s.kind for name, s in stages.items()})
-            return row if (row := task[1].get(name)) and row.iou else None
-    return None
 
 
 def _curves(plan: Plan, runs: dict[Any, Run], folder: Folder) -> Section:

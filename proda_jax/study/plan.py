@@ -9,7 +9,7 @@ from proda_jax.run import settings
 from proda_jax.system.refusals import choose, refuse
 
 INPUTS = ("init", "labels_from", "teacher", "source_images")  # settings of a stage that name the stages it needs
-SHOWN = ("classes", "curves", "label_quality", "pictures", "features")
+SHOWN = ("classes", "costs", "curves", "label_quality", "predictions", "pictures", "features")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Plan:
       notes: what a reader has to know to judge it.
       show: what its page shows besides the scores, of `SHOWN`.
       grid: where rows are pairs of values of two settings, what both are in the row of a stage; empty otherwise.
+      picture_rows: stages of the rows whose predictions are shown; empty for those that the page chooses.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     show: tuple[str, ...] = ()
     grid: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    picture_rows: tuple[str, ...] = ()
 
     def base(self, row: Row) -> Row:
         """The row that a row's gain is over."""
@@ -77,6 +79,20 @@ def inputs_of(config: ml_collections.ConfigDict, name: str) -> list[str]:
         return []
     named = (config[name].get(key) for key in INPUTS)
     return [other for other in named if isinstance(config.get(other or ""), ml_collections.ConfigDict)]
+
+
+def needed(config: ml_collections.ConfigDict, wanted: Sequence[str]) -> tuple[str, ...]:
+    """The wanted stages and those that they depend on, in an order in which they can run."""
+    found: dict[str, None] = {}
+
+    def add(name: str) -> None:
+        for other in inputs_of(config, name):
+            add(other)
+        found.setdefault(name)
+
+    for name in wanted:
+        add(name)
+    return tuple(found)
 
 
 def folder_of(seed: int, variant: str) -> str:
@@ -112,9 +128,12 @@ def plan(config: ml_collections.ConfigDict, seeds: Sequence[int] | None = None) 
     rows = tuple(Row(*row, over=stages.index(s.gain_over)) for row in s.rows)
     for shown in s.show:
         choose("study.show", shown, SHOWN)
+    for stage in s.get("picture_rows", ()):
+        choose("study.picture_rows", stage, stages)
     seeds = chosen_seeds(s.seeds if seeds is None else seeds)
     grid = {stage: (row, column) for stage, row, column in s.get("grid", ())}
-    return check(Plan(s.name, s.title, s.paper, rows, seeds, {"": config}, tuple(s.notes), tuple(s.show), grid))
+    return check(Plan(s.name, s.title, s.paper, rows, seeds, {"": config}, tuple(s.notes), tuple(s.show), grid,
+                      tuple(s.get("picture_rows", ()))))  # fmt: skip
 
 
 def check(found: Plan) -> Plan:

@@ -11,8 +11,10 @@ from etils import epath
 
 from proda_jax.report.compare import mean_and_spread
 from proda_jax.report.content import gain, number
-from proda_jax.report.score_tables import latex_text
+from proda_jax.report.score_tables import latex_text, score_title
 from proda_jax.run.workdir import Workdir
+from proda_jax.study import costs
+from proda_jax.study.costs import RowCost
 from proda_jax.study.plan import Plan, Row, folder_of
 from proda_jax.system.files import write_atomically, write_json
 
@@ -26,12 +28,14 @@ class Line:
       scores: last evaluation of the row's stage by seed: {'miou', 'iou', ...}.
       gains: mIoU less that of the study's base row with the same seed, by seed.
       paper_gain: the same of the paper's numbers; None where it lacks one of the two.
+      cost: of the stages that it needs after the start of all rows.
     """
 
     row: Row
     scores: Mapping[int, Mapping[str, Any]]
     gains: Mapping[int, float]
     paper_gain: float | None
+    cost: RowCost
 
     def values(self, key: str = "miou") -> dict[int, float]:
         """A score by seed, of those that have it."""
@@ -41,13 +45,13 @@ class Line:
 def collect(plan: Plan, workdir: epath.PathLike) -> list[Line]:
     """What the experiments have come to by now, a line for each row."""
     scores = {row: {seed: found for seed in plan.seeds if (found := _score(row, seed, workdir))} for row in plan.rows}
-    lines = []
+    lines, before = [], costs.start(plan)
     for row, found in scores.items():
         base = plan.base(row)
         over = scores[base]
         gains = {seed: entry["miou"] - over[seed]["miou"] for seed, entry in found.items() if seed in over}
         theirs = None if None in (row.paper, base.paper) else row.paper - base.paper
-        lines.append(Line(row, found, gains, theirs))
+        lines.append(Line(row, found, gains, theirs, costs.of_row(plan, row, before, workdir)))
     return lines
 
 
@@ -85,7 +89,7 @@ def cells(plan: Plan, lines: Sequence[Line]) -> tuple[list[str], list[list[str]]
     """Titles and rows of the table as people read it."""
     titles = [plan.paper or plan.title, *(f"seed {seed}" for seed in plan.seeds), "mIoU"]
     more = [key for key in measures(lines) if key != "miou"]
-    titles += [f"mIoU over {key.removeprefix('miou_')}" for key in more] + [gain_title(plan)]
+    titles += [score_title(key) for key in more] + [gain_title(plan)]
     beside = any(row.paper is not None for row in plan.rows)
     titles += ["paper", "paper's gain"] if beside else []
     rows = []
@@ -161,14 +165,18 @@ def csv_table(plan: Plan, lines: Sequence[Line]) -> str:
     keys = measures(lines) or ["miou"]
     titles = ["row", "variant", "stage", "seeds"]
     titles += [f"{key}_{what}" for key in keys for what in (*(f"seed{s}" for s in plan.seeds), "mean", "spread")]
-    titles += ["gain_mean", "gain_spread", "paper", "paper_gain"]
+    titles += ["gain_mean", "gain_spread", "paper", "paper_gain", "steps_after_start"]
+    averaged = ("seconds", *costs.TIMES, "restarts")
+    titles += [f"{what}_{of}" for what in averaged for of in ("mean", "spread")] + [*costs.SIZES]
     rows = []
     for line in lines:
         row = [line.row.label, line.row.variant, line.row.stage, len(line.scores)]
         for key in keys:
             values = line.values(key)
             row += [*(values.get(seed) for seed in plan.seeds), *mean_and_spread(list(values.values()))]
-        rows.append([*row, *mean_and_spread(list(line.gains.values())), line.row.paper, line.paper_gain])
+        row += [*mean_and_spread(list(line.gains.values())), line.row.paper, line.paper_gain, line.cost.steps]
+        row += [value for what in averaged for value in line.cost.mean_and_spread(what)]
+        rows.append(row + [line.cost.most(what) for what in costs.SIZES])
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([titles, *rows])
     return text.getvalue()
@@ -202,6 +210,8 @@ def as_json(plan: Plan, lines: Sequence[Line]) -> dict[str, Any]:
             "gain": gain_mean, "gain_spread": gain_spread, "gain_over": plan.base(line.row).label,
             "paper": line.row.paper, "paper_gain": line.paper_gain,
             "seeds": {str(seed): entry for seed, entry in line.scores.items()},
+            "cost": {"stages_after_start": list(line.cost.stages), "steps_after_start": line.cost.steps,
+                     "seeds": {str(seed): measured for seed, measured in line.cost.seeds.items()}},
         })  # fmt: skip
     return {
         "study": plan.name, "title": plan.title, "paper": plan.paper, "seeds": list(plan.seeds),

@@ -10,7 +10,7 @@ import ml_collections
 
 from proda_jax.adaptation.stages import kinds
 from proda_jax.run import settings
-from proda_jax.study.plan import INPUTS, Plan, Row, check, chosen_seeds, inputs_of
+from proda_jax.study.plan import INPUTS, Plan, Row, check, chosen_seeds, inputs_of, needed
 from proda_jax.system.paths import expanded
 from proda_jax.system.refusals import choose, refuse
 
@@ -151,7 +151,7 @@ def _of_stages(config: ml_collections.ConfigDict, sweep: Sweep) -> tuple[dict, t
             c[names[name]] = _copy(config, name, names, sweep, value)
         titles = [f"{sweep.name}={text}" + (f": {name}" if len(scored) > 1 else "") for name in scored]
         rows += [Row(title, names[name], over=i) for title, name, i in zip(titles, scored, over, strict=True)]
-    c.stages = _needed(c, [row.stage for row in rows])
+    c.stages = needed(c, [row.stage for row in rows])
     return {"": c.lock()}, tuple(rows)
 
 
@@ -201,20 +201,6 @@ def _depends(config: ml_collections.ConfigDict, name: str, on: Sequence[str]) ->
     """Whether a stage is one of those, or starts from or learns from one that is."""
     inputs = (other for other in inputs_of(config, name) if other in config.stages)
     return name in on or any(_depends(config, other, on) for other in inputs)
-
-
-def _needed(config: ml_collections.ConfigDict, wanted: Sequence[str]) -> tuple[str, ...]:
-    """The wanted stages and those that they depend on, in an order in which they can run."""
-    found: dict[str, None] = {}
-
-    def add(name: str) -> None:
-        for other in inputs_of(config, name):
-            add(other)
-        found.setdefault(name)
-
-    for name in wanted:
-        add(name)
-    return tuple(found)
 
 
 def _name(stage: str, setting: str, text: str) -> str:

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from command import run_main
 
-from proda_jax.configs import demo
+from proda_jax.configs import base, demo
+from proda_jax.data.translations import Translations
 from proda_jax.report import score_tables as tables
 from proda_jax.report import status
 from proda_jax.report.inspection import inspect
@@ -210,10 +211,61 @@ def test_a_run_without_validation_images_has_no_scores(workdir):
     assert row(text, "source")[1:5] == ["5/600", "-", "-", "-"] and row(text, "stage1")[2:5] == ["-", "-", "-"]
 
 
+@pytest.fixture
+def translating(workdir):
+    """The same run with a stage whose network translates 6 source images, 4 of them by now, in place of stage 1."""
+    config = demo.get_config("scratch")
+    with config.unlocked():
+        config.translation, config.adapted = base.translate("source", 150), base.supervised("source", 150)
+    config.adapted.source_images = "translation"
+    config.stages = ("source", "warmup", "translation", "adapted")
+    (workdir / "config.json").write_text(json.dumps(config.to_dict()))
+    shutil.rmtree(workdir / "stage1")
+    shutil.copytree(workdir / "warmup", workdir / "translation", ignore=lambda *_: ["soft_labels_4_flipped"])
+    (workdir / "translation" / "settings.json").write_text('{"translation.kind": "translate"}')
+    result = {"name": "translation", "steps": 150, "seconds": 61.0, "best": {"step": 150}, "last": {"step": 150}}
+    (workdir / "translation" / "result.json").write_text(json.dumps(result))
+    store = workdir / "translation" / "translated_source"
+    store.mkdir()
+    (store / "origin.json").write_text("{}")
+    (store / "half.png.1.2.tmp").write_text("")
+    for i in range(4):
+        (store / f"{i}.png").write_bytes(Translations.encode(np.full((3, 4, 3), i, np.uint8)))
+    info = workdir / "data" / "demo" / "2.0.0" / "dataset_info.json"
+    splits = json.loads(info.read_text())["splits"] + [{"name": "source_train", "shardLengths": ["4", "2"]}]
+    info.write_text(json.dumps({"splits": splits}))
+    return workdir
+
+
+def test_translated_images_are_counted_like_pseudo_labels(translating):
+    text = status.text(translating)
+    assert "pseudo labels, images\n  warmup/soft_labels_4_flipped: 60 of 60\n" in text
+    assert "translated source images\n  translation: 4 of 6\n" in text
+    assert ("next: the rest of the source images is translated by translation, then adapted, from source images "
+            "translated by translation") in flat(text)  # fmt: skip
+    assert "60 pseudo labels, 4 translated images" in flat(text) and "damaged" not in text
+    store = translating / "translation" / "translated_source"
+    for i in (4, 5):
+        shutil.copy(store / "0.png", store / f"{i}.png")
+    text = status.text(translating)
+    assert "  translation: 6 of 6\n" in text and "next: adapted, from source images" in flat(text)
+
+
+def test_a_damaged_translation_is_named(translating):
+    path = translating / "translation" / "translated_source" / "2.png"
+    other = Translations.encode(np.full((3, 4, 3), 9, np.uint8))
+    path.write_bytes(other.replace(*(re.search(rb"sha256:\w+", png)[0] for png in (other, path.read_bytes()))))
+    (damage,) = inspect(translating).damaged
+    assert damage == f"{path}: made anew when a stage wants them"
+    path.write_bytes(b"")
+    assert inspect(translating).damaged == [damage]
+
+
 CUT = b'{"step": 5, "se'
 DAMAGE = {
     "config.json": CUT, "results.json": CUT, "source/result.json": CUT, "warmup/settings.json": CUT,
     "stage1/history.jsonl": CUT, "stage1/metrics.jsonl": b'{"steps": 5}\n', "stage1/environment.json": b"\xff\xfe",
+    "stage1/cost.json": CUT,
     "stage1/initial_prototypes.npz": b"PK\3\4", "samples.npz": b"PK", "stage1/snapshots/50.npz": b"",
     "warmup/soft_labels_4_flipped/origin.json": b"[]",
 }  # fmt: skip

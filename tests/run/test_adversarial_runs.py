@@ -27,12 +27,12 @@ def test_modes_of_patches_are_found_once_in_the_sources_labels(tmp_path):
     settings.check(c)
     source = block_source(3, 0)
     run = Experiment(c, tmp_path, Sources(c, tmp_path, {"source": source}), devices_used=1)
-    modes = run.patch_modes("x")
+    modes = run.prepared.patch_modes("x")
     every = patch_modes.patches_of(iter(source.labels), CLASSES, (16, 16), 1000, 0)
     owner = np.argmin(((every[:, None] - modes) ** 2).sum(-1), -1)
     np.testing.assert_allclose(modes, [every[owner == k].mean(0) for k in range(4)], atol=1e-5)
     run.sources.labelled = None  # nothing is looked at again
-    np.testing.assert_array_equal(run.patch_modes("x"), modes)
+    np.testing.assert_array_equal(run.prepared.patch_modes("x"), modes)
     c.x.patch_size = (16, 24)
     with pytest.raises(ValueError, match=r"config.x.patch_size = \(16, 24\): expected"):
         settings.check(c)

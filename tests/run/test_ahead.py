@@ -57,7 +57,7 @@ def test_shapes_are_those_of_what_steps_take(tmp_path, monkeypatch):
     config, taken = config_of(), untrained(monkeypatch)
     sources = Sources(config, tmp_path, given=given(target=block_source(4, 1)))
     run = experiment.Experiment(config, tmp_path, sources, devices_used=2)
-    foreseen = {name: run.step_shapes(name, run.setup(name)) for name in config.stages[1:]}
+    foreseen = {name: run.steps.step_shapes(name, run.steps.setup(name)) for name in config.stages[1:]}
     run.run()
 
     def abstract(leaf) -> tuple:
@@ -71,8 +71,8 @@ def test_what_makes_labels_takes_such_images(tmp_path, monkeypatch):
     config = config_of()
     sources = Sources(config, tmp_path, given=given())
     run = experiment.Experiment(config, tmp_path, sources, devices_used=2)
-    _, (_, images) = run.label_maker_shapes("denoise")
-    batch = next(sources.open("target").ordered_batches(run.evaluation_batch, labels=False))
+    _, (_, images) = run.steps.label_maker_shapes("denoise")
+    batch = next(sources.open("target").ordered_batches(run.prepared.evaluation_batch, labels=False))
     put = devices.put_batch(batch["image"], run.mesh)
     assert (jax.typeof(images), images.sharding) == (jax.typeof(put), put.sharding)
 
@@ -99,7 +99,7 @@ def test_what_was_compiled_ahead_is_not_compiled_again(tmp_path, compilations):
     run = experiment.Experiment(config, tmp_path, Sources(config, tmp_path, given=given()), devices_used=1)
     run.run_stage("source")
     for what in ("labels", "step"):
-        run.ahead.wait(("denoise", what))
+        run.steps.ahead.wait(("denoise", what))
     before = len(compilations)
     run.run_stage("denoise")
     assert {"jit(step)", "jit(soft_labels)"} <= set(compilations[:before])

@@ -65,7 +65,7 @@ def thresholds_of(p: np.ndarray) -> np.ndarray:
 
 def test_hard_labels_have_the_portion_of_each_class_and_are_made_again_alike(experiment):
     p = probabilities(experiment, None)
-    store = experiment.labels("hard")
+    store = experiment.prepared.labels("hard")
     path = store.folder / "class_thresholds.json"
     kept = read_json(path, "")
     expected = thresholds_of(p)
@@ -81,18 +81,18 @@ def test_hard_labels_have_the_portion_of_each_class_and_are_made_again_alike(exp
     before, written = {name: store.path(name).read_bytes() for name in names}, path.read_bytes()
     store.path(names[1]).unlink()
     store.path(names[2]).write_bytes(b"damaged")
-    experiment.checked.clear()
-    experiment.labels("hard")
+    experiment.prepared.checked.clear()
+    experiment.prepared.labels("hard")
     assert {name: store.path(name).read_bytes() for name in names} == before
     store.path(names[0]).unlink()
     path.unlink()
-    experiment.labels("hard")
+    experiment.prepared.labels("hard")
     assert path.read_bytes() == written and store.path(names[0]).read_bytes() == before[names[0]]
 
 
 def test_soft_labels_are_lrents_and_zero_where_there_is_none(experiment):
     p = probabilities(experiment, 4)
-    store = experiment.labels("soft")
+    store = experiment.prepared.labels("soft")
     soft = np.stack([store.read(name) for name in experiment.sources.open("target").names])
     expected = np.asarray(ct.regularised_labels(p, np.float32(thresholds_of(p)), 0.25))
     assert soft.shape == expected.shape and 0.1 < np.mean(expected.sum(-1) > 0) < 0.9

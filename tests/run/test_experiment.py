@@ -280,6 +280,8 @@ def test_an_interrupted_stage_ends_in_the_bits_of_one_that_was_not(stage, finish
     history = [json.loads(line) for line in (workdir / stage / "history.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in history] == [2, STEPS]
     assert history[0]["seconds"] <= history[1]["seconds"]
+    cost = json.loads((workdir / stage / "result.json").read_text())["cost"]
+    assert cost["starts"] == 3 and cost["step_bytes"] > 0
 
 
 def test_every_checkpoint_carries_the_card_of_its_network(finished):
@@ -314,10 +316,10 @@ def test_the_teacher_of_pseudo_labels_is_the_network_that_handover_names(finishe
     workdir, config = copy_of(original, tmp_path / "copy"), config_of()
     result = files.read_json(workdir / "warmup" / "result.json", "")
     files.write_json(workdir / "warmup" / "result.json", result | {"best": result["best"] | {"step": 1}})
-    assert not experiment_in(workdir, config).labels("stage1").missing(given()["target"].names)
+    assert not experiment_in(workdir, config).prepared.labels("stage1").missing(given()["target"].names)
     config.handover = "best"
     with pytest.raises(ValueError, match="another origin.*network"):
-        experiment_in(workdir, config).labels("stage1")
+        experiment_in(workdir, config).prepared.labels("stage1")
 
 
 def test_only_the_oracle_asks_for_target_labels(finished, tmp_path):
@@ -373,7 +375,7 @@ def test_prototypes_start_as_means_of_the_features_that_they_are_compared_with(f
     experiment = experiment_in(copy_of(finished[0], tmp_path / "copy"), config)
     for name in ("second", "other"):
         experiment.workdir.folder(name).mkdir()
-    first, second, other = (experiment.initial_prototypes(name) for name in ("stage1", "second", "other"))
+    first, second, other = (experiment.prepared.initial_prototypes(name) for name in ("stage1", "second", "other"))
     jax.tree.map(np.testing.assert_array_equal, second, other)
     assert not np.allclose(first.vectors, second.vectors)
 

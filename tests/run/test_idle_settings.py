@@ -15,7 +15,7 @@ from tiny import CLASSES, IMAGE, block_source, tiny_config, tiny_variables
 
 from proda_jax.adaptation.stages import kinds, prepare
 from proda_jax.configs import advent, apoda, base, clan, fada, patchalign, seg_uncertainty
-from proda_jax.run import experiment, networks, ranges, settings
+from proda_jax.run import experiment, networks, prepared, ranges, settings, steps
 from proda_jax.run.sources import Sources
 from proda_jax.system import devices
 
@@ -121,12 +121,12 @@ def follow(monkeypatch, tmp_path):
         return devices.replicate(tiny_variables(self.model(name), 0), self._mesh), 0
 
     monkeypatch.setattr(experiment.train, "train", train)
-    monkeypatch.setattr(experiment.Experiment, "compiled", compiled)
+    monkeypatch.setattr(steps.Steps, "compiled", compiled)
     monkeypatch.setattr(experiment, "with_pseudo_labels", with_labels)
     def fill(self, store, teacher, recipe):
         seen.append((teacher, recipe.folder, recipe.options, recipe.balance))
 
-    monkeypatch.setattr(experiment.Experiment, "fill", fill)
+    monkeypatch.setattr(prepared.Prepared, "fill", fill)
     monkeypatch.setattr(prepare, "_accumulate", accumulate)
     monkeypatch.setattr(networks.Networks, "checkpoint", checkpoint)
     monkeypatch.setattr(networks.Networks, "initialise", lambda self, model, *rest: tiny_variables(model, 0))

@@ -30,10 +30,10 @@ def test_classes_of_the_source_are_counted_once(tmp_path):
     c.stages, c.mix = ("mix",), tiny_stage(base.mix("random", 2), rare_class_sampling=True, rare_class_min_pixels=50)
     (tmp_path / "mix").mkdir()
     run, source = Experiment(c, tmp_path, Sources(c, tmp_path, given()), devices_used=1), given()["source"]
-    drawn = [run.rare_classes("mix", 5, source).draw(n) for n in range(20)]
+    drawn = [run.prepared.rare_classes("mix", 5, source).draw(n) for n in range(20)]
     assert_counted(tmp_path)
     source.labels[:] = 0  # which is not looked at again
-    assert [run.rare_classes("mix", 5, source).draw(n) for n in range(20)] == drawn
+    assert [run.prepared.rare_classes("mix", 5, source).draw(n) for n in range(20)] == drawn
     assert all(np.any(given()["source"].labels[record] == chosen) for record, chosen in drawn)
 
 

@@ -122,7 +122,7 @@ def test_stage_1_trains_a_network_with_the_extra_normalisation(tmp_path):
 def test_a_network_does_not_take_the_place_of_one_that_was_trained_there(tmp_path):
     config = config_of("warmup")
     run = run_in(tmp_path / "run", config)
-    run.finish = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+    run.finish = lambda *_, **facts: (_ for _ in ()).throw(KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         run.run()
     config.warmup.weights, _ = network_file(tmp_path / "network.npz", config)

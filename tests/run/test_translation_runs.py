@@ -2,11 +2,17 @@
 
 import contextlib
 import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from survival import At, checkpoint_of, checkpoints_in, interrupt
 from tiny import block_source, tiny_config, tiny_stage, tiny_variables
 
 from proda_jax.adaptation.stages import build
@@ -20,10 +26,29 @@ from proda_jax.run.records import Metrics
 from proda_jax.run.sources import Sources
 from proda_jax.system.checkpoints import Checkpoints
 
+HERE = pathlib.Path(__file__).parent
+# as the run does in its own process, which the system ends where the second translation would get its name
+KILLED = """
+import os, pathlib, signal, sys
+from proda_jax.data.translations import Translations
+import test_translation_runs as these
+
+write, started = Translations.write, []
+
+def counted(self, name, values):
+    started.append(name)
+    if len(started) == 2:
+        type(self.folder).replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    write(self, name, values)
+
+Translations.write = counted
+these.experiment_in(pathlib.Path(sys.argv[1])).prepared.translations("translation")
+"""
+
 
 def config_of():
     c = tiny_config()
-    c.snapshots.images = 0
+    c.snapshots.images, c.save_every = 0, 1
     c.stages = ("source", "translation", "adapted")
     c.source = tiny_stage(base.supervised("random", 1))
     c.translation = base.translate("source", 2)
@@ -33,14 +58,19 @@ def config_of():
     return c
 
 
+def experiment_in(workdir: pathlib.Path) -> Experiment:
+    c = config_of()
+    given = {"source": block_source(4, 0), "target": block_source(4, 1, labelled=False)}
+    given["validation"] = block_source(2, 2)
+    return Experiment(c, workdir, Sources(c, workdir, given), devices_used=1)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run whose source stage is a stand-in, and whose translation is complete."""
     workdir, c = tmp_path_factory.mktemp("translation"), config_of()
     settings.check(c)
-    given = {"source": block_source(4, 0), "target": block_source(4, 1, labelled=False)}
-    given["validation"] = block_source(2, 2)
-    run = Experiment(c, workdir, Sources(c, workdir, given), devices_used=1)
+    run = experiment_in(workdir)
     model = run.networks.model("source")
     with contextlib.closing(Checkpoints(workdir / "source" / "checkpoints")) as checkpoints:
         network = jax.tree.map(jnp.asarray, tiny_variables(model.clone(axis_name=None), 0))
@@ -49,8 +79,8 @@ def finished(tmp_path_factory):
     run.workdir.finish("source", {"name": "source", "steps": 0, "seconds": 1, "best": entry, "last": entry})
     provenance.remember(run.workdir.folder("source"), c, "source")
     run.complete("translation")
-    run.translations("translation")
-    return c, run, given
+    run.prepared.translations("translation")
+    return c, run, {"source": run.sources.open("source")}
 
 
 def store_of(run) -> dict:
@@ -66,7 +96,7 @@ def test_translations_are_those_of_the_network_and_are_learnt_from_with_the_sour
     model = run.networks.model("translation").clone(axis_name=None)
     params, source = run.networks.variables("translation")["params"], given["source"]
     expected = np.asarray(jax.jit(lambda p, x: translated(model, p, x))(params, source.images[:1]))
-    store, names = run.translations("translation"), source.names
+    store, names = run.prepared.translations("translation"), source.names
     assert len(store_of(run)) == len(names)
     assert np.abs(store.read(names[0]).astype(int) - expected[0]).max() <= 1
     assert np.abs(store.read(names[0]).astype(int) - source.images[0]).max() > 20
@@ -76,7 +106,7 @@ def test_translations_are_those_of_the_network_and_are_learnt_from_with_the_sour
     np.testing.assert_array_equal(batch["source"]["label"], plain["label"])
     wanted = np.stack([store.read(names[record]) for record in plain["record"]])
     np.testing.assert_array_equal(batch["source"]["image"], wanted)
-    held = run.labelled("adapted").to_memory(labels=True)
+    held = run.prepared.labelled("adapted").to_memory(labels=True)
     np.testing.assert_array_equal(held.images[3], store.read(names[3]))
     np.testing.assert_array_equal(held.labels, source.labels)
 
@@ -90,10 +120,47 @@ def test_what_is_missing_or_damaged_is_made_again_and_nothing_else(finished):
     contents[len(contents) // 2] ^= 1
     files[1].write_bytes(contents)
     again = Experiment(c, run.workdir.path, run.sources, devices_used=1)
-    again.translations("translation")
+    again.prepared.translations("translation")
     for path in files:
         assert Translations.decode(path.read_bytes()).tobytes() == Translations.decode(before[path][0]).tobytes()
     assert [os.stat(path).st_mtime_ns == before[path][1] for path in files] == [False, False, True, True]
+
+
+def copy_of(run, destination: pathlib.Path, *without: str) -> pathlib.Path:
+    shutil.copytree(run.workdir.path, destination)
+    for name in without:
+        shutil.rmtree(destination / name)
+    return destination
+
+
+def test_translating_that_is_killed_goes_on_where_it_was_to_the_same_bytes(finished, tmp_path):
+    """In the midst of a batch, and of a file."""
+    _, run, _ = finished
+    whole = {name: path.read_bytes() for name, path in store_of(run).items()}
+    workdir = copy_of(run, tmp_path / "killed", "translation/translated_source")
+    places = os.pathsep.join(map(str, (HERE, HERE.parent / "support", HERE.parents[1])))
+    ended = subprocess.run([sys.executable, "-c", KILLED, workdir], env=os.environ | {"PYTHONPATH": places},
+                           capture_output=True, text=True, timeout=600, check=False)  # fmt: skip
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    store = workdir / "translation" / "translated_source"
+    (first,) = store.glob("*.png")
+    assert len(list(store.glob("*.tmp"))) == 1 and first.read_bytes() == whole[first.name]
+    before = first.stat().st_mtime_ns
+    again = experiment_in(workdir)
+    again.prepared.translations("translation")
+    assert {name: path.read_bytes() for name, path in store_of(again).items()} == whole
+    assert first.stat().st_mtime_ns == before
+
+
+def test_training_of_a_translation_that_is_interrupted_ends_in_the_same_bits(finished, tmp_path):
+    """Generators, discriminators, the pool of earlier translations and the optimizers' states."""
+    c, run, _ = finished
+    workdir = copy_of(run, tmp_path / "stopped", "translation")
+    with pytest.raises(KeyboardInterrupt):
+        Experiment(c, workdir, At(c, "translation", 2, interrupt), devices_used=1).complete("translation")
+    assert checkpoints_in(workdir / "translation") == ["1"]
+    experiment_in(workdir).complete("translation")
+    assert checkpoint_of(workdir / "translation") == checkpoint_of(run.workdir.folder("translation"))
 
 
 def test_other_settings_are_refused(finished):
@@ -102,7 +169,7 @@ def test_other_settings_are_refused(finished):
     c.translation.window = (32, 64)
     other = Experiment(c, run.workdir.path, run.sources, devices_used=1)
     with pytest.raises(ValueError, match="holds translated images of another origin"):
-        other.translations("translation")
+        other.prepared.translations("translation")
     with pytest.raises(ValueError, match="config.translation.window was"):
         other.begin()
 

@@ -21,7 +21,7 @@ from proda_jax.configs.studies import common, table1, table8
 from proda_jax.report import paper
 from proda_jax.run import settings
 from proda_jax.run.sources import Sources
-from proda_jax.study import page, plan, results, run
+from proda_jax.study import costs, page, plan, results, run
 from proda_jax.study.plan import INPUTS, Plan, Row
 from proda_jax.system.files import alone
 from proda_jax.system.interruption import Interruption, Stopped
@@ -77,9 +77,9 @@ SYSTEMS = ("gta5", "demo", "camvid", *(f"{task}_{name}" for task in ("gta5", "de
 
 
 @pytest.mark.parametrize("form", SYSTEMS)
-def test_every_system_takes_as_many_steps_after_the_same_start(form):
+def test_every_system_takes_as_many_steps_after_the_same_start(form, tmp_path):
     c = config_of("table1", form)
-    settings.check(c)
+    found = plan(c)
 
     def steps_to(name: str) -> int:
         if name == "source":
@@ -87,8 +87,12 @@ def test_every_system_takes_as_many_steps_after_the_same_start(form):
         before = {c[name].get(key) for key in INPUTS} & set(c.stages) - {"source"}
         return c[name].steps + max(map(steps_to, before), default=0)
 
-    rows = {row.stage for row in plan(c).rows} - {"source"}
+    rows = {row.stage for row in found.rows} - {"source"}
     assert len(rows) >= 2 and {steps_to(stage) for stage in rows} == {table1.STEPS[form.split("_")[0]]}
+    assert costs.start(found) == {("", "source")}
+    of_rows = {row.stage: costs.of_row(found, row, costs.start(found), tmp_path) for row in found.rows}
+    assert of_rows.pop("source").steps == 0  # no stage is shared besides, so that the longest way is the sum
+    assert all(cost.steps == steps_to(stage) for stage, cost in of_rows.items())
     alike = ("optimizer", "batch_norm", "weight_decay", "schedule", "statistics")
     labelling = [stage for stage in c.stages[1:] if kinds.of(c[stage]).segments]
     assert len({tuple(c[stage][key] for key in alike) for stage in labelling}) == 1
@@ -197,7 +201,11 @@ def written(tmp_path) -> tuple[Plan, pathlib.Path]:
             folder.mkdir(parents=True)
             (folder / "result.json").write_text(json.dumps({"name": name, "steps": 5, "best": last, "last": last}))
             (folder / "history.jsonl").write_text(json.dumps(last | {"seconds": 1.0}) + "\n")
-    return Plan("made_up", "Made up", "Table 0", rows, (0, 1, 2), {"": demo.get_config()}, ("A note.",)), tmp_path
+    c = demo.get_config()
+    with c.unlocked():
+        c.stages = tuple(SCORES)
+        c.update({name: base.supervised("random", 5) for name in SCORES})
+    return Plan("made_up", "Made up", "Table 0", rows, (0, 1, 2), {"": c}, ("A note.",)), tmp_path
 
 
 @pytest.mark.smoke("study")
@@ -330,6 +338,9 @@ def test_rows_are_the_scores_of_their_stages_and_seeds_differ(interrupted):
         for seed in (0, 1):
             last = json.loads((workdir / f"seed{seed}" / row["stage"] / "result.json").read_text())["last"]
             assert row["seeds"][str(seed)]["miou"] == last["miou"]
+            assert row["cost"]["stages_after_start"] == [row["stage"]] and row["cost"]["steps_after_start"] == 2
+            measured = row["cost"]["seeds"][str(seed)]
+            assert measured["restarts"] == 0 and min(measured[what] for what in ("seconds", "step_bytes")) > 0
     for seed in (0, 1):
         noted = json.loads((workdir / f"seed{seed}" / "config.json").read_text())
         assert noted["seed"] == seed and noted["data"]["data_dir"] == str(workdir / "data")
