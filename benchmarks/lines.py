@@ -16,6 +16,8 @@ import tokenize
 
 from absl import app, flags
 
+from proda_jax.system import paths
+
 ROOT = pathlib.Path(__file__).parents[1]
 TOP = ("configs", "data_prep", "benchmarks")  # rooms that are, or were, folders of their own
 _NOT_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
@@ -98,4 +100,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=paths.parse)

@@ -129,8 +129,6 @@ class Objective:
         """What target images add; `critics` are the discriminators' parameters, or None."""
         c, loss, metrics = self.setup.stage, 0.0, {}
         for which, weight in self.weights(critics).items():
-            if not weight:
-                continue
             fooled = self.damping * weight * self.judge(critics, output, which, SOURCE, local=True)
             loss, metrics[ADVERSARIAL[which]] = loss + fooled, fooled
         if c.patch_modes:
