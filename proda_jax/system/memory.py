@@ -13,7 +13,7 @@ def free() -> int | None:
 
     Linux alone says so: elsewhere a container's limit and what its cache would give back are no files to read.
     """
-    found = [_available()]
+    found = [_bytes("/proc/meminfo", "MemAvailable")]
     for limit, used in _CGROUPS:
         try:
             found.append(int(pathlib.Path(limit).read_text()) - int(pathlib.Path(used).read_text()))
@@ -32,16 +32,13 @@ def begin_peak() -> None:
 
 def peak() -> int | None:
     """Bytes of memory that this process held at most since `begin_peak`, or else since it began; None: nobody knows."""
-    try:
-        lines = pathlib.Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        return None
+    return _bytes("/proc/self/status", "VmHWM")
 
 
-def _available() -> int | None:
+def _bytes(path: str, name: str) -> int | None:
+    """What one of Linux's files of 'name: number kB' says of a name, in bytes; None: it is not there."""
     try:
-        lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        lines = pathlib.Path(path).read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
     except (OSError, StopIteration):
         return None
