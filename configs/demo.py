@@ -1,4 +1,4 @@
-"""Rendered streets on two CPU cores, every stage, in some twelve minutes: `python main.py --config=configs/demo.py`.
+"""Rendered streets on two CPU cores, every stage, in some thirteen minutes: `python main.py --config=configs/demo.py`.
 
 EfficientNet-Lite0 from ImageNet weights, which the requirements bring. `--config=configs/demo.py:scratch` is a network
 that is smaller still and knows nothing yet.
