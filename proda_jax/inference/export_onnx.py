@@ -1,9 +1,9 @@
 """Writes a network as ONNX, by jax2onnx, from a program of operations that it converts.
 
 jax2onnx 0.13.0 does not convert everything that JAX 0.10.2 traces, and converts some of it wrongly: it knows nothing of
-code that depends on the platform, nor of 'stack', and leaves out the padding of max pooling
-(`findings/jax2onnx_max_pool_padding.sh`). So the program is traced first, and these are replaced by operations that
-give the same bits.
+code that depends on the platform, nor of 'stack', leaves out the padding of max pooling
+(`findings/jax2onnx_max_pool_padding.sh`), and gives empty arrays a size. So the program is traced first, and these are
+replaced by operations that give the same bits.
 """
 
 import itertools
@@ -52,6 +52,7 @@ def write(
         made = jax2onnx.to_onnx(program, [images], model_name="proda", input_names=["images"], output_names=["labels"])
     except Exception as error:  # what it does not know ends in errors of many kinds
         raise _refusal(_first_line(error)) from error
+    made.graph.ClearField("value_info")  # sizes between operations, of which some are not so
     written = made.SerializeToString()
     check(written, predict, held, size)
     write_atomically(output / FILE, written)
@@ -120,6 +121,9 @@ def _results(equation: core.JaxprEqn, values: list[Any]) -> Sequence[Any]:
     if name == "stack":
         axis = parameters["axis"]
         return [jax.lax.concatenate([jax.lax.expand_dims(part, (axis,)) for part in values], axis)]
+    if name == "concatenate":  # ONNX takes a size of 0 for one that stays as it is
+        held = [part for part in values if part.size]
+        return [jax.lax.concatenate(held, parameters["dimension"]) if len(held) > 1 else (held or values)[0]]
     if name == "reduce_window_max":
         keys = ("window_dimensions", "window_strides", "padding")
         return [_max_pool(*values, *(parameters[key] for key in keys))]

@@ -12,7 +12,8 @@ from etils import epath
 
 from proda_jax.inference.images import Input
 from proda_jax.inference.segmenter import Segmenter
-from proda_jax.system.files import json_lines, parse_json_lines, read_json, state, write_atomically
+from proda_jax.system import digests
+from proda_jax.system.files import json_lines, parse_json_lines, read_json, write_atomically
 
 NAME = "prediction.json"
 INPUTS = "inputs.jsonl"
@@ -23,13 +24,13 @@ class Record:
     """What results in a folder were made with, and of.
 
     The file `NAME` has the network, by a digest of its parameters, and the options. `INPUTS` has a line for each input
-    that is done: its name, length and time, and which kinds of results were written of it.
+    that is done: its name, a digest of what it holds, and which kinds of results were written of it.
     """
 
     def __init__(self, output: epath.Path, kinds: Sequence[str]):
         self._output, self._kinds, self._path = output, kinds, output / NAME
-        self._done: dict[str, tuple[int, int, tuple[str, ...]]] = {}  # by name: length, time, kinds
-        self._looked_at: dict[str, tuple[int, int]] = {}  # states of inputs that are being predicted
+        self._done: dict[str, tuple[str, tuple[str, ...]]] = {}  # by name: digest, kinds
+        self._looked_at: dict[str, str] = {}  # digests of inputs that are being predicted
         self._writing = threading.Lock()
         self._written = time.monotonic()
 
@@ -63,17 +64,19 @@ class Record:
         path = self._output / INPUTS
         try:
             lines = parse_json_lines(path.read_text()) if path.exists() else []
-            self._done = {line["name"]: (line["length"], line["time"], tuple(line["kinds"])) for line in lines}
+            self._done = {line["name"]: (line["contents"], tuple(line["kinds"])) for line in lines}
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error}): delete it, and all files are predicted again") from None
 
     def is_done(self, entry: Input) -> bool:
         """Whether everything that is wanted of an input is there, and was made of the file that it is now."""
         try:
-            *made_of, kinds = self._done[entry.name]
-            if tuple(made_of) != state(entry.path) or not set(self._kinds) <= set(kinds):
+            made_of, kinds = self._done[entry.name]
+            if not set(self._kinds) <= set(kinds):
                 return False
-            return all(any(path.exists() for path in self._results(kind, entry)) for kind in self._kinds)
+            if not all(any(path.exists() for path in self._results(kind, entry)) for kind in self._kinds):
+                return False
+            return made_of == digests.of_file(entry.path)
         except (KeyError, OSError):  # nobody noted it, or it is not there
             return False
 
@@ -81,17 +84,17 @@ class Record:
         """Remembers the file that an input is, before it is read.
 
         Raises:
-          OSError: it is gone.
+          OSError: it cannot be read.
         """
-        self._looked_at[entry.name] = state(entry.path)
+        self._looked_at[entry.name] = digests.of_file(entry.path)
 
     def note(self, entry: Input) -> None:
         """Notes that all results of an input are written; from any thread."""
         with self._writing:
             now = self._looked_at.pop(entry.name)
-            *before, kinds = self._done.get(entry.name, (0, 0, ()))
-            more = kinds if tuple(before) == now else ()
-            self._done[entry.name] = (*now, tuple(dict.fromkeys((*more, *self._kinds))))
+            before, kinds = self._done.get(entry.name, ("", ()))
+            more = kinds if before == now else ()
+            self._done[entry.name] = now, tuple(dict.fromkeys((*more, *self._kinds)))
             if time.monotonic() - self._written > WRITE_AFTER:
                 self._write()
 
@@ -102,8 +105,7 @@ class Record:
 
     def _write(self) -> None:
         if self._done:
-            lines = [dict(zip(("name", "length", "time", "kinds"), (name, *of), strict=True))
-                     for name, of in self._done.items()]  # fmt: skip
+            lines = [{"name": name, "contents": held, "kinds": kinds} for name, (held, kinds) in self._done.items()]
             write_atomically(self._output / INPUTS, json_lines(lines))
         self._written = time.monotonic()
 

@@ -1,7 +1,7 @@
 """Digests of what files hold: a few characters, written with the contents and compared when these are read.
 
-They are over names, types, shapes and values, and never over a file's own bytes: a digest stays the same however a
-library lays the values out, on however many devices they were. They tell of damage, not of ill will.
+Those of our own files are over names, types, shapes and values, and never over the files' bytes: a digest stays the
+same however a library lays the values out, on however many devices they were. They tell of damage, not of ill will.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 KEY = "digest"  # what a file calls its own
 _KIND, _LENGTH = "sha256:", 32  # hexadecimal digits, of SHA-256's 64
@@ -24,6 +25,19 @@ def of_bytes(*parts: bytes | memoryview) -> str:
     found = hashlib.sha256()
     for part in parts:
         found.update(part)
+    return _KIND + found.hexdigest()[:_LENGTH]
+
+
+def of_file(path: epath.PathLike) -> str:
+    """The digest of all bytes of a file, here or in a bucket; they are never in memory at once.
+
+    Raises:
+      OSError: it cannot be read.
+    """
+    found = hashlib.sha256()
+    with epath.Path(path).open("rb") as file:
+        while part := file.read(1 << 20):
+            found.update(part)
     return _KIND + found.hexdigest()[:_LENGTH]
 
 

@@ -10,6 +10,7 @@ import textwrap
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
@@ -128,6 +129,35 @@ def test_onnx_runtime_gives_the_same_labels(backbone, tmp_path):
     expected = np.concatenate([jax.jit(predict)(variables, image[None]) for image in IMAGES])  # compiled by `write`
     assert found.dtype == np.uint8 and len(np.unique(expected)) > 3
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.slow
+def test_onnx_runtime_gives_the_same_labels_at_two_resolutions(tmp_path, capfd):
+    runtime = pytest.importorskip("onnxruntime")
+    c = tiny_config()
+    c.model.backbone, c.model.depths, c.model.width, c.model.head = "mit_b0", (), 0, "daformer"
+    c.model.detail_size = (32, 32)
+    model = tiny_model(c)
+    predict, variables = functools.partial(labels, model), tiny_variables(model, 0)
+    image = IMAGES[:1]
+    export_onnx.write(predict, variables, IMAGE, epath.Path(tmp_path))
+    session = runtime.InferenceSession(tmp_path / "network.onnx", providers=["CPUExecutionProvider"])
+    assert not capfd.readouterr().err  # no warning of sizes that are not so
+    expected = np.asarray(jax.jit(predict)(variables, image))
+    assert len(np.unique(expected)) > 3
+    np.testing.assert_array_equal(session.run(["labels"], {"images": image})[0], expected)
+
+
+def test_the_program_for_onnx_has_no_empty_arrays_to_join():
+    """Of which ONNX, that takes a size of 0 for one that stays, makes others."""
+    def padded(images):
+        return jnp.concatenate([images[:, :0], images.astype(np.float32)[:, ::-1], images[:, :, :, :][:, :0]], 1)
+
+    like = jax.ShapeDtypeStruct((1, 4, 6, 3), np.uint8)
+    program = export_onnx.plain(padded, like)
+    named = [equation.primitive.name for equation in jax.make_jaxpr(program)(IMAGES[:1, :4, :6]).eqns]
+    assert "concatenate" not in named
+    np.testing.assert_array_equal(program(IMAGES[:1, :4, :6]), padded(IMAGES[:1, :4, :6]))
 
 
 def test_the_program_for_onnx_gives_the_same_bits():

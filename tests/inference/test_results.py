@@ -167,6 +167,23 @@ def test_an_input_that_an_older_file_replaced_is_predicted_again(model, photos, 
     assert "skipped: 3 of 3" in capsys.readouterr().out
 
 
+def test_an_input_of_the_same_length_and_time_is_predicted_again_and_a_touched_one_is_not(model, tmp_path, capsys):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for i, name in enumerate(("a", "b")):
+        Image.fromarray(picture((48, 96), i)).save(photos / f"{name}.bmp")  # whose length is that of its size
+    predict(model, str(photos), out, ["ids"])
+    before = (photos / "b.bmp").stat()
+    Image.fromarray(picture((48, 96), 9)).save(photos / "b.bmp")
+    os.utime(photos / "b.bmp", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (photos / "b.bmp").stat().st_size == before.st_size
+    os.utime(photos / "a.bmp")
+    capsys.readouterr()
+    predict(model, str(photos), out, ["ids"], skip_existing=True)
+    assert "skipped: 1 of 2" in capsys.readouterr().out
+    np.testing.assert_array_equal(read(out / "ids" / "b.png"), model(picture((48, 96), 9)))
+
+
 def test_what_was_written_of_an_input_before_it_changed_is_not_taken_for_its_result(model, photos, tmp_path, capsys):
     """Nor what an interruption left without a note."""
     predict(model, str(photos), tmp_path / "out", ["ids", "confidence"])
@@ -191,7 +208,7 @@ def test_an_input_that_changes_while_it_is_predicted_is_predicted_again(model, p
 
     def write(self, entry, *more):
         if entry.name == "b":
-            os.utime(entry.path, (1e9, 1e9))
+            Image.fromarray(picture((48, 96), 9)).save(entry.path)
         plain(self, entry, *more)
 
     monkeypatch.setattr(prediction.Files, "_write", write)

@@ -12,6 +12,7 @@ from tiny import tiny_config, tiny_variables
 
 from proda_jax.models.backbones import BACKBONES, backbone
 from proda_jax.models.drop_path import branch_factors
+from proda_jax.models.patches import PatchConv
 from proda_jax.run import settings
 
 
@@ -47,6 +48,17 @@ def test_a_network_draws_in_training_alone_and_not_where_its_backbone_is_frozen(
         traced = jax.make_jaxpr(lambda *given, other=other: logits(*given, model=other))(images, keys)
         assert ("random_bits" in str(traced)) == draws
     assert "random_bits" not in str(jax.make_jaxpr(lambda images: logits(images, None))(images))
+
+
+def test_maps_smaller_than_a_patch_are_as_if_nothing_but_zeros_were_behind_them():
+    """Keys of a small image's attention: none at all would be attention to nothing."""
+    conv = PatchConv(5, side=4)
+    x = np.random.default_rng(0).random((1, 3, 9, 2), np.float32)
+    variables = conv.init(jax.random.key(0), x)
+    kernel = np.asarray(variables["params"]["kernel"], np.float64)
+    padded = np.pad(x, [(0, 0), (0, 1), (0, 0), (0, 0)]).astype(np.float64)
+    expected = [np.tensordot(padded[0, :4, left : left + 4], kernel, 3) for left in (0, 4)]
+    np.testing.assert_allclose(conv.apply(variables, x)[0, 0], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["mit_b5", "dinov2_vitl14_reg", "dinov3_vitl16"])
