@@ -3,9 +3,12 @@
 import difflib
 import importlib.util
 import pathlib
+import re
 import sys
+from collections.abc import Iterable
 from typing import Any
 
+import ml_collections
 from absl import flags
 
 from proda_jax import configs
@@ -18,7 +21,8 @@ _NOT_RUN = "base"  # the settings that others change
 def accept_names(flag: str) -> None:
     """Lets a flag that was defined by `DEFINE_config_file` take names, too, such as 'studies/table8:demo'.
 
-    Settings beside it may be of several data sets of a role, as `several.add` makes them.
+    Settings beside it may be of several data sets of a role, as `several.add` makes them; those that the configuration
+    does not have are refused.
     """
     parser = flags.FLAGS[flag].parser
     parse_file = parser.parse
@@ -27,10 +31,52 @@ def accept_names(flag: str) -> None:
         file, colon, form = argument.partition(":")
         _keep_old_imports()
         config = parse_file(f"{find(file)}{colon}{form}")
-        several.add(config, flags.FLAGS.read_flags_from_files(sys.argv, force_gnu=False))
+        arguments = flags.FLAGS.read_flags_from_files(sys.argv, force_gnu=False)
+        several.add(config, arguments)
+        check_settings(config, flag, arguments)
         return config
 
     parser.parse = parse
+
+
+def check_settings(config: Any, flag: str, arguments: Iterable[str]) -> None:
+    """Refuses settings on a command line that a configuration does not have, by their names.
+
+    Args:
+      config: the configuration; one that is none of `ml_collections` is not looked at.
+      flag: what names it, such as 'config' of '--config.batch_size=2'.
+      arguments: of the command line.
+
+    Raises:
+      ValueError: there is no such section, setting or place; with the nearest name.
+    """
+    of_it = re.compile(rf"--?(?:no)?{flag}\.([^=]*)")
+    for given in filter(None, map(of_it.match, arguments)):
+        if not re.fullmatch(r"\w+(\[\d+\]|\.\w+)*", given[1]):
+            raise ValueError(f"--{flag}.{given[1]}: expected the names of a setting and its sections with points "
+                             f"between them, such as --{flag}.data.source.images")  # fmt: skip
+        _look_up(config, given[1], f"--{flag}.")
+
+
+def _look_up(config: ml_collections.ConfigDict, setting: str, flag: str) -> None:
+    """Follows a setting such as 'data.source[1].images' through a configuration."""
+    value, at = config, ""
+    for step in re.findall(r"\w+|\[\d+\]", setting):
+        has = value if isinstance(value, ml_collections.ConfigDict) else ()
+        if step.startswith("["):
+            several = value if isinstance(value, tuple | list) else ()
+            if not all(isinstance(section, ml_collections.ConfigDict) for section in several) or not several:
+                raise ValueError(f"{flag}{setting}: {at} is set as a whole, without brackets, as {flag}{at}=...")
+            if int(step[1:-1]) >= len(several):
+                raise ValueError(f"{flag}{setting}: there are {len(several)} of {at}, counted from 0")
+            value = several[int(step[1:-1])]
+        elif step not in has:
+            nearest = difflib.get_close_matches(step, has, n=1)
+            known = f"did you mean {nearest[0]}?" if nearest else f"it has {', '.join(has) or 'none, as it is a value'}"
+            raise ValueError(f"{flag}{setting}: {at or 'the configuration'} has no setting {step!r}; {known}")
+        else:
+            value = value[step]
+        at += step if step.startswith("[") or not at else f".{step}"
 
 
 def find(wanted: str) -> pathlib.Path:
