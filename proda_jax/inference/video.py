@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -96,12 +96,13 @@ class Reader:
         Raises:
           Unreadable: no frame can be read.
         """
-        damaged, read, size = 0, 0, None
+        damaged, times, read, size = 0, [], 0, None
         for frame in self._decoded():
             if frame is None:
                 damaged += 1
                 continue
             read, damaged = read + 1, damaged + frame.is_corrupt
+            times += [] if frame.pts is None else [frame.pts]
             for note in video_colours.settle(frame, self._untagged):
                 self._note(note)
             pixels = upright(frame.to_ndarray(format="rgb24"), _matrix(frame))
@@ -112,6 +113,7 @@ class Reader:
         missing = self.count - read
         # a guess from times is far off where these begin anew
         lost = missing if self._stream.frames or 5 + 0.1 * self.count < missing < 0.5 * self.count else 0
+        damaged = damaged or holes(times)
         if damaged or lost > 0:
             places = f"in {damaged or 'some'} places"
             self._note(f"it is damaged {places}, and {read} of about {self.count} frames are there")
@@ -135,6 +137,21 @@ class Reader:
 
     def close(self) -> None:
         self._container.close()
+
+
+def holes(times: Sequence[int]) -> int:
+    """How often five frames or more are missing between two, by the times of frames that are even otherwise.
+
+    FFmpeg leaves out without a word what it cannot find the beginning of, as in a damaged MPEG transport stream. Times
+    that go back or on by half of the video begin anew there.
+    """
+    if len(times) < 10:
+        return 0
+    steps = np.diff(times)
+    usual = np.median(steps)
+    if (abs(steps - usual) <= 0.1 * usual).mean() < 0.9:
+        return 0
+    return int(((steps > 5 * usual) & (steps < 0.5 * len(times) * usual)).sum())
 
 
 class Writer:

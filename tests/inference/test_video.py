@@ -16,7 +16,7 @@ from proda_jax import load
 from proda_jax.data.pixels import Unreadable
 from proda_jax.inference import video_colours
 from proda_jax.inference.predict import predict
-from proda_jax.inference.video import Reader, Writer, is_video
+from proda_jax.inference.video import Reader, Writer, holes, is_video
 
 SIZE = (50, 96)
 
@@ -156,6 +156,31 @@ def test_what_is_whole_of_a_damaged_video_is_read_and_the_rest_is_said(container
     frames = list(reader.frames())
     assert 5 < len(frames) < 40
     assert len(reader.notes) == 1 and f"places, and {len(frames)} of about 40 frames are there" in reader.notes[0]
+
+
+@pytest.mark.parametrize(("times", "expected"), [
+    ([*range(0, 100, 4), *range(120, 200, 4)], 1),
+    ([*range(0, 100, 4), *range(120, 200, 4), *range(230, 400, 4)], 2),
+    ([*range(0, 100, 4), *range(108, 200, 4)], 0),  # a camera left out one or two
+    ([0, 4, 8, 30, 31, 32, 60, 65, 70, 90, 91, 120], 0),  # uneven as a whole
+    ([*range(0, 100, 4), *range(0, 100, 4)], 0), ([*range(0, 100, 4), *range(9000, 9100, 4)], 0),  # times begin anew
+    ([0, 4, 8, 40, 44], 0), ([], 0),
+])  # fmt: skip
+def test_holes_are_where_even_times_lack_five_frames_or_more(times, expected):
+    assert holes(times) == expected
+
+
+def test_a_transport_stream_that_lacks_frames_says_so(tmp_path):
+    whole, path = write_video(tmp_path / "a.ts", [40 * i for i in range(40)], rate=25), tmp_path / "b.ts"
+    with av.open(str(whole)) as source, av.open(str(path), "w") as file:
+        stream = file.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(source.demux(video=0)):
+            if packet.dts is not None and not 10 <= number < 17:
+                packet.stream = stream
+                file.mux(packet)
+    reader = Reader(path)
+    frames = list(reader.frames())
+    assert 20 < len(frames) <= 33 and f"places, and {len(frames)} of about 40 frames are there" in reader.notes[0]
 
 
 def test_a_video_without_a_frame_is_named(model, tmp_path):
