@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 from etils import epath
 
@@ -19,6 +20,7 @@ from proda_jax.system.progress import phase, say
 
 PLATFORMS = ("cpu", "cuda", "tpu")  # that an exported network runs on, whichever it was exported on
 STABLEHLO = "network.stablehlo"
+TENSORFLOWS_STABLEHLO = "1.13.0"  # StableHLO's version; the oldest TensorFlow that is asked for, 2.21, reads 1.13.7
 
 
 def labels(
@@ -114,23 +116,30 @@ def write_savedmodel(
 
     hide_accelerators()
     import tensorflow as tf
-    from jax.experimental import jax2tf
+    from jax.extend.mlir.dialects import stablehlo
+    from tensorflow.compiler.tf2xla.python import xla
 
-    converted = jax2tf.convert(
-        predict,
-        polymorphic_shapes=[None, f"batch, {size[0]}, {size[1]}, 3"],
-        with_gradient=False,
-        native_serialization_platforms=PLATFORMS,
-    )
+    # not jax2tf, which serialises for a TensorFlow of at most some weeks ago
+    held = jax.device_get(variables)
+    exported = exported_for_batches(predict, size, jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), held))
+    program = stablehlo.serialize_portable_artifact_str(exported.mlir_module(), TENSORFLOWS_STABLEHLO)
     module = tf.Module()
-    module.variables_of_network = tf.nest.map_structure(tf.Variable, jax.device_get(variables))
+    module.variables_of_network = tf.nest.map_structure(tf.Variable, held)
 
     @functools.partial(
         tf.function, autograph=False, input_signature=[tf.TensorSpec((None, *size, 3), tf.uint8, name="images")]
     )
     def serve(images):
-        probable = tf.argmax(converted(module.variables_of_network, images), axis=-1, output_type=tf.int32)
-        return {"labels": tf.cast(probable, tf.uint8)}
+        given = [*map(tf.convert_to_tensor, tf.nest.flatten(module.variables_of_network)), images]
+        [probable] = xla.call_module(
+            [given[i] for i in exported.module_kept_var_idx],
+            version=exported.calling_convention_version,
+            module=program,
+            Tout=[tf.float32],
+            Sout=[(None, *exported.out_avals[0].shape[1:])],
+            platforms=[platform.upper() for platform in exported.platforms],
+        )
+        return {"labels": tf.cast(tf.argmax(probable, axis=-1, output_type=tf.int32), tf.uint8)}
 
     module.serve = serve
     tf.saved_model.save(module, str(output), signatures=serve)
@@ -143,11 +152,20 @@ def write_stablehlo(
 
     Args: as of `write_savedmodel`, but that `predict` gives labels, uint8 [batch, height, width].
     """
-    from jax import export as jax_export
-
     held = jax.device_get(variables)
-    batch = jax_export.symbolic_shape(f"batch, {size[0]}, {size[1]}, 3")
-    exported = jax_export.export(jax.jit(lambda images: predict(held, images)), platforms=PLATFORMS)(
-        jax.ShapeDtypeStruct(batch, jnp.uint8)
-    )
+    exported = exported_for_batches(lambda images: predict(held, images), size)
     write_atomically(output / STABLEHLO, exported.serialize())
+
+
+def exported_for_batches(
+    function: Callable[..., jax.Array], size: tuple[int, int], *shapes: Any
+) -> jax.export.Exported:
+    """A function of images, compiled for `PLATFORMS` and batches of any number.
+
+    Args:
+      function: (what has `shapes`, uint8 [batch, height, width, 3]) -> its result.
+      size: height and width of the images.
+      shapes: of its other arguments, `jax.ShapeDtypeStruct`s.
+    """
+    images = jax.ShapeDtypeStruct(jax.export.symbolic_shape(f"batch, {size[0]}, {size[1]}, 3"), jnp.uint8)
+    return jax.export.export(jax.jit(function), platforms=PLATFORMS)(*shapes, images)

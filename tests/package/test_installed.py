@@ -27,6 +27,7 @@ SMALL = {  # the demo with a network that compiles in seconds
     "warmup.discriminator_channels": (8, 16, 16, 32),
 } | {f"{stage}.steps": 2 for stage in STAGES}  # fmt: skip
 TENSORFLOW = ("tensorflow", "tensorflow-cpu", "keras", "tensorboard")
+CORE = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,12 @@ def wheel(tmp_path_factory):
 def installed(wheel, tmp_path_factory):
     """The folder of the commands of an environment that has all that is installed here."""
     return install(wheel, tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture(scope="module")
+def core(wheel, tmp_path_factory):
+    """As `installed`, of an environment that has nothing but what the package asks for without extras."""
+    return install(wheel, tmp_path_factory.mktemp("core"), environments.all_but(CORE) - {"pip"})
 
 
 def install(wheel: pathlib.Path, folder: pathlib.Path, without=()) -> pathlib.Path:
@@ -108,6 +115,14 @@ def test_a_configuration_of_ones_own_reads_the_shipped_settings_by_either_name(i
         assert "config.model.imagenet_weights = None" in refused.stderr.splitlines()[-1], refused.stderr
 
 
+def test_without_extras_stablehlo_is_written_and_read(core, tmp_path):
+    """JAX itself imports some packages only once they are used."""
+    script = "import jax, jax.export, numpy as np; from proda_jax.inference import export, segmenter\n"
+    script += "exported = jax.export.export(jax.jit(lambda x: x + 1))(np.zeros(3)).serialize()\n"
+    script += "print(jax.export.deserialize(exported).call(np.arange(3.)).tolist())"
+    assert run(core / "python", "-c", script, cwd=tmp_path).stdout.split("\n")[-2] == "[1.0, 2.0, 3.0]"
+
+
 def use(commands: pathlib.Path, folder: pathlib.Path) -> str:
     """Prepares, trains two steps a stage, evaluates, predicts, loads, converts and exports; what training printed."""
     data, workdir = folder / "data", folder / "work"
@@ -140,6 +155,24 @@ def use(commands: pathlib.Path, folder: pathlib.Path) -> str:
 def test_everything_works_from_another_folder(installed, tmp_path):
     printed = use(installed, tmp_path)
     assert f"report: {tmp_path / 'work' / 'report' / 'index.html'}" in printed and "Pillow" not in printed
+
+
+@pytest.mark.slow
+def test_without_extras_a_network_is_used(installed, core, tmp_path):
+    """What docs/install.md promises of the core: status, scores, predictions and StableHLO."""
+    use(installed, tmp_path)
+    for mode, *flags in (
+        ("status",), ("evaluate",), ("predict", "--input=photo.png", "--output=predicted"),
+        ("export", "--format=stablehlo", "--output=core"), ("export", "--format=pretrained", "--output=shared"),
+    ):  # fmt: skip
+        run(core / "proda", f"--mode={mode}", "--workdir=work", *flags, cwd=tmp_path)
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(tmp_path / "predicted" / "ids" / "photo.png")),
+        np.asarray(Image.open(tmp_path / "loaded.png")),
+    )
+    written = [(tmp_path / folder / STABLEHLO).read_bytes() for folder in ("core", "exported")]
+    photo = np.asarray(Image.open(tmp_path / "photo.png"))[None]
+    np.testing.assert_array_equal(*(jax.export.deserialize(one).call(photo) for one in written))
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ with the one that started it, and a command with its `starter.py`.
 """
 
 import atexit
+import contextlib
 import gc
 import importlib
 import json
@@ -95,7 +96,8 @@ def end(code: object) -> None:
 
 if __name__ == "__main__":
     for module in WANTED:
-        importlib.import_module(module)
+        with contextlib.suppress(ModuleNotFoundError):  # there is no TensorFlow for Python 3.14
+            importlib.import_module(module)
     gc.freeze()  # so that looking for garbage copies none of it
     asked, streams = serve(sys.argv[1])
     try:
