@@ -176,7 +176,8 @@ class Files:
 
     def _predict_video(self, entry: Input) -> None:
         self._record.look(entry)
-        with contextlib.closing(Reader(entry.path, self._untagged_video)) as reader, contextlib.ExitStack() as stack:
+        opened = Reader(entry.path, self._untagged_video, self._segmenter.value_range)
+        with contextlib.closing(opened) as reader, contextlib.ExitStack() as stack:
             writers = {
                 kind: stack.enter_context(Writer(self._output / kind / entry.name, reader, grey=kind not in COLORED))
                 for kind in self._kinds

@@ -117,7 +117,7 @@ def inspect(workdir: epath.PathLike, integrity: Integrity | None = None) -> Insp
         raise ValueError(f"--workdir = {path} does not exist: name the folder of a run")
     config = _json(path / "config.json", damaged, AGAIN)
     _json(path / "results.json", damaged, AGAIN)
-    _check_archive(path / "samples.npz", damaged, integrity)
+    check_archive(path / "samples.npz", damaged, integrity)
     begun = sorted((folder for folder in path.iterdir() if (folder / "settings.json").exists()),
                    key=lambda folder: _time(folder / "settings.json") or 0.0)  # fmt: skip
     known = (config or {}).get("stages", ())
@@ -161,7 +161,7 @@ def _stage(folder: epath.Path, section: dict | None, damaged: list[str], integri
     _json(folder / "cost.json", damaged, "delete it, which forgets what the stage cost so far, and go on")
     prepared = (folder / "initial_prototypes.npz", folder / "source_class_pixels.npz")
     for archive in (*prepared, *_inside(folder / "snapshots")):
-        _check_archive(archive, damaged, integrity)
+        check_archive(archive, damaged, integrity)
     checkpoint = _newest_checkpoint(folder / "checkpoints", damaged, integrity)
     saved = _time(folder / "checkpoints" / str(checkpoint)) if checkpoint is not None else None
     files = [folder / name for name in ("settings.json", "metrics.jsonl", "history.jsonl", "result.json")]
@@ -296,7 +296,8 @@ def _lines(path: epath.Path, damaged: list[str], remedy: str) -> list[dict]:
     return []
 
 
-def _check_archive(path: epath.Path, damaged: list[str], integrity: Integrity) -> None:
+def check_archive(path: epath.Path, damaged: list[str], integrity: Integrity) -> None:
+    """Names an .npz file that is damaged."""
     if path.suffix == ".npz" and integrity.archive(path):
         damaged.append(f"{path}: it is made anew when it is wanted, or delete it")
 

@@ -231,3 +231,13 @@ def test_the_preview_in_a_raw_file_of_a_camera_is_not_taken_for_the_image():
 def test_what_is_no_image_or_half_of_one_says_so(contents, message):
     with pytest.raises(Unreadable, match=message):
         pixels.read(contents)
+
+
+def test_no_other_program_draws_a_postscript_file_whatever_its_name(monkeypatch):
+    """Pillow has Ghostscript draw it where that is installed."""
+    started: list = []
+    monkeypatch.setattr("subprocess.check_call", lambda *command, **_: started.append(command))
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", "gs")
+    with pytest.raises(Unreadable, match="PostScript file, .*: convert it to PNG"):
+        pixels.read(encoded(PIXELS, "EPS"))
+    assert not started
