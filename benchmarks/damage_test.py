@@ -31,6 +31,7 @@ from typing import Any
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from absl import app, flags, logging
+from etils import epath
 
 from benchmarks import kill_test
 from proda_jax.system import paths
@@ -165,8 +166,8 @@ def read_snapshot(path: pathlib.Path) -> str:
     from proda_jax.system.files import read_npz
 
     damaged: list[str] = []
-    inspection.check_archive(path, damaged, integrity.Integrity())
-    print(*damaged)
+    inspection.check_archive(epath.Path(path), damaged, integrity.Integrity())
+    print(*damaged, end="")
     return "" if damaged else digest(read_npz(path))
 
 
@@ -251,7 +252,9 @@ def campaign(found: list[Target], count: int, moments: random.Random) -> tuple[i
       How many damages were noticed, and a line for each that was not.
     """
     kinds = sorted({target.kind for target in found})
-    whole = {target: target.read(target.path) for target in found}
+    whole = {target: told(target) for target in found}
+    if wrong := [f"{target.path}: {said}" for target, (held, said) in whole.items() if held is None or said]:
+        raise ValueError(f"what nobody damaged is not as it was written: {wrong[0]}")
     noticed, missed, harmless = 0, [], collections.Counter()
     while noticed + len(missed) < count:
         kind = moments.choice(kinds)
@@ -266,7 +269,7 @@ def campaign(found: list[Target], count: int, moments: random.Random) -> tuple[i
             file.write_bytes(contents)
         if str(target.path) in said:
             noticed += 1
-        elif held == whole[target]:
+        elif held == whole[target][0]:
             harmless[f"{kind}: {file.name if target.path.is_dir() else 'archive'}"] += 1
         else:
             missed.append(f"{file}: {how}; {said or 'nothing was said'}")
