@@ -76,6 +76,9 @@ class Summary:
         if counts.rotated:
             notes.append(f"{counts.rotated} labelled images ask to be turned when shown (EXIF), which prediction does; "
                          "here they are as their labels")  # fmt: skip
+        if counts.paged:
+            notes.append(f"{counts.paged} images have several pages or frames, of which the first is taken, such as "
+                         f"{counts.first['paged']}")  # fmt: skip
         return notes
 
 

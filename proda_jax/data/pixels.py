@@ -155,6 +155,21 @@ def is_rotated(encoded: bytes) -> bool:
         return image.getexif().get(_ORIENTATION, 1) != 1
 
 
+def has_pages(image: Image.Image) -> bool:
+    """Whether a file, not yet read, has several pages or frames, of which `read` takes the first.
+
+    What a camera adds to a JPEG (a preview, depths) is none, nor are smaller copies of a TIFF's first page.
+    """
+    with contextlib.suppress(Exception):  # of a damaged file, which shows when it is read
+        if image.format == "MPO" or getattr(image, "n_frames", 1) == 1:
+            return False
+        if image.format != "TIFF":
+            return True
+        image.seek(1)
+        return not image.tag_v2.get(_SUBFILE, 0) & 1
+    return False
+
+
 def largest_value(encoded: bytes) -> int | None:
     """The largest value of an image of 16 bits; None: it has another number of bits."""
     with opened(encoded) as image:
