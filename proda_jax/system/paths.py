@@ -30,7 +30,7 @@ def expanded(value: Any) -> Any:
         address = _ADDRESS.match(item) if isinstance(item, str) else None
         if address and address[1].lower() != BUCKET:
             raise ValueError(f"{item}: files lie on this machine's disks or in Google's buckets (gs://...), and "
-                             f"addresses ({address[0]}) are neither read nor written: download what is there")  # fmt: skip
+                             f"addresses ({address[0]}) are neither read nor written: fetch what is there")  # fmt: skip
     return _with_home(value)
 
 

@@ -47,7 +47,7 @@ def test_a_home_that_nobody_has_is_refused():
 
 def test_addresses_of_anything_but_buckets_are_refused():
     for address in ("https://x.y/a.pth", "rtsp://camera/1", "FILE:///a", "s3://bucket/a"):
-        with pytest.raises(ValueError, match=f"{address}: files lie on .* disks or in Google's buckets .*: download"):
+        with pytest.raises(ValueError, match=f"{address}: files lie on .* disks or in Google's buckets .*: fetch"):
             expanded(address)
         with pytest.raises(ValueError, match=address):
             expanded(("a", address))
