@@ -14,6 +14,7 @@ from proda_jax.adaptation import losses
 from proda_jax.adaptation.stages import warmup
 from proda_jax.adaptation.state import DiscriminatorState
 from proda_jax.configs import base
+from proda_jax.models.convolution import convolve
 from proda_jax.models.resizing import resize_align_corners
 
 CHANNELS = (K, 64, 128, 256, 512, 1)
@@ -25,10 +26,8 @@ class Discriminator:
 
     def apply(self, variables, x):
         for layer in LAYERS:
-            x = jax.lax.conv_general_dilated(
-                x, variables["params"][f"{layer}.weight"], (2, 2), ((1, 1), (1, 1)), precision="highest",
-                dimension_numbers=("NHWC", "OIHW", "NHWC"),
-            ) + variables["params"][f"{layer}.bias"]  # fmt: skip
+            kernel = jnp.transpose(variables["params"][f"{layer}.weight"], (2, 3, 1, 0))
+            x = convolve(x, kernel, stride=2, dilation=1) + variables["params"][f"{layer}.bias"]
             x = x if layer == LAYERS[-1] else jnp.where(x > 0, x, 0.2 * x)
         return x
 
