@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 from collections import Counter
 
 from etils import epath
@@ -12,7 +11,7 @@ from proda_jax.data_prep import records
 from proda_jax.data_prep.base import DataSet, LayoutError
 from proda_jax.data_prep.examples import Example
 from proda_jax.data_prep.records import Record, Stored
-from proda_jax.system.files import write_atomically
+from proda_jax.system.files import write_json
 
 Splits = dict[str, list[Record]]
 MORE, FEWER, CHANGED = "more", "fewer", "changed"
@@ -145,5 +144,5 @@ class Copy:
         with contextlib.suppress(OSError):  # a folder that may only be read is asked again the next time
             records.save(self._folder, stored)
             metadata = self._prepared.metadata | {"origin": before | origin}
-            write_atomically(self._folder / METADATA, json.dumps(metadata))
+            write_json(self._folder / METADATA, metadata)
         return True

@@ -20,6 +20,7 @@ class Counts:
       other_label_shapes: those among them whose sides have another proportion than their image's.
       other_palettes: labels whose palette has the colour of one class for the value of another.
       rotated: labelled images whose EXIF orientation asks for a rotation, which is not done.
+      paged: images with several pages or frames, of which the first is stored.
       first: {name of an oddity: the first file that has it, and how}.
       values: pixels of each raw label value, {value: pixels}; `others`: of rarer ones, where there are very many.
     """
@@ -31,6 +32,7 @@ class Counts:
     other_label_shapes: int = 0
     other_palettes: int = 0
     rotated: int = 0
+    paged: int = 0
     first: dict[str, str] = dataclasses.field(default_factory=dict)
     values: Counter = dataclasses.field(default_factory=Counter)
     others: int = 0

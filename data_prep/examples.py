@@ -106,11 +106,15 @@ def checked(record: Record, image: bytes, label: bytes, checks: Checks) -> Examp
     meaning = checks.label_map
     with naming(record.image):
         check_complete(image)
+        with pixels.opened(image) as opened:
+            paged = pixels.has_pages(opened)
         rotated = bool(label) and pixels.is_rotated(image)
         image = _as_prediction_sees_it(image, checks.value_range, upright=not label)
         decoded = np.asarray(decoder().image(image))
     height, width = decoded.shape[:2]
-    counts = Counts(images=1, sizes=Counter([f"{width} x {height}"]), rotated=int(rotated))
+    counts = Counts(images=1, sizes=Counter([f"{width} x {height}"]), rotated=int(rotated), paged=int(paged))
+    if paged:
+        counts.first["paged"] = str(record.image)
     if label:
         with naming(record.label):
             check_complete(label)

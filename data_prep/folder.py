@@ -1,7 +1,8 @@
 """A user's own files: images, and labels where there are any."""
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from etils import epath
 
@@ -26,6 +27,7 @@ class Folder(DataSet):
         labels: str | Sequence[str] | None = None,
         file_list: str | None = None,
         labelled: str | None = None,
+        no_images: Mapping[str, str | Sequence[str]] | None = None,
         **kwargs,
     ):
         """Reads nothing yet.
@@ -36,6 +38,7 @@ class Folder(DataSet):
           labels: the same for label PNGs: one for all images, or one for each of `images`; or None.
           file_list: text file that names those of them that are meant; or None.
           labelled: text file that names the images whose labels may be read; or None, all of them.
+          no_images: labels of other data sets, by the settings that name them; none may be taken for an image.
           **kwargs: of `DataSet`.
 
         Raises:
@@ -46,6 +49,8 @@ class Folder(DataSet):
         self._labels = [Pattern.parse(text, LABEL_SUFFIXES) for text in as_texts(labels)]
         self._list = resolved(file_list) if file_list else None
         self._few = resolved(labelled) if labelled else None
+        self._no_images = {setting: [Pattern.parse(text, LABEL_SUFFIXES) for text in as_texts(given)]
+                           for setting, given in (no_images or {}).items()}  # fmt: skip
         if len(self._labels) not in (0, 1, len(self._images)):
             raise LayoutError(f"{split} has {len(self._images)} folders of images and {len(self._labels)} of labels: "
                               "name one of labels for all, or one for each")  # fmt: skip
@@ -67,9 +72,23 @@ class Folder(DataSet):
     def splits(self) -> dict[str, Sequence[Record]]:
         """Records of the one split."""
         records = self._all_records()
+        if not self._labels:
+            self._refuse_labels({record.image for record in records})
         if self._few:
             records = self._labels_of_few(records)
         return {self._split: records}
+
+    def _refuse_labels(self, images: set[epath.Path]) -> None:
+        """Refuses labels of another data set among the images: they are PNG files, too, and would be learnt from."""
+        for setting, patterns in self._no_images.items():
+            found: list[epath.Path] = []
+            with contextlib.suppress(LayoutError):  # which that data set is going to say
+                for pattern in patterns:
+                    if any(own.root in (pattern.root, *pattern.root.parents) for own in self._images):
+                        found += pattern.listing().files.values()
+            if held := [path for path in found if path in images]:
+                raise self.layout_error(f"{len(held)} of these images are the labels of {setting}, the first being "
+                                        f"{held[0]}: name folders, or a pattern, that leave them out")  # fmt: skip
 
     def _labels_of_few(self, records: list[Record]) -> list[Record]:
         """The records, without a label where the list does not name the image, so that it is never opened."""
@@ -80,7 +99,7 @@ class Folder(DataSet):
         return [record if record.name in chosen else dataclasses.replace(record, label=None) for record in records]
 
     def _all_records(self) -> list[Record]:
-        images, labels = [self._files(p) for p in self._images], [self._files(p) for p in self._labels]
+        images, labels = self._once([self._files(p) for p in self._images]), [self._files(p) for p in self._labels]
         begin = [""] * len(images)
         if len(set().union(*images)) < sum(map(len, images)):  # names occur twice
             begin = [f"{end}/" for end in told_apart(self._images)]
@@ -101,6 +120,16 @@ class Folder(DataSet):
                 "out of the names with a pattern, such as photos/*_rgb.png and labels/*_label.png"
             )
         return self.match(known, sorted(chosen.items()))
+
+    def _once(self, parts: list[Files]) -> list[Files]:
+        """The same without files that an earlier part has, as folders may be in others."""
+        seen, found = set(), []
+        for part in parts:
+            found.append({name: path for name, path in part.items() if path not in seen})
+            seen |= set(part.values())
+        if repeated := sum(map(len, parts)) - sum(map(len, found)):
+            self.notes.append(f"{repeated} images lie in two of the folders of images, and count once")
+        return found
 
     def _files(self, pattern: Pattern) -> Files:
         """{name: file} of a pattern; what it may have meant, too, and is not read is counted."""
@@ -132,7 +161,11 @@ class Folder(DataSet):
                     problems.append(f"line {line.number}, {line.label!r} (one of the labels is {_first(labels)})")
             if name is None:
                 problems.append(f"line {line.number}, {line.image!r} (one of the images is {_first(images)})")
-            repeated += name in found
+            if name in found:
+                repeated += 1
+                if label != found[name]:
+                    raise LayoutError(f"{self._list}, line {line.number}: {line.image!r} has another label than in a "
+                                      "line before: leave one of them out")  # fmt: skip
             found[name] = label
         if problems:
             raise LayoutError(f"{self._list} names {len(problems)} files that are not there, the first in "

@@ -206,6 +206,8 @@ def prepare_role(
     if wanted.name == FOLDER:
         files = {"split": wanted.split, "images": wanted.images, "labels": wanted.labels}
         files |= {"file_list": wanted.get("file_list"), "skip_unlabelled": wanted.get("skip_unlabelled", False)}
+        files["no_images"] = {setting: one.labels for other in ROLES for setting, one in data_sets(data, other).items()
+                              if one.name == FOLDER and one.labels}  # fmt: skip
         if role == "target":
             files["labelled"] = data.get("labelled_target")
     else:

@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -123,12 +124,20 @@ def save(folder: epath.PathLike, splits: dict[str, Iterable[Stored]]) -> None:
 
 
 def load(folder: epath.PathLike) -> dict[str, list[Stored]] | None:
-    """What `save` wrote; None where an older version prepared the folder, which noted nothing."""
+    """What `save` wrote; None where an older version prepared the folder, which noted nothing.
+
+    Raises:
+      ValueError: it is damaged.
+    """
     path = epath.Path(folder) / NAME
     if not path.exists():
         return None
     splits: dict[str, list[Stored]] = {}
-    for line in gzip.decompress(path.read_bytes()).splitlines():
+    try:
+        lines = gzip.decompress(path.read_bytes()).splitlines()
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is damaged ({error}): delete {folder} and give the same command again") from None
+    for line in lines:
         values = json.loads(line)
         splits.setdefault(values.pop("split"), []).append(Stored.from_json(values))
     return splits

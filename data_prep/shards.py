@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
 
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -79,7 +80,7 @@ def write(
         records = tasks[split, number]
         note = path.with_suffix(".json")  # written last: where it is, the shard is whole
         if note.exists() and path.exists():
-            stored = [Stored.from_json(values) for values in json.loads(note.read_text())]
+            stored = [Stored.from_json(values) for values in _noted(note) or ()]
             if [one.files for one in stored] == [_states(record) for record in records]:
                 bar.update(len(records))
                 return Shard(path, stored)
@@ -98,6 +99,14 @@ def write(
             pool.shutdown(wait=False, cancel_futures=True)
     problems.raise_any()
     return {split: [finished[task] for task in tasks if task[0] == split] for split in splits}
+
+
+def _noted(note: epath.Path) -> Any:
+    """What an earlier attempt noted; None where that is damaged, so that it is made again."""
+    try:
+        return json.loads(note.read_text())
+    except ValueError:
+        return None
 
 
 def _states(record: Record) -> tuple[FileState, ...] | None:
@@ -141,7 +150,7 @@ class Problems:
 def _resume(folder: epath.Path, plan: dict) -> None:
     """Makes the folder, or keeps it if it was made for the same plan."""
     note = folder / PLAN
-    if note.exists() and json.loads(note.read_text()) == json.loads(json.dumps(plan)):
+    if note.exists() and _noted(note) == json.loads(json.dumps(plan)):
         return
     if folder.exists():
         folder.rmtree()

@@ -1,7 +1,6 @@
 """What a prepared data set holds, as a file beside it and as text."""
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Sequence
 
@@ -9,7 +8,7 @@ from etils import epath
 
 from proda_jax.data.label_spaces import LabelMap
 from proda_jax.data_prep.counts import Counts, class_pixels, without_meaning
-from proda_jax.system.files import write_atomically
+from proda_jax.system.files import read_json, write_json
 
 NAME = "summary.json"
 
@@ -35,13 +34,18 @@ class Summary:
 
     @classmethod
     def load(cls, folder: epath.PathLike) -> "Summary":
-        values = json.loads((epath.Path(folder) / NAME).read_text())
+        """Reads one.
+
+        Raises:
+          ValueError: it is damaged.
+        """
+        values = read_json(epath.Path(folder) / NAME, f"delete {folder} and give the same command again")
         splits = {name: Counts.from_json(counts) for name, counts in values["splits"].items()}
         return cls(values["title"], splits, values["notes"])
 
     def save(self, folder: epath.PathLike) -> None:
         values = vars(self) | {"splits": {name: vars(counts) for name, counts in self.splits.items()}}
-        write_atomically(epath.Path(folder) / NAME, json.dumps(values, indent=2))
+        write_json(epath.Path(folder) / NAME, values)
 
     def unmapped(self, label_map: LabelMap) -> Counter:
         """Pixels of each label value without meaning."""
@@ -72,6 +76,9 @@ class Summary:
         if counts.rotated:
             notes.append(f"{counts.rotated} labelled images ask to be turned when shown (EXIF), which prediction does; "
                          "here they are as their labels")  # fmt: skip
+        if counts.paged:
+            notes.append(f"{counts.paged} images have several pages or frames, of which the first is taken, such as "
+                         f"{counts.first['paged']}")  # fmt: skip
         return notes
 
 

@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import tensorflow_datasets as tfds
 
+from proda_jax.data.prepared import INDEX_DIGEST, index_digest
 from proda_jax.data_prep import records, shards
 from proda_jax.data_prep.base import DataSet
 from proda_jax.data_prep.examples import Example
 from proda_jax.data_prep.records import Record
 from proda_jax.data_prep.summary import Summary
+from proda_jax.system import digests
 
 UNFINISHED = ".unfinished"  # ends the name of the folder in which finished shards wait for the others
 
@@ -75,7 +77,9 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         records.save(self.data_path, stored)
         counts = {name: [one.counts for one in found] for name, found in stored.items()}
         Summary.of(self.info.name, counts, data_set.notes).save(self.data_path)
-        self.info.metadata.update(plan, labelled=labelled)
+        lengths = {name: [len(shard.examples) for shard in made] for name, made in written.items()}
+        metadata = plan | {"labelled": labelled, INDEX_DIGEST: index_digest(self.info.name, lengths)}
+        self.info.metadata.update(metadata | {digests.KEY: digests.of_json(metadata)})
         infos = [self._take_over(name, made) for name, made in written.items()]
         folder.rmtree()
         return infos

@@ -99,13 +99,13 @@ class TfdsSource:
 
     def image(self, record: int) -> np.ndarray:
         """The image of a record at the size at which it is stored, uint8 [h, w, 3], RGB."""
-        return decode_pillow.image(self._read(record)["image"])
+        return decode_pillow.image(self._records[record]["image"])
 
     def label(self, record: int) -> np.ndarray:
         """The label of a record at its own size, train ids or IGNORE, uint8 [h, w]."""
         if not self.labelled:
             raise ValueError(self._unlabelled)
-        return decode_pillow.label(self._read(record)["label"], self._map)
+        return decode_pillow.label(self._records[record]["label"], self._map)
 
     def to_memory(
         self, *, labels: bool, records: Sequence[int] | None = None, own_labels: bool = False
@@ -196,7 +196,7 @@ class TfdsSource:
     def _encoded(self, records: Iterable[np.ndarray], labels: bool) -> Iterator[dict]:
         for record in (int(r) for batch in records for r in batch):
             held = max(record, 0)  # padding repeats record 0
-            stored = self._read(held)
+            stored = self._records[held]
             name = stored["name"].decode()
             if name != self.names[held]:
                 raise ValueError(f"{self._title}: record {held} is {name}, not {self.names[held]}: prepare it again")
@@ -205,15 +205,6 @@ class TfdsSource:
                                  "data_prep.prepare, with the same settings, brings that up to date")  # fmt: skip
             example = {"image": stored["image"], "record": np.int32(record)}
             yield example | {"label": stored["label"]} if labels else example
-
-    def _read(self, record: int) -> dict:
-        try:
-            return self._records[record]
-        except Exception as error:  # of the library, which does not say which data set it read
-            raise ValueError(
-                f"record {record} of {self._title} cannot be read ({error}): delete {self._folder} and give the same "
-                "command again, which prepares it anew"
-            ) from error
 
     def _decode(self, using: ModuleType, example: dict, *, own_size: bool) -> dict:
         image = using.resized(using.image(example["image"]), self.image_size, "bilinear")

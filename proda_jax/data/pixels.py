@@ -89,6 +89,8 @@ def opened(encoded: bytes) -> Iterator[Image.Image]:
             raise Unreadable(_reason(error)) from error
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+    if image.format == "EPS":
+        raise NoImage("it is a PostScript file, which another program would have to draw: convert it to PNG")
     with image:
         yield image
 
@@ -117,13 +119,13 @@ def _loaded(image: Image.Image, value_range: Range | None, encoded: bytes | None
     if image.format == "TIFF" and image.tag_v2.get(_SUBFILE, 0) & 1:
         raise Unreadable("it is a camera's raw file, of which Pillow reads the preview alone: develop it first")
     if encoded is not None and _is_deep(image):
-        return _to_bytes(_deep(encoded), value_range)
+        return to_bytes(_deep(encoded), value_range)
     image.load()
     if (values := _grey(image)) is not None:
         if values.dtype.itemsize == 4 and value_range is None:
             raise Unreadable("its pixels have 32 bits: name the values that are black and white as value_range, or "
                              "convert it to 8 or 16")  # fmt: skip
-        return np.repeat(_to_bytes(values, value_range)[..., None], 3, axis=-1)
+        return np.repeat(to_bytes(values, value_range)[..., None], 3, axis=-1)
     # palettes with transparency have no way straight to RGB
     twice = image.mode in ("P", "LA", "PA") or "transparency" in image.info
     pixels = np.empty((image.height, image.width, 3), np.uint8)
@@ -151,6 +153,21 @@ def is_rotated(encoded: bytes) -> bool:
         return False
     with opened(encoded) as image:
         return image.getexif().get(_ORIENTATION, 1) != 1
+
+
+def has_pages(image: Image.Image) -> bool:
+    """Whether a file, not yet read, has several pages or frames, of which `read` takes the first.
+
+    What a camera adds to a JPEG (a preview, depths) is none, nor are smaller copies of a TIFF's first page.
+    """
+    with contextlib.suppress(Exception):  # of a damaged file, which shows when it is read
+        if image.format == "MPO" or getattr(image, "n_frames", 1) == 1:
+            return False
+        if image.format != "TIFF":
+            return True
+        image.seek(1)
+        return not image.tag_v2.get(_SUBFILE, 0) & 1
+    return False
 
 
 def largest_value(encoded: bytes) -> int | None:
@@ -227,8 +244,12 @@ def _grey(image: Image.Image) -> np.ndarray | None:
     return values.astype(np.uint16) if image.format == "PPM" else values  # Pillow scales these to 16 bits
 
 
-def _to_bytes(values: np.ndarray, value_range: Range | None) -> np.ndarray:
-    """Values of more than 8 bits as uint8 of the same shape: 256 equal steps from black to white."""
+def to_bytes(values: np.ndarray, value_range: Range | None) -> np.ndarray:
+    """Values of more than 8 bits as uint8 of the same shape: 256 equal steps from black to white.
+
+    Raises:
+      Unreadable: they would come out nearly black, and there is no `value_range`.
+    """
     whole = values.dtype.kind in "iu"
     if value_range is None:
         largest = int(values.max())

@@ -91,6 +91,9 @@ def predict(
         print(f"skipped: {all_of_them - len(inputs)} of {all_of_them} files, which were done already")
     for line in passed_over.lines():
         print(f"passed over: {line}")
+    if files.paged:
+        print(f"{len(files.paged)} images have several pages or frames, of which the first was taken, such as "
+              f"{shown(min(files.paged))}")  # fmt: skip
     print(f"results: {output}")
     files.raise_for_failures(all_of_them, passed_over)
 
@@ -121,6 +124,7 @@ class Files:
 
     Attributes:
       failed: files that could not be predicted, with the reason.
+      paged: images with several pages or frames, of which the first counts.
       done: images and frames that were predicted.
       compiling: seconds that went into the first batch of each size.
       first: images and frames in these batches.
@@ -138,6 +142,7 @@ class Files:
         self._large: list[Input] = []
         self._no_images: list[Input] = []
         self.failed: dict[epath.Path, str] = {}
+        self.paged: list[epath.Path] = []
         self.done, self.compiling, self.first = 0, 0.0, 0
 
     @property
@@ -176,7 +181,8 @@ class Files:
 
     def _predict_video(self, entry: Input) -> None:
         self._record.look(entry)
-        with contextlib.closing(Reader(entry.path, self._untagged_video)) as reader, contextlib.ExitStack() as stack:
+        opened = Reader(entry.path, self._untagged_video, self._segmenter.value_range)
+        with contextlib.closing(opened) as reader, contextlib.ExitStack() as stack:
             writers = {
                 kind: stack.enter_context(Writer(self._output / kind / entry.name, reader, grey=kind not in COLORED))
                 for kind in self._kinds
@@ -212,7 +218,7 @@ class Files:
             self._record.look(entry)
             encoded = entry.path.read_bytes()
             with pixels.opened(encoded) as image:
-                size = image.width * image.height
+                size, paged = image.width * image.height, pixels.has_pages(image)
             if size > LARGE and not large:
                 self._large.append(entry)
                 return None
@@ -220,6 +226,8 @@ class Files:
                 wanted = f"{size / 1e6:.0f} megapixels take {size * BYTES / 1e9:.1f} GB of memory"
                 raise Unreadable(f"its {wanted}, of which {free / 1e9:.1f} are free")
             image = pixels.read(encoded, self._segmenter.value_range)
+            if paged:
+                self.paged.append(entry.path)
             return entry, image, self._segmenter.resized(image)
         except (Unreadable, OSError) as error:
             if isinstance(error, pixels.NoImage) and video.is_video(entry.path):

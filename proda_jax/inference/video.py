@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from etils import epath
 
-from proda_jax.data.pixels import Unreadable, check_av
+from proda_jax.data import pixels
+from proda_jax.data.pixels import Range, Unreadable, check_av
 from proda_jax.inference import video_colours
 from proda_jax.system.files import is_remote, unfinished_name
 
@@ -51,12 +52,16 @@ class Reader:
       notes: what was odd about it, once its frames were read.
     """
 
-    def __init__(self, path: epath.PathLike, untagged: str = video_colours.AUTO, *, sure: bool = True):
+    def __init__(
+        self, path: epath.PathLike, untagged: str = video_colours.AUTO, value_range: Range | None = None, *,
+        sure: bool = True,
+    ):  # fmt: skip
         """Opens the file.
 
         Args:
           path: of a file on this machine.
-          untagged: what its colours are if it does not say so, see `video_colours.of_frame`.
+          untagged: what its colours are if it does not say so, see `video_colours.settle`.
+          value_range: values that become black and white where it has 16 bits, see `pixels.read`.
           sure: whether its name says that it is a video, as that of a row of JPEG images has to.
 
         Raises:
@@ -86,7 +91,7 @@ class Reader:
         seconds = (self._container.duration or 0) / av.time_base
         self.count = self._stream.frames or round(seconds * self.rate)
         self.notes: list[str] = []
-        self._untagged = untagged
+        self._untagged, self._range = untagged, value_range
 
     def frames(self) -> Iterator[tuple[np.ndarray, int | None]]:
         """(uint8 [height, width, 3], RGB, time in units of `time_base`) of each frame, as it is to be shown.
@@ -94,7 +99,7 @@ class Reader:
         Frames may differ in size.
 
         Raises:
-          Unreadable: no frame can be read.
+          Unreadable: it has 16 bits, which would come out nearly black.
         """
         damaged, times, read, size = 0, [], 0, None
         for frame in self._decoded():
@@ -105,11 +110,11 @@ class Reader:
             times += [] if frame.pts is None else [frame.pts]
             for note in video_colours.settle(frame, self._untagged):
                 self._note(note)
-            pixels = upright(frame.to_ndarray(format="rgb24"), _matrix(frame))
-            if size not in (None, pixels.shape[:2]):
+            shown = upright(self._rgb(frame), _matrix(frame))
+            if size not in (None, shown.shape[:2]):
                 self._note("its frames change their size: results keep the first one's, labels by the nearest pixel")
-            size = pixels.shape[:2]
-            yield pixels, frame.pts
+            size = shown.shape[:2]
+            yield shown, frame.pts
         missing = self.count - read
         # a guess from times is far off where these begin anew
         lost = missing if self._stream.frames or 5 + 0.1 * self.count < missing < 0.5 * self.count else 0
@@ -130,6 +135,19 @@ class Reader:
                     yield None
         except av.FFmpegError:  # of the container: nothing follows
             yield None
+
+    def _rgb(self, frame: "av.VideoFrame") -> np.ndarray:
+        """The pixels of a frame; of 16 bits, which FFmpeg would cut to the upper 8, as those of an image file."""
+        bits, grey = frame.format.components[0].bits, len(frame.format.components) < 3
+        if bits != 16:
+            if self._range and bits > 8:
+                self._note(f"it has {bits} bits, and says what is white: value_range is for files of 16")
+            return frame.to_ndarray(format="rgb24")
+        values = frame.to_ndarray(format="gray16le" if grey else "rgb48le")
+        shown = pixels.to_bytes(values, self._range)
+        if self._range is None and values.max() >= pixels.DARK:  # frames after it may be as dark as they like
+            self._range = (0, 2**16 - 1)
+        return np.repeat(shown[..., None], 3, axis=-1) if grey else shown
 
     def _note(self, note: str) -> None:
         if note not in self.notes:

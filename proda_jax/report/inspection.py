@@ -116,8 +116,9 @@ def inspect(workdir: epath.PathLike, integrity: Integrity | None = None) -> Insp
     if not path.is_dir():
         raise ValueError(f"--workdir = {path} does not exist: name the folder of a run")
     config = _json(path / "config.json", damaged, AGAIN)
-    _json(path / "results.json", damaged, AGAIN)
-    _check_archive(path / "samples.npz", damaged, integrity)
+    for name in ("data.json", "results.json"):
+        _json(path / name, damaged, AGAIN)
+    check_archive(path / "samples.npz", damaged, integrity)
     begun = sorted((folder for folder in path.iterdir() if (folder / "settings.json").exists()),
                    key=lambda folder: _time(folder / "settings.json") or 0.0)  # fmt: skip
     known = (config or {}).get("stages", ())
@@ -159,15 +160,15 @@ def _stage(folder: epath.Path, section: dict | None, damaged: list[str], integri
     settings = section or {key.removeprefix(prefix): note[key] for key in note if key.startswith(prefix)}
     _json(folder / "environment.json", damaged, AGAIN)
     _json(folder / "cost.json", damaged, "delete it, which forgets what the stage cost so far, and go on")
-    prepared = (folder / "initial_prototypes.npz", folder / "source_class_pixels.npz")
-    for archive in (*prepared, *_inside(folder / "snapshots")):
-        _check_archive(archive, damaged, integrity)
+    for archive in (*_inside(folder), *_inside(folder / "snapshots")):
+        check_archive(archive, damaged, integrity)
     checkpoint = _newest_checkpoint(folder / "checkpoints", damaged, integrity)
     saved = _time(folder / "checkpoints" / str(checkpoint)) if checkpoint is not None else None
     files = [folder / name for name in ("settings.json", "metrics.jsonl", "history.jsonl", "result.json")]
     stores = _stores(folder)
     for store in stores:
         _json(store / "origin.json", damaged, f"delete {store}, and what it holds is made again")
+        _json(store / "class_thresholds.json", damaged, "delete it, and it is made again")
     return Stage(
         name=folder.name,
         settings=settings,
@@ -296,7 +297,8 @@ def _lines(path: epath.Path, damaged: list[str], remedy: str) -> list[dict]:
     return []
 
 
-def _check_archive(path: epath.Path, damaged: list[str], integrity: Integrity) -> None:
+def check_archive(path: epath.Path, damaged: list[str], integrity: Integrity) -> None:
+    """Names an .npz file that is damaged."""
     if path.suffix == ".npz" and integrity.archive(path):
         damaged.append(f"{path}: it is made anew when it is wanted, or delete it")
 

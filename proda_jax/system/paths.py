@@ -1,12 +1,17 @@
 """Paths that people give: expanded here, before they are used or recorded, whichever flag or setting holds them."""
 
 import os
+import re
 from typing import Any
 
 import ml_collections
 from absl import app, flags
 
 from proda_jax.system.refusals import end
+
+BUCKET = "gs"  # the scheme of what can be read and written beside the machine's own disks
+NO_PATHS = ("license",)  # flags that may hold an address
+_ADDRESS = re.compile("([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 
 
 def expanded(value: Any) -> Any:
@@ -19,8 +24,18 @@ def expanded(value: Any) -> Any:
       value: a path, or a list or tuple of values; whatever is neither is returned as it is.
 
     Raises:
-      ValueError: nobody of that name has a home here.
+      ValueError: nobody of that name has a home here, or it is the address of something else than a bucket.
     """
+    for item in value if isinstance(value, list | tuple) else (value,):
+        address = _ADDRESS.match(item) if isinstance(item, str) else None
+        if address and address[1].lower() != BUCKET:
+            raise ValueError(f"{item}: files lie on this machine's disks or in Google's buckets (gs://...), and "
+                             f"addresses ({address[0]}) are neither read nor written: fetch what is there")  # fmt: skip
+    return _with_home(value)
+
+
+def _with_home(value: Any) -> Any:
+    """See `expanded`."""
     if isinstance(value, list | tuple):
         changed = [expanded(item) for item in value]
         return value if changed == list(value) else type(value)(changed)
@@ -74,12 +89,13 @@ def parse(arguments: list[str]) -> list[str]:
 def _argument(text: str) -> str:
     """One argument: '--flag=~/x', or '~/x' alone."""
     name, equals, value = text.partition("=") if text.startswith("-") else ("", "", text)
-    return name + equals + expanded(value)
+    return name + equals + (_with_home if name.lstrip("-") in NO_PATHS else expanded)(value)
 
 
 def _expand_flag(flag: flags.Flag) -> None:
     """What an argument's beginning does not show: later entries of lists, and settings in a configuration's file."""
     if isinstance(flag.value, ml_collections.ConfigDict):
         expand_settings(flag.value)
-    elif (value := expanded(flag.value)) is not flag.value:
+    # only what was given: nobody knows what defaults libraries' own flags have
+    elif flag.present and flag.name not in NO_PATHS and (value := expanded(flag.value)) is not flag.value:
         flag.value = value

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from proda_jax.data import memory
+from proda_jax.data import memory, prepared
 from proda_jax.data.label_spaces import IGNORE, label_map, label_space
 from proda_jax.data.memory import MemorySource
 from proda_jax.data.pipeline import TfdsSource
 from proda_jax.data.source import example_order, ordered_records, training_records
 from proda_jax.data_prep.prepare import prepare
+from proda_jax.data_prep.records import load as load_records
+from proda_jax.data_prep.summary import Summary
 
 SIZE = (64, 128)
 
@@ -261,3 +263,24 @@ def test_a_damaged_record_file_is_named_with_the_remedy(gta5, tmp_path, damage):
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"delete .*gta5/2\.0\.0 and give the same command again"):
         _open("gta5", tmp_path).to_memory(labels=True)
+
+
+@pytest.mark.parametrize("note", ["dataset_info.json", "metadata.json", "summary.json", "records.jsonl.gz"])
+def test_a_flipped_bit_in_a_note_of_a_prepared_copy_is_named_or_changes_nothing(gta5, tmp_path, note):
+    shutil.copytree(gta5[0] / "data", tmp_path / "data")
+    folder = next((tmp_path / "data").rglob(note)).parent
+
+    def noted() -> tuple:
+        copy = prepared.Prepared(folder)
+        return copy.splits, copy.metadata, Summary.load(folder), load_records(folder)
+
+    whole, contents, refused = noted(), (folder / note).read_bytes(), 0
+    for place in range(0, len(contents), 5):
+        changed = bytes([contents[place] ^ 1 << place % 8])
+        (folder / note).write_bytes(contents[:place] + changed + contents[place + 1 :])
+        try:
+            assert noted() == whole, (place, changed)
+        except ValueError as error:
+            assert str(folder) in str(error) and "give the same command again" in str(error)
+            refused += 1
+    assert refused > 20

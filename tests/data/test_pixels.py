@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from fixtures import write_png16
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
 
 from proda_jax.data import decode, pixels
 from proda_jax.data.pixels import Unreadable
@@ -231,3 +231,29 @@ def test_the_preview_in_a_raw_file_of_a_camera_is_not_taken_for_the_image():
 def test_what_is_no_image_or_half_of_one_says_so(contents, message):
     with pytest.raises(Unreadable, match=message):
         pixels.read(contents)
+
+
+def test_no_other_program_draws_a_postscript_file_whatever_its_name(monkeypatch):
+    """Pillow has Ghostscript draw it where that is installed."""
+    started: list = []
+    monkeypatch.setattr("subprocess.check_call", lambda *command, **_: started.append(command))
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", "gs")
+    with pytest.raises(Unreadable, match="PostScript file, .*: convert it to PNG"):
+        pixels.read(encoded(PIXELS, "EPS"))
+    assert not started
+
+
+def test_files_of_several_pages_are_told_from_those_with_a_preview():
+    image, other = Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)
+    smaller = TiffImagePlugin.ImageFileDirectory_v2()
+    smaller[254] = 1
+    preview = other.copy()
+    preview.encoderinfo = {"tiffinfo": smaller}
+
+    def paged(kind: str, *more: Image.Image, **options) -> bool:
+        with pixels.opened(encoded(image, kind, save_all=True, append_images=more, **options)) as file:
+            return pixels.has_pages(file)
+
+    for kind in ("TIFF", "GIF", "WEBP", "PNG"):
+        assert paged(kind, other) and not paged(kind), kind
+    assert not paged("MPO", other) and not paged("TIFF", preview)

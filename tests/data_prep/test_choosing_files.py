@@ -148,6 +148,38 @@ def test_a_list_may_pair_files_whose_names_have_nothing_in_common(tmp_path):
     assert found == {"1": ("VOC/JPEG/1.jpg", "VOC/ClassAug/1x.png")}
 
 
+def test_labels_of_another_data_set_are_no_images_of_an_unlabelled_one(tmp_path):
+    """Such as those of the validation images, in a folder within that of the target."""
+    touch(tmp_path, "t/train/a.png", "t/val/images/b.png", "t/val/labels/b.png")
+    images, others = str(tmp_path / "t"), {"data.validation": str(tmp_path / "t" / "val" / "labels")}
+    with pytest.raises(LayoutError, match=r"1 of these images are the labels of data\.validation, the first being "
+                                          r".*/t/val/labels/b\.png: name folders, or a pattern"):  # fmt: skip
+        chosen(tmp_path, images, no_images=others)
+    assert list(chosen(tmp_path, f"{images}/train", no_images=others)) == ["a"]
+    elsewhere = {"data.validation": str(tmp_path / "elsewhere")}
+    assert len(chosen(tmp_path, images, no_images=elsewhere)) == 3  # which is said where that is prepared
+    settings = base.get_config().data
+    settings.target = base.folder("target", images, None, (48, 96))
+    settings.validation = base.folder("validation", f"{images}/val/images", f"{images}/val/labels", (48, 96))
+    with pytest.raises(LayoutError, match="are the labels of data.validation"):
+        prepare_role(settings, "target", str(tmp_path / "data"))
+
+
+def test_an_image_that_lies_in_two_of_the_folders_counts_once(tmp_path):
+    touch(tmp_path, "t/a/1.png", "t/b/2.png")
+    found = chosen(tmp_path, (str(tmp_path / "t" / "a"), str(tmp_path / "t")))
+    assert found == {"notes": ["1 images lie in two of the folders of images, and count once"],
+                     "1": ("t/a/1.png",), "b/2": ("t/b/2.png",)}  # fmt: skip
+
+
+def test_a_list_gives_an_image_one_label(tmp_path):
+    touch(tmp_path, "rgb/a.png", "label/a.png", "label/b.png")
+    file_list = tmp_path / "train.txt"
+    file_list.write_text("rgb/a.png label/a.png\nrgb/a.png label/b.png\n")
+    with pytest.raises(LayoutError, match=r"train\.txt, line 2: 'rgb/a.png' has another label than in a line before"):
+        chosen(tmp_path, str(tmp_path / "rgb"), str(tmp_path / "label"), file_list=str(file_list))
+
+
 def test_lists_that_do_not_fit_are_refused_with_the_line(tmp_path):
     touch(tmp_path, "rgb/a.png", "rgb/b.png", "label/a.png", "label/b.png")
     file_list = tmp_path / "train.txt"

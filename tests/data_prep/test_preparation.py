@@ -23,7 +23,7 @@ from raw_files import (
 from proda_jax.data import decode, decode_pillow, pixels
 from proda_jax.data.label_spaces import label_space
 from proda_jax.data_prep import contact_sheet, shards
-from proda_jax.data_prep.counts import class_pixels
+from proda_jax.data_prep.counts import Counts, class_pixels
 from proda_jax.data_prep.examples import Checks, checked
 from proda_jax.data_prep.folder import Folder
 from proda_jax.data_prep.png import index_png
@@ -208,6 +208,17 @@ def test_tiffs_of_16_and_32_bits_are_read_and_refused_as_in_prediction():
             with pytest.raises(ValueError, match="a.tif cannot be used: its .*value_range") as by_preparation:
                 checked(Record("a", "a.tif"), file, b"", Checks(CITYSCAPES))
             assert str(by_prediction.value) in str(by_preparation.value)
+
+
+def test_several_pages_are_counted(tmp_path):
+    pages = [Image.fromarray(noise(6, 8, 3)), Image.fromarray(255 - noise(6, 8, 3))]
+    file = encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    example = checked(Record("a", "a.tif"), file, b"", Checks(CITYSCAPES))
+    np.testing.assert_array_equal(decode_pillow.image(example.image), noise(6, 8, 3))
+    found = Summary.of("photos", {"own": [example.counts, Counts(images=1)]}, [])
+    assert found.notes_of("own", CITYSCAPES)[-1] == (
+        "1 images have several pages or frames, of which the first is taken, such as a.tif"
+    )
 
 
 def test_preparation_takes_the_files_of_a_folder_that_prediction_takes(tmp_path):

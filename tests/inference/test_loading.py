@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,6 +20,7 @@ from proda_jax.data.label_spaces import label_space
 from proda_jax.models import weights
 from proda_jax.models.weights.torch_names import to_torch
 from proda_jax.run.card import Card
+from proda_jax.system.checkpoints import network_in
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -124,6 +126,17 @@ def test_a_damaged_checkpoint_is_named(workdir, tmp_path):
     with pytest.raises(ValueError, match=f"checkpoint .*checkpoints/{LAST} cannot be read .*use another one"):
         load(copy)
     assert load(copy, checkpoint="best").origin.endswith(f"/{BEST}")
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda array: array.astype(np.float16), r"in (\d+) of \1 arrays: .* is float32 .*, not float16"),
+    (lambda array: np.zeros((2, *array.shape), array.dtype), r"is float32 \(\d+,\), not float32 \(2, \d+\)"),
+])  # fmt: skip
+def test_a_checkpoint_gives_no_arrays_of_another_type_or_shape(change, message, workdir):
+    """Orbax casts to the type of what it is to fill, and gives NumPy arrays the shape that is stored."""
+    wanted = jax.tree.map(change, variables_of("source", LAST))
+    with pytest.raises(ValueError, match=f"checkpoints/{LAST} holds another network than .*{message}"):
+        network_in(workdir / "source" / "checkpoints" / str(LAST), wanted)
 
 
 def test_a_checkpoint_of_an_older_version_needs_the_configuration(tmp_path):

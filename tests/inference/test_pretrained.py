@@ -154,7 +154,7 @@ WRONG = {
     "a bit": (flip_a_bit, "model.safetensors is damaged, or not the file that card.json is of.*another SHA-256"),
     "a bit of the card": (spoil_card, r"card.json is damaged \(its contents have changed .*\): fetch"),
     "no digest": (lambda folder: change_card(folder, sha256=None), "model.safetensors is damaged, or not the file"),
-    "no card": (lambda folder: (folder / "card.json").unlink(), "card.json is missing, without which nobody knows"),
+    "no card": (lambda folder: (folder / "card.json").unlink(), r"card.json is missing, .*, name .*/model\.safe"),
     "card": (lambda folder: (folder / "card.json").write_text('{"format": 1'), r"card.json is damaged \(.*fetch or"),
     "list": (lambda folder: (folder / "card.json").write_text("[]"), "card.json is no card of a pretrained network"),
     "lacks": (lambda folder: change_card(folder, classes=None), "the card of .* lacks classes"),

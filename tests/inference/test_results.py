@@ -362,6 +362,15 @@ def test_a_video_that_is_called_an_image_is_a_video(model, photos, tmp_path, cap
     assert "skipped: 4 of 4" in capsys.readouterr().out
 
 
+def test_several_pages_are_said_and_the_first_is_taken(model, tmp_path, capsys):
+    pages = [Image.fromarray(picture((48, 96), seed)) for seed in (1, 2)]
+    pages[0].save(tmp_path / "scan.tif", save_all=True, append_images=pages[1:])
+    predict(model, str(tmp_path / "scan.tif"), tmp_path / "out", ["ids"])
+    np.testing.assert_array_equal(read(tmp_path / "out" / "ids" / "scan.png"), model(picture((48, 96), 1)))
+    said = capsys.readouterr().out
+    assert "1 images have several pages or frames, of which the first was taken, such as" in said and "scan.tif" in said
+
+
 def test_images_of_12_bits_want_their_range(model, workdir, photos, tmp_path):
     Image.fromarray(picture((48, 96))[..., 0].astype(np.uint16) << 4).save(photos / "thermal.png")
     with pytest.raises(ValueError, match=r"thermal.png \(its 16 bits hold no value above 4080.*value_range 0,4095"):

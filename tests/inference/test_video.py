@@ -106,6 +106,43 @@ def test_grey_of_16_bits_is_kept_bit_by_bit(tmp_path):
 # What is read
 
 
+def write_deep(path: pathlib.Path, frames: list[np.ndarray]) -> pathlib.Path:
+    """Grey [height, width] or RGB [height, width, 3] of 16 bits, bit by bit."""
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("ffv1", rate=10)
+        grey = frames[0].ndim == 2
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "gray16le" if grey else "gbrp16le"
+        for values in frames:
+            frame = av.VideoFrame.from_ndarray(values, format="gray16le" if grey else "rgb48le")
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("shape", [(48, 96), (48, 96, 3)])
+def test_a_video_of_16_bits_is_read_as_an_image_of_16_bits_is(shape, tmp_path):
+    """12 bits in 16 are never nearly black in silence; one that was bright once may be dark."""
+    bright = np.random.default_rng(0).integers(0, 2**16, shape).astype(np.uint16)
+    black, dark = np.zeros_like(bright), bright >> 4
+    as_images = [np.broadcast_to((values >> 8)[:, :, None] if len(shape) == 2 else values >> 8, (48, 96, 3))
+                 for values in (black, bright, dark)]  # fmt: skip
+    np.testing.assert_array_equal(read(write_deep(tmp_path / "a.mkv", [black, bright, dark])), as_images)
+    write_deep(tmp_path / "b.mkv", [black, dark])
+    with pytest.raises(Unreadable, match="its 16 bits hold no value above 40.., .*value_range 0,4095 takes them as 12"):
+        read(tmp_path / "b.mkv")
+    found = read(tmp_path / "b.mkv", value_range=(0, 4095))
+    np.testing.assert_array_equal(found, [as_images[0], as_images[1]])  # whose upper 8 bits are those of 12
+
+
+def test_a_range_that_a_video_of_10_bits_has_no_use_for_is_said(tmp_path):
+    write_video(tmp_path / "a.mp4", [0, 100], pixel_format="yuv420p10le")
+    reader = Reader(tmp_path / "a.mp4", value_range=(0, 4095))
+    frames = [frame for frame, _ in reader.frames()]
+    np.testing.assert_array_equal(frames, read(tmp_path / "a.mp4"))
+    assert reader.notes == ["it has 10 bits, and says what is white: value_range is for files of 16"]
+
+
 @pytest.mark.parametrize(
     ("name", "codec", "container"),
     [("dash.ts", "libx264", "mpegts"), ("cam.mts", "libx264", "mpegts"), ("old.wmv", "wmv2", "asf"),

@@ -45,6 +45,15 @@ def test_a_home_that_nobody_has_is_refused():
         expanded("~nobody_here/x")
 
 
+def test_addresses_of_anything_but_buckets_are_refused():
+    for address in ("https://x.y/a.pth", "rtsp://camera/1", "FILE:///a", "s3://bucket/a"):
+        with pytest.raises(ValueError, match=f"{address}: files lie on .* disks or in Google's buckets .*: fetch"):
+            expanded(address)
+        with pytest.raises(ValueError, match=address):
+            expanded(("a", address))
+    assert expanded(("gs://bucket/a", "a/b: c", "C://x", "://", 3)) == ("gs://bucket/a", "a/b: c", "C://x", "://", 3)
+
+
 def test_settings_are_expanded_in_all_sections(home):
     c = ml_collections.ConfigDict({"a": "~/a", "b": {"c": {"d": "~/d", "e": 1}}, "f": ("~/f", "g"), "h": None}).lock()
     expand_settings(c)
@@ -115,6 +124,9 @@ def test_every_flag_and_setting_that_is_a_text_is_expanded(module, home):
         (["main.py", "--mode=report", "--workdir=~/run"], "{home}/run"),
         (["-m", "data_prep.convert_weights", "--input=~/a.pth", "--output=~/b.npz"], "{home}/a.pth"),
         (["main.py", "--mode=status", "--workdir=~nobody_here/run"], "error: ~nobody_here/run: nobody called"),
+        (["main.py", "--mode=predict", "--input=https://x.y/z.png"], "error: https://x.y/z.png: files lie on"),
+        (["main.py", "--config=custom", "--config.data.target.images=http://x/y.zip"], "error: http://x/y.zip: files"),
+        (["main.py", "--mode=export", "--license=https://x.y/z"], "--mode=export needs --output"),
     ],
 )  # fmt: skip
 def test_the_commands_use_what_was_expanded(command, message, home, tmp_path):

@@ -83,7 +83,8 @@ def read_card(folder: epath.PathLike) -> dict[str, Any]:
     """The card alone; errors as of `read`."""
     path = epath.Path(folder) / CARD
     if not path.exists():
-        raise ValueError(f"{path} is missing, without which nobody knows what network {WEIGHTS} holds: {AGAIN}")
+        raise ValueError(f"{path} is missing, without which nobody knows what network {WEIGHTS} holds: {AGAIN}; where "
+                         f"it is another program's, name {path.with_name(WEIGHTS)} as a file of weights")  # fmt: skip
     card = read_json(path, AGAIN)
     if not isinstance(card, dict) or "format" not in card:
         raise ValueError(f"{path} is no card of a pretrained network: {AGAIN}")
