@@ -162,7 +162,7 @@ def gradient_penalty(
     maps = MAPS[stage.adversarial_on](output, MAIN, size)
     scores, pullback = jax.vjp(lambda maps: tuple(map(jnp.sum, apply(discriminator, params, which, maps))), maps)
     each = jnp.eye(len(scores), dtype=scores[0].dtype)
-    return sum(jnp.sum(pullback(tuple(one))[0] ** 2) for one in each) / images
+    return jnp.sum(jax.vmap(lambda one: pullback(tuple(one))[0])(each) ** 2) / images
 
 
 def soft_labels(logits: jax.Array, stage: Settings) -> jax.Array:
