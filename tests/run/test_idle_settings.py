@@ -116,6 +116,10 @@ def follow(monkeypatch, tmp_path):
         seen.append(options)
         return current
 
+    def initialise(self, model, key, modules=None):
+        seen.append(modules and sorted((kind, *sorted(names)) for kind, names in modules.items()))
+        return tiny_variables(model, 0)
+
     def checkpoint(self, name, which, writable=True):
         seen.append((name, which))
         return devices.replicate(tiny_variables(self.model(name), 0), self._mesh), 0
@@ -129,7 +133,7 @@ def follow(monkeypatch, tmp_path):
     monkeypatch.setattr(prepared.Prepared, "fill", fill)
     monkeypatch.setattr(prepare, "_accumulate", accumulate)
     monkeypatch.setattr(networks.Networks, "checkpoint", checkpoint)
-    monkeypatch.setattr(networks.Networks, "initialise", lambda self, model, *rest: tiny_variables(model, 0))
+    monkeypatch.setattr(networks.Networks, "initialise", initialise)
     count = iter(range(1000))
 
     def run(config) -> list:
