@@ -160,7 +160,9 @@ def other_value(name: str, value):
                "source_images": "other", "window": (32, 32), "patch_size": (16, 32),
                "ignored_margins": (1, 2, 0, 0), "feature_distance_classes": ("sky",),
                "detail_size": (32, 32), "foundation": "dinov3_vits16", "foundation_file": "x.npz",
-               "foundation_input": "rgb01"}  # fmt: skip
+               "foundation_input": "rgb01", "auxiliary_head": "lower", "backbone": "resnet50", "depths": (2, 1),
+               "batch_norm_epsilon": "clamped", "initialisation": "pytorch", "input_mean": (0.1, 0.2, 0.3),
+               "input_std": (0.1, 0.2, 0.3)}  # fmt: skip
     if name in choices:
         return choices[name]
     if choices := settings.CHOICES.get(name, ranges.CHOICES.get(name)):
