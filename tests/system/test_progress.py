@@ -9,6 +9,7 @@ import subprocess
 import sys
 import termios
 import time
+from concurrent.futures import ThreadPoolExecutor
 from fcntl import ioctl
 
 import pytest
@@ -139,9 +140,19 @@ def test_a_log_hears_once_of_parts_and_phases_that_take_time(monkeypatch, capsys
     ]  # fmt: skip
 
 
-def test_a_log_has_no_control_characters():
+@pytest.fixture(scope="module")
+def written():
+    """What the program says in a log, and in terminals of 80 and 120 columns; at once, as it mostly waits."""
+    with ThreadPoolExecutor() as pool:
+        log = pool.submit(subprocess.run, [sys.executable, "-c", STEPS], cwd=ROOT, capture_output=True, text=True)
+        terminals = {columns: pool.submit(in_terminal, STEPS, columns) for columns in (80, 120)}
+        return {"log": log.result()} | {columns: found.result() for columns, found in terminals.items()}
+
+
+def test_a_log_has_no_control_characters(written):
     """The same program as in a terminal below."""
-    result = subprocess.run([sys.executable, "-c", STEPS], cwd=ROOT, capture_output=True, text=True, check=True)
+    result = written["log"]
+    assert result.returncode == 0, result.stderr
     assert result.stdout == "" and "\r" not in result.stderr and "\x1b" not in result.stderr
     lines = result.stderr.splitlines()
     assert lines[0] == "stage1 (compiling) ..." and lines[1] == "stage1: 11/40 steps (27 %)"
@@ -150,9 +161,8 @@ def test_a_log_has_no_control_characters():
 
 
 @pytest.mark.parametrize(("columns", "shown"), [(80, 1), (120, 5)])
-def test_a_terminal_gets_a_bar_that_fits_its_width_and_leaves_out_what_matters_least(columns, shown):
-    written = in_terminal(STEPS, columns)
-    drawn = [re.sub(r"\x1b\[\w", "", piece) for piece in re.split(r"[\r\n]+", written)]
+def test_a_terminal_gets_a_bar_that_fits_its_width_and_leaves_out_what_matters_least(columns, shown, written):
+    drawn = [re.sub(r"\x1b\[\w", "", piece) for piece in re.split(r"[\r\n]+", written[columns])]
     assert max(map(len, drawn)) <= columns
     bars = [piece for piece in drawn if piece.startswith("stage1 ") and "40/40 steps" in piece]
     assert "100%|" in bars[-1] and "8.25 images/s, mIoU 26.3" in bars[-1]
@@ -160,7 +170,7 @@ def test_a_terminal_gets_a_bar_that_fits_its_width_and_leaves_out_what_matters_l
     assert any(piece.startswith("stage1 (compiling)") and "10/40 steps" in piece for piece in drawn)
     assert any(re.search(r"[23]\d/40 steps, 00:0\d left", piece) for piece in drawn)
     assert any("stage1: evaluating" in piece and "2/3 images" in piece for piece in drawn)
-    assert "opening ...\r\n" in written  # which stays there
+    assert "opening ...\r\n" in written[columns]  # which stays there
     assert any(piece.startswith("passing ...") for piece in drawn) and not drawn[-1].strip()  # which does not
 
 
