@@ -33,7 +33,7 @@ VALIDATION_LABELS = None
 IMAGE_SIZE = (512, 1024)  # height, width in pixels, to which all images are resized; scores are at the labels' own size
 CROP_SIZE = (256, 512)  # what is trained on; multiples of 4
 BATCH_SIZE = 4  # source images and target images in a step, over all devices
-STEPS = 20_000  # of each stage; `:lite` on a few hundred images learns within 1,000
+STEPS = 20_000  # of each stage; `:lite` on a few hundred images learns within 1,500
 # ---------------------------------------------------------------------------------------------------------------------
 
 
