@@ -162,7 +162,9 @@ def other_value(name: str, value):
                "detail_size": (32, 32), "foundation": "dinov3_vits16", "foundation_file": "x.npz",
                "foundation_input": "rgb01", "auxiliary_head": "lower", "backbone": "resnet50", "depths": (2, 1),
                "batch_norm_epsilon": "clamped", "initialisation": "pytorch", "input_mean": (0.1, 0.2, 0.3),
-               "input_std": (0.1, 0.2, 0.3)}  # fmt: skip
+               "input_std": (0.1, 0.2, 0.3), "imagenet_weights": "x.npz", "self_supervised_weights": "x.npz",
+               "weights_input": "rgb01", "position_resize": "plain", "stride_in": "3x3",
+               "scan_blocks": True}  # fmt: skip
     if name in choices:
         return choices[name]
     if choices := settings.CHOICES.get(name, ranges.CHOICES.get(name)):
@@ -221,4 +223,6 @@ def test_each_setting_changes_what_a_stage_does_or_is_refused(kind, follow):
                 idle.append(f"{prefix}{name}")
     stage = config_of(kind).x  # other stages may use what this one does not, or has of its own
     shared = {f"views.{name}" for name in (*kinds.of(stage).unused_views(stage), *stage.views)}
+    if kind == "rectified":  # all of its passes are of the target
+        shared.add("x.statistics")
     assert set(idle) <= shared | {"model.imagenet_weights", "model.self_supervised_weights"}
