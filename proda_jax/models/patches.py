@@ -11,8 +11,7 @@ class PatchConv(nn.Module):
     """Convolution of windows as large as their stride, as one matrix product of patches.
 
     Images [batch, height, width, channels] give [batch, height // side, width // side, channels]; rows and columns that
-    fill no patch are left out. Images smaller than a patch have zeros behind them: there is no
-    attention to nothing.
+    fill no patch are left out. Images smaller than a patch have zeros behind them, as there is no attention to nothing.
     """
 
     channels: int
