@@ -351,8 +351,9 @@ def _reader() -> ocp.Checkpointer:
 
 
 def in_short(error: Exception) -> str:
-    """The first line of a library's error."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+    """The first line of a library's error, without Orbax's words on where more of it lies."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return re.split(r"[.:] See full TensorStore", line)[0][:160]
 
 
 def reason(error: Exception) -> str | None:

@@ -93,17 +93,17 @@ def compilations():
 
 def test_what_was_compiled_ahead_is_not_compiled_again(tmp_path, compilations):
     config = config_of()
-    config.stages, config.evaluate_every = ("source", "denoise"), 10
-    config.denoise.init = config.denoise.labels_from = "source"
-    config.denoise.temperature, config.evaluate_batch_size = 0.77, 3  # as no other test has, which might share programs
+    config.stages, config.evaluate_every = ("source", "distill"), 10
+    config.distill.teacher = config.distill.init = "source"
+    config.distill.ce_weight, config.evaluate_batch_size = 0.77, 3  # as no other test has, which might share programs
     run = experiment.Experiment(config, tmp_path, Sources(config, tmp_path, given=given()), devices_used=1)
     run.run_stage("source")
     for what in ("labels", "step"):
-        run.steps.ahead.wait(("denoise", what))
+        run.steps.ahead.wait(("distill", what))
     before = len(compilations)
-    run.run_stage("denoise")
-    assert {"jit(step)", "jit(soft_labels)"} <= set(compilations[:before])
-    assert not {"jit(step)", "jit(soft_labels)"} & set(compilations[before:])
+    run.run_stage("distill")
+    assert {"jit(step)", "jit(hard_labels)"} <= set(compilations[:before])
+    assert not {"jit(step)", "jit(hard_labels)"} & set(compilations[before:])
 
 
 def test_what_is_given_up_is_forgotten_and_more_can_be_begun():
