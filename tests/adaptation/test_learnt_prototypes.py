@@ -82,8 +82,9 @@ def test_two_steps_descend_the_loss_with_a_queue_and_an_average_follows(begun):
     np.testing.assert_allclose(vectors[-1], state.prototypes.vectors[:-1].mean(0), rtol=1e-5)  # of an unseen class
     averaged, velocity = np.asarray(state.prototypes.vectors, np.float64), 0.0
     held = Sampled(np.zeros((0, CHANNELS)), np.zeros((0, CLASSES)), None)
+    move = jax.jit(lambda state, sampled: learnt_prototypes.move(SimpleNamespace(**state), sampled, setup))
     for i, sampled in enumerate(steps):
-        learnt, moved, metrics = learnt_prototypes.move(state, sampled, setup)
+        learnt, moved, metrics = move(vars(state), sampled)
         loss, slope = loss_by_hand(vectors, sampled, held, shares)
         velocity = 0.9 * velocity + 0.3 * slope + DECAY * vectors
         vectors = vectors - RATE * velocity
@@ -101,12 +102,16 @@ def test_two_steps_descend_the_loss_with_a_queue_and_an_average_follows(begun):
 
 def test_other_positions_are_sampled_of_each_image_and_step_and_none_twice():
     numbers = np.arange(24, dtype=np.float32).reshape(1, 4, 6, 1).repeat(2, 0) + 1
-    output = Output(jnp.concatenate([numbers, jnp.ones_like(numbers)], -1), jnp.ones((2, 4, 6, CLASSES)))
-    shown = jnp.asarray(numbers[..., 0] > 12)
+    output = Output(np.concatenate([numbers, np.ones_like(numbers)], -1), np.ones((2, 4, 6, CLASSES), np.float32))
+    shown = numbers[..., 0] > 12
+
+    @jax.jit
+    def sampled(step):
+        state = SimpleNamespace(key=jax.random.key(0), step=step)
+        return learnt_prototypes.sample(state, output, shown, jnp.arange(2), 9)
 
     def places(step):
-        state = SimpleNamespace(key=jax.random.key(0), step=step)
-        found = learnt_prototypes.sample(state, output, shown, jnp.arange(2), 9)
+        found = sampled(step)
         where = np.asarray(found.features[..., 0] / found.features[..., 1]).round().astype(int)
         np.testing.assert_array_equal(found.counted, where > 12)
         np.testing.assert_allclose(np.linalg.norm(found.outputs, axis=-1), 1, rtol=1e-5)

@@ -162,7 +162,7 @@ def test_no_term_of_the_objective_could_be_left_out(term):
 def test_the_teacher_is_the_mean_of_the_networks_so_far_and_its_statistics_are_its_own():
     _, state, *_, after, _ = stepped()
     networks = state.ema_params, {"params": after.params, "batch_stats": after.batch_stats}, after.ema_params
-    for old, new, teacher in zip(*map(jax.tree.leaves, networks), strict=True):
+    for old, new, teacher in zip(*map(jax.tree.leaves, jax.device_get(networks)), strict=True):
         np.testing.assert_allclose(teacher, (old + new) / 2, atol=1e-6)
 
 
@@ -192,8 +192,9 @@ def test_contrast_waits_and_remembers_meanwhile():
     late = setup_of(contrast_after=3)
     output = type("Output", (), {"projected": jnp.ones((1, 2, 2, 8))})
     labels, known = jnp.zeros((1, 2, 2), int), after.contrast
+    term_of = jax.jit(lambda step: mix.contrast_term(state.replace(step=step), output, labels, known, 4, late))
     for step, acts in ((2, False), (3, True)):
-        term, value = mix.contrast_term(state.replace(step=step), output, labels, known, 4, late)
+        term, value = term_of(step)
         assert value > 0 and np.isclose(term, CONTRAST * value if acts else 0.0)
 
 
@@ -201,8 +202,9 @@ def test_a_bank_holds_means_of_the_last_batches_with_a_class():
     setup = setup_of(contrast_with="bank", contrast_bank=2)
     r, current = np.random.default_rng(0), contrast.begin(CLASSES, 8, 2)
     seen = [(r.normal(size=(1, 3, 4, 8)), r.integers(0, 3 + i, (1, 3, 4))) for i in range(3)]
+    remember = jax.jit(functools.partial(contrast.remember, setup=setup))
     for features, labels in seen:
-        current = contrast.remember(current, jnp.float32(features), jnp.asarray(labels), setup)
+        current = remember(current, np.float32(features), labels)
     for k in range(CLASSES):
         means = [unit(f)[y == k].mean(0) for f, y in seen if (y == k).any()][-2:]
         held = np.asarray(current.bank.held[k])

@@ -50,11 +50,11 @@ def modes_of(labels: np.ndarray, modes: np.ndarray) -> np.ndarray:
 
 def test_histograms_and_the_nearest_mode():
     labels = labels_of(2, (19, 24), 0)  # the last rows are no whole patch
-    found, there = patch_modes.histograms(labels, CLASSES, PATCH)
+    found, there = jax.jit(patch_modes.histograms, static_argnums=(1, 2))(labels, CLASSES, PATCH)
     np.testing.assert_allclose(found, histograms_of(labels), atol=1e-6)
     assert there.shape == (2, 2, 2) and not there[0, 0, 0] and np.sum(there) == 7
     modes = np.random.default_rng(1).random((MODES, 4 * CLASSES)).astype(np.float32) / CLASSES
-    np.testing.assert_array_equal(patch_modes.nearest(found, there, modes), modes_of(labels, modes))
+    np.testing.assert_array_equal(jax.jit(patch_modes.nearest)(found, there, modes), modes_of(labels, modes))
     whole = [patch_modes.patches_of(iter(labels), CLASSES, PATCH, most, 0) for most in (100, 4)]
     assert [len(vectors) for vectors in whole] == [7, 4]
     assert {tuple(vector) for vector in whole[1]} <= {tuple(vector) for vector in whole[0]}
@@ -83,7 +83,7 @@ def test_objective_and_gradients_are_those_of_pytorch():
     z = {name: 2 * rng.normal(size=(2, *SIZE, CLASSES)).astype(np.float32) for name in ("source", "target")}
     discriminator = Discriminator((4,))
     shape = Output(None, jnp.zeros((1, *SIZE, CLASSES)), (jnp.zeros((1, *SIZE, CLASSES)),))
-    weights = adversary.initialise(discriminator, jax.random.key(0), stage, shape, SIZE)
+    weights = jax.jit(lambda key: adversary.initialise(discriminator, key, stage, shape, SIZE))(jax.random.key(0))
     setup = own_logits.setup_of(
         stage, views, CLASSES, discriminator=discriminator, discriminator_optimizer=own_logits.KEEPS_GRADIENT
     )

@@ -79,7 +79,7 @@ def test_moments_ahead_have_the_gradient_of_those_behind_on_one_and_two_devices(
 def test_moments_ahead_of_bfloat16_are_those_of_the_exact_result():
     x = jnp.maximum(3 * draw(0, 4, 9, 11, 16) + 2, 0).astype(jnp.bfloat16)
     kernel = draw(1, 1, 1, 16, 64)
-    mean, var, positions = moments.moments_ahead(x, kernel, None)
+    mean, var, positions = jax.jit(moments.moments_ahead, static_argnums=2)(x, kernel, None)
     exact = np.asarray(x, np.float64) @ np.asarray(kernel[0, 0], np.float64)
     np.testing.assert_allclose(mean, exact.mean((0, 1, 2)), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(var, exact.var((0, 1, 2)), rtol=5e-3)
@@ -88,19 +88,19 @@ def test_moments_ahead_of_bfloat16_are_those_of_the_exact_result():
 
 def test_moments_of_bfloat16_are_those_of_its_values():
     x = (3 * draw(0, 4, 9, 11, 16) + 2).astype(jnp.bfloat16)
-    mean, var, positions = moments.batch_moments(x, None)
-    values = np.asarray(x.astype(jnp.float32), np.float64)
+    mean, var, positions = jax.jit(moments.batch_moments, static_argnums=1)(x, None)
+    values = np.asarray(x, np.float64)
     np.testing.assert_allclose(mean, values.mean((0, 1, 2)), rtol=1e-5)
     np.testing.assert_allclose(var, values.var((0, 1, 2)), rtol=1e-4)
     assert positions == 4 * 9 * 11
 
 
 def test_variances_ahead_are_not_negative_where_inputs_cancel():
-    factors = jnp.linspace(1.0, 7.0, 16)
-    kernel = draw(1, 16, 64)
+    factors = np.linspace(1.0, 7.0, 16, dtype=np.float32)
+    kernel = np.asarray(draw(1, 16, 64))
     kernel -= factors[:, None] * (factors @ kernel) / (factors @ factors)  # all outputs are zero but for rounding
-    x = 1e3 * draw(0, 2, 5, 6, 1) * factors
-    _, var, _ = moments.moments_ahead(x, kernel[None, None], None)
+    x = np.float32(1e3) * draw(0, 2, 5, 6, 1) * factors
+    _, var, _ = jax.jit(moments.moments_ahead, static_argnums=2)(x, kernel[None, None], None)
     assert 0 <= var.min() and var.max() < 1e-5 * x.var()
 
 
@@ -130,7 +130,8 @@ def test_gradient_of_a_dilated_kernel_is_the_same_taken_apart_and_in_pytorch(siz
     torch.nn.functional.conv2d(to_torch[0], weight, padding=dilation, dilation=dilation).backward(to_torch[1])
     expected = weight.grad.permute(2, 3, 1, 0).numpy()
     for way in (convolution.kernel_gradient, convolution.kernel_gradient_apart):
-        actual = way(x, dy, shape=jax.ShapeDtypeStruct((3, 3, 3, 4), jnp.float32), dilation=dilation)
+        shape = jax.ShapeDtypeStruct((3, 3, 3, 4), jnp.float32)
+        actual = jax.jit(partial(way, shape=shape, dilation=dilation))(x, dy)
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 

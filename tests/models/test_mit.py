@@ -26,11 +26,12 @@ def test_levels_have_the_strides_and_channels_of_the_paper():
 
 def test_branches_are_left_out_as_often_as_their_block_says_and_by_the_example_alone():
     keys = jax.random.split(jax.random.key(0), 4000)
-    factors = np.asarray(branch_factors(keys, 0.4, blocks=3))
+    drawn = jax.jit(functools.partial(branch_factors, rate=0.4, blocks=3))
+    factors = np.asarray(drawn(keys))
     assert factors.shape == (4000, 3, 2) and (factors[:, 0] == 1).all()  # the first block stays
     np.testing.assert_allclose((factors == 0).mean(0), [[0, 0], [0.2, 0.2], [0.4, 0.4]], atol=0.03)
     np.testing.assert_allclose(factors.mean(0), 1, atol=0.05)  # what is left makes up for it
-    np.testing.assert_array_equal(branch_factors(keys[7:9], 0.4, blocks=3), factors[7:9])
+    np.testing.assert_array_equal(drawn(keys[7:9]), factors[7:9])
     assert branch_factors(None, 0.4, 3) is None and branch_factors(keys, 0.0, 3) is None
 
 

@@ -62,9 +62,14 @@ def test_images_are_evenly_spread_and_labelled(taken):
     assert list(snapshots.spread(3, 8)) == [0, 1, 2]
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def evaluated(model, variables, images):
+    return model.apply(variables, images, train=False)
+
+
 def output_of(taken, params):
     variables = {"params": params, "batch_stats": taken["state"].batch_stats}
-    return taken["model"].apply(variables, taken["looked"].images.images / np.float32(255), train=False)
+    return evaluated(taken["model"], variables, taken["looked"].images.images / np.float32(255))
 
 
 def bilinear(values, size):

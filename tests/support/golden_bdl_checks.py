@@ -46,7 +46,7 @@ def selected(g) -> tuple[np.ndarray, np.ndarray, jax.Array]:
     classes = g.integers("bdl_coarse", (2, (h + 2) // 3, (w + 2) // 3), 0, K).repeat(3, 1).repeat(3, 2)[:, :h, :w]
     more = np.where(classes % 2, 4, 10)[..., None] * np.eye(K)[classes]
     logits = 1.5 * nhwc(g.normal("bdl_logits", (2, K, h, w))) + more
-    p = np.asarray(resize_align_corners(jax.nn.softmax(jnp.float32(logits)), g.size))
+    p = np.asarray(jax.jit(lambda z: resize_align_corners(jax.nn.softmax(z), g.size))(np.float32(logits)))
     thresholds = ct.all_but_portion(ct.by_class(p.max(-1), p.argmax(-1), K), 0.5, 0.9)
     return p, thresholds, ct.confident_labels(p, jnp.asarray(thresholds))
 
@@ -109,7 +109,7 @@ test_step_of_bdl.cases = [("adv",), ("ssl",)]
 
 
 def test_semantic_loss_of_bdl():
-    g = golden("bdl")
-    value, gradient = jax.value_and_grad(losses.semantic_difference)(g.logits("src_main"), g.logits("trg_main"))
+    g, difference = golden("bdl"), jax.jit(jax.value_and_grad(losses.semantic_difference))
+    value, gradient = difference(g.logits("src_main"), g.logits("trg_main"))
     agree(value, g["semantic_loss"])
     agree(thinned(gradient), g["semantic_grad"])

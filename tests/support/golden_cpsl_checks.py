@@ -32,9 +32,9 @@ def cpsl_features(g) -> tuple[np.ndarray, np.ndarray]:
 def test_self_labelling_of_cpsl():
     g = golden("cpsl")
     agree(shares(), g["class_distribution"])
-    agree(self_labelling.sinkhorn(0.3 * g.normal("cpsl_scores", (96, K)), shares()), g["sinkhorn"])
+    agree(jax.jit(self_labelling.sinkhorn)(0.3 * g.normal("cpsl_scores", (96, K)), shares()), g["sinkhorn"])
     vectors, features = cpsl_features(g)
-    agree(nchw(self_labelling.cosine_weights(features, vectors)), g["proto_weight"])
+    agree(nchw(jax.jit(self_labelling.cosine_weights)(features, vectors)), g["proto_weight"])
     chosen = g.permutation("cpsl_perm", int(np.prod(g.grid)))[:96]
     logits = nhwc(3 * g.normal("cpsl_out", (2, K, *g.grid)))
     features, logits = (x.reshape(2, -1, x.shape[-1])[:, chosen] for x in (features, logits))
@@ -114,7 +114,7 @@ def test_contrasts_of_sepico():
     coarse = repeated(g.skewed("sepico_coarse", (2, *cells), 2))
     label = np.where(noisy, g.integers("sepico_noise", (2, *pixels), 0, K), coarse)
     label[g.uniform("sepico_ignore", (2, *pixels)) < 0.03] = IGNORE
-    of_cells = np.asarray(feature_distance.dominant_label(label, cells, K))
+    of_cells = np.asarray(jax.jit(feature_distance.dominant_label, static_argnums=(1, 2))(label, cells, K))
     features = self_labelling.unit(nhwc(g.normal("sepico_feat", (2, 32, *cells))))
     terms = {
         "proto": lambda f, y, t: cs.prototype_contrast(f, y, mean, t),

@@ -1,5 +1,7 @@
 """ClassMix, confidence weights, feature distance, rare classes and masks agree with the released codes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,11 +20,12 @@ from proda_jax.models.resizing import resize_align_corners
 THRESHOLD = 0.968
 
 
+@functools.cache
 def teacher(g, resize) -> tuple[np.ndarray, np.ndarray]:
     """Pseudo labels and confidence of the teacher at full size, [B, H, W]."""
     logits = nhwc(5 * g.normal("dacs_teacher", (B, K, *g.grid)))
-    probabilities = jax.nn.softmax(resize(logits, g.size), axis=-1)
-    return np.asarray(probabilities.argmax(-1)), np.asarray(probabilities.max(-1))
+    probabilities = np.asarray(jax.jit(lambda z: jax.nn.softmax(resize(z, g.size), axis=-1))(logits))
+    return probabilities.argmax(-1), probabilities.max(-1)
 
 
 def mixing(g, *, over_batch: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -61,6 +64,9 @@ def test_class_mix_of_dacs():
     agree(nchw(class_mix.paste(mask, *images))[:, :, ::4, ::4], g["mixed_images"], 0.0)
 
 
+weighted = jax.jit(jax.value_and_grad(losses.weighted_cross_entropy), static_argnames="resize")
+
+
 @pytest.mark.parametrize("weighting", ["threshold_uniform", "threshold", "none"])
 def test_mixed_loss_of_dacs(weighting):
     g = golden("dacs")
@@ -76,7 +82,7 @@ def test_mixed_loss_of_dacs(weighting):
     if weighting != "none":
         agree(weights, g[{"threshold_uniform": "uniform_pixel_weight"}.get(weighting, "threshold_pixel_weight")])
     mixed = class_mix.paste(mask, labels, pseudo)
-    loss, gradient = jax.value_and_grad(losses.weighted_cross_entropy)(g.logits("trg_main"), mixed, weights)
+    loss, gradient = weighted(g.logits("trg_main"), mixed, weights)
     agree(loss, g[f"{weighting}_loss"])
     agree(thinned(gradient), g[f"{weighting}_grad"])
 
@@ -112,7 +118,7 @@ def test_feature_distance_of_daformer():
     coarse = repeated(g.integers("fd_coarse", (B, *g.cells), 0, K))
     labels = np.where(noisy, g.integers("fd_noise", (B, *pixels), 0, K), coarse)
     labels[g.uniform("fd_ignore", (B, *pixels)) < 0.05] = IGNORE
-    found = fd.dominant_label(labels, g.cells, K)
+    found = jax.jit(fd.dominant_label, static_argnums=(1, 2))(labels, g.cells, K)
     same(found, g["fdist_label"])
     mask = fd.is_any_of(found, (6, 7, *range(11, 19)))
     same(mask, g["fdist_mask"].astype(bool))
@@ -121,10 +127,11 @@ def test_feature_distance_of_daformer():
     def loss(features, mask):
         return 0.005 * losses.share_of_mean(fd.feature_distance(features, frozen), mask)
 
-    value, gradient = jax.value_and_grad(loss)(features, mask)
+    step = jax.jit(jax.value_and_grad(loss))
+    value, gradient = step(features, mask)
     agree(value, g["fdist_loss"])
     agree(thinned(gradient), g["fdist_grad"])
-    agree(loss(features, np.ones(mask.shape, bool)), g["fdist_all_loss"])
+    agree(step(features, np.ones(mask.shape, bool))[0], g["fdist_all_loss"])
 
 
 def test_class_mix_of_daformer():
@@ -139,11 +146,7 @@ def test_class_mix_of_daformer():
         weights = share_of_batch(g, sure) * confidence.outside_margins(g.size, (top, bottom, 0, 0))
         agree(weights[..., 0], g[f"pseudo_weight_{top}_{bottom}"])
         weights = class_mix.paste(mask, np.ones_like(sure), weights)
-
-        def loss(student, weights=weights):
-            return losses.weighted_cross_entropy(student, mixed, weights, resize=interpolation.resize)
-
-        value, gradient = jax.value_and_grad(loss)(g.logits("trg_main"))
+        value, gradient = weighted(g.logits("trg_main"), mixed, weights, resize=interpolation.resize)
         agree(value, g[f"mix_loss_{top}_{bottom}"])
         if top == 0:
             agree(nchw(gradient), g["mix_grad_0_0"])
