@@ -48,7 +48,7 @@ def selected(g) -> tuple[np.ndarray, np.ndarray, jax.Array]:
     logits = 1.5 * nhwc(g.normal("bdl_logits", (2, K, h, w))) + more
     p = np.asarray(jax.jit(lambda z: resize_align_corners(jax.nn.softmax(z), g.size))(np.float32(logits)))
     thresholds = ct.all_but_portion(ct.by_class(p.max(-1), p.argmax(-1), K), 0.5, 0.9)
-    return p, thresholds, ct.confident_labels(p, jnp.asarray(thresholds))
+    return p, thresholds, jax.jit(ct.confident_labels)(p, thresholds)
 
 
 def test_selection_of_bdl():
@@ -81,7 +81,7 @@ def test_step_of_bdl(tag):
 
     def step(state):
         new, metrics = jax.jit(lambda state: warmup.update(state, inputs, setup=setup))(state)
-        critics_gradient.update(new.discriminator.opt_state.trace)
+        critics_gradient.update(jax.device_get(new.discriminator.opt_state.trace))
         return new, metrics
 
     critic = DiscriminatorState(weights, setup.discriminator_optimizer.init(weights))

@@ -28,14 +28,15 @@ def teacher(g, resize) -> tuple[np.ndarray, np.ndarray]:
     return probabilities.argmax(-1), probabilities.max(-1)
 
 
+@functools.cache
 def mixing(g, *, over_batch: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Source labels, chosen classes [B, K + 1], and where they are pasted."""
     labels = dacs_labels(g)
-    present = class_mix.classes_present(labels, K)
+    present = np.asarray(jax.jit(class_mix.classes_present, static_argnums=1)(labels, K))
     if over_batch:
-        present = jnp.broadcast_to(present.any(0), present.shape)
-    chosen = class_mix.choose_half(present, dacs_draws(g, np.asarray(present)))
-    return labels, np.asarray(chosen), np.asarray(class_mix.paste_mask(labels, chosen))
+        present = np.broadcast_to(present.any(0), present.shape)
+    chosen = np.asarray(jax.jit(class_mix.choose_half)(present, dacs_draws(g, present)))
+    return labels, chosen, np.asarray(jax.jit(class_mix.paste_mask)(labels, chosen))
 
 
 def compare_chosen(g, chosen: np.ndarray) -> None:
@@ -48,9 +49,13 @@ def everywhere(g) -> np.ndarray:
     return np.ones((B, *g.size), bool)
 
 
-def share_of_batch(g, sure: np.ndarray, threshold: float = THRESHOLD) -> jax.Array:
-    counts = confidence.count_confident(sure, everywhere(g), threshold)
-    return confidence.share_weight(sure, everywhere(g), threshold, over_batch=counts)
+def share_of_batch(g, sure: np.ndarray, threshold: float = THRESHOLD) -> np.ndarray:
+    @jax.jit
+    def share(sure, threshold):
+        counts = confidence.count_confident(sure, everywhere(g), threshold)
+        return confidence.share_weight(sure, everywhere(g), threshold, over_batch=counts)
+
+    return np.asarray(share(sure, threshold))
 
 
 def test_class_mix_of_dacs():
@@ -120,7 +125,7 @@ def test_feature_distance_of_daformer():
     labels[g.uniform("fd_ignore", (B, *pixels)) < 0.05] = IGNORE
     found = jax.jit(fd.dominant_label, static_argnums=(1, 2))(labels, g.cells, K)
     same(found, g["fdist_label"])
-    mask = fd.is_any_of(found, (6, 7, *range(11, 19)))
+    mask = jax.jit(fd.is_any_of, static_argnums=1)(found, (6, 7, *range(11, 19)))
     same(mask, g["fdist_mask"].astype(bool))
     features, frozen = (nhwc(g.normal(name, (B, 32, *g.cells))) for name in ("fd_feat", "fd_feat_imnet"))
 
@@ -143,7 +148,8 @@ def test_class_mix_of_daformer():
     same(pseudo, g["pseudo_label"])
     mixed = class_mix.paste(mask, labels, pseudo)
     for top, bottom in ((0, 0), (3, 5)):
-        weights = share_of_batch(g, sure) * confidence.outside_margins(g.size, (top, bottom, 0, 0))
+        outside = jax.jit(confidence.outside_margins, static_argnums=(0, 1))(g.size, (top, bottom, 0, 0))
+        weights = share_of_batch(g, sure) * np.asarray(outside)
         agree(weights[..., 0], g[f"pseudo_weight_{top}_{bottom}"])
         weights = class_mix.paste(mask, np.ones_like(sure), weights)
         value, gradient = weighted(g.logits("trg_main"), mixed, weights, resize=interpolation.resize)
