@@ -51,7 +51,8 @@ def stepped() -> tuple:
     """State, drawn inputs, frozen variables, the pairs of a step, and the state after it."""
     setup = setup_of()
     variables, teacher, frozen = (jax.tree.map(jnp.float32, tiny_variables(setup.model, i)) for i in range(3))
-    state = build.create_state(setup, jax.random.key(0), variables, foundation=FOUNDATION)
+    create = jax.jit(functools.partial(build.create_state, setup))
+    state = create(jax.random.key(0), variables, foundation=FOUNDATION)
     state = state.replace(ema_params=teacher)
 
     @jax.jit
@@ -84,7 +85,7 @@ def gradient():
         return output, own["intermediates"]["encoded"][0]
 
     said = seen(teacher, inputs.target_image)[0].logits
-    said = np.asarray(jax.nn.softmax(resize_align_corners(said, setup.crop_size)))
+    said = np.asarray(jax.jit(lambda z: jax.nn.softmax(resize_align_corners(z, setup.crop_size)))(said))
     label = np.where(inputs.inside, said.argmax(-1), IGNORE)
     share = [np.mean(s[inside] >= THRESHOLD) for s, inside in zip(said.max(-1), inputs.inside, strict=True)]
     weight = np.broadcast_to(np.float32(share)[:, None, None], label.shape).copy()
@@ -97,7 +98,8 @@ def gradient():
     np.testing.assert_array_equal(masked.label, label)
     _, frozen_encoded = seen(frozen, inputs.source_image)
     grid = frozen_encoded.shape[1:3]
-    things = np.isin(mix.feature_distance.dominant_label(inputs.source_label, grid, CLASSES), (0, 3, 5))
+    dominant = jax.jit(mix.feature_distance.dominant_label, static_argnums=(1, 2))
+    things = np.isin(dominant(inputs.source_label, grid, CLASSES), (0, 3, 5))
     assert 0 < things.mean() < 1
     known = seen(teacher, inputs.source_image)[0].projected
     mean, variance = statistics_of(unit(np.asarray(known)), contrasted.source)
@@ -194,7 +196,7 @@ def test_contrast_waits_and_remembers_meanwhile():
     labels, known = jnp.zeros((1, 2, 2), int), after.contrast
     term_of = jax.jit(lambda step: mix.contrast_term(state.replace(step=step), output, labels, known, 4, late))
     for step, acts in ((2, False), (3, True)):
-        term, value = term_of(step)
+        term, value = map(float, term_of(step))
         assert value > 0 and np.isclose(term, CONTRAST * value if acts else 0.0)
 
 
@@ -223,7 +225,7 @@ def test_prototypes_choose_labels_and_say_how_much_they_count():
         inputs = mix.draw_inputs(state, batch, setup)
         return inputs, mix.teach(state, inputs, setup), setup.model.apply(variables, inputs.target_image, train=False)
 
-    inputs, taught, output = taught_in(state, one_batch())
+    inputs, taught, output = jax.device_get(taught_in(state, one_batch()))
     apart = np.linalg.norm(np.asarray(output.features)[..., None, :] - PROTOTYPES.vectors, axis=-1)
     omega = np.asarray(jax.nn.softmax(-resize_align_corners(jnp.float32(apart), setup.crop_size) / 0.5))
     p = np.asarray(jax.nn.softmax(resize_align_corners(output.logits, setup.crop_size)))
@@ -252,6 +254,6 @@ def test_settings_that_cannot_work_are_refused(setting, value, said):
 
 
 def test_half_of_the_batchs_classes_may_be_few_of_an_images():
-    present = jnp.array([[True, False, False, True], [False, True, True, True]])
-    own = np.asarray(class_mix.choose_half(present, jnp.arange(8).reshape(2, 4)))
+    present = np.array([[True, False, False, True], [False, True, True, True]])
+    own = np.asarray(jax.jit(class_mix.choose_half)(present, np.arange(8).reshape(2, 4)))
     np.testing.assert_array_equal(own.sum(1), [1, 2])

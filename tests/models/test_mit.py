@@ -55,7 +55,7 @@ def test_maps_smaller_than_a_patch_are_as_if_nothing_but_zeros_were_behind_them(
     """Keys of a small image's attention: none at all would be attention to nothing."""
     conv = PatchConv(5, side=4)
     x = np.random.default_rng(0).random((1, 3, 9, 2), np.float32)
-    variables = conv.init(jax.random.key(0), x)
+    variables = jax.jit(conv.init)(jax.random.key(0), x)
     kernel = np.asarray(variables["params"]["kernel"], np.float64)
     padded = np.pad(x, [(0, 0), (0, 1), (0, 0), (0, 0)]).astype(np.float64)
     expected = [np.tensordot(padded[0, :4, left : left + 4], kernel, 3) for left in (0, 4)]

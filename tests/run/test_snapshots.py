@@ -40,7 +40,7 @@ def taken(config, tmp_path_factory):
     start = prototypes.Prototypes(
         jnp.asarray(generator.normal(size=(CLASSES, 32)), jnp.float32), jnp.arange(CLASSES, dtype=jnp.float32)
     )
-    state = build.create_state(setup, jax.random.key(0), networks[0], start)
+    state = jax.jit(functools.partial(build.create_state, setup))(jax.random.key(0), networks[0], start)
     state = state.replace(step=jnp.int32(4), ema_params=networks[1]["params"])
     looked = snapshots.Looked(block_source(12, 5), config.snapshots, 2, tiny_model(config), labels=True)
     make = functools.partial(prepare.soft_labels, model, stride=4)

@@ -84,7 +84,7 @@ def test_step_of_bdl(tag):
         critics_gradient.update(jax.device_get(new.discriminator.opt_state.trace))
         return new, metrics
 
-    critic = DiscriminatorState(weights, setup.discriminator_optimizer.init(weights))
+    critic = DiscriminatorState(weights, jax.jit(setup.discriminator_optimizer.init)(weights))
     gradient, metrics = own_logits.gradient_of(step, setup, params, discriminator=critic)
     agree(metrics["source_ce"], g[f"{tag}_loss_seg_src"])
     agree(metrics.get("target_fit", 0.0), g[f"{tag}_loss_seg_trg"])

@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from comparators import B, K, agree, dacs_draws, dacs_labels, golden, nchw, nhwc, same, thinned

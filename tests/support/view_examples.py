@@ -1,5 +1,7 @@
 """Views of chosen and of random kinds, and images and labels to look at through them."""
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 
@@ -12,15 +14,23 @@ CLASSES = 6
 # Far from one another and from the grey of what lies outside.
 PALETTE = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 255, 255)], np.uint8)
 
-weak_image = jax.jit(views.weak_image, static_argnums=2)
-weak_label = jax.jit(views.weak_label, static_argnums=2)
-weak_soft_label = jax.jit(views.weak_soft_label, static_argnums=(2, 3, 4))
-weak_features = jax.jit(views.weak_features, static_argnums=(2, 3))
-strong_image = jax.jit(views.strong_image)
-strong_label = jax.jit(views.strong_label, static_argnums=2)
-strong_map = jax.jit(views.strong_map, static_argnums=2)
-draw_weak_view = jax.jit(views.draw_weak_view, static_argnums=(1, 2), static_argnames=("base_width", "scale", "flip"))
-draw_strong_view = jax.jit(
+
+def compiled(function: Callable, **static) -> Callable:
+    """A function in `jax.jit`, which gives NumPy arrays: what is done with a jax.Array is compiled, too."""
+    jitted = jax.jit(function, **static)
+    return lambda *arguments, **settings: jax.device_get(jitted(*arguments, **settings))
+
+
+weak_image = compiled(views.weak_image, static_argnums=2)
+weak_label = compiled(views.weak_label, static_argnums=2)
+weak_soft_label = compiled(views.weak_soft_label, static_argnums=(2, 3, 4))
+weak_features = compiled(views.weak_features, static_argnums=(2, 3))
+weak_inside = compiled(views.weak_inside, static_argnums=(1, 2))
+strong_image = compiled(views.strong_image)
+strong_label = compiled(views.strong_label, static_argnums=2)
+strong_map = compiled(views.strong_map, static_argnums=2)
+draw_weak_view = compiled(views.draw_weak_view, static_argnums=(1, 2), static_argnames=("base_width", "scale", "flip"))
+draw_strong_view = compiled(
     views.draw_strong_view,
     static_argnums=1,
     static_argnames=("operations", "probability", "flip", "randaugment", "cutout_fraction"),
@@ -76,7 +86,7 @@ def draw_strong(seed: int, batch: int, crop=CROP, **settings) -> StrongView:
 
 def draw_geometric(seed: int, batch: int, crop=CROP) -> StrongView:
     """Strong views whose every operation is applied and geometric, so that colours tell the class."""
-    view, first = jax.device_get(draw_strong(seed, batch, crop)), len(colour.OPERATIONS)
+    view, first = draw_strong(seed, batch, crop), len(colour.OPERATIONS)
     top, _, left, right = view.cutout.T
     return view.replace(
         operation=first + view.operation % (len(POOL) - first),
