@@ -218,7 +218,7 @@ def test_prototypes_choose_labels_and_say_how_much_they_count():
     setup = setup_of(weighting="prototypes", temperature=0.5, feature_distance_weight=0.0, contrast_weight=0.0,
                      foundation=None)  # fmt: skip
     variables = jax.tree.map(jnp.float32, tiny_variables(setup.model, 0))
-    state = build.create_state(setup, jax.random.key(0), variables, jax.tree.map(jnp.asarray, PROTOTYPES))
+    state = jax.jit(functools.partial(build.create_state, setup))(jax.random.key(0), variables, PROTOTYPES)
 
     @jax.jit
     def taught_in(state, batch):
@@ -227,8 +227,8 @@ def test_prototypes_choose_labels_and_say_how_much_they_count():
 
     inputs, taught, output = jax.device_get(taught_in(state, one_batch()))
     apart = np.linalg.norm(np.asarray(output.features)[..., None, :] - PROTOTYPES.vectors, axis=-1)
-    omega = np.asarray(jax.nn.softmax(-resize_align_corners(jnp.float32(apart), setup.crop_size) / 0.5))
-    p = np.asarray(jax.nn.softmax(resize_align_corners(output.logits, setup.crop_size)))
+    shares = jax.jit(lambda z: jax.nn.softmax(resize_align_corners(z, setup.crop_size)))
+    omega, p = np.asarray(shares(np.float32(-apart / 0.5))), np.asarray(shares(output.logits))
     label = np.where(inputs.inside, (p * omega).argmax(-1), IGNORE)
     assert np.mean(taught.label != label) < 1e-3
     trust = np.take_along_axis(omega, (p * omega).argmax(-1)[..., None], -1)[..., 0]
