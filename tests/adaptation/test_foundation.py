@@ -1,5 +1,7 @@
 """Class prototypes of a frozen network (DFUDA): what they are, and that they come from a file of its weights."""
 
+import functools
+
 import flax
 import jax
 import numpy as np
@@ -62,7 +64,8 @@ def test_they_are_mean_directions_of_the_features_of_each_class_by_the_weights_i
         np.testing.assert_array_equal(array, given[path])
     plain = tiny_model(tiny_config())
     images = np.float32(source.images) / 255
-    _, kept = plain.apply(variables, images, train=False, mutable=["intermediates"])
+    apply = jax.jit(functools.partial(plain.apply, train=False, mutable=["intermediates"]))
+    _, kept = apply(variables, images)
     features = np.asarray(kept["intermediates"]["encoded"][0])
     features = features / np.linalg.norm(features, axis=-1, keepdims=True)
     rows, columns = (np.arange(n) * m // n for n, m in zip(features.shape[1:3], images.shape[1:3], strict=True))

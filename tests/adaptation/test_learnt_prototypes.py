@@ -70,7 +70,8 @@ def begun():
     counts[-1] = 0
     start = Prototypes(r.normal(size=(CLASSES, CHANNELS)).astype(np.float32), counts)
     shares = r.dirichlet(np.full(CLASSES, 3.0))
-    learnt = learnt_prototypes.begin(start, shares, QUEUE, setup.prototype_optimizer)
+    begin = jax.jit(learnt_prototypes.begin, static_argnums=(2, 3))
+    learnt = begin(start, shares, QUEUE, setup.prototype_optimizer)
     steps = [Sampled(*(unit(r.normal(size=(2, PIXELS, n))).astype(np.float32) for n in (CHANNELS, CLASSES)),
                      r.random((2, PIXELS)) < 0.7) for _ in range(2)]  # fmt: skip
     return setup, SimpleNamespace(learnt_prototypes=learnt, prototypes=start), shares, steps
@@ -82,8 +83,9 @@ def test_two_steps_descend_the_loss_with_a_queue_and_an_average_follows(begun):
     np.testing.assert_allclose(vectors[-1], state.prototypes.vectors[:-1].mean(0), rtol=1e-5)  # of an unseen class
     averaged, velocity = np.asarray(state.prototypes.vectors, np.float64), 0.0
     held = Sampled(np.zeros((0, CHANNELS)), np.zeros((0, CLASSES)), None)
+    move = jax.jit(lambda state, sampled: learnt_prototypes.move(SimpleNamespace(**state), sampled, setup))
     for i, sampled in enumerate(steps):
-        learnt, moved, metrics = learnt_prototypes.move(state, sampled, setup)
+        learnt, moved, metrics = move(vars(state), sampled)
         loss, slope = loss_by_hand(vectors, sampled, held, shares)
         velocity = 0.9 * velocity + 0.3 * slope + DECAY * vectors
         vectors = vectors - RATE * velocity
@@ -92,7 +94,7 @@ def test_two_steps_descend_the_loss_with_a_queue_and_an_average_follows(begun):
         np.testing.assert_allclose(metrics["self_labelling"], loss, rtol=1e-4)
         np.testing.assert_allclose(learnt.vectors, vectors, atol=2e-5)
         np.testing.assert_allclose(moved.vectors, averaged, atol=2e-5)
-        assert np.all(moved.counts > 0)
+        assert np.all(np.asarray(moved.counts) > 0)
         state = SimpleNamespace(learnt_prototypes=learnt, prototypes=moved)
         last = [x.reshape(-1, *x.shape[2:])[-QUEUE:] for x in (sampled.features, sampled.outputs, sampled.counted)]
         jax.tree.map(np.testing.assert_array_equal, learnt.queue, Sampled(*last))
@@ -101,12 +103,16 @@ def test_two_steps_descend_the_loss_with_a_queue_and_an_average_follows(begun):
 
 def test_other_positions_are_sampled_of_each_image_and_step_and_none_twice():
     numbers = np.arange(24, dtype=np.float32).reshape(1, 4, 6, 1).repeat(2, 0) + 1
-    output = Output(jnp.concatenate([numbers, jnp.ones_like(numbers)], -1), jnp.ones((2, 4, 6, CLASSES)))
-    shown = jnp.asarray(numbers[..., 0] > 12)
+    output = Output(np.concatenate([numbers, np.ones_like(numbers)], -1), np.ones((2, 4, 6, CLASSES), np.float32))
+    shown = numbers[..., 0] > 12
+
+    @jax.jit
+    def sampled(step):
+        state = SimpleNamespace(key=jax.random.key(0), step=step)
+        return learnt_prototypes.sample(state, output, shown, jnp.arange(2), 9)
 
     def places(step):
-        state = SimpleNamespace(key=jax.random.key(0), step=step)
-        found = learnt_prototypes.sample(state, output, shown, jnp.arange(2), 9)
+        found = jax.device_get(sampled(step))
         where = np.asarray(found.features[..., 0] / found.features[..., 1]).round().astype(int)
         np.testing.assert_array_equal(found.counted, where > 12)
         np.testing.assert_allclose(np.linalg.norm(found.outputs, axis=-1), 1, rtol=1e-5)
@@ -120,10 +126,14 @@ def test_other_positions_are_sampled_of_each_image_and_step_and_none_twice():
 def test_weights_by_cosines_are_the_softmax_of_cosine_over_temperature():
     r = np.random.default_rng(1)
     features, vectors = r.normal(size=(2, 3, CHANNELS)), r.normal(size=(CLASSES, CHANNELS))
-    apart = prototypes.DISTANCES["cosine"](jnp.float32(features), jnp.float32(vectors))
+
+    @jax.jit
+    def weights(features, vectors):
+        return prototypes.assignment_weights(prototypes.DISTANCES["cosine"](features, vectors), 0.08)
+
     logits = unit(features) @ unit(vectors).T / 0.08
     expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    np.testing.assert_allclose(prototypes.assignment_weights(apart, 0.08), expected, atol=1e-5)
+    np.testing.assert_allclose(weights(np.float32(features), np.float32(vectors)), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [base.mix, base.denoise])

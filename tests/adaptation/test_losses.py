@@ -67,18 +67,18 @@ def test_soft_cross_entropy_is_pytorchs_over_the_pixels_of_the_mask():
 def test_reverse_cross_entropy_of_a_pixel_is_its_wrong_probability_times_the_clamp():
     right = np.asarray(jax.nn.softmax(LOGITS))[~IGNORED][np.arange((~IGNORED).sum()), LABELS[~IGNORED]]
     expected = -np.log(1e-4) * np.mean(1 - right)
-    np.testing.assert_allclose(losses.reverse_cross_entropy(LOGITS, LABELS), expected, rtol=1e-5)
+    np.testing.assert_allclose(masked("reverse_cross_entropy")(LOGITS, LABELS)[0], expected, rtol=1e-5)
 
 
 def test_symmetric_cross_entropy_follows_its_two_weights():
-    ce, rce = losses.cross_entropy(LOGITS, LABELS), losses.reverse_cross_entropy(LOGITS, LABELS)
-    both = losses.symmetric_cross_entropy(LOGITS, LABELS, alpha=0.3, beta=2.0)
+    ce, rce = (masked(name)(LOGITS, LABELS)[0] for name in ("cross_entropy", "reverse_cross_entropy"))
+    both = jax.jit(losses.symmetric_cross_entropy)(LOGITS, LABELS, alpha=0.3, beta=2.0)
     np.testing.assert_allclose(both, 0.3 * ce + 2.0 * rce, rtol=1e-6)
 
 
 def test_paper_reduction_sums_over_pixels_and_averages_over_images():
     total = F.cross_entropy(to_torch(LOGITS), torch.tensor(LABELS), ignore_index=IGNORE, reduction="sum").item()
-    np.testing.assert_allclose(losses.cross_entropy(LOGITS, LABELS, reduction="sum"), total / B, rtol=1e-5)
+    np.testing.assert_allclose(masked("cross_entropy sum")(LOGITS, LABELS)[0], total / B, rtol=1e-5)
     minus_log_p = -np.asarray(jax.nn.log_softmax(LOGITS))
     expected = minus_log_p.sum(axis=(1, 2, 3)).mean()
     np.testing.assert_allclose(losses.class_balance(LOGITS, "mrkld", reduction="sum"), expected, rtol=1e-5)
@@ -104,19 +104,19 @@ def test_consistency_is_the_divergence_of_the_teachers_assignment_from_the_stude
     np.testing.assert_allclose(whole, K * mean, rtol=1e-5)
 
 
+consistency = jax.jit(jax.value_and_grad(losses.assignment_consistency))
+
+
 def test_consistency_of_seen_classes_is_as_if_the_unseen_did_not_exist():
-    with_all = losses.assignment_consistency(LOGITS, OTHER, ~IGNORED, seen=SEEN)
-    only_seen = losses.assignment_consistency(LOGITS[..., SEEN], OTHER[..., SEEN], ~IGNORED)
+    with_all, gradient = consistency(LOGITS, OTHER, ~IGNORED, seen=SEEN)
+    only_seen, _ = consistency(LOGITS[..., SEEN], OTHER[..., SEEN], ~IGNORED)
     np.testing.assert_allclose(with_all, only_seen * SEEN.sum() / K, rtol=1e-5)
-    gradient = jax.grad(losses.assignment_consistency)(LOGITS, OTHER, ~IGNORED, seen=SEEN)
     assert not np.any(np.asarray(gradient)[..., ~SEEN])
     assert np.any(np.asarray(gradient)[..., SEEN])
 
 
 def test_consistency_without_any_prototype_is_zero():
-    value, gradient = jax.value_and_grad(losses.assignment_consistency)(
-        LOGITS, OTHER, ~IGNORED, seen=np.zeros(K, bool)
-    )
+    value, gradient = consistency(LOGITS, OTHER, ~IGNORED, seen=np.zeros(K, bool))
     assert value == 0 and not np.any(gradient)
 
 

@@ -51,7 +51,8 @@ def stepped() -> tuple:
     """State, drawn inputs, frozen variables, the pairs of a step, and the state after it."""
     setup = setup_of()
     variables, teacher, frozen = (jax.tree.map(jnp.float32, tiny_variables(setup.model, i)) for i in range(3))
-    state = build.create_state(setup, jax.random.key(0), variables, foundation=FOUNDATION)
+    create = jax.jit(functools.partial(build.create_state, setup))
+    state = create(jax.random.key(0), variables, foundation=FOUNDATION)
     state = state.replace(ema_params=teacher)
 
     @jax.jit
@@ -84,7 +85,7 @@ def gradient():
         return output, own["intermediates"]["encoded"][0]
 
     said = seen(teacher, inputs.target_image)[0].logits
-    said = np.asarray(jax.nn.softmax(resize_align_corners(said, setup.crop_size)))
+    said = np.asarray(jax.jit(lambda z: jax.nn.softmax(resize_align_corners(z, setup.crop_size)))(said))
     label = np.where(inputs.inside, said.argmax(-1), IGNORE)
     share = [np.mean(s[inside] >= THRESHOLD) for s, inside in zip(said.max(-1), inputs.inside, strict=True)]
     weight = np.broadcast_to(np.float32(share)[:, None, None], label.shape).copy()
@@ -97,7 +98,8 @@ def gradient():
     np.testing.assert_array_equal(masked.label, label)
     _, frozen_encoded = seen(frozen, inputs.source_image)
     grid = frozen_encoded.shape[1:3]
-    things = np.isin(mix.feature_distance.dominant_label(inputs.source_label, grid, CLASSES), (0, 3, 5))
+    dominant = jax.jit(mix.feature_distance.dominant_label, static_argnums=(1, 2))
+    things = np.isin(dominant(inputs.source_label, grid, CLASSES), (0, 3, 5))
     assert 0 < things.mean() < 1
     known = seen(teacher, inputs.source_image)[0].projected
     mean, variance = statistics_of(unit(np.asarray(known)), contrasted.source)
@@ -162,7 +164,7 @@ def test_no_term_of_the_objective_could_be_left_out(term):
 def test_the_teacher_is_the_mean_of_the_networks_so_far_and_its_statistics_are_its_own():
     _, state, *_, after, _ = stepped()
     networks = state.ema_params, {"params": after.params, "batch_stats": after.batch_stats}, after.ema_params
-    for old, new, teacher in zip(*map(jax.tree.leaves, networks), strict=True):
+    for old, new, teacher in zip(*map(jax.tree.leaves, jax.device_get(networks)), strict=True):
         np.testing.assert_allclose(teacher, (old + new) / 2, atol=1e-6)
 
 
@@ -192,8 +194,9 @@ def test_contrast_waits_and_remembers_meanwhile():
     late = setup_of(contrast_after=3)
     output = type("Output", (), {"projected": jnp.ones((1, 2, 2, 8))})
     labels, known = jnp.zeros((1, 2, 2), int), after.contrast
+    term_of = jax.jit(lambda step: mix.contrast_term(state.replace(step=step), output, labels, known, 4, late))
     for step, acts in ((2, False), (3, True)):
-        term, value = mix.contrast_term(state.replace(step=step), output, labels, known, 4, late)
+        term, value = map(float, term_of(step))
         assert value > 0 and np.isclose(term, CONTRAST * value if acts else 0.0)
 
 
@@ -201,8 +204,9 @@ def test_a_bank_holds_means_of_the_last_batches_with_a_class():
     setup = setup_of(contrast_with="bank", contrast_bank=2)
     r, current = np.random.default_rng(0), contrast.begin(CLASSES, 8, 2)
     seen = [(r.normal(size=(1, 3, 4, 8)), r.integers(0, 3 + i, (1, 3, 4))) for i in range(3)]
+    remember = jax.jit(functools.partial(contrast.remember, setup=setup))
     for features, labels in seen:
-        current = contrast.remember(current, jnp.float32(features), jnp.asarray(labels), setup)
+        current = remember(current, np.float32(features), labels)
     for k in range(CLASSES):
         means = [unit(f)[y == k].mean(0) for f, y in seen if (y == k).any()][-2:]
         held = np.asarray(current.bank.held[k])
@@ -214,17 +218,17 @@ def test_prototypes_choose_labels_and_say_how_much_they_count():
     setup = setup_of(weighting="prototypes", temperature=0.5, feature_distance_weight=0.0, contrast_weight=0.0,
                      foundation=None)  # fmt: skip
     variables = jax.tree.map(jnp.float32, tiny_variables(setup.model, 0))
-    state = build.create_state(setup, jax.random.key(0), variables, jax.tree.map(jnp.asarray, PROTOTYPES))
+    state = jax.jit(functools.partial(build.create_state, setup))(jax.random.key(0), variables, PROTOTYPES)
 
     @jax.jit
     def taught_in(state, batch):
         inputs = mix.draw_inputs(state, batch, setup)
         return inputs, mix.teach(state, inputs, setup), setup.model.apply(variables, inputs.target_image, train=False)
 
-    inputs, taught, output = taught_in(state, one_batch())
+    inputs, taught, output = jax.device_get(taught_in(state, one_batch()))
     apart = np.linalg.norm(np.asarray(output.features)[..., None, :] - PROTOTYPES.vectors, axis=-1)
-    omega = np.asarray(jax.nn.softmax(-resize_align_corners(jnp.float32(apart), setup.crop_size) / 0.5))
-    p = np.asarray(jax.nn.softmax(resize_align_corners(output.logits, setup.crop_size)))
+    shares = jax.jit(lambda z: jax.nn.softmax(resize_align_corners(z, setup.crop_size)))
+    omega, p = np.asarray(shares(np.float32(-apart / 0.5))), np.asarray(shares(output.logits))
     label = np.where(inputs.inside, (p * omega).argmax(-1), IGNORE)
     assert np.mean(taught.label != label) < 1e-3
     trust = np.take_along_axis(omega, (p * omega).argmax(-1)[..., None], -1)[..., 0]
@@ -250,6 +254,6 @@ def test_settings_that_cannot_work_are_refused(setting, value, said):
 
 
 def test_half_of_the_batchs_classes_may_be_few_of_an_images():
-    present = jnp.array([[True, False, False, True], [False, True, True, True]])
-    own = np.asarray(class_mix.choose_half(present, jnp.arange(8).reshape(2, 4)))
+    present = np.array([[True, False, False, True], [False, True, True, True]])
+    own = np.asarray(jax.jit(class_mix.choose_half)(present, np.arange(8).reshape(2, 4)))
     np.testing.assert_array_equal(own.sum(1), [1, 2])

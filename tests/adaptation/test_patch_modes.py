@@ -50,11 +50,11 @@ def modes_of(labels: np.ndarray, modes: np.ndarray) -> np.ndarray:
 
 def test_histograms_and_the_nearest_mode():
     labels = labels_of(2, (19, 24), 0)  # the last rows are no whole patch
-    found, there = patch_modes.histograms(labels, CLASSES, PATCH)
+    found, there = jax.device_get(jax.jit(patch_modes.histograms, static_argnums=(1, 2))(labels, CLASSES, PATCH))
     np.testing.assert_allclose(found, histograms_of(labels), atol=1e-6)
     assert there.shape == (2, 2, 2) and not there[0, 0, 0] and np.sum(there) == 7
     modes = np.random.default_rng(1).random((MODES, 4 * CLASSES)).astype(np.float32) / CLASSES
-    np.testing.assert_array_equal(patch_modes.nearest(found, there, modes), modes_of(labels, modes))
+    np.testing.assert_array_equal(jax.jit(patch_modes.nearest)(found, there, modes), modes_of(labels, modes))
     whole = [patch_modes.patches_of(iter(labels), CLASSES, PATCH, most, 0) for most in (100, 4)]
     assert [len(vectors) for vectors in whole] == [7, 4]
     assert {tuple(vector) for vector in whole[1]} <= {tuple(vector) for vector in whole[0]}
@@ -82,8 +82,9 @@ def test_objective_and_gradients_are_those_of_pytorch():
     labels, modes = labels_of(2, SIZE, 3), rng.random((MODES, 4 * CLASSES)).astype(np.float32) / CLASSES
     z = {name: 2 * rng.normal(size=(2, *SIZE, CLASSES)).astype(np.float32) for name in ("source", "target")}
     discriminator = Discriminator((4,))
-    shape = Output(None, jnp.zeros((1, *SIZE, CLASSES)), (jnp.zeros((1, *SIZE, CLASSES)),))
-    weights = adversary.initialise(discriminator, jax.random.key(0), stage, shape, SIZE)
+    shape = Output(None, np.zeros((1, *SIZE, CLASSES)), (np.zeros((1, *SIZE, CLASSES)),))
+    shapes = jax.eval_shape(lambda: adversary.initialise(discriminator, jax.random.key(0), stage, shape, SIZE))
+    weights = jax.tree.map(lambda w: np.float32(rng.normal(size=w.shape) / np.prod(w.shape[:-1]) ** 0.5), shapes)
     setup = own_logits.setup_of(
         stage, views, CLASSES, discriminator=discriminator, discriminator_optimizer=own_logits.KEEPS_GRADIENT
     )
@@ -95,7 +96,7 @@ def test_objective_and_gradients_are_those_of_pytorch():
         of_critics.update(new.discriminator.opt_state.trace["patches"])
         return new, metrics
 
-    critic = DiscriminatorState(weights, setup.discriminator_optimizer.init(weights))
+    critic = DiscriminatorState(weights, jax.jit(setup.discriminator_optimizer.init)(weights))
     params = {name: {"logits": value} for name, value in z.items()}
     gradient, metrics = own_logits.gradient_of(step, setup, params, discriminator=critic)
 

@@ -27,14 +27,15 @@ def test_features_move_uphill_and_each_position_alike():
     slope[0, 0, 0] = 0.0  # what nothing is asked of stays
     slope[0, 1] *= 1e-7  # rounding
     slope[1] *= 1e-6
-    found = perturbation.attacked(features, [lambda f: jnp.sum(slope * f)], 0.3, steps=3)
+    attacked = jax.jit(perturbation.attacked, static_argnums=(1, 2), static_argnames="steps")
+    found = attacked(features, (lambda f: jnp.sum(slope * f),), 0.3, steps=3)
     rms = np.sqrt(np.mean(features**2, axis=-1, keepdims=True))
     expected = features + 0.3 * rms * np.sign(slope)
     expected[0, 1] = features[0, 1]
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    curved = perturbation.attacked(features, [lambda f: -jnp.sum(f**2)], 3.0, steps=6)  # turns round at the summit
+    curved = attacked(features, (lambda f: -jnp.sum(f**2),), 3.0, steps=6)  # turns round at the summit
     assert np.all(np.abs(curved) <= np.maximum(np.abs(features) % (0.5 * rms), 0.5 * rms) + 1e-5)
-    assert not np.any(jax.grad(lambda f: jnp.sum(perturbation.attacked(f, [jnp.sum], 0.1)))(features))
+    assert not np.any(jax.jit(jax.grad(lambda f: jnp.sum(perturbation.attacked(f, [jnp.sum], 0.1))))(features))
 
 
 def test_what_the_last_layer_learns_is_that_of_pytorch():
@@ -46,7 +47,8 @@ def test_what_the_last_layer_learns_is_that_of_pytorch():
     features = {name: rng.normal(size=(2, *GRID, CHANNELS)).astype(np.float32) for name in ("source", "target")}
     kernel, bias = rng.normal(size=(CHANNELS, CLASSES)).astype(np.float32), rng.normal(size=CLASSES).astype(np.float32)
     critic = Discriminator((4,), kernel=1, stride=1, leaky=True)
-    critics = critic.init(jax.random.key(0), features["source"])["params"]
+    critics = jax.eval_shape(critic.init, jax.random.key(0), features["source"])["params"]
+    critics = jax.tree.map(lambda leaf: 0.4 * rng.standard_normal(leaf.shape, np.float32), critics)
     params = {"head": {"classifier": {"kernel": kernel[None, None], "bias": bias}}, "backbone": jnp.ones(3)}
     outputs = [Output(f, f @ kernel + bias, (f @ kernel + bias,)) for f in features.values()]
 
@@ -56,7 +58,7 @@ def test_what_the_last_layer_learns_is_that_of_pytorch():
     counts = jnp.int32(np.sum(labels != IGNORE)), jnp.int32(labels.size)
     objective = warmup.Objective(setup, SIZE, jnp.int32(0), *counts)
     withstand = jax.jit(jax.grad(objective.withstanding, has_aux=True))
-    gradient, metrics = withstand(params, critics, *outputs, jnp.asarray(labels))
+    gradient, metrics = jax.device_get(withstand(params, critics, *outputs, labels))
 
     # the same in PyTorch
     w, b = torch.tensor(kernel.T[:, :, None, None], requires_grad=True), torch.tensor(bias, requires_grad=True)

@@ -17,6 +17,9 @@ from proda_jax.system import devices
 IMAGES = blocks(2, 5)[0]
 SCALES = (0.75, 1.0, 1.25)
 
+soft_labels = jax.jit(prepare.soft_labels, static_argnums=0, static_argnames=("stride", "scales", "flip"))
+hard_labels = jax.jit(prepare.hard_labels, static_argnums=0, static_argnames="scales")
+
 
 def network():
     model = tiny_model(tiny_config())
@@ -67,7 +70,7 @@ OTHERS = [((1.0,), True, 8), ((1.0,), False, 4), (SCALES, True, 4), (SCALES, Fal
 )
 def test_soft_labels_are_the_mean_prediction_on_their_grid(scales, flip, stride):
     grid = GRIDS[stride]
-    actual = prepare.soft_labels(*network(), IMAGES, stride=stride, scales=scales, flip=flip)
+    actual = soft_labels(*network(), IMAGES, stride=stride, scales=scales, flip=flip)
     expected = expected_probabilities(scales, flip=flip, size=grid)
     assert actual.dtype == jnp.float16 and actual.shape == (2, *grid, CLASSES)
     np.testing.assert_allclose(actual, expected, atol=2e-3)  # float16
@@ -76,7 +79,7 @@ def test_soft_labels_are_the_mean_prediction_on_their_grid(scales, flip, stride)
 @pytest.mark.parametrize("threshold", [0.0, 0.5])
 @pytest.mark.parametrize("scales", [(1.0,), SCALES])
 def test_hard_labels_are_the_likeliest_classes_over_the_threshold(scales, threshold):
-    actual = np.asarray(prepare.hard_labels(*network(), IMAGES, threshold, scales=scales))
+    actual = np.asarray(hard_labels(*network(), IMAGES, threshold, scales=scales))
     mean = expected_probabilities(scales, flip=True, size=(48, 96))
     expected = np.where(mean.max(-1) > threshold, mean.argmax(-1), IGNORE)
     assert actual.dtype == np.uint8

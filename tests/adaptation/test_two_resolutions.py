@@ -51,7 +51,8 @@ def stepped() -> tuple:
     c = config_of()
     setup = build.setup(c, "mixing", model=tiny_model(c), teacher=None, steps_per_epoch=10)
     variables, teacher, frozen = (jax.tree.map(jnp.float32, tiny_variables(setup.model, i)) for i in range(3))
-    state = build.create_state(setup, jax.random.key(0), variables).replace(ema_params=teacher)
+    create = jax.jit(functools.partial(build.create_state, setup))
+    state = create(jax.random.key(0), variables).replace(ema_params=teacher)
     batch = jax.tree.map(lambda x: x[:2], one_batch())
 
     @jax.jit
@@ -178,9 +179,12 @@ def test_no_term_of_it_could_be_left_out(term):
 def test_the_teacher_fuses_the_mean_of_overlapping_windows_with_the_context():
     setup, state, teacher, _, inputs, taught, *_ = stepped()
     windows = [(slice(None), top, left) for top in (0, 16) for left in (0, 16, 32)]
-    fused = jax.jit(lambda variables, images: fused_by_hand(setup.model, variables, images, windows)[0])
-    logits = fused(teacher, inputs.target_image)
-    p = np.asarray(jax.nn.softmax(resize_align_corners(logits, CROP)))
+
+    @jax.jit
+    def probabilities(variables, images):
+        return jax.nn.softmax(resize_align_corners(fused_by_hand(setup.model, variables, images, windows)[0], CROP))
+
+    p = np.asarray(probabilities(teacher, inputs.target_image))
     np.testing.assert_allclose(taught.sure, p.max(-1), atol=1e-4)
     assert np.mean(taught.label != np.where(inputs.inside, p.argmax(-1), IGNORE)) < 1e-3
 

@@ -12,6 +12,8 @@ RNG = np.random.default_rng(0)
 LABELS = np.where(RNG.random((2, 9, 7)) < 0.2, IGNORE, RNG.integers(0, K, (2, 9, 7))).astype(np.uint8)
 PREDICTIONS = np.where(RNG.random(LABELS.shape) < 0.5, LABELS % K, RNG.integers(0, K, LABELS.shape)).astype(np.int32)
 
+confusion_matrix = jax.jit(metrics.confusion_matrix, static_argnums=2)
+
 
 def counted(predictions, labels):
     confusion = np.zeros((K, K), int)
@@ -22,18 +24,18 @@ def counted(predictions, labels):
 
 
 def test_confusion_matrix_counts_each_labelled_pixel_once():
-    confusion = jax.jit(metrics.confusion_matrix, static_argnums=2)(PREDICTIONS, LABELS, K)
+    confusion = confusion_matrix(PREDICTIONS, LABELS, K)
     np.testing.assert_array_equal(confusion, counted(PREDICTIONS, LABELS))
     assert confusion.dtype == np.int32
 
 
 def test_label_255_counts_nowhere_either():
     labels = np.where(LABELS == IGNORE, 255, LABELS).astype(np.uint8)
-    np.testing.assert_array_equal(metrics.confusion_matrix(PREDICTIONS, labels, K), counted(PREDICTIONS, LABELS))
+    np.testing.assert_array_equal(confusion_matrix(PREDICTIONS, labels, K), counted(PREDICTIONS, LABELS))
 
 
 def test_confusion_matrices_of_batches_add_up():
-    parts = [np.asarray(metrics.confusion_matrix(p, y, K)) for p, y in zip(PREDICTIONS, LABELS, strict=True)]
+    parts = [np.asarray(confusion_matrix(p, y, K)) for p, y in zip(PREDICTIONS, LABELS, strict=True)]
     np.testing.assert_array_equal(sum(parts), counted(PREDICTIONS, LABELS))
 
 

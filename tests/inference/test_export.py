@@ -168,7 +168,7 @@ def test_the_program_for_onnx_gives_the_same_bits():
     program = export_onnx.plain(functools.partial(labels, model, variables), like)
     named = {equation.primitive.name for equation in jax.make_jaxpr(program)(image).eqns}
     assert not named & {"reduce_window_max", "stack", "platform_index", "cond", "custom_vjp_call", "jit"}
-    np.testing.assert_array_equal(program(image), jax.jit(functools.partial(labels, model))(variables, image))
+    np.testing.assert_array_equal(jax.jit(program)(image), jax.jit(functools.partial(labels, model))(variables, image))
 
 
 def test_a_network_that_cannot_be_converted_is_refused_in_a_sentence_with_what_can(tmp_path):

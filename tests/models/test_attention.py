@@ -87,5 +87,5 @@ def test_cudnn_is_tried_where_there_is_a_gpu_and_done_without_where_it_fails(mon
     monkeypatch.setattr(attention, "fused", lambda *given: tried.append(given) or attention.plain(*given))
     assert attention.cudnn_takes(*shapes) and tried
     given = [jnp.asarray(draw(i, 1, 16, 2, 64), jnp.bfloat16) for i in range(3)]
-    np.testing.assert_array_equal(jax.jit(attention.attention)(*given), attention.plain(*given))
+    np.testing.assert_array_equal(jax.jit(attention.attention)(*given), jax.jit(attention.plain)(*given))
     attention.cudnn_takes.cache_clear()

@@ -1,6 +1,6 @@
 """DINOv2's vision transformers: positions, images of any size, levels, what optimizers and settings ask of them."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import numpy as np
@@ -22,17 +22,23 @@ THEIRS = {  # arguments of PyTorch's `interpolate` for a grid of these sizes
 }
 
 
+@cache
+def begun() -> dict:
+    layer = Embeddings(SIDE, 2, "plain")
+    return jax.device_get(jax.jit(layer.init)(jax.random.key(0), np.zeros((1, SIDE, SIDE, CHANNELS))))
+
+
+@cache
 def embedded(way: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Learnt positions of the grid, and what is added to patches on another."""
-    layer = Embeddings(SIDE, 2, way)
-    variables = layer.init(jax.random.key(0), np.zeros((1, *size, CHANNELS), np.float32))
     places = np.random.default_rng(0).standard_normal((1, 1 + SIDE**2, CHANNELS)).astype(np.float32)
-    variables["params"]["pos_embed"] = places
-    tokens = layer.apply(variables, np.zeros((1, *size, CHANNELS), np.float32))
+    variables = {"params": begun()["params"] | {"pos_embed": places}}
+    apply = jax.jit(Embeddings(SIDE, 2, way).apply)
+    tokens = np.asarray(apply(variables, np.zeros((1, *size, CHANNELS), np.float32)))
     assert tokens.shape == (1, 3 + size[0] * size[1], CHANNELS)
     np.testing.assert_allclose(tokens[:, 0], variables["params"]["cls_token"][:, 0] + places[:, 0])
     np.testing.assert_allclose(tokens[:, 1:3], variables["params"]["register_tokens"])
-    return places[:, 1:].reshape(1, SIDE, SIDE, CHANNELS), np.asarray(tokens[:, 3:]).reshape(1, *size, CHANNELS)
+    return places[:, 1:].reshape(1, SIDE, SIDE, CHANNELS), tokens[:, 3:].reshape(1, *size, CHANNELS)
 
 
 @pytest.mark.parametrize("size", [(5, 5), (4, 7), (9, 3)])

@@ -140,6 +140,7 @@ def distance(state: dict, images: list[np.ndarray], convention: foreign.Conventi
         y = jax.lax.conv_general_dilated(
             (image[None] - mean) / std, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
+        y = np.asarray(y, np.float64)
         means, squares = means + y.mean((0, 1, 2)) / len(images), squares + (y**2).mean((0, 1, 2)) / len(images)
     stored = state["_bn0.running_var"]
     alive = stored > 1e-2  # some channels give nothing

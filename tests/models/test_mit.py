@@ -26,11 +26,12 @@ def test_levels_have_the_strides_and_channels_of_the_paper():
 
 def test_branches_are_left_out_as_often_as_their_block_says_and_by_the_example_alone():
     keys = jax.random.split(jax.random.key(0), 4000)
-    factors = np.asarray(branch_factors(keys, 0.4, blocks=3))
+    drawn = jax.jit(functools.partial(branch_factors, rate=0.4, blocks=3))
+    factors = np.asarray(drawn(keys))
     assert factors.shape == (4000, 3, 2) and (factors[:, 0] == 1).all()  # the first block stays
     np.testing.assert_allclose((factors == 0).mean(0), [[0, 0], [0.2, 0.2], [0.4, 0.4]], atol=0.03)
     np.testing.assert_allclose(factors.mean(0), 1, atol=0.05)  # what is left makes up for it
-    np.testing.assert_array_equal(branch_factors(keys[7:9], 0.4, blocks=3), factors[7:9])
+    np.testing.assert_array_equal(drawn(keys[7:9]), factors[7:9])
     assert branch_factors(None, 0.4, 3) is None and branch_factors(keys, 0.0, 3) is None
 
 
@@ -54,7 +55,7 @@ def test_maps_smaller_than_a_patch_are_as_if_nothing_but_zeros_were_behind_them(
     """Keys of a small image's attention: none at all would be attention to nothing."""
     conv = PatchConv(5, side=4)
     x = np.random.default_rng(0).random((1, 3, 9, 2), np.float32)
-    variables = conv.init(jax.random.key(0), x)
+    variables = jax.jit(conv.init)(jax.random.key(0), x)
     kernel = np.asarray(variables["params"]["kernel"], np.float64)
     padded = np.pad(x, [(0, 0), (0, 1), (0, 0), (0, 0)]).astype(np.float64)
     expected = [np.tensordot(padded[0, :4, left : left + 4], kernel, 3) for left in (0, 4)]

@@ -94,7 +94,7 @@ def test_soft_labels_are_lrents_and_zero_where_there_is_none(experiment):
     p = probabilities(experiment, 4)
     store = experiment.prepared.labels("soft")
     soft = np.stack([store.read(name) for name in experiment.sources.open("target").names])
-    expected = np.asarray(ct.regularised_labels(p, np.float32(thresholds_of(p)), 0.25))
+    expected = np.asarray(jax.jit(ct.regularised_labels)(p, np.float32(thresholds_of(p)), 0.25))
     assert soft.shape == expected.shape and 0.1 < np.mean(expected.sum(-1) > 0) < 0.9
     disagree = (soft.sum(-1) > 0.5) != (expected.sum(-1) > 0.5)
     assert disagree.mean() < 5e-3

@@ -40,7 +40,7 @@ def taken(config, tmp_path_factory):
     start = prototypes.Prototypes(
         jnp.asarray(generator.normal(size=(CLASSES, 32)), jnp.float32), jnp.arange(CLASSES, dtype=jnp.float32)
     )
-    state = build.create_state(setup, jax.random.key(0), networks[0], start)
+    state = jax.jit(functools.partial(build.create_state, setup))(jax.random.key(0), networks[0], start)
     state = state.replace(step=jnp.int32(4), ema_params=networks[1]["params"])
     looked = snapshots.Looked(block_source(12, 5), config.snapshots, 2, tiny_model(config), labels=True)
     make = functools.partial(prepare.soft_labels, model, stride=4)
@@ -62,9 +62,14 @@ def test_images_are_evenly_spread_and_labelled(taken):
     assert list(snapshots.spread(3, 8)) == [0, 1, 2]
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def evaluated(model, variables, images):
+    return model.apply(variables, images, train=False)
+
+
 def output_of(taken, params):
     variables = {"params": params, "batch_stats": taken["state"].batch_stats}
-    return taken["model"].apply(variables, taken["looked"].images.images / np.float32(255), train=False)
+    return evaluated(taken["model"], variables, taken["looked"].images.images / np.float32(255))
 
 
 def bilinear(values, size):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -67,15 +68,18 @@ def logits_of(g, rows: slice = slice(None)) -> dict[str, np.ndarray]:
     return {name: g.logits(name)[rows] for name in ("src_main", "src_aux", "trg_main", "trg_aux")}
 
 
-def stepped(stage, logits: dict, labels, critics, *, step: int = 0, weight: float = 0.0) -> dict:
-    """Terms of a step, gradients of the whole objective by logits, and of that of the discriminators."""
+def stepped(stage, logits: dict, labels, critics, heads=None, *, step: int = 0, weight: float = 0.0) -> dict:
+    """Terms of a step, gradients of the whole objective by logits, and of that of the discriminators.
+
+    `heads`: parameters of two heads whose likeness is asked for, too, with its gradient.
+    """
     objective = objective_of(stage, labels, step)
 
     def outputs(logits):
         return [output_of(logits[f"{d}_main"], logits[f"{d}_aux"], weight) for d in ("src", "trg")]
 
     @jax.jit
-    def run(logits, critics):
+    def run(logits, critics, heads):
         def network(logits):
             source, target = outputs(logits)
             source, metrics = objective.source(source, labels)
@@ -84,6 +88,8 @@ def stepped(stage, logits: dict, labels, critics, *, step: int = 0, weight: floa
 
         gradient, terms = jax.grad(network, has_aux=True)(logits)
         found = {"terms": terms, "logits": gradient}
+        if heads is not None:
+            found["likeness"], found["heads"] = jax.value_and_grad(objective.likeness)(heads)
         if critics is not None:
             source, target = outputs(logits)
             found["critics"] = jax.grad(objective.discriminators)(critics, source, target)
@@ -93,7 +99,21 @@ def stepped(stage, logits: dict, labels, critics, *, step: int = 0, weight: floa
                 found[f"target{which}"] = objective.judge(critics, target, which, adversary.TARGET, local=True)
         return found
 
-    return jax.device_get(run(logits, critics))
+    return jax.device_get(run(logits, critics, heads))
+
+
+def probabilities(logits, size: tuple[int, int]):
+    return jax.nn.softmax(resize_align_corners(logits, size))
+
+
+def self_informations(logits, size: tuple[int, int]):
+    return losses.self_information(probabilities(logits, size))
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def scores_of(critic: dict, logits, size: tuple[int, int], shown: Callable = probabilities):
+    """What the output-space discriminator says of `shown`(logits, size)."""
+    return DISCRIMINATORS["fully_convolutional"]().apply({"params": critic}, shown(logits, size))
 
 
 # AdaptSegNet
@@ -120,10 +140,8 @@ def test_adaptsegnet(tag):
             ours = gradient[layer]["kernel" if leaf == "weight" else "bias"]
             agree(first_of(ours), g[f"{tag}_D{i}.{layer}.{leaf}_grad"])
         domain = ("trg_aux", "src_main")[i - 1]
-        maps = jax.nn.softmax(resize_align_corners(g.logits(domain), large(g)))
         own = {layer: params[layer] for layer in LAYERS}
-        scores = DISCRIMINATORS["fully_convolutional"]().apply({"params": own}, maps)
-        agree(nchw(scores), g[f"{tag}_D{i}_out_{domain[:3]}"])
+        agree(nchw(scores_of(own, g.logits(domain), large(g))), g[f"{tag}_D{i}_out_{domain[:3]}"])
     for name, gradient in found["logits"].items():
         if f"{tag}_{name}_grad" in g.arrays:
             agree_or_nothing(thinned(gradient), g[f"{tag}_{name}_grad"])
@@ -142,10 +160,10 @@ test_adaptsegnet.cases = [("multi_vanilla",), ("multi_ls",), ("single_ls",)]
 
 def test_adaptsegnets_head_sums_two_branches_and_its_cross_entropy_is_at_the_labels():
     g = golden("adaptseg")
-    said = head(2).apply({"params": head_weights(g, "head", branches=2)}, nhwc(g.normal("feat_src", (B, 32, *g.grid))),
-                         None)  # fmt: skip
+    features = nhwc(g.normal("feat_src", (B, 32, *g.grid)))
+    said = jax.jit(head(2).apply)({"params": head_weights(g, "head", branches=2)}, features, None)
     agree(nchw(said.logits), g["head_two_branches"])
-    loss, gradient = jax.value_and_grad(losses.upsampled_cross_entropy)(g.logits("src_main"), g.labels())
+    loss, gradient = jax.jit(jax.value_and_grad(losses.upsampled_cross_entropy))(g.logits("src_main"), g.labels())
     agree(loss, g["ce"])
     agree(thinned(gradient), g["ce_grad"])
 
@@ -156,14 +174,18 @@ def test_adaptsegnets_head_sums_two_branches_and_its_cross_entropy_is_at_the_lab
 @pytest.mark.parametrize("classes", [19, 16])
 def test_entropy_of_advent(classes):
     g = golden("advent")
-    logits = g.logits("trg_main", classes)
-    agree(nchw(losses.self_information(jax.nn.softmax(logits))), g[f"selfinfo_{classes}_lowres"])
-    whole = jax.nn.softmax(resize_align_corners(logits, g.size))
-    agree(losses.self_information(whole).sum(-1), g[f"selfinfo_{classes}_sum"])
-    loss, gradient = jax.value_and_grad(losses.entropy)(logits, g.size)
+
+    @jax.jit
+    def run(logits):
+        parts = self_informations(logits, g.grid), self_informations(logits, g.size).sum(-1)
+        return *parts, *jax.value_and_grad(losses.entropy)(logits, g.size)
+
+    small, whole, loss, gradient = run(g.logits("trg_main", classes))
+    agree(nchw(small), g[f"selfinfo_{classes}_lowres"])
+    agree(whole, g[f"selfinfo_{classes}_sum"])
     agree(loss, g[f"minent_{classes}"])
     agree(thinned(gradient), g[f"minent_{classes}_grad"])
-    sure = losses.self_information(jnp.array([1.0, 0.0]))
+    sure = np.asarray(jax.jit(losses.self_information)(np.float32([1.0, 0.0])))
     np.testing.assert_allclose(nchw(sure[None, None, None]), g["selfinfo_zero"], atol=1e-12)
 
 
@@ -188,10 +210,8 @@ def test_advent():
                                    ("classifier", 8, "bias")):  # fmt: skip
             ours = gradient[layer]["kernel" if leaf == "weight" else "bias"]
             agree(first_of(ours), g[f"advent_D{number}.{place}.{leaf}_grad"])
-    shown = losses.self_information(jax.nn.softmax(resize_align_corners(g.logits("trg_main"), large(g))))
     own = {layer: critics[layer] for layer in LAYERS}
-    scores = DISCRIMINATORS["fully_convolutional"]().apply({"params": own}, shown)
-    agree(nchw(scores), g["advent_D2_out_trg"])
+    agree(nchw(scores_of(own, g.logits("trg_main"), large(g), self_informations)), g["advent_D2_out_trg"])
 
 
 def test_minent():
@@ -214,12 +234,9 @@ def clan_step(form: str, step: int, image: int | None, reduction: str = "mean") 
     c = clan.get_config(form)
     c.clan.reduction = reduction
     labels = g.labels("labels_large")[rows]
-    found = stepped(c.clan, logits_of(g, rows), labels, discriminator_weights(g, "D.clan42"), step=step,
-                    weight=c.model.auxiliary_weight)  # fmt: skip
-    params = {"head": head_weights(g, "C2"), "auxiliary_head": head_weights(g, "C1")}
-    objective = objective_of(c.clan, labels, step)
-    found["likeness"], found["heads"] = jax.device_get(jax.value_and_grad(objective.likeness)(params))
-    return found
+    heads = {"head": head_weights(g, "C2"), "auxiliary_head": head_weights(g, "C1")}
+    return stepped(c.clan, logits_of(g, rows), labels, discriminator_weights(g, "D.clan42"), heads, step=step,
+                   weight=c.model.auxiliary_weight)  # fmt: skip
 
 
 @pytest.mark.parametrize(("tag", "form", "step", "image"), [
@@ -242,12 +259,11 @@ def test_clan(tag, form, step, image):
     agree(first_of(found["heads"]["head"]["branch3_conv"]["bias"]), g[f"{tag}_C2.conv2d_list.3.bias_grad"])
     # what the discriminator says, and how much it counts
     first, second = (g.logits(name)[image : image + 1] for name in ("trg_main", "trg_aux"))
-    maps = jax.nn.softmax(resize_align_corners(first + second, large(g)))
-    scores = DISCRIMINATORS["fully_convolutional"]().apply({"params": discriminator_weights(g, "D.clan42")}, maps)
-    agree(nchw(resize_align_corners(scores, large(g))), g[f"{tag}_D_out"])
+    scores = scores_of(discriminator_weights(g, "D.clan42"), first + second, large(g))
+    agree(nchw(jax.jit(resize_align_corners, static_argnums=1)(scores, large(g))), g[f"{tag}_D_out"])
     if tag == "gta":
-        two = (jax.nn.softmax(resize_align_corners(logits, large(g))) for logits in (first, second))
-        agree(nchw(losses.disagreement(*two)[..., None]), g[f"{tag}_weight_map"])
+        apart = jax.jit(lambda *two: losses.disagreement(*(probabilities(logits, large(g)) for logits in two)))
+        agree(np.asarray(apart(first, second))[:, None], g[f"{tag}_weight_map"])
 
 
 test_clan.cases = [("gta", "gta5", 50000, 0), ("synthia", "synthia", 50000, 1), ("preheat", "gta5", 5000, 0)]
@@ -267,12 +283,13 @@ def test_weighted_and_focal_losses_of_clan():
     g = golden("clan")
     scores = nhwc(3 * g.normal("clan_bce_x", (1, 1, *g.size)))
     weights = 0.4 + 40 * nhwc(g.uniform("clan_bce_w", (1, 1, *g.size)))
+    weighted = jax.jit(jax.value_and_grad(functools.partial(losses.gan_loss, kind="vanilla")))
     for label in (0, 1):
-        loss, gradient = jax.value_and_grad(losses.gan_loss)(scores, label, "vanilla", weights=weights)
+        loss, gradient = weighted(scores, label, weights=weights)
         agree(loss, g[f"wbce_{label}"])
         agree(thinned(gradient), g[f"wbce_{label}_grad"])
-    focal = functools.partial(losses.upsampled_cross_entropy, focus=2.0)
-    loss, gradient = jax.value_and_grad(focal)(g.logits("src_main")[:1], g.labels()[:1])
+    focal = jax.jit(jax.value_and_grad(functools.partial(losses.upsampled_cross_entropy, focus=2.0)))
+    loss, gradient = focal(g.logits("src_main")[:1], g.labels()[:1])
     agree(loss, g["focal_ce"])
     agree(thinned(gradient), g["focal_ce_grad"])
 
@@ -378,7 +395,7 @@ def test_rare_classes_and_hard_pixels_of_seg_uncertainty():
     labels = uncertain_labels(g)
     setup = steps.Setup(None, None, stage, None)
     state = TrainState(jnp.int32(0), None, None, None, None, class_presence=jnp.ones(K))
-    weights, presence = warmup.class_weights(state, labels, setup)
+    weights, presence = jax.jit(lambda labels: warmup.class_weights(state, labels, setup))(labels)
     agree(weights, g["stage1_class_weight"])
     agree(weights, g["rectify_class_weight"])
     assert np.allclose(presence, np.where(np.isin(np.arange(K), labels), 1.0, 1.6))
@@ -388,15 +405,20 @@ def test_rare_classes_and_hard_pixels_of_seg_uncertainty():
     def loss(logits):
         return objective.source(output_of(logits["src_main"], logits["src_aux"]), labels)
 
-    gradient, found = jax.grad(loss, has_aux=True)(logits)
+    gradient, found = jax.jit(jax.grad(loss, has_aux=True))(logits)
     agree(found["source_ce"], g["stage1_loss_seg2"])
     agree(found["auxiliary_ce"], g["stage1_loss_seg1"])
     for name in logits:
         agree(thinned(gradient[name]), g[f"stage1_{name}_grad"])
-    log_p = jax.nn.log_softmax(resize_align_corners(logits["src_main"], large(g)))
-    values = -jnp.sum(log_p * jax.nn.one_hot(labels, K), -1) * np.append(weights, 0.0)[np.minimum(labels, K)]
-    kept = losses.hard_pixels(values, stage.hard_share) & (labels != IGNORE)
-    same(np.where(kept, labels, IGNORE), g["stage1_hard_labels_main"])
+    weight = np.append(weights, 0.0)[np.minimum(labels, K)]
+
+    @jax.jit
+    def kept(logits):
+        log_p = jax.nn.log_softmax(resize_align_corners(logits, large(g)))
+        values = -jnp.sum(log_p * jax.nn.one_hot(labels, K), -1) * weight
+        return losses.hard_pixels(values, stage.hard_share) & (labels != IGNORE)
+
+    same(np.where(kept(logits["src_main"]), labels, IGNORE), g["stage1_hard_labels_main"])
 
 
 def scales_weights(g, prefix: str) -> dict:
@@ -464,8 +486,9 @@ def test_adversaries_of_seg_uncertainty():
 
 def test_plain_source_losses_of_seg_uncertainty():
     g, labels = golden("segunc"), uncertain_labels(golden("segunc"))
+    entropy = jax.jit(losses.upsampled_cross_entropy)
     for i, name in ((1, "src_aux"), (2, "src_main")):
-        agree(losses.upsampled_cross_entropy(g.logits(name), labels), g[f"before_15000_loss_seg{i}"])
+        agree(entropy(g.logits(name), labels), g[f"before_15000_loss_seg{i}"])
 
 
 test_memory_of_seg_uncertainty.cases = [(14_999,), (15_000,)]
@@ -484,7 +507,7 @@ def test_rectification_of_seg_uncertainty(tag):
         return 0.5 * losses_of[0] + losses_of[1], losses_of
 
     logits = {name: g.logits(name) for name in ("src_main", "src_aux")}
-    gradient, found = jax.grad(objective, has_aux=True)(logits)
+    gradient, found = jax.jit(jax.grad(objective, has_aux=True))(logits)
     for i in (1, 2):
         agree(found[i - 1], g[f"{tag}_loss_seg{i}"])
     for name in logits:
@@ -512,7 +535,7 @@ def test_head_of_seg_uncertainty():
     released = ReleasedHead(
         K, (6, 12, 18, 24), 256, 512, 0.1, functools.partial(Conv, dtype=jnp.float32), "released", jnp.float32
     )
-    said = released.apply({"params": groups}, nhwc(g.normal("feat_src", (B, 32, *g.grid))), None)
+    said = jax.jit(released.apply)({"params": groups}, nhwc(g.normal("feat_src", (B, 32, *g.grid))), None)
     agree(nchw(said.logits), g["head_out"])
 
 

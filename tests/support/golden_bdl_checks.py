@@ -46,9 +46,9 @@ def selected(g) -> tuple[np.ndarray, np.ndarray, jax.Array]:
     classes = g.integers("bdl_coarse", (2, (h + 2) // 3, (w + 2) // 3), 0, K).repeat(3, 1).repeat(3, 2)[:, :h, :w]
     more = np.where(classes % 2, 4, 10)[..., None] * np.eye(K)[classes]
     logits = 1.5 * nhwc(g.normal("bdl_logits", (2, K, h, w))) + more
-    p = np.asarray(resize_align_corners(jax.nn.softmax(jnp.float32(logits)), g.size))
+    p = np.asarray(jax.jit(lambda z: resize_align_corners(jax.nn.softmax(z), g.size))(np.float32(logits)))
     thresholds = ct.all_but_portion(ct.by_class(p.max(-1), p.argmax(-1), K), 0.5, 0.9)
-    return p, thresholds, ct.confident_labels(p, jnp.asarray(thresholds))
+    return p, thresholds, jax.jit(ct.confident_labels)(p, thresholds)
 
 
 def test_selection_of_bdl():
@@ -81,10 +81,10 @@ def test_step_of_bdl(tag):
 
     def step(state):
         new, metrics = jax.jit(lambda state: warmup.update(state, inputs, setup=setup))(state)
-        critics_gradient.update(new.discriminator.opt_state.trace)
+        critics_gradient.update(jax.device_get(new.discriminator.opt_state.trace))
         return new, metrics
 
-    critic = DiscriminatorState(weights, setup.discriminator_optimizer.init(weights))
+    critic = DiscriminatorState(weights, jax.jit(setup.discriminator_optimizer.init)(weights))
     gradient, metrics = own_logits.gradient_of(step, setup, params, discriminator=critic)
     agree(metrics["source_ce"], g[f"{tag}_loss_seg_src"])
     agree(metrics.get("target_fit", 0.0), g[f"{tag}_loss_seg_trg"])
@@ -109,7 +109,7 @@ test_step_of_bdl.cases = [("adv",), ("ssl",)]
 
 
 def test_semantic_loss_of_bdl():
-    g = golden("bdl")
-    value, gradient = jax.value_and_grad(losses.semantic_difference)(g.logits("src_main"), g.logits("trg_main"))
+    g, difference = golden("bdl"), jax.jit(jax.value_and_grad(losses.semantic_difference))
+    value, gradient = difference(g.logits("src_main"), g.logits("trg_main"))
     agree(value, g["semantic_loss"])
     agree(thinned(gradient), g["semantic_grad"])

@@ -16,6 +16,8 @@ from proda_jax.data.label_spaces import IGNORE
 
 CHANNELS = 256
 
+unit = jax.jit(self_labelling.unit)
+
 
 def shares() -> np.ndarray:
     shares = np.exp(-0.2 * np.arange(K))
@@ -32,23 +34,23 @@ def cpsl_features(g) -> tuple[np.ndarray, np.ndarray]:
 def test_self_labelling_of_cpsl():
     g = golden("cpsl")
     agree(shares(), g["class_distribution"])
-    agree(self_labelling.sinkhorn(0.3 * g.normal("cpsl_scores", (96, K)), shares()), g["sinkhorn"])
+    agree(jax.jit(self_labelling.sinkhorn)(0.3 * g.normal("cpsl_scores", (96, K)), shares()), g["sinkhorn"])
     vectors, features = cpsl_features(g)
-    agree(nchw(self_labelling.cosine_weights(features, vectors)), g["proto_weight"])
+    agree(nchw(jax.jit(self_labelling.cosine_weights)(features, vectors)), g["proto_weight"])
     chosen = g.permutation("cpsl_perm", int(np.prod(g.grid)))[:96]
     logits = nhwc(3 * g.normal("cpsl_out", (2, K, *g.grid)))
     features, logits = (x.reshape(2, -1, x.shape[-1])[:, chosen] for x in (features, logits))
     targets = jax.vmap(lambda scores: self_labelling.sinkhorn(scores, shares()))
 
     def loss(vectors, both: bool):
-        kinds = [self_labelling.unit(logits)] + [self_labelling.cosines(features, vectors)] * both
+        kinds = [unit(logits)] + [self_labelling.cosines(features, vectors)] * both
         return sum(self_labelling.self_labelling(features, vectors, targets(scores)) for scores in kinds)
 
     agree(jax.jit(loss, static_argnums=1)(vectors, False), g["self_label_out_part"])
     value, gradient = jax.jit(jax.value_and_grad(loss), static_argnums=1)(vectors, True)
     agree(value, g["self_label_loss"])
     agree(gradient, g["self_label_proto_grad"])
-    compare_step(g, vectors, Sampled(*map(self_labelling.unit, (features, logits)), np.ones(features.shape[:2], bool)))
+    compare_step(g, vectors, Sampled(*map(unit, (features, logits)), np.ones(features.shape[:2], bool)))
 
 
 def compare_step(g, vectors: np.ndarray, sampled: Sampled) -> None:
@@ -62,7 +64,7 @@ def compare_step(g, vectors: np.ndarray, sampled: Sampled) -> None:
 
 def test_contrast_of_cpsl():
     g = golden("cpsl")
-    queue = self_labelling.unit(g.normal("cpsl_queue", (128, CHANNELS)))
+    queue = unit(g.normal("cpsl_queue", (128, CHANNELS)))
     labels = g.integers("cpsl_queue_label", (128, 1), 0, K - 1)[:, 0]
     own = g.integers("cpsl_clabel", (96,), 0, K)
     step = jax.jit(jax.value_and_grad(self_labelling.contrast_with_queue))
@@ -79,7 +81,7 @@ def sepico_statistics(g) -> tuple[list, np.ndarray, np.ndarray]:
     add, batch_means = jax.jit(cs.add), jax.jit(cs.batch_means, static_argnums=2)
     for s in range(5):
         labels = g.skewed(f"sepico_lab{s}", (400,), 3)
-        vectors = self_labelling.unit(g.normal(f"sepico_src{s}", (400, 32)) + centres[labels])
+        vectors = unit(g.normal(f"sepico_src{s}", (400, 32)) + centres[labels])
         current = add(current, vectors, labels)
         after.append(current)
         mean, _, number = map(np.asarray, batch_means(vectors, labels, K))
@@ -114,8 +116,8 @@ def test_contrasts_of_sepico():
     coarse = repeated(g.skewed("sepico_coarse", (2, *cells), 2))
     label = np.where(noisy, g.integers("sepico_noise", (2, *pixels), 0, K), coarse)
     label[g.uniform("sepico_ignore", (2, *pixels)) < 0.03] = IGNORE
-    of_cells = np.asarray(feature_distance.dominant_label(label, cells, K))
-    features = self_labelling.unit(nhwc(g.normal("sepico_feat", (2, 32, *cells))))
+    of_cells = np.asarray(jax.jit(feature_distance.dominant_label, static_argnums=(1, 2))(label, cells, K))
+    features = unit(nhwc(g.normal("sepico_feat", (2, 32, *cells))))
     terms = {
         "proto": lambda f, y, t: cs.prototype_contrast(f, y, mean, t),
         "dist": lambda f, y, t: cs.distribution_contrast(f, y, mean, variance, t),

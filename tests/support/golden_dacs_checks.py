@@ -1,7 +1,8 @@
 """ClassMix, confidence weights, feature distance, rare classes and masks agree with the released codes."""
 
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from comparators import B, K, agree, dacs_draws, dacs_labels, golden, nchw, nhwc, same, thinned
@@ -18,21 +19,23 @@ from proda_jax.models.resizing import resize_align_corners
 THRESHOLD = 0.968
 
 
+@functools.cache
 def teacher(g, resize) -> tuple[np.ndarray, np.ndarray]:
     """Pseudo labels and confidence of the teacher at full size, [B, H, W]."""
     logits = nhwc(5 * g.normal("dacs_teacher", (B, K, *g.grid)))
-    probabilities = jax.nn.softmax(resize(logits, g.size), axis=-1)
-    return np.asarray(probabilities.argmax(-1)), np.asarray(probabilities.max(-1))
+    probabilities = np.asarray(jax.jit(lambda z: jax.nn.softmax(resize(z, g.size), axis=-1))(logits))
+    return probabilities.argmax(-1), probabilities.max(-1)
 
 
+@functools.cache
 def mixing(g, *, over_batch: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Source labels, chosen classes [B, K + 1], and where they are pasted."""
     labels = dacs_labels(g)
-    present = class_mix.classes_present(labels, K)
+    present = np.asarray(jax.jit(class_mix.classes_present, static_argnums=1)(labels, K))
     if over_batch:
-        present = jnp.broadcast_to(present.any(0), present.shape)
-    chosen = class_mix.choose_half(present, dacs_draws(g, np.asarray(present)))
-    return labels, np.asarray(chosen), np.asarray(class_mix.paste_mask(labels, chosen))
+        present = np.broadcast_to(present.any(0), present.shape)
+    chosen = np.asarray(jax.jit(class_mix.choose_half)(present, dacs_draws(g, present)))
+    return labels, chosen, np.asarray(jax.jit(class_mix.paste_mask)(labels, chosen))
 
 
 def compare_chosen(g, chosen: np.ndarray) -> None:
@@ -45,9 +48,13 @@ def everywhere(g) -> np.ndarray:
     return np.ones((B, *g.size), bool)
 
 
-def share_of_batch(g, sure: np.ndarray, threshold: float = THRESHOLD) -> jax.Array:
-    counts = confidence.count_confident(sure, everywhere(g), threshold)
-    return confidence.share_weight(sure, everywhere(g), threshold, over_batch=counts)
+def share_of_batch(g, sure: np.ndarray, threshold: float = THRESHOLD) -> np.ndarray:
+    @jax.jit
+    def share(sure, threshold):
+        counts = confidence.count_confident(sure, everywhere(g), threshold)
+        return confidence.share_weight(sure, everywhere(g), threshold, over_batch=counts)
+
+    return np.asarray(share(sure, threshold))
 
 
 def test_class_mix_of_dacs():
@@ -59,6 +66,9 @@ def test_class_mix_of_dacs():
     same(class_mix.paste(mask, labels, pseudo), g["mixed_labels"])
     images = (nhwc(g.normal(f"dacs_img_{domain}", (B, 3, *g.size))) for domain in ("src", "trg"))
     agree(nchw(class_mix.paste(mask, *images))[:, :, ::4, ::4], g["mixed_images"], 0.0)
+
+
+weighted = jax.jit(jax.value_and_grad(losses.weighted_cross_entropy), static_argnames="resize")
 
 
 @pytest.mark.parametrize("weighting", ["threshold_uniform", "threshold", "none"])
@@ -76,7 +86,7 @@ def test_mixed_loss_of_dacs(weighting):
     if weighting != "none":
         agree(weights, g[{"threshold_uniform": "uniform_pixel_weight"}.get(weighting, "threshold_pixel_weight")])
     mixed = class_mix.paste(mask, labels, pseudo)
-    loss, gradient = jax.value_and_grad(losses.weighted_cross_entropy)(g.logits("trg_main"), mixed, weights)
+    loss, gradient = weighted(g.logits("trg_main"), mixed, weights)
     agree(loss, g[f"{weighting}_loss"])
     agree(thinned(gradient), g[f"{weighting}_grad"])
 
@@ -112,19 +122,20 @@ def test_feature_distance_of_daformer():
     coarse = repeated(g.integers("fd_coarse", (B, *g.cells), 0, K))
     labels = np.where(noisy, g.integers("fd_noise", (B, *pixels), 0, K), coarse)
     labels[g.uniform("fd_ignore", (B, *pixels)) < 0.05] = IGNORE
-    found = fd.dominant_label(labels, g.cells, K)
+    found = jax.jit(fd.dominant_label, static_argnums=(1, 2))(labels, g.cells, K)
     same(found, g["fdist_label"])
-    mask = fd.is_any_of(found, (6, 7, *range(11, 19)))
+    mask = jax.jit(fd.is_any_of, static_argnums=1)(found, (6, 7, *range(11, 19)))
     same(mask, g["fdist_mask"].astype(bool))
     features, frozen = (nhwc(g.normal(name, (B, 32, *g.cells))) for name in ("fd_feat", "fd_feat_imnet"))
 
     def loss(features, mask):
         return 0.005 * losses.share_of_mean(fd.feature_distance(features, frozen), mask)
 
-    value, gradient = jax.value_and_grad(loss)(features, mask)
+    step = jax.jit(jax.value_and_grad(loss))
+    value, gradient = step(features, mask)
     agree(value, g["fdist_loss"])
     agree(thinned(gradient), g["fdist_grad"])
-    agree(loss(features, np.ones(mask.shape, bool)), g["fdist_all_loss"])
+    agree(step(features, np.ones(mask.shape, bool))[0], g["fdist_all_loss"])
 
 
 def test_class_mix_of_daformer():
@@ -136,14 +147,11 @@ def test_class_mix_of_daformer():
     same(pseudo, g["pseudo_label"])
     mixed = class_mix.paste(mask, labels, pseudo)
     for top, bottom in ((0, 0), (3, 5)):
-        weights = share_of_batch(g, sure) * confidence.outside_margins(g.size, (top, bottom, 0, 0))
+        outside = jax.jit(confidence.outside_margins, static_argnums=(0, 1))(g.size, (top, bottom, 0, 0))
+        weights = share_of_batch(g, sure) * np.asarray(outside)
         agree(weights[..., 0], g[f"pseudo_weight_{top}_{bottom}"])
         weights = class_mix.paste(mask, np.ones_like(sure), weights)
-
-        def loss(student, weights=weights):
-            return losses.weighted_cross_entropy(student, mixed, weights, resize=interpolation.resize)
-
-        value, gradient = jax.value_and_grad(loss)(g.logits("trg_main"))
+        value, gradient = weighted(g.logits("trg_main"), mixed, weights, resize=interpolation.resize)
         agree(value, g[f"mix_loss_{top}_{bottom}"])
         if top == 0:
             agree(nchw(gradient), g["mix_grad_0_0"])

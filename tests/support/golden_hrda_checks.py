@@ -53,7 +53,7 @@ def test_two_resolutions_of_hrda():
     for gradient, name in zip(gradients, ("lr", "hr", "att"), strict=True):
         agree(thinned(gradient), g[f"{name}_grad"])
     whole = nhwc(2 * g.normal("hrda_hr_full", (2, K, 2 * hh, 2 * ww)))
-    fused = two_resolutions.fuse(context, whole, jax.nn.sigmoid(attention))
+    fused = jax.jit(lambda z: two_resolutions.fuse(context, whole, jax.nn.sigmoid(z)))(attention)
     agree(nchw(fused)[:, ::6, ::2, ::2], g["fused_no_crop"])
 
 
@@ -62,7 +62,7 @@ def test_sliding_windows_of_hrda():
     hh, ww = (4 * n for n in g.cells)
     windows = nhwc(g.normal("hrda_slide", (18, K, hh // 2, ww // 2)))
     places = [(i * (hh // 4), j * (ww // 4)) for i in range(3) for j in range(3)]
-    mean = two_resolutions.average_windows(np.split(windows, 9), places, (hh, ww))
+    mean = jax.jit(lambda windows: two_resolutions.average_windows(windows, places, (hh, ww)))(np.split(windows, 9))
     agree(nchw(mean)[:, ::6], g["slide"])
 
 
@@ -72,8 +72,9 @@ def test_amplitudes_of_fda():
         source, target = (np.moveaxis(x, 0, -1) for x in (
             255 * g.uniform(f"fda_src_{tag}", (3, *size)), (255 * g.uniform(f"fda_trg_{tag}", (3, *size))) ** 1.2 / 3
         ))  # fmt: skip
+        exchange = jax.jit(fourier.exchange_amplitudes)
         for beta in betas:
-            mixed = fourier.exchange_amplitudes(source, target, fourier.low_frequencies(size, beta))
+            mixed = exchange(source, target, fourier.low_frequencies(size, beta))
             expected = g[f"{tag}_L{beta}"]
             agree(np.moveaxis(np.asarray(mixed), -1, 0)[: len(expected)], expected)
         beta = betas[-1]
@@ -86,7 +87,7 @@ def test_selection_of_fda():
     p = g.probabilities()
     thresholds = ct.all_but_portion(ct.by_class(p.max(-1), p.argmax(-1), K), 0.66)
     agree(thresholds, g["select_thresholds"])
-    same(ct.confident_labels(p, jnp.asarray(thresholds)), g["select_labels"])
+    same(jax.jit(ct.confident_labels)(p, thresholds), g["select_labels"])
 
 
 def test_entropy_of_fda():
@@ -96,6 +97,6 @@ def test_entropy_of_fda():
         def mean(logits, power=power):
             return jnp.mean(losses.robust_entropy(jax.nn.log_softmax(logits), "mean", power))
 
-        value, gradient = jax.value_and_grad(mean)(g.logits("trg_main"))
+        value, gradient = jax.jit(jax.value_and_grad(mean))(g.logits("trg_main"))
         agree(value, g[f"entropy_ita{power}"])
         agree(thinned(gradient), g[f"entropy_ita{power}_grad"])

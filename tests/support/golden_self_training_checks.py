@@ -17,6 +17,8 @@ from proda_jax.data.label_spaces import IGNORE
 
 PORTIONS = (0.2, 0.5)
 
+balanced_labels, regularised_labels = jax.jit(ct.balanced_labels), jax.jit(ct.regularised_labels)
+
 
 def confidences(p: np.ndarray, every: int) -> list[np.ndarray]:
     """Of the pixels of each class, image after image."""
@@ -41,16 +43,16 @@ def test_selection_of_crst():
         same_classes(rare, g[f"{tag}_rare"], pixels)
         same_classes(mined, g[f"{tag}_mine"], pixels)
         for portion in PORTIONS if classes == K else PORTIONS[:1]:
-            thresholds = jnp.asarray(ct.top_portion(confidences(p, every), portion))
+            thresholds = ct.top_portion(confidences(p, every), portion)
             agree(thresholds, g[f"{tag}_p{portion}_thresh"])
-            labels = ct.balanced_labels(p, thresholds)
+            labels = balanced_labels(p, thresholds)
             same(labels, g[f"{tag}_p{portion}_hard_labels"])
             if every == 4:
-                soft = ct.regularised_labels(p, thresholds, 0.25)
+                soft = np.asarray(regularised_labels(p, thresholds, 0.25))
                 labels = np.where(soft.sum(-1) > 0, soft.argmax(-1), IGNORE)
                 same(labels, g[f"{tag}_p{portion}_lrent_labels"])
                 if portion == 0.2:  # stored of all pixels, with a label or without
-                    whole = np.asarray(p / np.asarray(thresholds)) ** 4
+                    whole = (p / thresholds) ** 4
                     whole /= whole.sum(-1, keepdims=True)
                     agree(nchw(whole)[:, :, ::4, ::4], g[f"{tag}_p{portion}_lrent_soft"])
                     np.testing.assert_allclose(soft, np.where(soft.sum(-1, keepdims=True) > 0, whole, 0), atol=1e-5)
@@ -76,7 +78,7 @@ def test_selection_of_cbst():
             else:
                 thresholds = ct.top_portion(found, portion)
             agree(thresholds, g[f"{tag}_p{portion}_thresh"])
-            same(ct.balanced_labels(p, jnp.asarray(thresholds)), g[f"{tag}_p{portion}_labels"])
+            same(balanced_labels(p, thresholds), g[f"{tag}_p{portion}_labels"])
 
 
 def views_at(size: tuple[int, int]):
@@ -117,12 +119,12 @@ def compare_step(g, update, setup, classes: int, tag: str, gradient_of: str | No
 def test_hard_labels_of_crst_in_our_step(tag, classes):
     g = golden("crst")
     p = g.probabilities(classes)
-    labels = ct.balanced_labels(p, jnp.asarray(ct.top_portion(confidences(p, 4), 0.2)))[1:]
+    labels = np.asarray(balanced_labels(p, ct.top_portion(confidences(p, 4), 0.2)))[1:]
     stage = crst_stage(base.distill("", "random", 1), 0.01 if tag == "mrkld" else 0.0)  # the released 0.1, twice
     stage.distillation_weight = 0.0
     inputs = distill.Inputs(**common(g, classes, "target_image"), hard_label=labels, valid=jnp.ones(labels.shape, bool))
     setup = own_logits.setup_of(stage, views_at(g.size), classes)
-    step = lambda state: distill.update(state, inputs, None, setup=setup)  # noqa: E731
+    step = jax.jit(lambda state: distill.update(state, inputs, None, setup=setup))
     compare_step(g, step, setup, classes, tag, "mrkld" if tag == "mrkld" else None)
 
 
@@ -131,7 +133,7 @@ def test_hard_labels_of_crst_in_our_step(tag, classes):
 def test_soft_labels_of_crst_in_our_step(tag, classes):
     g = golden("crst")
     p = g.probabilities(classes)
-    soft = ct.regularised_labels(p, jnp.asarray(ct.top_portion(confidences(p, 4), 0.2)), 0.25)[1:]
+    soft = np.asarray(regularised_labels(p, ct.top_portion(confidences(p, 4), 0.2), 0.25))[1:]
     stage = crst_stage(base.self_training("random", 1), 0.01 if tag == "lrent_mrkld" else 0.0)
     stage.hard_labels, stage.label_selector = False, "class_balanced"
     inputs = denoise.Inputs(
@@ -139,7 +141,7 @@ def test_soft_labels_of_crst_in_our_step(tag, classes):
         soft_label=soft, inside=jnp.ones(soft.shape[:3], bool),
     )  # fmt: skip
     setup = own_logits.setup_of(stage, views_at(g.size), classes)
-    step = lambda state: denoise.update(state, inputs, setup=setup)  # noqa: E731
+    step = jax.jit(lambda state: denoise.update(state, inputs, setup=setup))
     compare_step(g, step, setup, classes, tag, "lrent" if tag == "lrent" else None)
 
 
@@ -167,5 +169,5 @@ def test_step_of_fda():
     gradient, metrics = own_logits.gradient_of(step, setup, params)
     agree(metrics["regulariser"], g["entropy_ita2"])
     agree(thinned(gradient["target"]["logits"]), np.float32(0.005) * g["entropy_ita2_grad"])
-    expected = jax.grad(losses.cross_entropy)(params["source"]["logits"], label)
+    expected = jax.jit(jax.grad(losses.cross_entropy))(params["source"]["logits"], label)
     agree(gradient["source"]["logits"], np.asarray(expected))

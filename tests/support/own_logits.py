@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 
 from proda_jax.adaptation.stages import step as steps
@@ -32,7 +33,7 @@ class OwnOutputs:
 
 
 def image(domain: float, batch: int, size: tuple[int, int]) -> jax.Array:
-    return jnp.full((batch, *size, 3), domain)
+    return jnp.asarray(np.full((batch, *size, 3), domain, np.float32))
 
 
 def setup_of(stage: ml_collections.ConfigDict, views: ml_collections.ConfigDict, classes: int, **more) -> steps.Setup:
@@ -44,8 +45,8 @@ def setup_of(stage: ml_collections.ConfigDict, views: ml_collections.ConfigDict,
 def gradient_of(update: Callable, setup: steps.Setup, params: Any, **state) -> tuple[Any, dict]:
     """Gradient of the objective of a step, `update`(state) -> (state, metrics), by each output; and its metrics."""
     state = TrainState(
-        step=jnp.int32(0), key=jax.random.key(0), params=params, batch_stats={}, opt_state=setup.optimizer.init(params),
-        **state,
+        step=jnp.int32(0), key=jax.random.key(0), params=params, batch_stats={},
+        opt_state=jax.jit(setup.optimizer.init)(params), **state,
     )  # fmt: skip
     new, metrics = update(state)
     return new.opt_state.trace, metrics

@@ -1,7 +1,8 @@
 """Views of chosen and of random kinds, and images and labels to look at through them."""
 
+from collections.abc import Callable
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from proda_jax.adaptation import views
@@ -13,15 +14,23 @@ CLASSES = 6
 # Far from one another and from the grey of what lies outside.
 PALETTE = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 255, 255)], np.uint8)
 
-weak_image = jax.jit(views.weak_image, static_argnums=2)
-weak_label = jax.jit(views.weak_label, static_argnums=2)
-weak_soft_label = jax.jit(views.weak_soft_label, static_argnums=(2, 3, 4))
-weak_features = jax.jit(views.weak_features, static_argnums=(2, 3))
-strong_image = jax.jit(views.strong_image)
-strong_label = jax.jit(views.strong_label, static_argnums=2)
-strong_map = jax.jit(views.strong_map, static_argnums=2)
-draw_weak_view = jax.jit(views.draw_weak_view, static_argnums=(1, 2), static_argnames=("base_width", "scale", "flip"))
-draw_strong_view = jax.jit(
+
+def compiled(function: Callable, **static) -> Callable:
+    """A function in `jax.jit`, which gives NumPy arrays: what is done with a jax.Array is compiled, too."""
+    jitted = jax.jit(function, **static)
+    return lambda *arguments, **settings: jax.device_get(jitted(*arguments, **settings))
+
+
+weak_image = compiled(views.weak_image, static_argnums=2)
+weak_label = compiled(views.weak_label, static_argnums=2)
+weak_soft_label = compiled(views.weak_soft_label, static_argnums=(2, 3, 4))
+weak_features = compiled(views.weak_features, static_argnums=(2, 3))
+weak_inside = compiled(views.weak_inside, static_argnums=(1, 2))
+strong_image = compiled(views.strong_image)
+strong_label = compiled(views.strong_label, static_argnums=2)
+strong_map = compiled(views.strong_map, static_argnums=2)
+draw_weak_view = compiled(views.draw_weak_view, static_argnums=(1, 2), static_argnames=("base_width", "scale", "flip"))
+draw_strong_view = compiled(
     views.draw_strong_view,
     static_argnums=1,
     static_argnames=("operations", "probability", "flip", "randaugment", "cutout_fraction"),
@@ -31,38 +40,38 @@ draw_strong_view = jax.jit(
 def identity_weak_view(batch: int, image_size: tuple[int, int]) -> WeakView:
     """The view that shows each image from its top left corner as it is."""
     return WeakView(
-        scaled_size=jnp.tile(jnp.asarray(image_size, jnp.int32), (batch, 1)),
-        offset=jnp.zeros((batch, 2), jnp.int32),
-        flip=jnp.zeros(batch, bool),
+        scaled_size=np.tile(np.int32(image_size), (batch, 1)),
+        offset=np.zeros((batch, 2), np.int32),
+        flip=np.zeros(batch, bool),
     )
 
 
 def identity_strong_view(batch: int, operations: int = 2) -> StrongView:
     """The view that changes nothing."""
     return StrongView(
-        flip=jnp.zeros(batch, bool),
-        operation=jnp.full((batch, operations), POOL.index("identity"), jnp.int32),
-        level=jnp.ones((batch, operations), jnp.int32),
-        sign=jnp.ones((batch, operations), jnp.int32),
-        active=jnp.zeros((batch, operations), bool),
-        cutout=jnp.zeros((batch, 4), jnp.int32),
+        flip=np.zeros(batch, bool),
+        operation=np.full((batch, operations), POOL.index("identity"), np.int32),
+        level=np.ones((batch, operations), np.int32),
+        sign=np.ones((batch, operations), np.int32),
+        active=np.zeros((batch, operations), bool),
+        cutout=np.zeros((batch, 4), np.int32),
     )
 
 
 def weak(scaled, offset, flip) -> WeakView:
-    return WeakView(jnp.asarray(scaled, jnp.int32), jnp.asarray(offset, jnp.int32), jnp.asarray(flip))
+    return WeakView(np.asarray(scaled, np.int32), np.asarray(offset, np.int32), np.asarray(flip))
 
 
 def strong(*operations, flip=False, cutout=(0, 0, 0, 0)) -> StrongView:
     """One strong view of up to two named operations: (name, level, sign) each."""
     names, levels, signs = zip(*operations, *[("identity", 1, 1)] * (2 - len(operations)), strict=True)
     return StrongView(
-        flip=jnp.asarray([flip]),
-        operation=jnp.asarray([[POOL.index(name) for name in names]], jnp.int32),
-        level=jnp.asarray([levels], jnp.int32),
-        sign=jnp.asarray([signs], jnp.int32),
-        active=jnp.ones((1, 2), bool),
-        cutout=jnp.asarray([cutout], jnp.int32),
+        flip=np.asarray([flip]),
+        operation=np.asarray([[POOL.index(name) for name in names]], np.int32),
+        level=np.asarray([levels], np.int32),
+        sign=np.asarray([signs], np.int32),
+        active=np.ones((1, 2), bool),
+        cutout=np.asarray([cutout], np.int32),
     )
 
 
@@ -78,10 +87,11 @@ def draw_strong(seed: int, batch: int, crop=CROP, **settings) -> StrongView:
 def draw_geometric(seed: int, batch: int, crop=CROP) -> StrongView:
     """Strong views whose every operation is applied and geometric, so that colours tell the class."""
     view, first = draw_strong(seed, batch, crop), len(colour.OPERATIONS)
+    top, _, left, right = view.cutout.T
     return view.replace(
         operation=first + view.operation % (len(POOL) - first),
-        active=jnp.ones_like(view.active),
-        cutout=view.cutout.at[:, 1].set(view.cutout[:, 0] + 12),
+        active=np.ones_like(view.active),
+        cutout=np.stack([top, top + 12, left, right], axis=1),
     )
 
 
