@@ -154,6 +154,7 @@ def average(ema: Any, params: Any, momentum: jax.Array | float) -> Any:
     return jax.tree.map(lambda old, new: momentum * old + (1.0 - momentum) * new, ema, params)
 
 
+@jax.jit  # one program for all leaves, where each shape would be one
 def copy(tree: Any) -> Any:
     """A tree in buffers of its own: two leaves that share one cannot both be donated."""
     return jax.tree.map(jnp.copy, tree)
