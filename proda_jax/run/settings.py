@@ -321,7 +321,7 @@ def check_statistics(stage: ml_collections.ConfigDict, name: str) -> None:
         refuse(f"{name}.statistics", stage.statistics, f"'all', as {name}.batch_norm is 'frozen', which moves none")
     if stage.statistics == "target" and kinds.of(stage).target(stage) is None:
         refuse(f"{name}.statistics", "target", "'all' or 'recomputed', as this stage has no passes of target images")
-    if stage.statistics == "target" and stage.kind == "pretrain":
+    if stage.statistics == "target" and kinds.of(stage).role(stage) == "pretraining":
         refuse(f"{name}.statistics", "target", "'all' or 'recomputed', as passes are of both domains' images together")
 
 

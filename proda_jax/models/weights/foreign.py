@@ -8,7 +8,7 @@ import numpy as np
 
 from proda_jax.models import backbones
 from proda_jax.models.backbones import Backbone
-from proda_jax.models.weights.resnet_names import has_deep_stem, torchvision_names
+from proda_jax.models.weights.resnet_names import refuse_deep_stem, torchvision_names
 from proda_jax.models.weights.torch_names import AUXILIARY, INPUT_CONVENTION
 from proda_jax.models.weights.transformer_names import authors_names
 
@@ -37,12 +37,7 @@ def released_names(arrays: Mapping[str, np.ndarray], path: PathLike | str) -> tu
             raise ValueError(f"{path}: expected one array named {name}, found it with and without a prefix")
         renamed[name] = array
     renamed, notes = authors_names(torchvision_names(renamed))
-    if has_deep_stem(renamed):
-        raise ValueError(
-            f"{path} holds a ResNet with a deep stem, three 3x3 convolutions in place of one of 7x7: expected the "
-            "plain one (torchvision's resnet50 and resnet101; timm's without a 'd' behind the number; mmsegmentation's "
-            "ResNet without V1c or V1d)"
-        )
+    refuse_deep_stem(renamed, path)
     renamed, aside, more = without_prefix(renamed)
     notes += more
     if not any(name.startswith("layer6.conv2d_list.") for name in renamed):

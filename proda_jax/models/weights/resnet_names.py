@@ -34,6 +34,15 @@ def torchvision_name(name: str) -> str:
     return f"layer{int(group) + 1}.{number}.{module}.{leaf}"
 
 
-def has_deep_stem(arrays: Mapping[str, np.ndarray]) -> bool:
-    """Whether the network begins with three 3x3 convolutions, where ours have one of 7x7."""
-    return sum(DEEP_STEM.search(name) is not None for name in arrays) >= 2
+def refuse_deep_stem(arrays: Mapping[str, np.ndarray], path: object) -> None:
+    """Refuses a network that begins with three 3x3 convolutions, where ours have one of 7x7.
+
+    Raises:
+      ValueError: it does; `path` is the file in the message.
+    """
+    if sum(DEEP_STEM.search(name) is not None for name in arrays) >= 2:
+        raise ValueError(
+            f"{path} holds a ResNet with a deep stem, three 3x3 convolutions in place of one of 7x7: expected the "
+            "plain one (torchvision's resnet50 and resnet101; timm's without a 'd' behind the number; mmsegmentation's "
+            "ResNet without V1c or V1d)"
+        )
