@@ -511,3 +511,21 @@ def distill(teacher: str, init: str, steps: int) -> ml_collections.ConfigDict:
     s.distillation_weight = 1.0  # beta of Eq 12
     s.distillation_form = "equation12"  # divided by the number of classes; 'equation12_per_pixel', 'released' (a bug)
     return s.lock()
+
+
+STAGES = {  # what the stages of each kind begin with
+    "pretrain": lambda: pretrain("", 1),
+    "translate": lambda: translate("", 1),
+    "supervised": lambda: supervised("", 1),
+    "warmup": lambda: warmup("", 1),
+    "denoise": lambda: denoise("", 1),
+    "anchors": lambda: anchors("", 1),
+    "distill": lambda: distill("", "", 1),
+    "mix": lambda: mix("", 1),
+}
+
+
+def usual(kind: str) -> ml_collections.ConfigDict:
+    """The settings that stages of a kind begin with; of one that is not here those of all."""
+    begins = STAGES.get(kind, lambda: {})
+    return ml_collections.ConfigDict(dict(stage("", "", 1)) | dict(begins()))

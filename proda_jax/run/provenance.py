@@ -52,10 +52,6 @@ _BEFORE = {
     "patch_channels": 512, "patch_weight": 0.01, "patch_adversarial_weight": 0.0005,
     "perturbation": 0.0, "perturbation_steps": 1, "perturbation_weight": 1.0,
 }  # fmt: skip
-_BEFORE_OF_WARMUP = {
-    "label_weight": 0.0, "labels_from": None, "label_selector": "class_portion", "label_threshold": 0.9,
-    "label_scales": [1.0], "label_flip": False, "label_portion": 0.5, "label_every": 1,
-}  # fmt: skip
 _OF_DATA = ("name", "split", "image_size", "label_values")  # of a data set; where its files lie may change
 _OF_DATA_IF_SET = ("color_tolerance", "value_range")  # of these, older versions knew nothing
 
@@ -158,7 +154,7 @@ def _with_tuples(value: Any) -> Any:
 def _before(now: dict[str, Any], kind: str) -> dict[str, Any]:
     """Those of the decisive settings that older versions did not have, with what these did."""
     known = _BEFORE | {"label_selector": "above_threshold" if kinds.KINDS[kind].teacher else "threshold"}
-    known |= {"warmup": _BEFORE_OF_WARMUP, "supervised": {"regulariser": "robust_entropy"}}.get(kind, {})
+    known |= kinds.KINDS[kind].before
     found = {key: key.rpartition(".")[2] for key in now}
     return {key: known[name] for key, name in found.items() if name in known}
 

@@ -12,13 +12,20 @@ import jax
 import jax.numpy as jnp
 
 from proda_jax.adaptation import class_anchors, losses, prototypes, views
-from proda_jax.adaptation.stages import passes
+from proda_jax.adaptation.stages import acts, passes
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.stages.denoise import move_prototypes
 from proda_jax.adaptation.state import TrainState
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.heads import Output
 from proda_jax.models.resizing import resize_nearest
+
+ACTS_BESIDE: tuple[acts.Rule, ...] = (
+    (("anchor_margin",), lambda s: s.anchor_weight > 0 or s.distance_weight > 0,
+     "anchor_weight or distance_weight above 0"),
+    (("label_threshold",), lambda s: s.confident_weight > 0, "confident_weight above 0"),
+    (("anchor_gradient",), lambda s: s.distance_weight > 0, "distance_weight above 0"),
+)  # fmt: skip
 
 
 @flax.struct.dataclass

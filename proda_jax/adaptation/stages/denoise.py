@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from proda_jax.adaptation import losses, prototypes, selectors, views
-from proda_jax.adaptation.stages import kinds, learnt_prototypes, passes
+from proda_jax.adaptation.stages import acts, kinds, learnt_prototypes, passes
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.stages.kinds import uses_momentum_encoder
 from proda_jax.adaptation.state import Sampled, TrainState, average
@@ -20,6 +20,22 @@ from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.heads import Output
 from proda_jax.models.resizing import resize_align_corners, resize_nearest
 
+ACTS_BESIDE: tuple[acts.Rule, ...] = (
+    *acts.OF_SELF_LABELLING,
+    (
+        ("ema_momentum", "ema_view", "ema_crop", "ema_mode", "temperature", "unseen_prototypes", "prototype_momentum",
+         "prototype_update", "prototype_min_pixels", "prototype_init", "prototype_init_by", "prototype_init_limit",
+         "prototype_init_min_pixels", "prototype_init_passes", "prototype_distance", "self_label_weight"),
+        uses_momentum_encoder,
+        "a weighting other than 'none', label_source 'moving' or consistency_weight above 0",
+    ),
+    (("ema_crop",), lambda s: s.ema_view == "image", "ema_view 'image'"),
+    (("consistency_over_classes",), lambda s: s.consistency_weight > 0, "consistency_weight above 0"),
+    (("label_entropy",), lambda s: s.label_selector in ("class_balanced", "all_classes") and not s.hard_labels,
+     "label_selector 'class_balanced' or 'all_classes' and hard_labels=False"),
+    *acts.OF_SELECTION,
+    *acts.OF_REGULARISER,
+)  # fmt: skip
 SMALLEST_FLOAT16 = 2.0**-24  # which soft labels are stored in
 
 

@@ -10,12 +10,19 @@ import jax
 import jax.numpy as jnp
 
 from proda_jax.adaptation import losses, views
-from proda_jax.adaptation.stages import passes
+from proda_jax.adaptation.stages import acts, passes
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.state import TrainState
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.heads import Output
 from proda_jax.models.resizing import resize_align_corners, resize_nearest
+
+ACTS_BESIDE: tuple[acts.Rule, ...] = (
+    (("ce_weight", "rce_weight"), lambda s: not s.rectified, "rectified=False"),
+    (("distillation_form",), lambda s: s.distillation_weight > 0, "distillation_weight above 0"),
+    *acts.OF_SELECTION,
+    *acts.OF_REGULARISER,
+)
 
 
 @flax.struct.dataclass

@@ -55,6 +55,8 @@ class Kind:
         trained from target images alone.
       pairs_target: whether a second target image takes the place of the source image where nothing is labelled.
       choices: values of settings that other kinds have with others, {'setting': values}.
+      before: what older versions did where their workdirs have no such setting, {'setting': value}, if other kinds
+        did otherwise or have no such setting.
       unused_views: settings of the section 'views' that do nothing in it.
       translates: whether it trains generators, which translate images, in place of a network that labels them.
       head: that takes the place of the configuration's, by settings of the network; none by default.
@@ -81,6 +83,7 @@ class Kind:
     of_labelled: Callable[[Settings], tuple[str, ...]] = lambda stage: ("kind",)
     pairs_target: bool = False
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    before: Settings = field(default_factory=dict)
     unused_views: Callable[[Settings], tuple[str, ...]] = lambda stage: ()
     translates: bool = False
     head: Callable[[Settings], dict[str, Any]] | None = None
@@ -92,6 +95,11 @@ class Kind:
     def module(self) -> types.ModuleType:
         """The module with its step, imported when it is first asked for."""
         return importlib.import_module(f"{__package__}.{self.file}")
+
+    @property
+    def acts_beside(self) -> tuple[Any, ...]:
+        """When its settings act, where others have to say so: rows as of `acts.OF_ALL`."""
+        return getattr(self.module, "ACTS_BESIDE", ())
 
     @property
     def segments(self) -> bool:
@@ -153,6 +161,7 @@ KINDS: dict[str, Kind] = {
     "supervised": Kind(
         "supervised",
         target=supervised_target,
+        before={"regulariser": "robust_entropy"},
         unused_views=lambda stage: (*_STRONG, *(() if stage.get("regulariser_weight") else ("target_stride",))),
         role=lambda stage: {"labels": "oracle", "images": "adaptation", None: "source"}[supervised_target(stage)],
         paper_row=lambda stage, kinds: "source" if supervised_target(stage) is None else None,
@@ -162,6 +171,10 @@ KINDS: dict[str, Kind] = {
         "warmup",
         pseudo_labels=NeededLabels("hard_label", "hard pseudo labels", made_by="labels_from"),
         labels_with="label_weight",
+        before={
+            "label_weight": 0.0, "labels_from": None, "label_selector": "class_portion", "label_threshold": 0.9,
+            "label_scales": [1.0], "label_flip": False, "label_portion": 0.5, "label_every": 1,
+        },
         discriminator=lambda stage: stage.get("adversarial_weight", 0.01) > 0 or stage.get("perturbation", 0.0) > 0,
         weighs_classes=lambda stage: stage.get("rare_weight", 1.0) != 1 or stage.get("hard_share", 1.0) < 1,
         auxiliary_head=lambda stage: True,

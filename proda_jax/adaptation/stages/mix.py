@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from proda_jax.adaptation import confidence, feature_distance, losses, prototypes, views
-from proda_jax.adaptation.stages import contrast, kinds, learnt_prototypes, passes
+from proda_jax.adaptation.stages import acts, contrast, kinds, learnt_prototypes, passes
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.stages.denoise import follow_prototypes
 from proda_jax.adaptation.state import Sampled, TrainState, average, rising_momentum
@@ -26,6 +26,29 @@ from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.heads import Output
 from proda_jax.models.resizing import resize_align_corners, resize_nearest
 from proda_jax.models.two_resolutions import crop
+
+ACTS_BESIDE: tuple[acts.Rule, ...] = (
+    *acts.OF_SELF_LABELLING,
+    (
+        ("temperature", "unseen_prototypes", "prototype_momentum", "prototype_update", "prototype_min_pixels",
+         "prototype_init", "prototype_init_by", "prototype_init_limit", "prototype_init_min_pixels",
+         "prototype_init_passes", "prototype_distance", "self_label_weight"),
+        lambda s: s.weighting == "prototypes",
+        "weighting 'prototypes'",
+    ),
+    (("contrast_with", "contrast_temperature", "contrast_channels", "contrast_share", "contrast_after"),
+     lambda s: s.contrast_weight > 0, "contrast_weight above 0"),
+    (("contrast_bank",), lambda s: s.contrast_weight > 0 and s.contrast_with == "bank", "contrast_with 'bank'"),
+    (("foundation_file", "foundation_input", "foundation_weight", "foundation_temperature"),
+     lambda s: s.foundation is not None, "foundation"),
+    (("weight_over",), lambda s: s.weighting == "share", "weighting 'share'"),
+    (("label_threshold",), lambda s: s.weighting in ("share", "pixels"), "weighting 'share' or 'pixels'"),
+    (("margins_of",), lambda s: any(s.ignored_margins), "ignored_margins other than zero"),
+    (("mask_block", "mask_ratio", "mask_strong"), lambda s: s.masked_weight > 0, "masked_weight above 0"),
+    (("feature_distance_classes",), lambda s: s.feature_distance_weight > 0, "feature_distance_weight above 0"),
+    (("feature_distance_share",), lambda s: s.feature_distance_weight > 0 and len(s.feature_distance_classes) > 0,
+     "feature_distance_weight above 0 and feature_distance_classes"),
+)  # fmt: skip
 
 
 @flax.struct.dataclass

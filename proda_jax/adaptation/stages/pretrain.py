@@ -10,11 +10,16 @@ import jax
 import jax.numpy as jnp
 
 from proda_jax.adaptation import losses, views
-from proda_jax.adaptation.stages import passes
+from proda_jax.adaptation.stages import acts, passes
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.state import TrainState
 from proda_jax.adaptation.views import colour
 from proda_jax.models.heads import Output
+
+ACTS_BESIDE: tuple[acts.Rule, ...] = (
+    (("weights", "reduction", "fourier_beta", "rare_class_sampling", "largest_class"), lambda s: False,
+     "a stage that labels pixels"),
+)  # fmt: skip
 
 
 def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: steps.Setup):

@@ -10,12 +10,17 @@ import jax
 import jax.numpy as jnp
 
 from proda_jax.adaptation import losses, views
-from proda_jax.adaptation.stages import passes
+from proda_jax.adaptation.stages import acts, passes
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.state import TrainState
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.heads import Output
 from proda_jax.models.resizing import resize_align_corners
+
+ACTS_BESIDE: tuple[acts.Rule, ...] = (
+    (("regulariser_weight",), lambda s: not s.target_labels, "target_labels=False"),
+    (("regulariser",), lambda s: s.regulariser_weight > 0, "regulariser_weight above 0"),
+)
 
 
 def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: steps.Setup):

@@ -11,11 +11,22 @@ import jax
 import jax.numpy as jnp
 
 from proda_jax.adaptation import image_pool, losses, translation, views
-from proda_jax.adaptation.stages import passes
+from proda_jax.adaptation.stages import acts, passes
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.state import TrainState
 from proda_jax.models.translator import TO_SOURCE, TO_TARGET
 
+ACTS_BESIDE: tuple[acts.Rule, ...] = (
+    (
+        ("weights", "reduction", "fourier_beta", "batch_norm", "statistics", "backbone_rate", "layer_decay",
+         "backbone_steps", "source_images", "rare_class_sampling", "largest_class"),
+        lambda s: False,
+        "a stage that labels pixels",
+    ),
+    (("semantic",), lambda s: s.semantic_weight > 0 or s.semantic_again_weight > 0,
+     "semantic_weight or semantic_again_weight above 0"),
+    (("window_overlap",), lambda s: len(s.window) > 0, "a window"),
+)  # fmt: skip
 MADE, REAL = 0.0, 1.0  # what discriminators call translations and images
 # each domain's generator to the other domain, and the one back
 WAYS = {"source": (TO_TARGET, TO_SOURCE), "target": (TO_SOURCE, TO_TARGET)}

@@ -19,13 +19,42 @@ import jax.numpy as jnp
 
 from proda_jax.adaptation import adversary, losses, patch_modes, perturbation, views
 from proda_jax.adaptation.adversary import SOURCE, TARGET
-from proda_jax.adaptation.stages import passes
+from proda_jax.adaptation.stages import acts, passes
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.state import TrainState
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.heads import HEADS, Output
 from proda_jax.models.resizing import resize_align_corners
 
+ACTS_BESIDE: tuple[acts.Rule, ...] = (
+    (
+        ("gan", "adversarial_on", "discriminator", "discriminator_channels", "discriminator_rate",
+         "discriminator_weight", "scores_at", "gradient_penalty"),
+        lambda s: s.adversarial_weight > 0 or s.perturbation > 0,
+        "adversarial_weight or perturbation above 0",
+    ),
+    (("local_weight", "auxiliary_adversarial_weight", "discriminated", "patch_modes"),
+     lambda s: s.adversarial_weight > 0, "adversarial_weight above 0"),
+    (("perturbation_steps", "perturbation_weight"), lambda s: s.perturbation > 0, "perturbation above 0"),
+    (("discriminator_warmup",), lambda s: (s.adversarial_weight > 0 or s.perturbation > 0) and s.schedule_warmup > 0,
+     "adversarial_weight or perturbation, and schedule_warmup, above 0"),
+    (("patch_size", "patch_channels", "patch_weight", "patch_adversarial_weight"), lambda s: s.patch_modes > 0,
+     "patch_modes above 0"),
+    (("soft_label_limit",), lambda s: s.adversarial_weight > 0 and s.gan == "classes", "gan 'classes'"),
+    (("local_floor", "local_after"), lambda s: s.local_weight > 0, "local_weight above 0"),
+    (("rare_pixels",), lambda s: s.rare_weight != 1, "a rare_weight other than 1"),
+    (("focus", "reduction"), lambda s: s.rare_weight == 1 and s.hard_share == 1, "rare_weight 1 and hard_share 1"),
+    (("memory_after",), lambda s: s.memory_weight > 0, "memory_weight above 0"),
+    (("damping_steps",), lambda s: s.adversarial_weight > 0 or s.weight_divergence > 0,
+     "adversarial_weight or weight_divergence above 0"),
+    (
+        ("labels_from", "label_selector", "label_threshold", "label_scales", "label_flip", "label_portion",
+         "label_every"),
+        lambda s: s.label_weight > 0,
+        "label_weight above 0",
+    ),
+    *acts.OF_SELECTION,
+)  # fmt: skip
 # metrics of each discriminator, and of each head
 ADVERSARIAL = {adversary.MAIN: "adversarial", adversary.AUXILIARY: "auxiliary_adversarial"}
 ENTROPY = ("entropy", "auxiliary_entropy")
