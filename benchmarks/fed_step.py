@@ -95,7 +95,7 @@ def seconds(step, state, teacher, given: Iterator[dict]) -> tuple[float, object]
     started = time.perf_counter()
     for batch in itertools.islice(given, _STEPS.value):
         state, metrics = step(state, batch, teacher)
-        devices.settle(metrics)
+        devices.block_on_cpu(metrics)
     jax.block_until_ready(metrics)
     return (time.perf_counter() - started) / _STEPS.value, state
 

@@ -34,8 +34,8 @@ Ways = dict[str, tuple[Callable, tuple[tuple[int, ...], ...]]]  # name: function
 def differentiated(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
     """Normalisation whose backward pass is left to JAX, with a rectifier."""
     mean, var, _ = moments.batch_moments(x, None)
-    per_std = normalisation.per_standard_deviation(var, False)
-    return normalisation.finish(normalisation.affine(x, mean, per_std, scale, bias), None, True)
+    inverse_std = normalisation.inverse_deviation(var, False)
+    return normalisation.finish(normalisation.affine(x, mean, inverse_std, scale, bias), None, True)
 
 
 def written_out(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
@@ -45,7 +45,7 @@ def written_out(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
 def moments_ahead(x, kernel, scale, bias, shortcut):
     """A 1x1 convolution normalised by the batch, with shortcut and rectifier: the moments follow from its inputs."""
     mean, var, _ = moments.moments_ahead(x, kernel.astype(scale.dtype), None)
-    scale = scale * normalisation.per_standard_deviation(var, False)
+    scale = scale * normalisation.inverse_deviation(var, False)
     return scaled_kernel(x, kernel, scale, bias - mean * scale, shortcut)
 
 
@@ -63,8 +63,8 @@ def scaled_kernel(x, kernel, scale, bias, shortcut):
 
 def scaled_result(x, kernel, scale, bias, shortcut):
     """The same, where what the convolution computes is scaled."""
-    mean, per_std = jnp.zeros_like(bias), jnp.ones_like(bias)
-    result = normalisation.affine(convolution.pointwise(x, kernel), mean, per_std, scale, bias)
+    mean, inverse_std = jnp.zeros_like(bias), jnp.ones_like(bias)
+    result = normalisation.affine(convolution.pointwise(x, kernel), mean, inverse_std, scale, bias)
     return normalisation.finish(result, shortcut, True)
 
 
@@ -169,7 +169,7 @@ def time_in_turn(ways: Ways, dtype: jnp.dtype) -> dict[str, float]:
             started = time.perf_counter()
             for _ in range(_CALLS.value):
                 result = compiled(*arguments)
-                devices.settle(result)
+                devices.block_on_cpu(result)
             jax.block_until_ready(result)
             if round_number:
                 seconds[name].append((time.perf_counter() - started) / _CALLS.value)

@@ -67,7 +67,7 @@ def measure(name: str, program: Program, compiled: jax.stages.Compiled) -> list[
             results = compiled(*arguments)
             if program.changes:
                 arguments[0], results = results
-            devices.settle(results)
+            devices.block_on_cpu(results)
         jax.block_until_ready(results)
 
     for round_number in range(_ROUNDS.value + 1):  # the first is to warm up

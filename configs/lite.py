@@ -73,6 +73,16 @@ def mix(init: str, steps: int) -> ml_collections.ConfigDict:
     return tuned(small.jitter(base.mix(init, steps)))
 
 
+def pretrain(init: str, steps: int) -> ml_collections.ConfigDict:
+    """Self-supervised pretraining of the backbone on the photographs of both domains (SimCLR)."""
+    stage = tuned(base.pretrain(init, steps), statistics="all")  # what becomes of them is all that is handed on
+    stage.batch_size = 8  # of each domain: others of the batch are what an image is told apart from
+    stage.hidden_channels, stage.projection_channels = 128, 64  # of a backbone of 112
+    stage.contrast_temperature = 0.5  # SimCLR's for small batches
+    stage.views.scale = (0.75, 1.5)  # the smallest is still higher and wider than a crop
+    return stage
+
+
 def draw_rare_classes(
     stage: ml_collections.ConfigDict, image_size: tuple[int, int], crop_size: tuple[int, int]
 ) -> None:

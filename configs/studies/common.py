@@ -4,7 +4,8 @@ A study is one experiment for each seed, whose stages are those of all rows: row
 name. So `configs/studies/table8.py` holds source, warm-up and one stage 1 for each temperature.
 
 `--config=configs/studies/table8.py` is the paper's task, GTA5 -> Cityscapes, at full size;
-`--config=configs/studies/table8.py:demo` asks the same on rendered streets, for two CPU cores.
+`--config=configs/studies/table8.py:demo` asks the same on rendered streets, from scratch, and
+`:camvid --config.data.raw_dir=<CamVid folder>` on real photographs, from ImageNet weights, both for two CPU cores.
 """
 
 from collections.abc import Iterable
@@ -12,11 +13,12 @@ from typing import Any
 
 import ml_collections
 
-from proda_jax.configs import base, demo, gta5, small
+from proda_jax.configs import base, camvid, demo, gta5, lite, small
 
 SEEDS = (0, 1, 2)
 DEMO_STEPS = 300  # of stage 1, which starts again at the first rate: after 150, rows are below where they began
 DEMO_STUDENT_STEPS = 1200  # of stages 2 and 3: most students have a new head, and were still learning after 300
+CAMVID_STUDENT_STEPS = 250  # likewise, at the rates of the source's stage
 Row = tuple[str, str, float | None]  # what it is called, the stage that it scores, the paper's mIoU
 EQUAL_TERMS = (
     "Rows of the same stage differ in what their name says and in nothing else: the same start, steps, rates, labels "
@@ -27,7 +29,11 @@ DEMO_TERMS = (
     "score'); its temperature of 2 was chosen by distances of features, its cross entropy in place of the symmetric "
     "one by scores. The paper's numbers are of another task: what can be compared is which rows are ahead, not scores."
 )
-
+CAMVID_TERMS = (
+    "CamVid, day to dusk, EfficientNet-Lite0 from ImageNet weights: the recipe that all rows start from is that of "
+    "configs/camvid.py, settled before, but for students, which take more steps at the source's rates. Statistics of "
+    "normalisation are running ones of target images from the warm-up on. The paper's numbers are of another task."
+)
 
 # where students of stages 2 and 3 start, by form: settings besides their teacher
 STARTS = {
@@ -39,6 +45,10 @@ STARTS = {
         "self-supervised weights": {"init": "pretrained", "extra_norm": True},
         "supervised weights": {"init": "source", "init_takes": "backbone", "extra_norm": False},
     },
+    "camvid": {  # SimCLR goes on from ImageNet weights, on these photographs
+        "self-supervised weights": {"init": "pretrained", "extra_norm": True},
+        "supervised weights": {"init": "imagenet", "extra_norm": False},
+    },
 }
 
 
@@ -46,14 +56,14 @@ def recipe(form: str, file: str, task: Any = gta5) -> ml_collections.ConfigDict:
     """The stages that studies are made of, in one of the forms; `study` chooses those that its rows need.
 
     Args:
-      form: 'gta5' (the paper's task at full size) or 'demo'.
+      form: 'gta5' (the paper's task at full size), 'demo' or 'camvid'.
       file: name of the study's file, for the message.
       task: configuration of the paper's task.
     """
     if form not in STARTS:
         raise ValueError(f"configs/studies/{file}.py:{form}: expected configs/studies/{file}.py for the paper's task, "
-                         f"or configs/studies/{file}.py:demo for rendered streets")  # fmt: skip
-    c = _full(task) if form == "gta5" else _demo()
+                         f"{file}.py:demo for rendered streets, or {file}.py:camvid for photographs")  # fmt: skip
+    c = {"gta5": lambda: _full(task), "demo": _demo, "camvid": _camvid}[form]()
     c.self_training.random_as = "stage1"  # rows that are compared draw the same
     for name, teacher in (("stage2", "stage1"), ("stage3", "stage2")):
         for start, settings in STARTS[form].items():
@@ -85,6 +95,18 @@ def _demo() -> ml_collections.ConfigDict:
     c.stage1 = small.denoise("warmup", DEMO_STEPS)
     c.stage2 = small.distill("stage1", DEMO_STUDENT_STEPS)
     c.stage3 = small.distill("stage2", DEMO_STUDENT_STEPS)
+    return c
+
+
+def _camvid() -> ml_collections.ConfigDict:
+    """Real photographs, day to dusk, from ImageNet weights: a stage takes five to ten minutes of one CPU core."""
+    c = camvid.get_config()
+    c.task = "camvid_studies"
+    c.data.loader = "memory"
+    c.pretrained = lite.pretrain("imagenet", 150)
+    for name in ("stage2", "stage3"):
+        c[name].steps = CAMVID_STUDENT_STEPS
+        lite.tuned(c[name], 1.0, "target")
     return c
 
 
@@ -131,8 +153,9 @@ def study(
     s.rows = tuple(map(tuple, rows))
     s.gain_over = gain_over
     s.seeds = SEEDS  # one experiment each
-    terms = (EQUAL_TERMS, DEMO_TERMS) if c.task.startswith("demo") else (EQUAL_TERMS,)
-    s.notes, s.show, s.grid = (*terms, *notes), tuple(show), tuple(map(tuple, grid))
+    terms = {"demo": (DEMO_TERMS,), "camvid_studies": (CAMVID_TERMS,)}
+    of_task = next((found for task, found in terms.items() if c.task.startswith(task)), ())
+    s.notes, s.show, s.grid = (EQUAL_TERMS, *of_task, *notes), tuple(show), tuple(map(tuple, grid))
     s.picture_rows = tuple(picture_rows)
     c.study = s.lock()
     c.stages = needed(c, [stage for _, stage, _ in s.rows])

@@ -1,6 +1,7 @@
 """Table 8: the temperature of prototypical denoising (tau of Equation 4), after stage 1.
 
     python main.py --mode=study --config=configs/studies/table8.py:demo --workdir=...
+    python main.py --mode=study --config=configs/studies/table8.py:camvid --config.data.raw_dir=<CamVid> --workdir=...
 """
 
 import ml_collections

@@ -1,6 +1,6 @@
 """What adversarial stages ask of their discriminators: what these see, and how far their scores are from a domain's.
 
-A stage has one discriminator for what the network says, and may have a second one for its auxiliary head, whose
+A stage has one discriminator for the network's prediction, and may have a second one for its auxiliary head, whose
 parameters lie among those of the first, as 'auxiliary'. PatchAlign's two networks, 'modes' and 'critic', lie there as
 'patches'.
 """
@@ -19,7 +19,7 @@ from proda_jax.models.moments import at_least_float32
 from proda_jax.models.resizing import resize_align_corners
 
 SOURCE, TARGET = 0.0, 1.0  # what discriminators call the domains
-MAIN, AUXILIARY = 0, 1  # which of the discriminators, and what these see: what the network says, the auxiliary head,
+MAIN, AUXILIARY = 0, 1  # which of the discriminators, and what these see: the network's output, the auxiliary head's,
 MAIN_HEAD = 2  # or the main head alone
 CLASSES = "classes"  # the adversarial loss whose discriminators score (domain, class)
 
@@ -28,18 +28,18 @@ Size = tuple[int, int]  # height and width
 
 
 def scored(output: Output, which: int) -> jax.Array:
-    """Class scores [batch, h, w, classes] that a discriminator judges: of the network, or of one of its heads."""
+    """Logits [batch, h, w, classes] that a discriminator judges: of the network, or of one of its heads."""
     return output.logits if which == MAIN else output.heads[1 if which == AUXILIARY else 0]
 
 
 def probabilities(output: Output, which: int, size: Size) -> jax.Array:
-    """Softmax of the class scores at the image's size (AdaptSegNet)."""
+    """Softmax of the logits at the image's size (AdaptSegNet)."""
     logits = resize_align_corners(scored(output, which), size)
     return jax.nn.softmax(logits.astype(at_least_float32(logits.dtype)), axis=-1)
 
 
 def information(output: Output, which: int, size: Size) -> jax.Array:
-    """Weighted self-information of the class scores (ADVENT, Equation 4)."""
+    """Weighted self-information of the logits (ADVENT, Equation 4)."""
     return losses.self_information(probabilities(output, which, size))
 
 
@@ -88,7 +88,7 @@ def patch_networks(stage: Settings, dtype: Any) -> tuple[PatchModes, Discriminat
     return modes, Discriminator((256, 512), dtype, kernel=1, stride=1, leaky=True)
 
 
-def judge(
+def adversarial_loss(
     discriminator: Discriminator,
     params: Any,
     output: Output,
@@ -119,7 +119,7 @@ def judge(
     """
     shown = which if shown is None else shown
     scores = apply(discriminator, params, which, MAPS[stage.adversarial_on](output, shown, size))
-    return sum(compared(one, output, shown, domain, stage, size, shares, weigh) for one in scores)
+    return sum(domain_loss(one, output, shown, domain, stage, size, shares, weigh) for one in scores)
 
 
 def apply(discriminator: Discriminator, params: Any, which: int, maps: jax.Array) -> tuple[jax.Array, ...]:
@@ -129,11 +129,11 @@ def apply(discriminator: Discriminator, params: Any, which: int, maps: jax.Array
     return scores if isinstance(scores, tuple) else (scores,)
 
 
-def compared(
+def domain_loss(
     scores: jax.Array, output: Output, shown: int, domain: float, stage: Settings, size: Size, shares: int,
     weigh: Callable[[jax.Array], jax.Array] | None,
 ) -> jax.Array:  # fmt: skip
-    """How far scores of one scale are from a domain's; see `judge`."""
+    """How far scores of one scale are from a domain's; see `adversarial_loss`."""
     if stage.scores_at == "image":
         scores = resize_align_corners(scores, size)
     total = jnp.int32(scores[..., 0].size * shares)
@@ -150,10 +150,10 @@ def gradient_penalty(
     discriminator: Discriminator, params: Any, output: Output, which: int, stage: Settings, *, size: Size,
     images: jax.Array,
 ) -> jax.Array:  # fmt: skip
-    """How steep a discriminator is at what the network says of the source, of each scale by itself (Seg-Uncertainty).
+    """Gradient penalty of a discriminator at the output for the source, of each scale by itself (Seg-Uncertainty).
 
     Args:
-      discriminator, params, output, which, stage, size: see `judge`.
+      discriminator, params, output, which, stage, size: see `adversarial_loss`.
       images: number of images in the whole batch.
 
     Returns:

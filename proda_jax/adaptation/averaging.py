@@ -1,4 +1,4 @@
-"""Predictions averaged over sizes and mirror images of an image (test-time augmentation), in evaluation mode."""
+"""Predictions averaged over scales and flips of an image (test-time augmentation), in evaluation mode."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ def logits_of_views(
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
 ) -> list[jax.Array]:
-    """What the network says of each size of the images, and of their mirror images.
+    """Logits of each scale of the images, and of the flipped ones.
 
     Args:
       model, variables: the network.
@@ -51,7 +51,7 @@ def averaged_probabilities(
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
 ) -> jax.Array:
-    """Mean prediction over scales and mirror images.
+    """Mean prediction over scales and flips.
 
     Args:
       model, variables: the network.

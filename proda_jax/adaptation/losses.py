@@ -332,10 +332,10 @@ def distillation(
 def semantic_difference(logits: jax.Array, others: jax.Array, *, total: jax.Array | None = None) -> jax.Array:
     """How differently a segmentation network sees an image and its translation (BDL, Li et al., CVPR 2019).
 
-    The mean squared difference of class scores, each class map of each image normalised by its own mean and variance.
+    The mean squared difference of logits, each class map of each image normalised by its own mean and variance.
 
     Args:
-      logits, others: class scores of the two, [batch, h, w, classes].
+      logits, others: of the two, [batch, h, w, classes].
       total: number of scores in the whole batch; None: these are all.
 
     Returns:

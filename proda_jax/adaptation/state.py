@@ -25,7 +25,7 @@ class Sampled:
     """What the momentum encoder says at some positions, of unit length.
 
     Attributes:
-      features: [..., channels]; `outputs`: class scores [..., classes].
+      features: [..., channels]; `outputs`: logits [..., classes].
       counted: whether there is such a position, bool [...].
     """
 

@@ -44,7 +44,7 @@ def recompute(step: Callable, variables: Any, batches: Iterable[dict[str, jax.Ar
     """
     total, count = None, 0
     for batch in batches:
-        moments = devices.settle(step(variables, batch["image"]))
+        moments = devices.block_on_cpu(step(variables, batch["image"]))
         total = moments if total is None else jax.tree.map(jnp.add, total, moments)
         count += 1
     return from_moments(variables["batch_stats"], jax.tree.map(lambda x: x / count, total))

@@ -31,11 +31,11 @@ def absolute_difference(images: jax.Array, others: jax.Array, *, shares: int = 1
 
 
 def same_labels(logits: jax.Array, others: jax.Array, *, shares: int = 1) -> jax.Array:
-    """Cross entropy of what a network says of a translation with what it labels the image as (CyCADA, Equation 4).
+    """Cross entropy of a network's prediction for a translation with its label of the image (CyCADA, Equation 4).
 
     Args:
-      logits: class scores of images, [batch, h, w, classes]; their argmax is the label, and no gradient flows there.
-      others: class scores of their translations.
+      logits: of images, [batch, h, w, classes]; their argmax is the label, and no gradient flows there.
+      others: logits of their translations.
       shares: see `absolute_difference`.
 
     Returns:
@@ -46,10 +46,10 @@ def same_labels(logits: jax.Array, others: jax.Array, *, shares: int = 1) -> jax
 
 
 def same_logits(logits: jax.Array, others: jax.Array, *, shares: int = 1) -> jax.Array:
-    """Mean squared difference of normalised class scores (BDL); see `losses.semantic_difference`."""
+    """Mean squared difference of normalised logits (BDL); see `losses.semantic_difference`."""
     total = jnp.int32(logits.size * shares)
     return losses.semantic_difference(jax.lax.stop_gradient(logits), others, total=total)
 
 
-# What `semantic` chooses: (class scores of images, of what was made of them) -> share of the loss
+# What `semantic` chooses: (logits of images, of what was made of them) -> share of the loss
 SEMANTIC: dict[str, Callable[..., jax.Array]] = {"labels": same_labels, "logits": same_logits}

@@ -35,7 +35,7 @@ RESIZE = flags.DEFINE_integer(
     "resize", None, "predict, export: width at which images are predicted; 0: their own; default: that of training."
 )
 SCALES = flags.DEFINE_list("scales", ["1"], "predict, export: relative sizes whose predictions are averaged.")
-FLIP = flags.DEFINE_bool("flip", False, "predict, export: average with the mirror image's prediction.")
+FLIP = flags.DEFINE_bool("flip", False, "predict, export: average with the prediction of the flipped image.")
 INPUT = flags.DEFINE_string("input", None, "predict: image, video, folder of them, or a pattern like 'photos/*.png'.")
 WRITE = flags.DEFINE_list(
     "write", ["ids", "colors", "overlays"],

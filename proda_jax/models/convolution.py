@@ -197,7 +197,7 @@ def gradient_on_cpu(
 
     XLA for CPUs has quick kernels for convolutions of one order of axes. It brings others into it, but not within
     loops: there the gradient that JAX writes takes some ten times as long as outside
-    (findings/xla_cpu_convolution_gradient_in_a_loop.sh). Passes and micro-batches are turns of loops.
+    (findings/xla_cpu_convolution_gradient_in_a_loop.sh). Passes and micro-batches are iterations of loops.
 
     Args:
       x: images [batch, height, width, channels].

@@ -53,7 +53,7 @@ class SegmentationNetwork(nn.Module):
       head: one of `heads.HEADS`. In pretraining 'projection', where `classes` are the channels of the projections and
         `head_channels` those before them.
       auxiliary_head: where a second head of the same kind sits that helps in training, one of `AUXILIARY`.
-      auxiliary_weight: of its class scores beside the main head's in what the network says.
+      auxiliary_weight: of its logits beside the main head's in the network's.
       detail_size: height and width, in pixels, of the windows that are seen at full size, beside the image at half its
         size (HRDA); () for one resolution.
       projection_channels: of a projection of the backbone's features that helps in training (SePiCo); 0 for none.
@@ -125,7 +125,7 @@ class SegmentationNetwork(nn.Module):
         dropout_keys: jax.Array | None = None,
         places: jax.Array | None = None,
     ) -> Output:
-        """Features and class scores of images.
+        """Features and logits of images.
 
         Args:
           images: RGB in [0, 1], [batch, height, width, 3].
@@ -147,10 +147,10 @@ class SegmentationNetwork(nn.Module):
             epsilon=self.batch_norm_epsilon,
             dtype=self.dtype,
         )
-        see = self.seeing(conv, norm)
+        see = self.below_auxiliary(conv, norm)
         if self.detail_size:
             attention = ScaleAttention(self.classes, self.head_channels, self.dropout, conv, norm, name=MODULE)
-            return self.fused(see, attention, images, dropout_keys, places)
+            return self.at_two_resolutions(see, attention, images, dropout_keys, places)
         every, taken, output = see(images, dropout_keys)
         self.sow("intermediates", "encoded", every[-1])  # kept where somebody asks for this collection
         heads = [output.logits]
@@ -160,9 +160,9 @@ class SegmentationNetwork(nn.Module):
             taken = every[-2] if self.auxiliary_head == LOWER else taken
             auxiliary = head.of(self, conv, norm, name="auxiliary_head")(taken, keys)
             heads.append(auxiliary.logits.astype(output.logits.dtype))
-        return output.replace(logits=self.said(*heads), heads=tuple(heads))
+        return output.replace(logits=self.combined(*heads), heads=tuple(heads))
 
-    def seeing(self, conv: Callable, norm: Callable) -> Callable[[jax.Array, jax.Array | None], Seen]:
+    def below_auxiliary(self, conv: Callable, norm: Callable) -> Callable[[jax.Array, jax.Array | None], Seen]:
         """(images, dropout keys) -> what the layers before a second head make of them; may be called repeatedly."""
         convention = InputConvention(self.input_mean, self.input_std, name="input")
         own = partial(norm, use_running_statistics=True) if self.freeze_backbone else norm
@@ -196,7 +196,7 @@ class SegmentationNetwork(nn.Module):
 
         return see
 
-    def fused(
+    def at_two_resolutions(
         self, see: Callable, attention: ScaleAttention, images: jax.Array, keys: jax.Array | None,
         places: jax.Array | None,
     ) -> Output:  # fmt: skip
@@ -223,7 +223,7 @@ class SegmentationNetwork(nn.Module):
     def in_windows(
         self, see: Callable, images: jax.Array, window: tuple[int, int], grid: tuple[int, int]
     ) -> jax.Array:
-        """Class scores of windows all over images of multiples of `detail_unit`, averaged where they overlap."""
+        """Logits of windows all over images of multiples of `detail_unit`, averaged where they overlap."""
         rows, columns = (two_resolutions.starts(n, m, self.detail_unit)
                          for n, m in zip(images.shape[1:3], window, strict=True))  # fmt: skip
         corners = [(top, left) for top in rows for left in columns]
@@ -233,8 +233,8 @@ class SegmentationNetwork(nn.Module):
         places = [tuple(round(n / self.output_stride) for n in corner) for corner in corners]
         return two_resolutions.average_windows([parts[i] for i in range(len(corners))], places, grid)
 
-    def said(self, main: jax.Array, auxiliary: jax.Array | None = None) -> jax.Array:
-        """Class scores of the network from those of its heads, [batch, h, w, classes]: main + weight * auxiliary."""
+    def combined(self, main: jax.Array, auxiliary: jax.Array | None = None) -> jax.Array:
+        """Logits of the network from those of its heads, [batch, h, w, classes]: main + weight * auxiliary."""
         if auxiliary is None or not self.auxiliary_weight:
             return main
         return main + self.auxiliary_weight * resize_align_corners(auxiliary, main.shape[1:3])

@@ -12,7 +12,7 @@ from proda_jax.models.convolution import add_bias, initialisers
 from proda_jax.models.moments import at_least_float32
 
 PADDINGS = ("symmetric", "same")
-Sides = tuple[tuple[int, int], tuple[int, int]]  # rows before and behind an image, columns before and behind it
+Padding = tuple[tuple[int, int], tuple[int, int]]  # rows before and behind an image, columns before and behind it
 
 
 class DepthwiseConv(nn.Module):
@@ -70,10 +70,10 @@ def depthwise(
     if side % 2 == 0 or kernel.shape != (side, side, 1, x.shape[-1]):
         raise ValueError(f"depthwise convolution: a kernel of shape {kernel.shape}, expected an odd side, once more, 1 "
                          f"and the images' {x.shape[-1]} channels")  # fmt: skip
-    return _traced_once(x, kernel, stride, dilation, sides(x.shape[1:3], side, stride, dilation, padding))
+    return _traced_once(x, kernel, stride, dilation, explicit_padding(x.shape[1:3], side, stride, dilation, padding))
 
 
-def sides(size: tuple[int, int], side: int, stride: int, dilation: int, padding: str) -> Sides:
+def explicit_padding(size: tuple[int, int], side: int, stride: int, dilation: int, padding: str) -> Padding:
     """Rows and columns of zeros around images of this height and width, see `DepthwiseConv`."""
     reach = dilation * (side // 2)
     if padding == "symmetric":
@@ -84,7 +84,7 @@ def sides(size: tuple[int, int], side: int, stride: int, dilation: int, padding:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _depthwise(x: jax.Array, kernel: jax.Array, stride: int, dilation: int, padding: Sides) -> jax.Array:
+def _depthwise(x: jax.Array, kernel: jax.Array, stride: int, dilation: int, padding: Padding) -> jax.Array:
     """Shifted images times numbers on CPUs, where XLA takes up to 60 times as long for a grouped convolution."""
     of = dict(stride=stride, dilation=dilation, padding=padding)
     ways = dict(cpu=partial(shifted_products, **of), default=partial(grouped_convolution, **of))
@@ -112,7 +112,7 @@ _depthwise.defvjp(
 _traced_once = jax.jit(_depthwise, static_argnums=(2, 3, 4))  # blocks and passes that are alike have hundreds of taps
 
 
-def grouped_convolution(x: jax.Array, kernel: jax.Array, *, stride: int, dilation: int, padding: Sides) -> jax.Array:
+def grouped_convolution(x: jax.Array, kernel: jax.Array, *, stride: int, dilation: int, padding: Padding) -> jax.Array:
     """`depthwise` as a convolution with a group for each channel."""
     return jax.lax.conv_general_dilated(
         x,
@@ -125,20 +125,20 @@ def grouped_convolution(x: jax.Array, kernel: jax.Array, *, stride: int, dilatio
     )
 
 
-def shifted_products(x: jax.Array, kernel: jax.Array, *, stride: int, dilation: int, padding: Sides) -> jax.Array:
+def shifted_products(x: jax.Array, kernel: jax.Array, *, stride: int, dilation: int, padding: Padding) -> jax.Array:
     """`depthwise` as a sum over the kernel's taps of shifted images times a number for each channel."""
-    side, size = len(kernel), results(x.shape[1:3], len(kernel), stride, dilation, padding)
+    side, size = len(kernel), output_size(x.shape[1:3], len(kernel), stride, dilation, padding)
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     dtype = at_least_float32(x.dtype)  # of the sum
     terms = (
-        window(padded, (row * dilation, column * dilation), size, stride).astype(dtype) * kernel[row, column, 0]
+        strided_window(padded, (row * dilation, column * dilation), size, stride).astype(dtype) * kernel[row, column, 0]
         for row, column in taps(side)
     )
     return sum(terms).astype(x.dtype)
 
 
 def image_gradient(
-    dy: jax.Array, kernel: jax.Array, size: tuple[int, int], *, stride: int, dilation: int, padding: Sides
+    dy: jax.Array, kernel: jax.Array, size: tuple[int, int], *, stride: int, dilation: int, padding: Padding
 ) -> jax.Array:
     """Gradient of `depthwise` for images of this height and width.
 
@@ -165,7 +165,7 @@ def image_gradient(
             shifts = [divmod(f + p[0] - t * dilation, stride) for f, p, t in zip(first, padding, tap, strict=True)]
             if all(rest == 0 for _, rest in shifts):
                 begin = tuple(shift + n for (shift, _), n in zip(shifts, before, strict=True))
-                total += window(padded, begin, counts, 1).astype(dtype) * kernel[tap[0], tap[1], 0]
+                total += strided_window(padded, begin, counts, 1).astype(dtype) * kernel[tap[0], tap[1], 0]
         return total.astype(dy.dtype)
 
     if stride == 1:
@@ -176,7 +176,7 @@ def image_gradient(
 
 
 def kernel_gradient(
-    x: jax.Array, dy: jax.Array, side: int, *, stride: int, dilation: int, padding: Sides
+    x: jax.Array, dy: jax.Array, side: int, *, stride: int, dilation: int, padding: Padding
 ) -> jax.Array:
     """Gradient of the kernel of `depthwise`: for each tap, the sum over all positions of a shifted image times dy.
 
@@ -200,7 +200,8 @@ def kernel_gradient(
         of_row, sums = jax.lax.dynamic_slice_in_dim(dy, row, 1, 1).astype(dtype), []
         for tap in range(side):
             image = jax.lax.dynamic_slice_in_dim(padded, row * stride + tap * dilation, 1, 1).astype(dtype)
-            sums += [window(image, (0, column * dilation), (1, columns), stride) * of_row for column in range(side)]
+            shifted = (strided_window(image, (0, column * dilation), (1, columns), stride) for column in range(side))
+            sums += [window * of_row for window in shifted]
         return [total + more.reshape(total.shape) for total, more in zip(totals, sums, strict=True)], None
 
     nothing = [jnp.zeros((batch * columns, channels), dtype)] * side**2
@@ -213,12 +214,12 @@ def taps(side: int) -> Iterator[tuple[int, int]]:
     return itertools.product(range(side), repeat=2)
 
 
-def results(size: tuple[int, int], side: int, stride: int, dilation: int, padding: Sides) -> tuple[int, int]:
+def output_size(size: tuple[int, int], side: int, stride: int, dilation: int, padding: Padding) -> tuple[int, int]:
     """Height and width of what a convolution makes of images of this size."""
     return tuple((n + sum(p) - dilation * (side - 1) - 1) // stride + 1 for n, p in zip(size, padding, strict=True))
 
 
-def window(x: jax.Array, begin: tuple[int, int], size: tuple[int, int], stride: int) -> jax.Array:
+def strided_window(x: jax.Array, begin: tuple[int, int], size: tuple[int, int], stride: int) -> jax.Array:
     """Every `stride`-th row and column of images [batch, height, width, channels] from `begin` on, `size` of them."""
     rows, columns = (slice(b, b + (n - 1) * stride + 1, stride) for b, n in zip(begin, size, strict=True))
     return x[:, rows, columns]

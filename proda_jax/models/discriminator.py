@@ -1,4 +1,4 @@
-"""Discriminators: from maps of what a network says, or of its features, to scores of which domain they are of."""
+"""Discriminators: from maps of a network's predictions, or of its features, to scores of which domain they are of."""
 
 from functools import partial
 

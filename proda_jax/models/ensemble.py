@@ -1,4 +1,4 @@
-"""Several networks that speak as one: the mean of their class scores, as ADVENT tests MinEnt and AdvEnt together."""
+"""An ensemble of networks: the mean of their logits, as ADVENT tests MinEnt and AdvEnt together."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class Ensemble:
         return self.networks[0].classes
 
     def apply(self, variables: Sequence[Any], images: jax.Array, *, train: bool = False) -> Output:
-        """Mean class scores, and the features of the first network; images as `SegmentationNetwork` takes them."""
+        """Mean logits, and the features of the first network; images as `SegmentationNetwork` takes them."""
         said = [network.apply(own, images, train=train) for network, own in zip(self.networks, variables, strict=True)]
         size = said[0].logits.shape[1:3]
         logits = sum(resize_align_corners(output.logits, size) for output in said) / len(said)

@@ -22,5 +22,5 @@ class LayerNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros_init(), x.shape[-1:])
         values = x.astype(at_least_float32(x.dtype))
         deviation = values - values.mean(-1, keepdims=True)
-        per_std = jax.lax.rsqrt(jnp.square(deviation).mean(-1, keepdims=True) + self.epsilon)
-        return (deviation * per_std * scale + bias).astype(x.dtype)
+        inverse_std = jax.lax.rsqrt(jnp.square(deviation).mean(-1, keepdims=True) + self.epsilon)
+        return (deviation * inverse_std * scale + bias).astype(x.dtype)

@@ -65,18 +65,18 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
         finish_it = partial(finish, shortcut=shortcut, rectify=self.rectify, ceiling=self.ceiling)
 
-        def by_statistics(mean: jax.Array, per_std: jax.Array) -> jax.Array:
+        def by_statistics(mean: jax.Array, inverse_std: jax.Array) -> jax.Array:
             if conv is None:
-                return finish_it(affine(x.astype(self.dtype), mean, per_std, scale, bias))
-            return finish_it(add_bias(conv(x, scale * per_std), bias - mean * scale * per_std))
+                return finish_it(affine(x.astype(self.dtype), mean, inverse_std, scale, bias))
+            return finish_it(add_bias(conv(x, scale * inverse_std), bias - mean * scale * inverse_std))
 
         if self.use_running_statistics:
-            per_std = per_standard_deviation(running_var.value, clamped=False, epsilon=self.epsilon_value)
-            return by_statistics(running_mean.value, per_std)
+            inverse_std = inverse_std_of(running_var.value, clamped=False, epsilon=self.epsilon_value)
+            return by_statistics(running_mean.value, inverse_std)
         clamped, epsilon = self.epsilon == "clamped", self.epsilon_value
         if conv is not None and conv.kernel == 1 and channels >= WIDENING * x.shape[-1]:
             mean, var, count = moments_ahead(conv.read(x), conv.weights(x.shape[-1])[0], self.axis_name)
-            result = by_statistics(mean, per_standard_deviation(var, clamped, epsilon))
+            result = by_statistics(mean, inverse_std_of(var, clamped, epsilon))
         else:
             x = x.astype(self.dtype) if conv is None else conv(x)
             rectify = self.rectify and shortcut is None
@@ -116,23 +116,23 @@ def normalise(
 
 def _normalise(x, scale, bias, axis_name, rectify, clamped, ceiling, epsilon):
     mean, var, count = batch_moments(x, axis_name)
-    per_std = per_standard_deviation(var, clamped, epsilon)
-    result = finish(affine(x, mean, per_std, scale, bias), None, rectify, ceiling)
+    inverse_std = inverse_std_of(var, clamped, epsilon)
+    result = finish(affine(x, mean, inverse_std, scale, bias), None, rectify, ceiling)
     varies = var > epsilon if clamped else jnp.ones_like(var, bool)
-    return (result, mean, var, jnp.float32(count)), (x, mean, per_std, varies, scale, bias)
+    return (result, mean, var, jnp.float32(count)), (x, mean, inverse_std, varies, scale, bias)
 
 
 def _normalise_gradient(axis_name, rectify, clamped, ceiling, epsilon, kept, given):
     """dx = scale / std * (dy - mean(dy) - z * mean(dy * z)), where z is x normalised and means are of all devices."""
     del clamped, epsilon
-    x, mean, per_std, varies, scale, bias = kept
+    x, mean, inverse_std, varies, scale, bias = kept
     dy = given[0]
 
     def let_through(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The gradient behind the rectifier, and how far x is from its mean, in float32 at least."""
         passed = dy
         if rectify:
-            passes = is_between(affine(x, mean, per_std, scale, bias), ceiling)
+            passes = is_between(affine(x, mean, inverse_std, scale, bias), ceiling)
             passed = jnp.where(passes, dy, jnp.zeros((), dy.dtype))
         return passed.astype(mean.dtype), x.astype(mean.dtype) - mean
 
@@ -141,25 +141,25 @@ def _normalise_gradient(axis_name, rectify, clamped, ceiling, epsilon, kept, giv
     means = sums / x[..., 0].size
     if axis_name is not None:
         means = jax.lax.pmean(means, axis_name)
-    slope = jnp.where(varies, means[1] * per_std**2, 0.0)
+    slope = jnp.where(varies, means[1] * inverse_std**2, 0.0)
     # computed once more, which is quicker than to write it and read it twice; the barrier keeps XLA from noticing that
     # it is the same
     passed, deviation = let_through(jax.lax.optimization_barrier(x))
-    dx = (scale * per_std) * (passed - means[0] - deviation * slope)
-    return dx.astype(x.dtype), (sums[1] * per_std).astype(scale.dtype), sums[0].astype(bias.dtype)
+    dx = (scale * inverse_std) * (passed - means[0] - deviation * slope)
+    return dx.astype(x.dtype), (sums[1] * inverse_std).astype(scale.dtype), sums[0].astype(bias.dtype)
 
 
 normalise.defvjp(_normalise, _normalise_gradient)
 
 
-def per_standard_deviation(var: jax.Array, clamped: bool, epsilon: float = BATCH_NORM_EPSILON) -> jax.Array:
+def inverse_std_of(var: jax.Array, clamped: bool, epsilon: float = BATCH_NORM_EPSILON) -> jax.Array:
     """One over the square root of a variance to which epsilon is added, or that is at least epsilon."""
     return jax.lax.rsqrt(jnp.maximum(var, epsilon) if clamped else var + epsilon)
 
 
-def affine(x: jax.Array, mean: jax.Array, per_std: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    """(x - mean) * per_std * scale + bias in float32 at least, then as x came."""
-    result = (x.astype(at_least_float32(x.dtype)) - mean) * (per_std * scale) + bias
+def affine(x: jax.Array, mean: jax.Array, inverse_std: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    """(x - mean) * inverse_std * scale + bias in float32 at least, then as x came."""
+    result = (x.astype(at_least_float32(x.dtype)) - mean) * (inverse_std * scale) + bias
     return result.astype(x.dtype)
 
 

@@ -25,7 +25,7 @@ def instance_norm(x: jax.Array, epsilon: float = 1e-5) -> jax.Array:
     return ((values - mean) * jax.lax.rsqrt(var + epsilon)).astype(x.dtype)
 
 
-def reflect(x: jax.Array, pad: int) -> jax.Array:
+def reflection_pad(x: jax.Array, pad: int) -> jax.Array:
     """x [batch, height, width, channels] with mirrored margins of `pad` pixels, the edge itself not repeated."""
     return jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect")
 
@@ -85,15 +85,15 @@ class Generator(nn.Module):
             return instance_norm(Convolution(channels, name=name, use_bias=False, dtype=self.dtype, **how)(x))
 
         c = self.channels
-        x = nn.relu(normed(reflect(images, 3), c, "first", kernel=7))
+        x = nn.relu(normed(reflection_pad(images, 3), c, "first", kernel=7))
         for i in (1, 2):
             x = nn.relu(normed(x, c * 2**i, f"halve{i}", kernel=3, stride=2, pad=1))
         for i in range(1, 1 + self.blocks):
-            inner = nn.relu(normed(reflect(x, 1), 4 * c, f"block{i}_conv1", kernel=3))
-            x = x + normed(reflect(inner, 1), 4 * c, f"block{i}_conv2", kernel=3)
+            inner = nn.relu(normed(reflection_pad(x, 1), 4 * c, f"block{i}_conv1", kernel=3))
+            x = x + normed(reflection_pad(inner, 1), 4 * c, f"block{i}_conv2", kernel=3)
         for i in (1, 2):
             x = nn.relu(normed(x, 4 * c // 2**i, f"double{i}", kernel=3, double=True))
-        x = Convolution(3, kernel=7, name="last", dtype=self.dtype)(reflect(x, 3))
+        x = Convolution(3, kernel=7, name="last", dtype=self.dtype)(reflection_pad(x, 3))
         return jnp.tanh(x.astype(at_least_float32(self.dtype)))
 
 

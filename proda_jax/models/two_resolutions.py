@@ -1,4 +1,4 @@
-"""Two resolutions: class scores of a detail crop and of the context around it, joined by an attention (HRDA).
+"""Two resolutions: logits of a detail crop and of the context around it, joined by an attention (HRDA).
 
 Hoyer et al., ECCV 2022. The context is the image at half its size, the detail a part of it at full size; both go
 through one network. Its attention says for each class where the detail is trusted.
@@ -63,8 +63,8 @@ def fuse(context: jax.Array, detail: jax.Array, attention: jax.Array) -> jax.Arr
     """a * detail + (1 - a) * context, on the detail's grid (Equation 9 of HRDA).
 
     Args:
-      context: class scores of the context, [batch, h, w, classes].
-      detail: class scores on a grid twice as fine, [batch, 2h, 2w, classes], or 2h - 1 and 2w - 1; see `placed`.
+      context: logits of the context, [batch, h, w, classes].
+      detail: logits on a grid twice as fine, [batch, 2h, 2w, classes], or 2h - 1 and 2w - 1; see `placed`.
       attention: in [0, 1], [batch, h, w, classes].
     """
     size = detail.shape[1:3]
@@ -73,7 +73,7 @@ def fuse(context: jax.Array, detail: jax.Array, attention: jax.Array) -> jax.Arr
 
 
 def placed(detail: jax.Array, places: jax.Array, size: Size) -> jax.Array:
-    """Class scores of detail crops [batch, h, w, classes] in zeros of this size, from `places` [batch, 2] on."""
+    """Logits of detail crops [batch, h, w, classes] in zeros of this size, from `places` [batch, 2] on."""
 
     def place(one: jax.Array, at: jax.Array) -> jax.Array:
         return jax.lax.dynamic_update_slice(jnp.zeros((*size, one.shape[-1]), one.dtype), one, (*at, jnp.int32(0)))
@@ -88,7 +88,7 @@ def starts(size: int, window: int, unit: int) -> list[int]:
 
 
 def average_windows(windows: Sequence[jax.Array], places: Sequence[tuple[int, int]], size: Size) -> jax.Array:
-    """Mean class scores of overlapping windows (sliding inference).
+    """Mean logits of overlapping windows (sliding inference).
 
     Args:
       windows: [batch, h, w, classes] each, which cover the image.

@@ -108,7 +108,7 @@ def evaluate(
             if pixels >= 2**31:  # more than a cell on the device is sure to hold
                 total, matrix, pixels = total + np.asarray(matrix), empty, batch["label"].size
             with bar.compiling() if new else contextlib.nullcontext():
-                matrix = devices.settle(step(variables, matrix, batch))
+                matrix = devices.block_on_cpu(step(variables, matrix, batch))
             bar.update(min(batch_size, len(source) - bar.done))
         total += np.asarray(matrix)
     if not total.any():

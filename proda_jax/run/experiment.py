@@ -26,7 +26,7 @@ from proda_jax.run.cost import Cost
 from proda_jax.run.networks import Networks
 from proda_jax.run.prepared import Prepared
 from proda_jax.run.records import History
-from proda_jax.run.snapshots import Looked, Snapshots
+from proda_jax.run.snapshots import HeldOutImages, Snapshots
 from proda_jax.run.sources import Sources
 from proda_jax.run.steps import Steps
 from proda_jax.run.workdir import Workdir
@@ -66,7 +66,7 @@ class Experiment:
         self.networks = Networks(config, self.workdir, self.mesh, self.space)
         self.prepared = Prepared(config, self.workdir, sources, self.networks, self.mesh, self.space)
         self.steps = Steps(config, self.workdir, sources, self.networks, self.prepared, compiles_ahead)
-        self.looked: Looked | None = None  # read when the first stage wants to
+        self.looked: HeldOutImages | None = None  # read when the first stage wants to
 
     # One stage
 
@@ -202,7 +202,7 @@ class Experiment:
             labelled = bool(data_sets(self.config.data, "validation"))
             source = self.sources.open("validation" if labelled else "target")
             network = self.networks.network(extra_norm=False)
-            self.looked = Looked(source, wanted, self.prepared.evaluation_batch, network, labels=labelled)
+            self.looked = HeldOutImages(source, wanted, self.prepared.evaluation_batch, network, labels=labelled)
             if hosts.is_first():
                 self.looked.write(self.workdir.path / "samples.npz")
         make, teacher = None, None

@@ -34,7 +34,7 @@ LABELS = ("learnt_from", "fixed", "network")  # whose quality is measured: see `
 MEASURES = ("miou", "pixel_accuracy", "class_accuracy")
 
 
-class Looked:
+class HeldOutImages:
     """The images of an experiment that are looked at: held-out ones, evenly spread, some of them as samples.
 
     Attributes:
@@ -83,7 +83,7 @@ class Snapshots:
 
     def __init__(
         self,
-        looked: Looked,
+        looked: HeldOutImages,
         folder: epath.Path,
         model: SegmentationNetwork,
         mesh: Mesh,
@@ -159,7 +159,7 @@ class Snapshots:
         images = self._looked.images.to_memory(labels=False, records=self._looked.samples)
         batches = images.ordered_batches(self._looked.batch_size, labels=False, shard=hosts.share())
         parts = [
-            np.asarray(devices.settle(self._predict(state.variables, batch["image"])))
+            np.asarray(devices.block_on_cpu(self._predict(state.variables, batch["image"])))
             for batch in devices.prefetch(batches, self._mesh)
         ]
         return np.concatenate(parts)[: len(images)]
@@ -171,7 +171,7 @@ class Snapshots:
         networks["prototypes"] = state.prototypes
         total, parts = 0, []
         for batch in devices.prefetch(self._batches, self._mesh):
-            matrices, maps = devices.settle(self._judge(networks, batch))
+            matrices, maps = devices.block_on_cpu(self._judge(networks, batch))
             total, parts = total + np.asarray(matrices, np.int64), [*parts, jax.tree.map(np.asarray, maps)]
         maps = jax.tree.map(lambda *rows: np.concatenate(rows)[self._looked.samples], *parts)
         if self._looked.images.labelled:

@@ -133,7 +133,7 @@ def train(
                     cost.compiled(step, time.time() - began)
                 lines.go_on()
             state, metrics = step(state, batch, teacher)
-            devices.settle(metrics)
+            devices.block_on_cpu(metrics)
             lines.count(sum(len(batch[domain]["image"]) for domain in ("source", "target") if domain in batch))
             bar.update()
             if schedule.logs(number):

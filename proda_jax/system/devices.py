@@ -123,6 +123,6 @@ def prefetch(batches: Iterable[Any], mesh: Mesh, ahead: int = 2) -> Iterator[Any
             queue.append(put_batch(batch, mesh))
 
 
-def settle(values: Any) -> Any:
+def block_on_cpu(values: Any) -> Any:
     """The values; on a CPU, once they are there: virtual devices can dead-lock when many steps wait in line."""
     return jax.block_until_ready(values) if jax.default_backend() == "cpu" else values

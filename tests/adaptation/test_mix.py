@@ -223,7 +223,8 @@ def test_prototypes_choose_labels_and_say_how_much_they_count():
     @jax.jit
     def taught_in(state, batch):
         inputs = mix.draw_inputs(state, batch, setup)
-        return inputs, mix.teach(state, inputs, setup), setup.model.apply(variables, inputs.target_image, train=False)
+        plain = setup.model.apply(variables, inputs.target_image, train=False)
+        return inputs, mix.teacher_predictions(state, inputs, setup), plain
 
     inputs, taught, output = jax.device_get(taught_in(state, one_batch()))
     apart = np.linalg.norm(np.asarray(output.features)[..., None, :] - PROTOTYPES.vectors, axis=-1)

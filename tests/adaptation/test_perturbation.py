@@ -27,7 +27,7 @@ def test_features_move_uphill_and_each_position_alike():
     slope[0, 0, 0] = 0.0  # what nothing is asked of stays
     slope[0, 1] *= 1e-7  # rounding
     slope[1] *= 1e-6
-    attacked = jax.jit(perturbation.attacked, static_argnums=(1, 2), static_argnames="steps")
+    attacked = jax.jit(perturbation.perturb, static_argnums=(1, 2), static_argnames="steps")
     found = attacked(features, (lambda f: jnp.sum(slope * f),), 0.3, steps=3)
     rms = np.sqrt(np.mean(features**2, axis=-1, keepdims=True))
     expected = features + 0.3 * rms * np.sign(slope)
@@ -35,7 +35,7 @@ def test_features_move_uphill_and_each_position_alike():
     np.testing.assert_allclose(found, expected, atol=1e-5)
     curved = attacked(features, (lambda f: -jnp.sum(f**2),), 3.0, steps=6)  # turns round at the summit
     assert np.all(np.abs(curved) <= np.maximum(np.abs(features) % (0.5 * rms), 0.5 * rms) + 1e-5)
-    assert not np.any(jax.jit(jax.grad(lambda f: jnp.sum(perturbation.attacked(f, [jnp.sum], 0.1))))(features))
+    assert not np.any(jax.jit(jax.grad(lambda f: jnp.sum(perturbation.perturb(f, [jnp.sum], 0.1))))(features))
 
 
 def test_what_the_last_layer_learns_is_that_of_pytorch():
@@ -57,7 +57,7 @@ def test_what_the_last_layer_learns_is_that_of_pytorch():
     setup = dataclasses.replace(setup, model=network)
     counts = jnp.int32(np.sum(labels != IGNORE)), jnp.int32(labels.size)
     objective = warmup.Objective(setup, SIZE, jnp.int32(0), *counts)
-    withstand = jax.jit(jax.grad(objective.withstanding, has_aux=True))
+    withstand = jax.jit(jax.grad(objective.perturbed_loss, has_aux=True))
     gradient, metrics = jax.device_get(withstand(params, critics, *outputs, labels))
 
     # the same in PyTorch

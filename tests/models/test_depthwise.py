@@ -47,7 +47,7 @@ def in_pytorch(x, kernel, stride: int, dilation: int, padding: str) -> list[np.n
 def test_results_and_gradients_are_those_of_pytorch(side, stride, dilation, size, padding):
     x, kernel = draw(0, 2, *size, 5), draw(1, side, side, 1, 5)
     expected = in_pytorch(x, kernel, stride, dilation, padding)
-    around = depthwise.sides(size, side, stride, dilation, padding)
+    around = depthwise.explicit_padding(size, side, stride, dilation, padding)
     of = dict(stride=stride, dilation=dilation)
     for way in (partial(depthwise.depthwise, padding=padding, **of),
                 partial(depthwise.grouped_convolution, padding=around, **of)):  # fmt: skip

@@ -42,7 +42,7 @@ def taken(config, tmp_path_factory):
     )
     state = jax.jit(functools.partial(build.create_state, setup))(jax.random.key(0), networks[0], start)
     state = state.replace(step=jnp.int32(4), ema_params=networks[1]["params"])
-    looked = snapshots.Looked(block_source(12, 5), config.snapshots, 2, tiny_model(config), labels=True)
+    looked = snapshots.HeldOutImages(block_source(12, 5), config.snapshots, 2, tiny_model(config), labels=True)
     make = functools.partial(prepare.soft_labels, model, stride=4)
     soft = devices.map_step(make, mesh, "rb", "b")
     taker = snapshots.Snapshots(looked, folder, model, mesh, config.stage1, SPACE, soft, networks[2])

@@ -87,7 +87,7 @@ class Inputs:
 
 
 @flax.struct.dataclass
-class Taught:
+class TeacherPredictions:
     """What the teacher says of target images.
 
     Attributes:
@@ -237,17 +237,17 @@ def outside_margins(view: views.WeakView, shape: tuple[int, int, int], setup: st
 def update(state: TrainState, inputs: Inputs, frozen: Any, *, setup: steps.Setup):
     """The step on views that are drawn already; `frozen`: variables that the feature distance is to."""
     c = setup.stage
-    taught = steps.each_micro_batch(setup, lambda part: teach(state, part, setup), inputs)
+    taught = steps.each_micro_batch(setup, lambda part: teacher_predictions(state, part, setup), inputs)
     weight, pasted = label_weight(taught, inputs, setup), None
     if inputs.source_label is None:
         others = inputs.replace(
             target_image=inputs.source_image, inside=inputs.source_inside, kept=inputs.source_kept
         )
-        said = steps.each_micro_batch(setup, lambda part: teach(state, part, setup), others)
+        said = steps.each_micro_batch(setup, lambda part: teacher_predictions(state, part, setup), others)
         pasted = said.label, label_weight(said, others, setup)
     mixed = mix(state, inputs, taught.label, weight, setup, pasted)
     masked = mask(state, inputs, taught.label, weight, setup) if c.masked_weight else None
-    things = things_of(inputs.source_label, setup) if c.feature_distance_weight else None
+    things = thing_mask(inputs.source_label, setup) if c.feature_distance_weight else None
     contrasted, known = None, state.contrast
     if c.contrast_weight:
         contrasted = contrast_of(state, inputs, taught.label, weight, setup)
@@ -277,7 +277,7 @@ def update(state: TrainState, inputs: Inputs, frozen: Any, *, setup: steps.Setup
     return new_state, metrics | extra
 
 
-def teach(state: TrainState, inputs: Inputs, setup: steps.Setup) -> Taught:
+def teacher_predictions(state: TrainState, inputs: Inputs, setup: steps.Setup) -> TeacherPredictions:
     """The teacher's pass over target images as they are, without dropout."""
     size, c = inputs.target_image.shape[1:3], setup.stage
     output = teacher_pass(state, inputs.target_image, setup)
@@ -301,7 +301,7 @@ def teach(state: TrainState, inputs: Inputs, setup: steps.Setup) -> Taught:
                 features, assigned, setup.model.classes, min_pixels=c.prototype_min_pixels
             )
     label = jnp.where(inputs.inside, label, IGNORE).astype(jnp.int32)
-    return jax.lax.stop_gradient(Taught(label, p.max(-1), trust, means, pixels, sampled))
+    return jax.lax.stop_gradient(TeacherPredictions(label, p.max(-1), trust, means, pixels, sampled))
 
 
 def teacher_pass(state: TrainState, images: jax.Array, setup: steps.Setup) -> Output:
@@ -314,7 +314,7 @@ def teacher_pass(state: TrainState, images: jax.Array, setup: steps.Setup) -> Ou
     return setup.model.apply(variables, images, train=False)
 
 
-def label_weight(taught: Taught, inputs: Inputs, setup: steps.Setup) -> jax.Array:
+def label_weight(taught: TeacherPredictions, inputs: Inputs, setup: steps.Setup) -> jax.Array:
     """How much each pseudo label counts, float32 [batch, h, w]; zero in the ignored margins."""
     c, over_batch = setup.stage, None
     if c.weighting == "share":
@@ -387,7 +387,7 @@ def contrast_term(
     return jnp.where(state.step >= setup.stage.contrast_after, setup.stage.contrast_weight, 0.0) * value, value
 
 
-def likened_labels(labels: jax.Array, setup: steps.Setup) -> jax.Array:
+def labels_on_backbone_grid(labels: jax.Array, setup: steps.Setup) -> jax.Array:
     """Labels [batch, height, width] on the grid of the backbone's last map."""
     grid = setup.model.backbone.level_sizes(setup.model.context_size(labels.shape[1:3]))[-1]
     return resize_nearest(labels, grid)
@@ -398,7 +398,7 @@ def strong(images: jax.Array, keys: jax.Array, setup: steps.Setup) -> jax.Array:
     return views.strong_photometric(images, keys, **setup.stage.strong)
 
 
-def things_of(source_label: jax.Array, setup: steps.Setup) -> jax.Array:
+def thing_mask(source_label: jax.Array, setup: steps.Setup) -> jax.Array:
     """Positions of the backbone's grid that are mostly of one of the classes whose features are compared, bool."""
     c, seen = setup.stage, setup.model.context_size(source_label.shape[1:3])
     grid = setup.model.backbone.level_sizes(seen)[-1]
@@ -423,7 +423,7 @@ def count_totals(
         things=None if things is None else losses.count(things),
         source_contrast=None if contrasted is None else losses.count(contrasted.source != IGNORE),
         target_contrast=None if contrasted is None else losses.count(contrasted.target != IGNORE),
-        likened=losses.count(likened_labels(labels, setup) != IGNORE) if setup.stage.foundation else None,
+        likened=losses.count(labels_on_backbone_grid(labels, setup) != IGNORE) if setup.stage.foundation else None,
     )
     return steps.reduce(setup, local)
 
@@ -432,14 +432,14 @@ def at_both(
     setup: steps.Setup, output: Output, places: jax.Array | None, maps: tuple[jax.Array, ...],
     totals: tuple[jax.Array, jax.Array | None], loss: Callable[..., jax.Array],
 ) -> jax.Array:  # fmt: skip
-    """A loss of class scores; with two resolutions, that of both together and that of the windows alone (HRDA).
+    """A loss of logits; with two resolutions, that of both together and that of the windows alone (HRDA).
 
     Args:
       setup, output: of the pass.
       places: of the windows, see `Inputs`.
       maps: labels, and weights if there are any, [batch, h, w].
       totals: what the losses of the whole images and of the windows are divided by.
-      loss: (class scores, *maps, total=) -> its share.
+      loss: (logits, *maps, total=) -> its share.
     """
     whole = loss(output.logits, *maps, total=totals[0])
     if output.detail is None:
@@ -477,7 +477,7 @@ def source_pass(
             total = total + term
         if c.foundation:
             logits = prototypes.cosines(output.likened, state.foundation) / c.foundation_temperature
-            labels = likened_labels(inputs.source_label, setup)
+            labels = labels_on_backbone_grid(inputs.source_label, setup)
             metrics["likeness"] = losses.cross_entropy(logits, labels, total=totals.likened)
             total = total + c.foundation_weight * metrics["likeness"]
         return total, metrics
@@ -514,7 +514,7 @@ def pair_pass(name: str, pair: Pair, totals: Totals, setup: steps.Setup) -> pass
 
 
 def follow(
-    state: TrainState, new_state: TrainState, taught: Taught, setup: steps.Setup
+    state: TrainState, new_state: TrainState, taught: TeacherPredictions, setup: steps.Setup
 ) -> tuple[TrainState, steps.Metrics]:
     """The teacher, and the prototypes, after a step of the network; and metrics of these."""
     c = setup.stage

@@ -1,6 +1,6 @@
 """Passes of the trained network, and their gradients: one after another, so one pass's activations live at a time.
 
-Passes that are alike in all but their images and losses are turns of a loop: XLA compiles the network and its gradient
+Passes that are alike in all but their images and losses are iterations of a loop: XLA compiles network and gradient
 once for all of them. Losses are the branches of a switch between the network and its gradient, so that a turn computes
 what the pass alone would, and keeps nothing for a later one.
 """
@@ -43,7 +43,7 @@ class Pass:
 
     @property
     def form(self) -> tuple:
-        """Equal for passes that can be turns of one loop."""
+        """Equal for passes that can be iterations of one loop."""
         leaves, tree = jax.tree.flatten((self.images, self.keys, self.places))
         return tuple(map(jax.typeof, leaves)), tree, self.encoded
 
@@ -85,7 +85,7 @@ def gradients(
     """Gradient of the sum of the losses of passes.
 
     Args:
-      setup: `scan_passes` says whether neighbours that are alike are turns of a loop.
+      setup: `scan_passes` says whether neighbours that are alike are iterations of a loop.
       state: holds the parameters.
       batch_stats: running statistics before the first pass; each has those after the one before it.
       passes: one at least.

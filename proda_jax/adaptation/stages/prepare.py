@@ -85,7 +85,7 @@ def hard_labels(
       images: uint8 [batch, height, width, 3], RGB.
       threshold: confidence by which the selector says which pixels are ignored.
       selector: one of `SELECTORS`, or of `CLASS_SELECTORS`, which goes by `thresholds` of each class.
-      scales, flip: see `averaged_probabilities`; the released code averages the image and its mirror image.
+      scales, flip: see `averaged_probabilities`; the released code averages the image and the flipped one.
 
     Returns:
       uint8 [batch, height, width].
@@ -254,7 +254,7 @@ def over_batches(
             for batch in devices.prefetch(batches, mesh):
                 stop_if_preempted()
                 with bar.compiling():
-                    current = devices.settle(add(current, batch))
+                    current = devices.block_on_cpu(add(current, batch))
                 bar.update()
     return current
 

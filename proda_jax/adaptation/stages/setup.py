@@ -22,7 +22,7 @@ class Setup:
       views: the configuration's section on views.
       axis_name: mapped axis over the devices, or None on one.
       micro_batches: number of them in which a device computes its share of the batch.
-      scan_passes: whether passes that are alike are turns of one loop, see `passes.gradients`.
+      scan_passes: whether passes that are alike are iterations of one loop, see `passes.gradients`.
       discriminator, discriminator_optimizer: of the adversarial warm-up, or of translation.
       prototype_optimizer: of prototypes that are learnt.
     """

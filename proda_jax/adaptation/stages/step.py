@@ -209,7 +209,9 @@ def update(
     return state, metrics | {"gradient_norm": optax.tree.norm(gradient)}
 
 
-def moved(discriminator: DiscriminatorState | None, gradient: Any, setup: Setup) -> DiscriminatorState | None:
+def update_discriminators(
+    discriminator: DiscriminatorState | None, gradient: Any, setup: Setup
+) -> DiscriminatorState | None:
     """The discriminators after a step of their optimizer."""
     if discriminator is None:
         return None

@@ -71,7 +71,7 @@ def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: st
     if pool is not None:
         everywhere = steps.reduce(setup, jnp.int32(len(slots)))
         pool = pool.replace(count=jnp.minimum(pool.count + everywhere, setup.stage.pool_size))
-    judges = steps.moved(state.discriminator, of_critics, setup)
+    judges = steps.update_discriminators(state.discriminator, of_critics, setup)
     state, metrics = steps.update(setup, state, gradient, state.batch_stats, metrics)
     return state.replace(discriminator=judges, pool=pool), metrics
 
@@ -109,7 +109,7 @@ class Objective:
         again = model.translate(params, back, made)
         scores = self.setup.discriminator.apply({"params": critics[OTHER[domain]]}, made)
         terms = {
-            "adversarial": c.adversarial_weight * self.fooled(scores, REAL),
+            "adversarial": c.adversarial_weight * self.gan_loss(scores, REAL),
             "cycle": c.cycle_weight * translation.absolute_difference(again, image, shares=shares),
         }
         for name, weight, other in (
@@ -117,7 +117,7 @@ class Objective:
         ):  # fmt: skip
             if weight:
                 differ = translation.SEMANTIC[c.semantic]
-                terms[name] = weight * differ(self.said(image), self.said(other), shares=shares)
+                terms[name] = weight * differ(self.logits_of(image), self.logits_of(other), shares=shares)
         return sum(terms.values()), (made, terms)
 
     def identity(self, params: Any, image: jax.Array, domain: str) -> jax.Array:
@@ -132,15 +132,15 @@ class Objective:
         for domain in WAYS:
             for image, label in ((images[domain], REAL), (made[domain], MADE)):
                 scores = self.setup.discriminator.apply({"params": critics[domain]}, image)
-                total += 0.5 * self.fooled(scores, label)
+                total += 0.5 * self.gan_loss(scores, label)
         return total
 
-    def fooled(self, scores: jax.Array, label: float) -> jax.Array:
+    def gan_loss(self, scores: jax.Array, label: float) -> jax.Array:
         """How far scores are from a label, see `losses.gan_loss`."""
         return losses.gan_loss(scores, label, self.stage.gan, total=jnp.int32(scores.size * self.setup.shares))
 
-    def said(self, images: jax.Array) -> jax.Array:
-        """Class scores of the frozen network, [batch, h, w, classes]."""
+    def logits_of(self, images: jax.Array) -> jax.Array:
+        """Logits of the frozen network, [batch, h, w, classes]."""
         return self.setup.teacher.apply(self.teacher, (images + 1.0) / 2.0, train=False).logits
 
 

@@ -1,4 +1,4 @@
-"""Adversarial stages: alignment of what the network says of both domains, or of its features, and certainty.
+"""Adversarial stages: alignment of the predictions for both domains, or of the features, and entropy.
 
 The warm-up (AdaptSegNet, single level; Section 5.1, Algorithm 1, line 1), and with other settings AdaptSegNet of two
 levels (arXiv:1802.10349), MinEnt and AdvEnt (ADVENT, arXiv:1811.12833), CLAN (arXiv:1809.09478), FADA
@@ -111,8 +111,8 @@ class Objective:
     """What a step minimises, as shares of the whole batch.
 
     G = sum_h c_h CE_h(source) + d sum_h a_h GAN(D_h(target), source) + sum_h e_h E_h(target) + m sum_h KL(q || p_h)
-    over heads h, with the stage's weights, q being what the network says; the discriminators' is
-    w sum_h [GAN(D_h(source), source) + GAN(D_h(target), target)]. The last layer's has `withstanding` besides.
+    over heads h, with the stage's weights, q being the network's prediction; the discriminators' is
+    w sum_h [GAN(D_h(source), source) + GAN(D_h(target), target)]. The last layer's has `perturbed_loss` besides.
 
     Attributes:
       setup: holds the settings.
@@ -150,7 +150,7 @@ class Objective:
         loss = sum(weight * fit for weight, fit in zip((1.0, c.auxiliary_ce_weight), fits, strict=False))
         metrics = dict(zip(("source_ce", "auxiliary_ce"), fits, strict=False))
         if modes is not None:
-            metrics["patch_ce"] = self.patch_fit(critics, output, modes)
+            metrics["patch_ce"] = self.patch_classification(critics, output, modes)
             loss = loss + c.patch_weight * metrics["patch_ce"]
         return loss, metrics
 
@@ -158,10 +158,11 @@ class Objective:
         """What target images add; `critics` are the discriminators' parameters, or None."""
         c, loss, metrics = self.setup.stage, 0.0, {}
         for which, weight in self.weights(critics).items():
-            fooled = self.damping * weight * self.judge(critics, output, which, SOURCE, local=True)
+            fooled = self.damping * weight * self.adversarial_loss(critics, output, which, SOURCE, local=True)
             loss, metrics[ADVERSARIAL[which]] = loss + fooled, fooled
         if c.patch_modes:
-            metrics["patch_adversarial"] = c.patch_adversarial_weight * self.judge_patches(critics, output, SOURCE)
+            fooled = self.patch_adversarial_loss(critics, output, SOURCE)
+            metrics["patch_adversarial"] = c.patch_adversarial_weight * fooled
             loss = loss + metrics["patch_adversarial"]
         weights = (c.entropy_weight, c.auxiliary_entropy_weight)
         for name, weight, logits in zip(ENTROPY, weights, output.heads, strict=False):
@@ -174,13 +175,13 @@ class Objective:
         return loss, metrics
 
     def memory(self, output: Output) -> jax.Array:
-        """Sum over heads of KL(q || p_h), q being what the network says (Seg-Uncertainty, Equation 4)."""
+        """Sum over heads of KL(q || p_h), q being the network's prediction (Seg-Uncertainty, Equation 4)."""
         said, *heads = (resize_align_corners(logits, self.size) for logits in (output.logits, *output.heads))
         everywhere = jnp.ones(said.shape[:-1], bool)
         compare = partial(losses.distillation, valid=everywhere, form="equation12_per_pixel", total=self.pixels)
         return sum(compare(logits, said) for logits in heads)
 
-    def withstanding(
+    def perturbed_loss(
         self, params: Any, critics: Any, source: Output, target: Output, label: jax.Array
     ) -> tuple[jax.Array, steps.Metrics]:
         """What the head's last layer learns of attacked features, on which no other layer depends (APODA).
@@ -192,16 +193,17 @@ class Objective:
         Args:
           params: of the network.
           critics: of the discriminators.
-          source, target: what the network says of both domains.
+          source, target: the network's outputs for both domains.
           label: of the source's images, [batch, h, w].
         """
         c, model = self.setup.stage, self.setup.model
         score = partial(HEADS[model.head].score, model, params["head"])
-        attacked = partial(perturbation.attacked, radius=c.perturbation, steps=c.perturbation_steps)
+        attacked = partial(perturbation.perturb, radius=c.perturbation, steps=c.perturbation_steps)
         fit = partial(losses.upsampled_cross_entropy, labels=label, total=self.labels, reduction=c.reduction)
 
         def other(output: Output, domain: float) -> Callable[[jax.Array], jax.Array]:
-            return lambda features: self.judge(critics, output.replace(features=features), adversary.MAIN, domain)
+            judge = partial(self.adversarial_loss, critics)
+            return lambda features: judge(output.replace(features=features), adversary.MAIN, domain)
 
         def doubt(features: jax.Array) -> jax.Array:
             return losses.entropy(score(features), self.size, total=self.pixels)
@@ -217,16 +219,16 @@ class Objective:
         return c.perturbation_weight * (metrics["perturbed_ce"] + metrics["perturbed_kl"]), metrics
 
     def patch_scores(self, critics: Any, output: Output) -> jax.Array:
-        """Which mode each patch of what the network says is of, scores [batch, rows, columns, modes] (PatchAlign)."""
+        """Which mode each patch of a prediction is of, scores [batch, rows, columns, modes] (PatchAlign)."""
         layers, _ = adversary.patch_networks(self.setup.stage, self.setup.discriminator.dtype)
         p = adversary.probabilities(output, adversary.MAIN, self.size)
         return layers.apply({"params": critics["patches"]["modes"]}, p)
 
-    def patch_fit(self, critics: Any, output: Output, modes: jax.Array) -> jax.Array:
+    def patch_classification(self, critics: Any, output: Output, modes: jax.Array) -> jax.Array:
         """Cross entropy of these scores with the modes of labels (PatchAlign)."""
         return losses.cross_entropy(self.patch_scores(critics, output), modes, total=self.patches)
 
-    def judge_patches(self, critics: Any, output: Output, domain: float) -> jax.Array:
+    def patch_adversarial_loss(self, critics: Any, output: Output, domain: float) -> jax.Array:
         """How far a discriminator is from taking patches for those of a domain, by their modes (Equation 3)."""
         _, critic = adversary.patch_networks(self.setup.stage, self.setup.discriminator.dtype)
         shown = jax.nn.softmax(self.patch_scores(critics, output), axis=-1)
@@ -245,8 +247,8 @@ class Objective:
         c, found, penalty = self.setup.stage, 0.0, 0.0
         for which in self.weights(critics):
             shown = adversary.MAIN if c.discriminated == "heads" else None
-            found += self.judge(critics, source, which, SOURCE, shown=shown)
-            found += self.judge(critics, target, which, TARGET, local=True)
+            found += self.adversarial_loss(critics, source, which, SOURCE, shown=shown)
+            found += self.adversarial_loss(critics, target, which, TARGET, local=True)
             if c.gradient_penalty:
                 images = self.pixels // (self.size[0] * self.size[1])
                 penalty += adversary.gradient_penalty(
@@ -256,9 +258,10 @@ class Objective:
             fixed = jax.lax.stop_gradient(critics["patches"])
             judging = critics | {"patches": critics["patches"] | {"modes": fixed["modes"]}}
             sorting = critics | {"patches": critics["patches"] | {"critic": fixed["critic"]}}
-            found += self.judge_patches(judging, source, SOURCE) + self.judge_patches(judging, target, TARGET)
-            sorted_ = c.patch_weight * self.patch_fit(sorting, source, modes)
-            sorted_ += c.patch_adversarial_weight * self.judge_patches(sorting, target, SOURCE)
+            found += self.patch_adversarial_loss(judging, source, SOURCE)
+            found += self.patch_adversarial_loss(judging, target, TARGET)
+            sorted_ = c.patch_weight * self.patch_classification(sorting, source, modes)
+            sorted_ += c.patch_adversarial_weight * self.patch_adversarial_loss(sorting, target, SOURCE)
             return c.discriminator_weight * found + c.gradient_penalty * penalty + sorted_
         return c.discriminator_weight * found + c.gradient_penalty * penalty
 
@@ -270,20 +273,20 @@ class Objective:
         auxiliary = {adversary.AUXILIARY: c.auxiliary_adversarial_weight} if "auxiliary" in critics else {}
         return {adversary.MAIN: c.adversarial_weight} | auxiliary
 
-    def judge(
+    def adversarial_loss(
         self, critics: Any, output: Output, which: int, domain: float, *, local: bool = False, shown: int | None = None
     ) -> jax.Array:
-        """See `adversary.judge`; `local`: of target images, whose scores may have weights of their own."""
+        """See `adversary.adversarial_loss`; `local`: of target images, whose scores may have weights of their own."""
         c = self.setup.stage
         if shown is None and which == adversary.MAIN and c.discriminated == "heads":
             shown = adversary.MAIN_HEAD
         weigh = partial(adversary.local_weight, output, step=self.step, stage=c) if local and c.local_weight else None
-        return adversary.judge(
+        return adversary.adversarial_loss(
             self.setup.discriminator, critics, output, which, domain, c,
             size=self.size, shares=self.setup.shares, shown=shown, weigh=weigh,
         )  # fmt: skip
 
-    def likeness(self, params: Any) -> jax.Array:
+    def weight_similarity(self, params: Any) -> jax.Array:
         """What likeness of the two heads adds, cos(W_1, W_2) + 1 of all their numbers (CLAN, Equation 5)."""
         first, second = (
             jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(params[head])])
@@ -335,7 +338,7 @@ def update(state: TrainState, inputs: Inputs, *, setup: steps.Setup, modes: jax.
         gradient, stats, (source, target) = passes.gradients(setup, state, stats, taken)
         outputs, metrics = (source.pop("output"), target.pop("output")), source | target
         if c.perturbation:
-            withstand = jax.grad(objective.withstanding, has_aux=True)
+            withstand = jax.grad(objective.perturbed_loss, has_aux=True)
             of_last_layer, found = withstand(state.params, critics, *outputs, part.source_label)
             gradient, metrics = passes.add(gradient, of_last_layer), metrics | found
         if critics is None:
@@ -347,7 +350,7 @@ def update(state: TrainState, inputs: Inputs, *, setup: steps.Setup, modes: jax.
     if c.weight_divergence:
         metrics["weight_likeness"], apart = jax.value_and_grad(objective.likeness)(state.params)
         gradient = passes.add(gradient, apart)
-    judges = steps.moved(state.discriminator, critics_gradient, setup)
+    judges = steps.update_discriminators(state.discriminator, critics_gradient, setup)
     state, metrics = steps.update(setup, state, gradient, stats, metrics)
     return state.replace(discriminator=judges, class_presence=presence), metrics
 

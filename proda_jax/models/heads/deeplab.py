@@ -12,7 +12,7 @@ from proda_jax.models.heads.head import Head, Output
 
 
 class DeepLabHead(Head):
-    """The plain DeepLabv2 head: the sum of dilated 3x3 convolutions straight to class scores.
+    """The plain DeepLabv2 head: the sum of dilated 3x3 convolutions straight to logits.
 
     Its feature is the backbone's own. AdaptSegNet's code returns early and sums only the first two branches.
     """

@@ -18,7 +18,7 @@ from proda_jax.models.normalisation import BatchNorm
 from proda_jax.models.resizing import resize_align_corners
 from proda_jax.models.shapes import Shape, batch_norm
 
-STRIDE = 8  # of features and class scores, where the backbone has such a map; DeepLabv3+ has 4
+STRIDE = 8  # of features and logits, where the backbone has such a map; DeepLabv3+ has 4
 PREFIX = "decoder"  # of names in files; modules are called there as here
 BRANCH = re.compile(rf"{PREFIX}\.branch(\d+)_")
 DETAIL_CHANNELS = 48  # of the finer map beside the context (DeepLabv3+)

@@ -1,4 +1,4 @@
-"""What a head is: it takes what a backbone gives, and returns features and class scores."""
+"""What a head is: it takes what a backbone gives, and returns features and logits."""
 
 import abc
 from collections.abc import Callable, Iterator, Mapping
@@ -21,10 +21,10 @@ class Output:
 
     Attributes:
       features: f of the paper, [batch, h, w, feature channels].
-      logits: class scores before the softmax, [batch, h, w, classes].
+      logits: before the softmax, [batch, h, w, classes].
       heads: those of each head, the main one's first; of a network alone, whose heads do not know of each other.
       encoded: what the backbone gives last, [batch, height, width, channels], where it was asked for.
-      detail: class scores of the one window that was seen at full size, [batch, rows, columns, classes], if any (HRDA).
+      detail: logits of the one window that was seen at full size, [batch, rows, columns, classes], if any (HRDA).
       projected: the backbone's features as they are contrasted, [batch, h, w, channels], if they are (SePiCo).
       likened: its last map as features of another network, [batch, h, w, channels], if they are to be (DFUDA).
     """
@@ -45,7 +45,7 @@ class Head(nn.Module):
     `Backbone.levels` describes, in place of them.
     """
 
-    segments: ClassVar[bool] = True  # whether its class scores label pixels
+    segments: ClassVar[bool] = True  # whether its logits are of classes of pixels
     takes_levels: ClassVar[bool] = False
     mark: ClassVar[str | None] = None  # name of a module that no other head has, by which files of weights know it
     classifier: ClassVar[tuple[str, ...]] = ()  # names in files of what scores classes, which files may lack
@@ -58,7 +58,7 @@ class Head(nn.Module):
 
     @classmethod
     def output_size(cls, backbone: Backbone, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of features and class scores of an image of this height and width, in pixels."""
+        """Height and width of features and logits of an image of this height and width, in pixels."""
         return backbone.output_size(image_size)
 
     @classmethod
@@ -76,7 +76,7 @@ class Head(nn.Module):
 
     @classmethod
     def score(cls, network: Any, params: Any, features: jax.Array) -> jax.Array:
-        """Class scores of features, by the head's last layer alone.
+        """Logits of features, by the head's last layer alone.
 
         Args:
           network: see `of`.

@@ -22,10 +22,10 @@ NAMES = {  # of modules, here and in files, where they are those of the authors'
 
 
 class LightHead(Head):
-    """Two transposed convolutions, each halving the channels, a 3x3 convolution, and class scores.
+    """Two transposed convolutions, each halving the channels, a 3x3 convolution, and logits.
 
     Made for plain vision transformers, whose features are coarse: it scores four positions in a row for one of theirs.
-    Layers are normalised over channels, so that nothing depends on the batch. Its feature is what the class scores are
+    Layers are normalised over channels, so that nothing depends on the batch. Its feature is what the logits are
     computed from: a quarter of the backbone's channels.
     """
 

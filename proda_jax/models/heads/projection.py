@@ -13,7 +13,7 @@ from proda_jax.models.heads.head import Head, Output
 class ProjectionHead(Head):
     """SimCLR's head, which is thrown away after pretraining: mean over the image, then two layers (Chen et al., 2020).
 
-    Its class scores are the projections z, its feature what they are computed from, both of one position an image.
+    Its logits are the projections z, its feature what they are computed from, both of one position an image.
     """
 
     segments: ClassVar[bool] = False
