@@ -89,14 +89,15 @@ def stepped(stage, logits: dict, labels, critics, heads=None, *, step: int = 0, 
         gradient, terms = jax.grad(network, has_aux=True)(logits)
         found = {"terms": terms, "logits": gradient}
         if heads is not None:
-            found["likeness"], found["heads"] = jax.value_and_grad(objective.likeness)(heads)
+            found["likeness"], found["heads"] = jax.value_and_grad(objective.weight_similarity)(heads)
         if critics is not None:
             source, target = outputs(logits)
             found["critics"] = jax.grad(objective.discriminators)(critics, source, target)
             for which in objective.weights(critics):
-                found[f"fooled{which}"] = objective.judge(critics, target, which, adversary.SOURCE, local=True)
-                found[f"source{which}"] = objective.judge(critics, source, which, adversary.SOURCE)
-                found[f"target{which}"] = objective.judge(critics, target, which, adversary.TARGET, local=True)
+                loss = functools.partial(objective.adversarial_loss, critics)
+                found[f"fooled{which}"] = loss(target, which, adversary.SOURCE, local=True)
+                found[f"source{which}"] = loss(source, which, adversary.SOURCE)
+                found[f"target{which}"] = loss(target, which, adversary.TARGET, local=True)
         return found
 
     return jax.device_get(run(logits, critics, heads))
@@ -331,8 +332,8 @@ def test_fada(classes):
             "seg": jax.value_and_grad(segmentation, (0, 1))(maps["feat_src"], classifier),
             "adv": jax.value_and_grad(adversarial)(maps["feat_trg"]),
             "critics": jax.grad(objective.discriminators)(critics, source, target),
-            "D_src": objective.judge(critics, source, MAIN, adversary.SOURCE),
-            "D_tgt": objective.judge(critics, target, MAIN, adversary.TARGET),
+            "D_src": objective.adversarial_loss(critics, source, MAIN, adversary.SOURCE),
+            "D_tgt": objective.adversarial_loss(critics, target, MAIN, adversary.TARGET),
             "scores": objective.setup.discriminator.apply({"params": critics}, maps["feat_trg"]),
             "logits": target.logits,
             "soft": soft,

@@ -348,7 +348,7 @@ def update(state: TrainState, inputs: Inputs, *, setup: steps.Setup, modes: jax.
 
     (gradient, critics_gradient), stats, metrics = steps.accumulate(setup, gradient_of, state.batch_stats, inputs)
     if c.weight_divergence:
-        metrics["weight_likeness"], apart = jax.value_and_grad(objective.likeness)(state.params)
+        metrics["weight_likeness"], apart = jax.value_and_grad(objective.weight_similarity)(state.params)
         gradient = passes.add(gradient, apart)
     judges = steps.update_discriminators(state.discriminator, critics_gradient, setup)
     state, metrics = steps.update(setup, state, gradient, stats, metrics)
