@@ -6,7 +6,8 @@ EfficientNet-Lite0 from ImageNet weights, whole photographs, for a CPU. `--confi
 network that knows nothing yet, on images of 180 x 240; `:large` a ResNet-50 from scratch on whole photographs, for an
 accelerator. The oracle alone learns from labels of the dusk training images; where there are none, leave it out:
 `--config.stages="('source', 'control', 'warmup', 'self_training', 'stage1', 'stage2', 'stage3')"`.
-Self-training on mixed images in one stage is `--config.stages="('source', 'mix')"`.
+Self-training on mixed images in one stage is `--config.stages="('source', 'mix')"`. `:rendered` has rendered streets as
+its source and photographs by day as its target, scored on those of another street: from synthetic to real.
 All forms are scored at the labels' own 360 x 480; `--config.evaluate_at=image_size` at the size of the form's images.
 """
 
@@ -14,7 +15,7 @@ import ml_collections
 
 from proda_jax.configs import base, demo, lite, small
 
-FORMS = ("pretrained", "scratch", "large")
+FORMS = ("pretrained", "rendered", "scratch", "large")
 
 
 def get_config(form: str = "pretrained") -> ml_collections.ConfigDict:
@@ -28,12 +29,21 @@ def get_config(form: str = "pretrained") -> ml_collections.ConfigDict:
     c.evaluate_batch_size = 2
     c.data.label_space = "camvid11"  # void is ignored
     c.data.allow = ("absent_classes",)  # of rare ones, single sequences may have no pixel
-    return pretrained(c) if form == "pretrained" else from_scratch(c, form)
+    return from_scratch(c, form) if form in ("scratch", "large") else pretrained(c, rendered=form == "rendered")
 
 
-def pretrained(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """From ImageNet weights. The control takes as many more steps on the source as all later stages do together."""
+def pretrained(c: ml_collections.ConfigDict, rendered: bool = False) -> ml_collections.ConfigDict:
+    """From ImageNet weights. The control takes as many more steps on the source as all later stages do together.
+
+    Args:
+      c: data and views.
+      rendered: whether the source is rendered streets, and the target photographs by day.
+    """
     set_size(c, (360, 480), (176, 240))
+    if rendered:
+        c.data.source = base.dataset("demo_360x480", "source_train", (360, 480))
+        c.data.target = base.dataset("camvid", "day_train_0016E5", (360, 480))
+        c.data.validation = base.dataset("camvid", "day_train_0006R0", (360, 480))
     lite.network(c)
     c.stages = ("source", "control", "warmup", "self_training", "stage1", "stage2", "stage3", "oracle")
     c.source = lite.supervised("imagenet", 400)

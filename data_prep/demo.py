@@ -15,15 +15,23 @@ class Demo(DataSet):
     """Small streets in two domains, 96 x 192; target_train has labels too, for the supervised upper bound."""
 
     name = "demo"
+    domains, size = ("source", "target"), (96, 192)
 
     def splits(self) -> dict[str, Sequence[Record]]:
         """Records of 'source_train', 'source_val', 'target_train' and 'target_val'; their image is (domain, seed)."""
-        return {split: _records(split, count) for split, count in _COUNTS.items()}
+        return {split: _records(split, count) for split, count in _COUNTS.items() if split.startswith(self.domains)}
 
     def read(self, record: Record) -> tuple[bytes, bytes]:
         """Renders the scene."""
-        image, label = render(*record.image)
+        image, label = render(*record.image, self.size)
         return encode_png(image), encode_png(label)
+
+
+class DemoForPhotographs(Demo):
+    """The same in the source's looks alone, as large as CamVid's photographs: synthetic images for a real target."""
+
+    name = "demo_360x480"
+    domains, size = ("source",), (360, 480)
 
 
 def _records(split: str, count: int) -> list[Record]:

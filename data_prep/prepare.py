@@ -40,6 +40,7 @@ from proda_jax.system.progress import say
 BEFORE, UPDATE = ".before", ".update"  # end the names of the folders of an update
 DATA_SETS = {
     "demo": ("proda_jax.data_prep.demo", "Demo"),
+    "demo_360x480": ("proda_jax.data_prep.demo", "DemoForPhotographs"),
     "camvid": ("proda_jax.data_prep.camvid", "CamVid"),
     "gta5": ("proda_jax.data_prep.gta5", "Gta5"),
     "synthia": ("proda_jax.data_prep.synthia", "Synthia"),

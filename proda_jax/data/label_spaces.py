@@ -166,6 +166,7 @@ _OWN_VALUES: dict[str, tuple[str, dict[int, str]]] = {  # data set: the label sp
     ),
     "camvid": ("camvid11", dict(enumerate(_CAMVID_CLASSES)) | {11: IGNORED}),
     "demo": ("cityscapes19", dict(enumerate(_CITYSCAPES_CLASSES)) | {IGNORE: IGNORED}),
+    "demo_360x480": ("cityscapes19", dict(enumerate(_CITYSCAPES_CLASSES)) | {IGNORE: IGNORED}),
 }
 _TRAIN_IDS = dict(enumerate(_CITYSCAPES_CLASSES)) | {255: IGNORED}
 
@@ -195,8 +196,17 @@ _TARGETS = {  # of most of its networks
     "cityscapes19": "cityscapes", "synthia16": "cityscapes", "camvid11": "camvid", "loveda7": "loveda",
     "isprs6": "potsdam",
 }  # fmt: skip
-_ALSO_IN = dict.fromkeys(("cityscapes", "gta5", "demo", *_CITYSCAPES_PRESETS), "synthia16")  # less what that lacks
-_ALSO_IN |= dict.fromkeys(("potsdam", "vaihingen"), "isprs5")
+# less what these lack; CamVid's have names of their own, and some are of several
+_ALSO_IN = dict.fromkeys(
+    ("cityscapes", "gta5", "demo", "demo_360x480", *_CITYSCAPES_PRESETS), ("synthia16", "camvid11")
+)
+_ALSO_IN |= {"synthia": ("camvid11",)} | dict.fromkeys(("potsdam", "vaihingen"), ("isprs5",))
+# as CamVid's 32 classes became 11 (SegNet, Badrinarayanan et al., 2017): walls are of buildings, lights are signs, ...
+_IN_CAMVID = {
+    "wall": "building", "traffic light": "traffic sign", "vegetation": "tree", "terrain": "tree",
+    "person": "pedestrian", "rider": "bicyclist", "motorcycle": "bicyclist", "bicycle": "bicyclist",
+    "truck": "car", "bus": "car", "train": "car",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -306,7 +316,10 @@ def _own_values(dataset: str, space: LabelSpace) -> dict[int, str]:
     if dataset not in datasets_in(space.name):
         raise ValueError(f"no label values of data set {dataset!r} are known in label space {space.name!r}; known "
                          f"there: {', '.join(datasets_in(space.name))}")  # fmt: skip
-    return _OWN_VALUES[dataset][1]
+    own, values = _OWN_VALUES[dataset]
+    if space.name == "camvid11" != own:
+        return {raw: _IN_CAMVID.get(name, name) for raw, name in values.items()}
+    return values
 
 
 def own_ids(space: LabelSpace, datasets: Sequence[tuple[str, Values]] = ()) -> tuple[int, ...] | None:
@@ -335,7 +348,7 @@ def own_ids(space: LabelSpace, datasets: Sequence[tuple[str, Values]] = ()) -> t
 
 def datasets_in(space: str) -> list[str]:
     """Names of the data sets whose own label values have a meaning in a label space."""
-    return [name for name, (own, _) in _OWN_VALUES.items() if space in (own, _ALSO_IN.get(name))] + [FOLDER]
+    return [name for name, (own, _) in _OWN_VALUES.items() if space in (own, *_ALSO_IN.get(name, ()))] + [FOLDER]
 
 
 def all_datasets() -> list[str]:

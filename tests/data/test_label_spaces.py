@@ -71,6 +71,26 @@ def test_camvid_and_demo_values_are_train_ids_already():
     np.testing.assert_array_equal(lookup_table("demo", "cityscapes19")[:20], [*range(19), IGNORE])
 
 
+# CamVid's 32 classes that SegNet's 11 are made of, by what Cityscapes calls the same things
+OF_CAMVID = {
+    "sky": "sky", "building": "building", "wall": "building", "pole": "pole", "road": "road", "sidewalk": "sidewalk",
+    "vegetation": "tree", "terrain": "tree", "traffic sign": "traffic sign", "traffic light": "traffic sign",
+    "fence": "fence", "car": "car", "truck": "car", "bus": "car", "train": "car", "person": "pedestrian",
+    "rider": "bicyclist", "motorcycle": "bicyclist", "bicycle": "bicyclist",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "dataset, own", [("gta5", "cityscapes19"), ("synthia", "synthia16"), ("bdd100k", "cityscapes19")]
+)
+def test_streets_have_a_meaning_in_camvids_classes(dataset, own):
+    here, there = lookup_table(dataset, own), lookup_table(dataset, "camvid11")
+    names, classes = LABEL_SPACES[own].classes, LABEL_SPACES["camvid11"].classes
+    for raw in range(256):
+        expected = IGNORE if here[raw] == IGNORE else classes.index(OF_CAMVID[names[here[raw]]])
+        assert there[raw] == expected, raw
+
+
 def test_the_ignore_value_stays_ignored_in_every_table():
     for dataset, space in [("demo", "cityscapes19"), ("folder", "camvid11"), ("gta5", "synthia16")]:
         assert lookup_table(dataset, space)[IGNORE] == IGNORE
