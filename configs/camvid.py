@@ -6,8 +6,9 @@ EfficientNet-Lite0 from ImageNet weights, whole photographs, for a CPU. `--confi
 network that knows nothing yet, on images of 180 x 240; `:large` a ResNet-50 from scratch on whole photographs, for an
 accelerator. The oracle alone learns from labels of the dusk training images; where there are none, leave it out:
 `--config.stages="('source', 'control', 'warmup', 'self_training', 'stage1', 'stage2', 'stage3')"`.
-Self-training on mixed images in one stage is `--config.stages="('source', 'mix')"`. `:rendered` has rendered streets as
-its source and photographs by day as its target, scored on those of another street: from synthetic to real.
+Self-training on mixed images in one stage is `--config.stages="('source', 'mix')"`; `:mix` is that three times as long, in
+place of warm-up and stage 1, before stages 2 and 3. `:rendered` has rendered streets as its source and photographs by day
+as its target, scored on those of another street: from synthetic to real.
 All forms are scored at the labels' own 360 x 480; `--config.evaluate_at=image_size` at the size of the form's images.
 """
 
@@ -15,7 +16,7 @@ import ml_collections
 
 from proda_jax.configs import base, demo, lite, small
 
-FORMS = ("pretrained", "rendered", "scratch", "large")
+FORMS = ("pretrained", "mix", "rendered", "scratch", "large")
 
 
 def get_config(form: str = "pretrained") -> ml_collections.ConfigDict:
@@ -29,7 +30,10 @@ def get_config(form: str = "pretrained") -> ml_collections.ConfigDict:
     c.evaluate_batch_size = 2
     c.data.label_space = "camvid11"  # void is ignored
     c.data.allow = ("absent_classes",)  # of rare ones, single sequences may have no pixel
-    return from_scratch(c, form) if form in ("scratch", "large") else pretrained(c, rendered=form == "rendered")
+    if form in ("scratch", "large"):
+        return from_scratch(c, form)
+    c = pretrained(c, rendered=form == "rendered")
+    return mixed(c) if form == "mix" else c
 
 
 def pretrained(c: ml_collections.ConfigDict, rendered: bool = False) -> ml_collections.ConfigDict:
@@ -60,6 +64,16 @@ def pretrained(c: ml_collections.ConfigDict, rendered: bool = False) -> ml_colle
     c.oracle = lite.supervised("warmup", 450, target_labels=True)
     for name in (*c.stages, "mix"):
         lite.draw_rare_classes(c[name], (360, 480), (176, 240))  # of 305 images, few show people on bicycles
+    return c
+
+
+def mixed(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Labels that are made anew at each step, and steps enough for them: what did best (docs/results.md)."""
+    c.stages = ("source", "control", "mix", "stage2", "stage3", "oracle")
+    c.oracle.init = "source"
+    for name, steps in (("control", 1350), ("mix", 1350), ("oracle", 1350)):
+        c[name].steps = c[name].schedule_steps = steps
+    c.stage2.teacher = c.stage2.init = "mix"
     return c
 
 
