@@ -6,9 +6,9 @@ EfficientNet-Lite0 from ImageNet weights, whole photographs, for a CPU. `--confi
 network that knows nothing yet, on images of 180 x 240; `:large` a ResNet-50 from scratch on whole photographs, for an
 accelerator. The oracle alone learns from labels of the dusk training images; where there are none, leave it out:
 `--config.stages="('source', 'control', 'warmup', 'self_training', 'stage1', 'stage2', 'stage3')"`.
-Self-training on mixed images in one stage is `--config.stages="('source', 'mix')"`; `:mix` is that three times as long, in
-place of warm-up and stage 1, before stages 2 and 3. `:rendered` has rendered streets as its source and photographs by day
-as its target, scored on those of another street: from synthetic to real.
+Self-training on mixed images in one stage is `--config.stages="('source', 'mix')"`; `:mix` is that three times as long,
+in place of warm-up and stage 1, before stages 2 and 3. `:rendered` has rendered streets as its source and photographs
+by day as its target, scored on those of another street: from synthetic to real.
 All forms are scored at the labels' own 360 x 480; `--config.evaluate_at=image_size` at the size of the form's images.
 """
 
