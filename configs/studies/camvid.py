@@ -60,10 +60,7 @@ def get_config(form: str = "dusk") -> ml_collections.ConfigDict:
     c.task = f"camvid_{form}_studies"
     c.data.loader = "memory"
     if form.endswith("reverse"):
-        size = c.data.target.image_size
-        c.data.source = base.dataset("camvid", "dusk_train", size)
-        c.data.target = base.dataset("camvid", "day_train_0016E5", size)
-        c.data.validation = base.dataset("camvid", "day_train_0006R0", size)
+        reverse(c)
     c.self_training.random_as = "stage1"
     if pretrained:
         return common.study(c, "camvid", TITLES[form], ROWS, paper="", gain_over="control")
@@ -72,6 +69,14 @@ def get_config(form: str = "dusk") -> ml_collections.ConfigDict:
     if form == "starts":
         return starts(c)
     return common.study(c, "camvid", TITLES[form], SCRATCH_ROWS, paper="", gain_over="source")
+
+
+def reverse(c: ml_collections.ConfigDict) -> None:
+    """Dusk to day, in place."""
+    size = c.data.target.image_size
+    c.data.source = base.dataset("camvid", "dusk_train", size)
+    c.data.target = base.dataset("camvid", "day_train_0016E5", size)
+    c.data.validation = base.dataset("camvid", "day_train_0006R0", size)
 
 
 def starts(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

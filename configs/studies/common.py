@@ -60,7 +60,7 @@ def recipe(form: str, file: str, task: Any = gta5) -> ml_collections.ConfigDict:
       file: name of the study's file, for the message.
       task: configuration of the paper's task.
     """
-    if form not in STARTS:
+    if form not in STARTS or form == "camvid" and task is not gta5:
         raise ValueError(f"configs/studies/{file}.py:{form}: expected configs/studies/{file}.py for the paper's task, "
                          f"{file}.py:demo for rendered streets, or {file}.py:camvid for photographs")  # fmt: skip
     c = {"gta5": lambda: _full(task), "demo": _demo, "camvid": _camvid}[form]()

@@ -45,12 +45,15 @@ def config_of(name: str, form: str):
 
 def test_every_table_and_figure_has_its_study():
     there = {path.stem for path in (ROOT / "configs" / "studies").glob("*.py")} - {"__init__", "common", "demo"}
-    assert there == {*TABLES, *FIGURES, "stages", "camvid"}
+    assert there == {*TABLES, *FIGURES, "stages", "camvid", "one_stage"}
 
 
-@pytest.mark.parametrize("form", ["gta5", "demo"])
-@pytest.mark.parametrize("name", [*TABLES, *FIGURES, "stages"])
-def test_a_study_is_possible_in_both_forms_and_its_rows_name_its_stages(name, form):
+@pytest.mark.parametrize("name, form", [
+    *((name, form) for name in (*TABLES, *FIGURES, "stages") for form in ("gta5", "demo", "camvid")
+      if (name, form) != ("table2", "camvid")),
+    *(("one_stage", form) for form in ("demo", "camvid", "reverse")),
+])  # fmt: skip
+def test_a_study_is_possible_in_every_form_and_its_rows_name_its_stages(name, form):
     c = config_of(name, form)
     found = plan(c)
     assert found.name == name and found.seeds == (0, 1, 2)
@@ -113,7 +116,7 @@ def test_rows_of_stage_1_differ_in_what_is_studied_alone():
         "table10": {"consistency_weight", "regulariser_weight"},
     }  # fmt: skip
     for name, settings_studied in studied.items():
-        for form in ("gta5", "demo"):
+        for form in ("gta5", "demo", "camvid"):
             c = config_of(name, form)
             draws = set()
             for stage in (row[1] for row in c.study.rows):
@@ -152,7 +155,7 @@ def test_rows_without_a_number_in_the_running_text_have_none():
     assert all(row.paper is None for name in FIGURES for row in plan(config_of(name, "gta5")).rows)
 
 
-@pytest.mark.parametrize("form", ["gta5", "demo"])
+@pytest.mark.parametrize("form", ["gta5", "demo", "camvid"])
 def test_studies_of_one_workdir_mean_the_same_by_a_stages_name(form):
     """Table 2 has other data, Table 1 other terms, and each a workdir of its own."""
     sections: dict[str, dict] = {}
