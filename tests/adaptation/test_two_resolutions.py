@@ -57,9 +57,9 @@ def stepped() -> tuple:
 
     @jax.jit
     def step(state, batch, frozen):
-        with results_of(mix, "draw_inputs", "teach", "mix") as found:
+        with results_of(mix, "draw_inputs", "teacher_predictions", "mix") as found:
             after = mix.train_step(state, batch, frozen, setup=setup)
-        return found["draw_inputs"], found["teach"], found["mix"], *after
+        return found["draw_inputs"], found["teacher_predictions"], found["mix"], *after
 
     return setup, state, teacher, frozen, *jax.device_get(step(state, batch, frozen))
 

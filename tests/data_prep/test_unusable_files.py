@@ -142,5 +142,5 @@ def test_all_files_that_cannot_be_used_are_named_together(gta5):
 def test_files_are_demanded_where_files_are_needed(tmp_path):
     with pytest.raises(ValueError, match="pass raw_dir"):
         prepare("gta5", data_dir=str(tmp_path))
-    with pytest.raises(ValueError, match="choose one of demo, camvid"):
+    with pytest.raises(ValueError, match="choose one of demo, demo_360x480, camvid"):
         prepare("kitti", data_dir=str(tmp_path))
