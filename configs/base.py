@@ -201,8 +201,9 @@ def stage(kind: str, init: str, steps: int) -> ml_collections.ConfigDict:
     s.backbone_steps = "once"  # of SGD; 'released': most backbone parameters are stepped three times an iteration
     s.batch_norm = "batch"  # 'frozen': running statistics, fixed scale and bias; 'affine_frozen': the latter alone
     s.statistics = "all"  # whose passes move running statistics: 'all' (released) or the 'target' images' alone; or
-    #                       'recomputed': the same, and what is scored and handed on has those of whole target images
-    s.statistics_images = 400  # target images from which they are recomputed, at most
+    #                       'recomputed': the same, and what is scored and handed on has those of whole target images;
+    #                       'averaged': likewise, the mean of those of batches of target crops as they are trained on
+    s.statistics_images = 400  # target images from which they are recomputed, at most, or crops
     s.freeze_backbone = False  # its parameters and statistics stay as the stage found them: only the head learns
     s.reduction = "mean"  # of losses over pixels: 'mean' (released), 'sum' (Eq 1, 7, 10), or the mean of each 'image'
     s.jitter = ml_collections.ConfigDict()  # photometric jitter of labelled images, factors within 1 +- x; released: 0

@@ -3,6 +3,7 @@
 How they are kept moves scores as much as methods do (docs/results.md), so it is a setting of every stage.
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,13 +11,15 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from proda_jax.adaptation import views
 from proda_jax.adaptation.stages import kinds
 from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.models.normalisation import BATCH_NORM_MOMENTUM
 from proda_jax.system import devices
 
-# whose passes move running statistics, and whether what is scored and handed on has others
-CHOICES = ("all", "target", "recomputed")
+RECOMPUTED, AVERAGED = "recomputed", "averaged"
+AFTERWARDS = (RECOMPUTED, AVERAGED)  # what is scored and handed on has others than the running statistics
+CHOICES = ("all", "target", *AFTERWARDS)  # whose passes move running statistics, or what takes their place
 
 
 def moved_by(stage: ml_collections.ConfigDict, domain: str) -> bool:
@@ -42,12 +45,33 @@ def recompute(step: Callable, variables: Any, batches: Iterable[dict[str, jax.Ar
     Returns:
       Like variables['batch_stats'].
     """
+    return from_moments(variables["batch_stats"], _mean(step(variables, batch["image"]) for batch in batches))
+
+
+def average(step: Callable, variables: Any, batches: Iterable[dict[str, jax.Array]]) -> Any:
+    """Statistics of crops as they are trained on: the mean of each batch's means and variances.
+
+    It is what running statistics would be if the network stood still for as many steps, without the noise of the few
+    batches that they are of (Wu and Johnson, arXiv:2105.07576, Section 3).
+
+    Args:
+      step: from `crop_moments_step`.
+      variables: as of `recompute`.
+      batches: {'image': uint8 [batch, height, width, 3], 'place': int32 [batch], which crop of all it is}.
+
+    Returns:
+      Like variables['batch_stats'].
+    """
+    found = _mean(step(variables, batch["image"], batch["place"]) for batch in batches)
+    return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), found, variables["batch_stats"])
+
+
+def _mean(trees: Iterable[Any]) -> Any:
     total, count = None, 0
-    for batch in batches:
-        moments = devices.block_on_cpu(step(variables, batch["image"]))
-        total = moments if total is None else jax.tree.map(jnp.add, total, moments)
+    for tree in map(devices.block_on_cpu, trees):
+        total = tree if total is None else jax.tree.map(jnp.add, total, tree)
         count += 1
-    return from_moments(variables["batch_stats"], jax.tree.map(lambda x: x / count, total))
+    return jax.tree.map(lambda x: x / count, total)
 
 
 def moments_step(model: SegmentationNetwork, mesh: jax.sharding.Mesh) -> Callable:
@@ -62,17 +86,52 @@ def moments(model: SegmentationNetwork, variables: Any, images: jax.Array) -> An
       model, variables: the network.
       images: uint8 [batch, height, width, 3], RGB.
     """
+    found = of_batch(model, variables, images.astype(jnp.float32) / 255.0)
+    return map_norms(lambda norm: {"mean": norm["mean"], "var": norm["var"] + norm["mean"] ** 2}, found)
+
+
+def crop_moments_step(
+    model: SegmentationNetwork, mesh: jax.sharding.Mesh, settings: ml_collections.ConfigDict, seed: int
+) -> Callable:
+    """Mapped function (variables, images, places) -> mean and variance of each normalisation's inputs, see `average`.
+
+    Args:
+      model: the network.
+      mesh: the devices.
+      settings: the stage's section 'views', as `views_of` makes it.
+      seed: of the crops.
+    """
+    sizes = {"crop_size": tuple(settings.crop_size), "base_width": settings.base_width}
+    step = functools.partial(crop_moments, model, seed=seed, scale=tuple(settings.scale), flip=settings.flip, **sizes)
+    return devices.map_step(step, mesh, "rbb", "r")
+
+
+def crop_moments(
+    model: SegmentationNetwork, variables: Any, images: jax.Array, places: jax.Array, *, seed: int,
+    crop_size: tuple[int, int], base_width: float, scale: tuple[float, float], flip: bool,
+) -> Any:  # fmt: skip
+    """Means and variances of a batch of crops, like variables['batch_stats'].
+
+    Args:
+      model, variables: the network.
+      images: uint8 [batch, height, width, 3], RGB.
+      places: int32 [batch], which crop of all each is: on this and the seed depends where it lies.
+      seed: of the crops.
+      crop_size, base_width, scale, flip: as of `views.draw_weak_view`.
+    """
+    key = jax.random.key(seed)
+    keys = jax.vmap(lambda place: jax.random.fold_in(key, place))(places)
+    view = views.draw_weak_view(keys, images.shape[1:3], crop_size, base_width=base_width, scale=scale, flip=flip)
+    return of_batch(model, variables, views.weak_image(images, view, crop_size) / 255.0)
+
+
+def of_batch(model: SegmentationNetwork, variables: Any, images: jax.Array) -> Any:
+    """Mean and variance of a batch, RGB in [0, 1], at each normalisation, where all use the batch's own."""
     stats = map_norms(lambda norm: jax.tree.map(jnp.zeros_like, norm), variables["batch_stats"])
-    images = images.astype(jnp.float32) / 255.0
     given = {"params": variables["params"], "batch_stats": stats}
     _, updates = model.apply(given, images, train=True, mutable=["batch_stats"])
-
-    def of_batch(norm: dict) -> dict:
-        """Running statistics that were zero hold the batch's share of a step."""
-        mean, var = (norm[name] / (1.0 - BATCH_NORM_MOMENTUM) for name in ("mean", "var"))
-        return {"mean": mean, "var": var + mean**2}
-
-    return map_norms(of_batch, updates["batch_stats"])
+    # running statistics that were zero hold the batch's share of a step
+    return map_norms(lambda norm: jax.tree.map(lambda x: x / (1.0 - BATCH_NORM_MOMENTUM), norm), updates["batch_stats"])
 
 
 def from_moments(stats: Any, moments: Any) -> Any:

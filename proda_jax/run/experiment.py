@@ -13,11 +13,13 @@ from etils import epath
 
 from proda_jax.adaptation import statistics
 from proda_jax.adaptation.stages import build, kinds, prepare
+from proda_jax.adaptation.stages.sections import views_of
 from proda_jax.adaptation.stages.setup import Setup
 from proda_jax.adaptation.state import TrainState
 from proda_jax.data.checks import data_sets, first_of
 from proda_jax.data.label_spaces import label_space, reported_subsets
 from proda_jax.data.pseudo_labels import with_pseudo_labels
+from proda_jax.data.source import host_places
 from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.report import score_tables as tables
 from proda_jax.run import evaluate, provenance, scales, train
@@ -119,7 +121,7 @@ class Experiment:
                 writer,
                 self.interruption,
                 card_of(config, name, model).as_json(),
-                self.recomputer(name, model) if stage.statistics == "recomputed" else None,
+                self.recomputer(name, model) if stage.statistics in statistics.AFTERWARDS else None,
                 cost,
             )
         return history
@@ -173,23 +175,30 @@ class Experiment:
         return note
 
     def recomputer(self, name: str, model: SegmentationNetwork) -> Callable[[TrainState], TrainState]:
-        """State of stage `name` -> the same with statistics recomputed from whole target images.
+        """State of stage `name` -> the same with statistics of target images as they are, or of crops of them.
 
         They come in batches of the training's size, so that statistics do not depend on the number of devices.
         """
         target, size = self.sources.open("target"), build.batch_size(self.config, name)
-        count = -(-min(len(target), self.config[name].statistics_images) // size)
-        seed = build.order_seed(self.config.seed, "statistics")
-        step = statistics.moments_step(model, self.mesh)
+        stage, crops = self.config[name], self.config[name].statistics == statistics.AVERAGED
+        wanted = stage.statistics_images if crops else min(len(target), stage.statistics_images)
+        count, seed = -(-wanted // size), build.order_seed(self.config.seed, "statistics")
+        compute, step = statistics.recompute, statistics.moments_step(model, self.mesh)
+        if crops:
+            compute = statistics.average
+            step = statistics.crop_moments_step(model, self.mesh, views_of(self.config, name), seed)
+        here = host_places(size, hosts.share())
 
         def recomputed(state: TrainState) -> TrainState:
             batches = target.training_batches(size, seed=seed, labels=False, first_step=0, shard=hosts.share())
-            images = ({"image": batch["image"]} for batch in itertools.islice(batches, count))
+            given = (
+                {"image": batch["image"], "place": (number * size + here).astype(np.int32)}
+                for number, batch in enumerate(itertools.islice(batches, count))
+            )
             variables = {"params": state.params, "batch_stats": state.batch_stats}
-            with phase(f"{name}: statistics of {min(count * size, len(target))} target images", leave=False):
-                return state.replace(
-                    recomputed=statistics.recompute(step, variables, devices.prefetch(images, self.mesh))
-                )
+            what = f"{count * size} crops of target" if crops else f"{min(count * size, len(target))} target"
+            with phase(f"{name}: statistics of {what} images", leave=False):
+                return state.replace(recomputed=compute(step, variables, devices.prefetch(given, self.mesh)))
 
         return recomputed
 

@@ -153,8 +153,8 @@ def check_two_resolutions(model: ml_collections.ConfigDict) -> None:
 
 def check_details(config: ml_collections.ConfigDict, name: str) -> None:
     """Checks that a stage's crops hold the windows that are seen at full size."""
-    if config[name].statistics == "recomputed":
-        refuse(f"{name}.statistics", "recomputed", "'all' or 'target', as images at two resolutions, by "
+    if config[name].statistics in statistics.AFTERWARDS:
+        refuse(f"{name}.statistics", config[name].statistics, "'all' or 'target', as images at two resolutions, by "
                "model.detail_size, have means of their own")  # fmt: skip
     size, crop = config.model.detail_size, views_of(config, name).crop_size
     unit = network(config.model, 1, extra_norm=False, axis_name=None).detail_unit
@@ -319,10 +319,11 @@ def check_statistics(stage: ml_collections.ConfigDict, name: str) -> None:
         return
     if stage.batch_norm == "frozen":
         refuse(f"{name}.statistics", stage.statistics, f"'all', as {name}.batch_norm is 'frozen', which moves none")
+    others = "'all', 'recomputed' or 'averaged', as"
     if stage.statistics == "target" and kinds.of(stage).target(stage) is None:
-        refuse(f"{name}.statistics", "target", "'all' or 'recomputed', as this stage has no passes of target images")
+        refuse(f"{name}.statistics", "target", f"{others} this stage has no passes of target images")
     if stage.statistics == "target" and kinds.of(stage).role(stage) == "pretraining":
-        refuse(f"{name}.statistics", "target", "'all' or 'recomputed', as passes are of both domains' images together")
+        refuse(f"{name}.statistics", "target", f"{others} passes are of both domains' images together")
 
 
 def check_translation(config: ml_collections.ConfigDict, name: str) -> None:

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 from contracts import BATCH, make_batch
@@ -51,6 +52,50 @@ def test_several_batches_and_devices_make_the_first_layers_statistics_those_of_a
         parts = recomputed(count, size)
         for name in ("mean", "var"):  # below the first normalisation nothing depends on the batch
             np.testing.assert_allclose(parts["backbone"]["bn1"][name], whole["backbone"]["bn1"][name], rtol=2e-3)
+
+
+@functools.cache
+def averaged(count: int, size: int, crop: tuple[int, int] = IMAGES.shape[1:3], scale: float = 1.0) -> dict:
+    """Statistics of crops of `IMAGES` in batches of this size on some devices; by default these are whole images."""
+    mesh = devices.make_mesh(count)
+    model = tiny_model(tiny_config(), devices.AXIS)
+    variables = devices.replicate(tiny_variables(model.clone(axis_name=None), 0), mesh)
+    views = ml_collections.ConfigDict({"crop_size": crop, "scale": (scale, scale), "flip": False, "base_width": 0})
+    step = statistics.crop_moments_step(model, mesh, views, seed=7)
+    places = range(0, len(IMAGES), size)
+    batches = ({"image": IMAGES[i : i + size], "place": np.arange(i, i + size, dtype=np.int32)} for i in places)
+    return jax.device_get(statistics.average(step, variables, devices.prefetch(batches, mesh)))
+
+
+def test_averaged_statistics_are_the_mean_of_each_batchs_own():
+    """Of whole images: what one batch alone is recomputed to is its own mean and variance."""
+    mesh = devices.make_mesh(1)
+    model = tiny_model(tiny_config(), devices.AXIS)
+    variables = devices.replicate(tiny_variables(model.clone(axis_name=None), 0), mesh)
+    step = statistics.moments_step(model, mesh)
+    halves = [
+        jax.device_get(statistics.recompute(step, variables, devices.prefetch(iter([{"image": half}]), mesh)))
+        for half in (IMAGES[:4], IMAGES[4:])
+    ]
+    expected = jax.tree.map(lambda one, other: (one + other) / 2, *halves)
+    found = averaged(1, 4)
+    for path, value in jax.tree_util.tree_leaves_with_path(found):
+        name, whole = jax.tree_util.keystr(path), functools.reduce(lambda tree, key: tree[key.key], path, expected)
+        np.testing.assert_allclose(value, whole, rtol=1e-3, atol=1e-4 * np.abs(whole).max(), err_msg=name)
+    mean = recomputed(1, 4)["backbone"]["bn1"]
+    np.testing.assert_allclose(found["backbone"]["bn1"]["mean"], mean["mean"], rtol=1e-4, atol=1e-5)
+    assert np.all(found["backbone"]["bn1"]["var"] <= mean["var"] * 1.001)  # which has what is between batches besides
+    for name in ("mean", "std"):
+        np.testing.assert_array_equal(found["input"][name], tiny_variables(tiny_model(tiny_config()), 0)
+                                      ["batch_stats"]["input"][name])  # fmt: skip
+
+
+def test_crops_lie_in_one_place_on_any_number_of_devices():
+    one, two = (averaged(count, 4, (32, 48), 1.25) for count in (1, 2))
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-4 * np.abs(a).max())
+    whole = averaged(1, 4)
+    assert np.abs(one["backbone"]["bn1"]["mean"] - whole["backbone"]["bn1"]["mean"]).max() > 1e-3
 
 
 def trail_on(name: str, source_seed: int, **settings) -> list:
@@ -111,6 +156,17 @@ def test_a_run_with_recomputed_statistics_resumes_to_the_bit(finished, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, config, At(config, config.stages[-1], 4, interrupt))
     assert_same_end(tmp_path, whole, *config.stages, config=config)
+
+
+def test_a_run_with_averaged_statistics_resumes_to_the_bit_and_has_other_scores(tmp_path):
+    config = recomputing(("source",))
+    config.source.statistics = "averaged"
+    results = run(tmp_path / "whole", config)
+    last = results["stages"][-1]["last"]
+    assert last["miou_running_statistics"] != last["miou"]
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "resumed", config, At(config, "source", 4, interrupt))
+    assert_same_end(tmp_path / "resumed", (tmp_path / "whole", results), "source", config=config)
 
 
 @pytest.mark.parametrize(("stage", "choice", "changes", "message"), [

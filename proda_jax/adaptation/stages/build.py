@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from proda_jax.adaptation import adversary, image_pool, optim, prototypes
+from proda_jax.adaptation import adversary, image_pool, optim, prototypes, statistics
 from proda_jax.adaptation.stages import contrast, kinds, learnt_prototypes, translate
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.stages.kinds import KINDS
@@ -246,7 +246,7 @@ def create_state(
         skipped=jnp.zeros(2, jnp.int32),
         ema_params=copy(teacher) if averaged else None,
         prototypes=copy(start) if start is not None else None,
-        recomputed=copy(variables["batch_stats"]) if setup.stage.get("statistics") == "recomputed" else None,
+        recomputed=copy(variables["batch_stats"]) if setup.stage.get("statistics") in statistics.AFTERWARDS else None,
         discriminator=discriminator,
         pool=pool,
         class_presence=jnp.ones(setup.model.classes) if kind.weighs_classes(setup.stage) else None,
