@@ -1,4 +1,4 @@
-"""Rendered streets on two CPU cores, every stage, in some thirteen minutes: `python main.py --config=configs/demo.py`.
+"""Rendered streets, every stage, in seven to thirteen minutes of two CPU cores: `main.py --config=configs/demo.py`.
 
 EfficientNet-Lite0 from ImageNet weights, which the requirements bring. `--config=configs/demo.py:scratch` is a network
 that is smaller still and knows nothing yet.

@@ -14,6 +14,13 @@ import ml_collections
 
 from proda_jax.configs.studies import common
 
+WEIGHTS = {  # what students start from, where it is not the paper's
+    "demo": "Supervised weights: the backbone of 'source only'. Self-supervised: SimCLR, 300 steps of 16 source and "
+            "16 target images. The paper's are of ImageNet, far longer.",
+    "camvid": "Supervised weights: ImageNet's. Self-supervised: SimCLR from there, 150 steps of 8 photographs by day "
+              "and 8 at dusk. The paper's are of ImageNet without labels, far longer.",
+}  # fmt: skip
+
 
 def get_config(form: str = "gta5") -> ml_collections.ConfigDict:
     c = common.recipe(form, "table3")
@@ -41,20 +48,12 @@ def get_config(form: str = "gta5") -> ml_collections.ConfigDict:
         "Stages 2 and 3 learn from the teacher that the method has: stage 1, and stage 2 from self-supervised weights. "
         "The extra normalisation goes with self-supervised weights, and with a student that goes on from one of them.",
     ]
-    if form == "demo":
-        notes += [
-            "The paper's rows of denoising and structure learning have the symmetric loss; the demo's recipe has cross "
-            "entropy, so that the row of the symmetric loss stands by itself.",
-            "Supervised weights: the backbone of 'source only'. Self-supervised: SimCLR, 300 steps of 16 source and "
-            "16 target images. The paper's are of ImageNet, far longer.",
-        ]
-    if form == "camvid":
-        notes += [
+    if form != "gta5":
+        notes.append(
             "The paper's rows of denoising and structure learning have the symmetric loss; the recipe here has cross "
-            "entropy, so that the row of the symmetric loss stands by itself.",
-            "Supervised weights: ImageNet's. Self-supervised: SimCLR from there, 150 steps of 8 photographs by day and "
-            "8 at dusk. The paper's are of ImageNet without labels, far longer.",
-        ]
+            "entropy, so that the row of the symmetric loss stands by itself."
+        )
+        notes.append(WEIGHTS[form])
     return common.study(
         c, "table3", "What each component adds", rows, paper="Tables 3 and 11", gain_over="source", notes=notes,
         show=("classes",),
