@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from proda_jax.data import pixels
-from proda_jax.data.decoders import decoder
+from proda_jax.data import decoders, pixels
 from proda_jax.data.label_spaces import LabelMap
 from proda_jax.data.pixels import Range
 from proda_jax.data_prep.counts import Counts, without_meaning
@@ -86,7 +85,7 @@ def naming(file: Any) -> Iterator[None]:
     try:
         yield
     # decoders, zlib and our own reading of PNG chunks fail in many ways on damaged files
-    except (ValueError, OSError, SyntaxError, IndexError, struct.error, zlib.error, *decoder().errors()) as error:
+    except (ValueError, OSError, SyntaxError, IndexError, struct.error, zlib.error, *decoders.decoder().errors()) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{file} cannot be used: {reason}") from error
 
@@ -110,7 +109,7 @@ def checked(record: Record, image: bytes, label: bytes, checks: Checks) -> Examp
             paged = pixels.has_pages(opened)
         rotated = bool(label) and pixels.is_rotated(image)
         image = _as_prediction_sees_it(image, checks.value_range, upright=not label)
-        decoded = np.asarray(decoder().image(image))
+        decoded = decoders.image(image)
     height, width = decoded.shape[:2]
     counts = Counts(images=1, sizes=Counter([f"{width} x {height}"]), rotated=int(rotated), paged=int(paged))
     if paged:
@@ -120,7 +119,7 @@ def checked(record: Record, image: bytes, label: bytes, checks: Checks) -> Examp
             check_complete(label)
             colors = None if meaning.in_color else palette(label)
             label = label if meaning.in_color else index_png(label)
-            raw = np.asarray(decoder().raw_label(label, in_color=meaning.in_color))
+            raw = np.asarray(decoders.decoder().raw_label(label, in_color=meaning.in_color))
             _count_label(raw, checks, counts)
             if colors is not None and (said := _palette_says(colors, counts, meaning)):
                 counts.other_palettes, counts.first["other_palettes"] = 1, f"{record.label} {said}"
@@ -130,7 +129,7 @@ def checked(record: Record, image: bytes, label: bytes, checks: Checks) -> Examp
         _compare_sizes(record, raw.shape, (height, width), counts)
     if checks.store_scale != 1.0:
         size = (max(round(height * checks.store_scale), 1), max(round(width * checks.store_scale), 1))
-        image = encode_png(np.asarray(decoder().resized(decoded, size, "bilinear")))
+        image = encode_png(np.asarray(decoders.decoder().resized(decoded, size, "bilinear")))
     counts.bytes = len(image) + len(label)
     return Example(image, label, Stored(record.name, (), "", {}, counts))
 

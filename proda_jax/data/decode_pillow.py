@@ -5,6 +5,7 @@ Files are read with Pillow, sizes changed in NumPy as TensorFlow changes them. E
 
 import numpy as np
 
+from proda_jax.data import png_pixels
 from proda_jax.data.label_spaces import LabelMap
 from proda_jax.data.pixels import opened
 
@@ -19,6 +20,8 @@ def errors() -> tuple[type[Exception], ...]:
 
 def image(encoded: bytes) -> np.ndarray:
     """Pixels of a PNG (8 or 16 bits, grey, palette, with alpha) or JPEG file, uint8 [height, width, 3]."""
+    if (found := png_pixels.pixels(encoded)) is not None:
+        return found
     with opened(encoded) as file:
         if file.mode == "I;16":
             return np.repeat((np.asarray(file) >> 8).astype(np.uint8)[..., None], 3, axis=-1)

@@ -6,7 +6,9 @@ Both give the same pixels.
 import functools
 from types import ModuleType
 
-from proda_jax.data import decode, decode_pillow
+import numpy as np
+
+from proda_jax.data import decode, decode_pillow, png_pixels
 
 
 @functools.cache
@@ -23,3 +25,9 @@ def has_tensorflow() -> bool:
 def decoder() -> ModuleType:
     """`decode` or `decode_pillow`."""
     return decode if has_tensorflow() else decode_pillow
+
+
+def image(encoded: bytes) -> np.ndarray:
+    """Pixels of an image file, by whatever decoder is the quickest for it, uint8 [height, width, 3], RGB."""
+    found = png_pixels.pixels(encoded)
+    return np.asarray(decoder().image(encoded)) if found is None else found

@@ -1,6 +1,5 @@
 """Data sets on disk: prepared with TFDS, decoded by tf.data, or where TensorFlow cannot be imported, by threads."""
 
-import functools
 import itertools
 import re
 from collections import deque
@@ -11,7 +10,7 @@ from types import ModuleType
 import numpy as np
 from etils import epath
 
-from proda_jax.data import decode, decode_pillow
+from proda_jax.data import decode, decode_pillow, png_pixels
 from proda_jax.data.decoders import has_tensorflow
 from proda_jax.data.label_spaces import IGNORE, LabelMap
 from proda_jax.data.memory import MemorySource, held
@@ -143,13 +142,19 @@ class TfdsSource:
     def _decoded_by_threads(
         self, records: Iterable[np.ndarray], batch_size: int, labels: bool, own_size: bool
     ) -> Iterator[Batch]:
-        encoded, running = self._encoded(records, labels), deque()
+        def decoded(record: int) -> dict[str, np.ndarray]:
+            encoded = self._encoded(record, labels)
+            image = decode_pillow.image(encoded["image"])
+            label = decode_pillow.label(encoded["label"], self._map) if labels else None
+            return self._example(decode_pillow, record, image, label, own_size)
+
+        numbers, running = _each(records), deque()
         ahead = 2 * batch_size + self._threads  # examples
         with ThreadPoolExecutor(self._threads) as pool:
             try:
                 while True:
-                    for example in itertools.islice(encoded, batch_size + ahead - len(running)):
-                        running.append(pool.submit(self._decode, decode_pillow, example, own_size=own_size))
+                    for record in itertools.islice(numbers, batch_size + ahead - len(running)):
+                        running.append(pool.submit(decoded, record))
                     if not running:
                         return
                     batch = [running.popleft().result() for _ in range(min(batch_size, len(running)))]
@@ -162,30 +167,37 @@ class TfdsSource:
     ) -> Iterator[Batch]:
         import tensorflow as tf
 
-        signature = {"image": tf.TensorSpec((), tf.string), "record": tf.TensorSpec((), tf.int32)}
-        if labels:
-            signature["label"] = tf.TensorSpec((), tf.string)
         refused: list[ValueError] = []
 
-        def read() -> Iterator[dict]:
+        def read(record: np.int32) -> tuple[np.ndarray, bytes, bytes]:
+            """Pixels and no file, or the file that TensorFlow has to decode; the label's file."""
             try:
-                yield from self._encoded(records, labels)
+                encoded = self._encoded(int(record), labels)
             except ValueError as error:
                 refused.append(error)
                 raise
+            pixels, label = png_pixels.pixels(encoded["image"]), encoded.get("label", b"")
+            return (np.zeros((0, 0, 3), np.uint8), encoded["image"], label) if pixels is None else (pixels, b"", label)
 
-        encoded = tf.data.Dataset.from_generator(read, output_signature=signature)
+        def decoded(record):
+            types = (tf.uint8, tf.string, tf.string)
+            pixels, image, label = tf.numpy_function(read, [record], types, stateful=False)
+            pixels, image = tf.ensure_shape(pixels, (None, None, 3)), tf.ensure_shape(image, ())
+            image = tf.cond(tf.size(pixels) > 0, lambda: pixels, lambda: decode.image(image))
+            label = decode.label(tf.ensure_shape(label, ()), self._map) if labels else None
+            return self._example(decode, record, image, label, own_size)
+
+        numbers = tf.data.Dataset.from_generator(lambda: _each(records), output_signature=tf.TensorSpec((), tf.int32))
         options = tf.data.Options()
         options.threading.private_threadpool_size = self._threads
         options.deterministic = True
         options.autotune.enabled = False  # nothing is left to tune, and its thread can hold up the end for a minute
-        decode_one = functools.partial(self._decode, decode, own_size=own_size)
-        decoded = encoded.map(decode_one, num_parallel_calls=self._threads, deterministic=True)
+        examples = numbers.map(decoded, num_parallel_calls=self._threads, deterministic=True)
         if own_size:
-            filling = {key: np.zeros((), spec.dtype.as_numpy_dtype) for key, spec in decoded.element_spec.items()}
-            batches = decoded.padded_batch(batch_size, padding_values=filling | {"own_label": np.uint8(IGNORE)})
+            filling = {key: np.zeros((), spec.dtype.as_numpy_dtype) for key, spec in examples.element_spec.items()}
+            batches = examples.padded_batch(batch_size, padding_values=filling | {"own_label": np.uint8(IGNORE)})
         else:
-            batches = decoded.batch(batch_size)
+            batches = examples.batch(batch_size)
         try:
             yield from batches.prefetch(2).with_options(options).as_numpy_iterator()
         except tf.errors.OpError:  # in which TensorFlow wraps what was raised while it read
@@ -193,28 +205,32 @@ class TfdsSource:
                 raise refused[0] from None
             raise
 
-    def _encoded(self, records: Iterable[np.ndarray], labels: bool) -> Iterator[dict]:
-        for record in (int(r) for batch in records for r in batch):
-            held = max(record, 0)  # padding repeats record 0
-            stored = self._records[held]
-            name = stored["name"].decode()
-            if name != self.names[held]:
-                raise ValueError(f"{self._title}: record {held} is {name}, not {self.names[held]}: prepare it again")
-            if labels and not stored.get("label"):
-                raise ValueError(f"{self._title}: {name} has no label in {self._folder}, of when it had none: "
-                                 "data_prep.prepare, with the same settings, brings that up to date")  # fmt: skip
-            example = {"image": stored["image"], "record": np.int32(record)}
-            yield example | {"label": stored["label"]} if labels else example
+    def _encoded(self, record: int, labels: bool) -> dict[str, bytes]:
+        """The files of a record: 'image' and, where they are asked for, 'label'."""
+        held = max(record, 0)  # padding repeats record 0
+        stored = self._records[held]
+        name = stored["name"].decode()
+        if name != self.names[held]:
+            raise ValueError(f"{self._title}: record {held} is {name}, not {self.names[held]}: prepare it again")
+        if not labels:
+            return {"image": stored["image"]}
+        if not stored.get("label"):
+            raise ValueError(f"{self._title}: {name} has no label in {self._folder}, of when it had none: "
+                             "data_prep.prepare, with the same settings, brings that up to date")  # fmt: skip
+        return {"image": stored["image"], "label": stored["label"]}
 
-    def _decode(self, using: ModuleType, example: dict, *, own_size: bool) -> dict:
-        image = using.resized(using.image(example["image"]), self.image_size, "bilinear")
-        decoded = {"image": image, "record": example["record"]}
-        if "label" in example:
-            label = using.label(example["label"], self._map)
-            decoded["label"] = using.resized(label[..., None], self.image_size, "nearest")[..., 0]
+    def _example(self, using: ModuleType, record: int, image, label, own_size: bool) -> dict:
+        """An example of a batch; `label` is None where none is wanted."""
+        example = {"image": using.resized(image, self.image_size, "bilinear"), "record": record}
+        if label is not None:
+            example["label"] = using.resized(label[..., None], self.image_size, "nearest")[..., 0]
         if own_size:
-            decoded |= {"own_label": label, "label_size": using.label_size(label)}
-        return decoded
+            example |= {"own_label": label, "label_size": using.label_size(label)}
+        return example
+
+
+def _each(records: Iterable[np.ndarray]) -> Iterator[np.int32]:
+    return (np.int32(record) for batch in records for record in batch)
 
 
 def _stacked(examples: Sequence[dict[str, np.ndarray]]) -> Batch:
