@@ -50,8 +50,8 @@ def get_config(form: str = "camvid") -> ml_collections.ConfigDict:
     if form == "reverse":
         camvid_study.reverse(c)
     if form == "demo":
-        c.control = lite.supervised("source", 550)
-        c.oracle = lite.supervised("warmup", 450, target_labels=True)
+        c.control = lite.supervised("source", c.warmup.steps + c.mix.steps)
+        c.oracle = lite.supervised("warmup", c.mix.steps, target_labels=True)
         for name in ("control", "oracle"):
             lite.draw_rare_classes(c[name], c.data.source.image_size, c.views.crop_size)
     c.self_training.random_as = "stage1"
