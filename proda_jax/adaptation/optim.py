@@ -58,6 +58,7 @@ SCHEDULES: dict[str, Callable[[ml_collections.ConfigDict, float, int], optax.Sch
     "per_epoch": lambda stage, rate, epoch: per_epoch(rate, stage.schedule_factor, epoch),
     "constant": lambda stage, rate, epoch: optax.constant_schedule(rate),
 }
+ENDING = ("poly", "linear", "flat_then_linear")  # those that are zero from `schedule_steps` on
 
 
 def schedule(

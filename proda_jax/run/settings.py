@@ -311,6 +311,9 @@ def check_optimizer(stage: ml_collections.ConfigDict, name: str) -> None:
         refuse(f"{name}.backbone_steps", "released", "'once', except with optimizer 'sgd' and layer_decay 1")
     if stage.layer_decay > 1.0:
         refuse(f"{name}.layer_decay", stage.layer_decay, "at most 1, at which all layers have the same rate")
+    if stage.schedule in optim.ENDING and stage.schedule_steps < stage.steps:
+        refuse(f"{name}.schedule_steps", stage.schedule_steps, f"at least {name}.steps, {stage.steps}, as the rate is "
+               "zero from there on")  # fmt: skip
 
 
 def check_statistics(stage: ml_collections.ConfigDict, name: str) -> None:

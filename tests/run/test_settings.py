@@ -101,6 +101,7 @@ REFUSED = [
     ("source.steps", 0, "a positive number"),
     ("source.schedule", "polly", "did you mean 'poly'"),
     ("source.schedule_steps", 0, "a positive number"),
+    ("source.schedule_steps", 599, "at least source.steps, 600"),
     ("source.momentum", 1.5, "0 to 1"),
     ("source.weight_decay", -1e-4, "zero or more"),
     ("source.backbone_rate", float("nan"), "finite numbers"),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import ml_collections
 
+from proda_jax.adaptation.optim import ENDING
 from proda_jax.adaptation.selectors import CLASS_SELECTORS
 
 # names of settings, when they act, and that in words
@@ -16,7 +17,7 @@ OF_ALL: tuple[Rule, ...] = (
     (("adam_betas",), lambda s: s.optimizer == "adamw", "optimizer 'adamw'"),
     (("momentum",), lambda s: s.optimizer == "sgd", "optimizer 'sgd'"),
     (("decay_vectors",), lambda s: s.weight_decay > 0, "weight_decay above 0"),
-    (("schedule_steps",), lambda s: s.schedule in ("poly", "linear", "flat_then_linear"),
+    (("schedule_steps",), lambda s: s.schedule in ENDING,
      "schedule 'poly', 'linear' or 'flat_then_linear'"),
     (("schedule_power",), lambda s: s.schedule == "poly", "schedule 'poly'"),
     (("schedule_factor",), lambda s: s.schedule == "per_epoch", "schedule 'per_epoch'"),
