@@ -2,6 +2,7 @@
 
     python -m benchmarks.input                                   rendered frames with noise, of a camera's file size
     python -m benchmarks.input --images='photos/*.png' --json=input.json
+    python -m benchmarks.input --peer                            Grain beside it (pip install grain)
 
 Frames are stored as PNG files of the sizes of GTA5 and Cityscapes, prepared as users' data are, and read as training
 reads them. Rates are for a core that does nothing else: images over seconds of processor time, all threads together.
@@ -14,7 +15,7 @@ import os
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -24,9 +25,10 @@ import tensorflow as tf
 from absl import app, flags, logging
 from PIL import Image
 
-from proda_jax.data import decode
-from proda_jax.data.label_spaces import label_map, label_space
+from proda_jax.data import decode, decode_pillow, decoders
+from proda_jax.data.label_spaces import LabelMap, label_map, label_space
 from proda_jax.data.pipeline import TfdsSource
+from proda_jax.data.prepared import Prepared
 from proda_jax.data.pseudo_labels import PseudoLabels
 from proda_jax.data_prep.demo_streets import render
 from proda_jax.data_prep.examples import Checks
@@ -42,6 +44,7 @@ BATCH, ROUNDS = 4, 5
 _IMAGES = flags.DEFINE_string("images", None, "Pattern of PNG images to use instead of rendered frames.")
 _FRAMES = flags.DEFINE_integer("frames", 6, "Frames of each size.")
 _BATCHES = flags.DEFINE_integer("batches", 8, "Batches of four in each timed round.")
+_PEER = flags.DEFINE_bool("peer", False, "Grain beside it: the same records and decoder, in threads.")
 _JSON = flags.DEFINE_string("json", None, "File for the figures.")
 _CORES = flags.DEFINE_integer("cores", 16, "Cores of the machine that is to be fed, for the arithmetic.")
 _NEEDED = flags.DEFINE_float("needed", 60.0, "Images a second that it needs: source and target images together.")
@@ -92,7 +95,7 @@ def measure(name: str, size: tuple[int, int], folder: pathlib.Path) -> dict:
     prepare("gta5", data_dir=str(folder / name / "data"), checks=Checks(meaning), raw_dir=str(raw))
     source = TfdsSource("gta5", "train", data_dir=str(folder / name / "data"), image_size=size, label_map=meaning)
 
-    image_seconds = seconds_each(decode.image, [image for image, _ in encoded])
+    image_seconds = seconds_each(decoders.image, [image for image, _ in encoded])
     as_in_a_graph = tf.function(lambda label: decode.label(label, meaning))
     label_seconds = seconds_each(as_in_a_graph, [tf.constant(label) for _, label in encoded])
     figures = {
@@ -102,30 +105,55 @@ def measure(name: str, size: tuple[int, int], folder: pathlib.Path) -> dict:
         "decode_label_ms": 1e3 * label_seconds,
     }
     for kind, labels in (("images", False), ("images_and_labels", True)):
-        processor, wall = pipeline_seconds(source, labels=labels)
+        [(processor, wall), *peer] = pipeline_seconds(pipelines(source, prepared_in(folder / name), meaning, labels))
         decoding = image_seconds + labels * label_seconds
         figures |= {
             f"{kind}_per_core_second": 1 / processor,
             f"{kind}_per_second_here": 1 / wall,
             f"{kind}_decode_share": min(decoding / processor, 1.0),
         }
+        for processor, wall in peer:
+            figures |= {f"{kind}_grain_per_core_second": 1 / processor, f"{kind}_grain_per_second_here": 1 / wall}
     figures |= pseudo_label_seconds(size, folder / name / "labels", encoded)
     return figures
 
 
-def pipeline_seconds(source: TfdsSource, *, labels: bool) -> tuple[float, float]:
-    """Processor time and time that pass for an image that comes out of the pipeline; medians of several rounds."""
-    batches = source.training_batches(BATCH, seed=0, labels=labels)
-    for _ in range(4):  # fills the queues
-        next(batches)
-    rounds = []
-    for _ in range(ROUNDS):
-        started = np.array([time.process_time(), time.perf_counter()])
-        for _ in range(_BATCHES.value):
-            next(batches)
-        rounds.append((np.array([time.process_time(), time.perf_counter()]) - started) / (BATCH * _BATCHES.value))
-    processor, wall = np.median(rounds, axis=0)
-    return float(processor), float(wall)
+def prepared_in(folder: pathlib.Path) -> Prepared:
+    [version] = (folder / "data" / "gta5").glob("*.*")
+    return Prepared(version)
+
+
+def pipelines(source: TfdsSource, prepared: Prepared, meaning: LabelMap, labels: bool) -> list[Iterator]:
+    """Batches of the project's pipeline and, where it is asked for, of Grain's."""
+    ours = source.training_batches(BATCH, seed=0, labels=labels)
+    return [ours, grain_batches(prepared, meaning, labels)] if _PEER.value else [ours]
+
+
+def grain_batches(prepared: Prepared, meaning: LabelMap, labels: bool) -> Iterator:
+    """Batches of Grain's threads, of images decoded as the project does where there is no TensorFlow."""
+    import grain
+
+    def decoded(record: dict[str, bytes]) -> dict[str, np.ndarray]:
+        image = decode_pillow.image(record["image"])
+        return {"image": image} | ({"label": decode_pillow.label(record["label"], meaning)} if labels else {})
+
+    examples = grain.MapDataset.source(prepared.records("train")).shuffle(seed=0).repeat().map(decoded)
+    reading = grain.ReadOptions(num_threads=decode.cores(), prefetch_buffer_size=3 * BATCH)
+    return iter(examples.to_iter_dataset(reading).batch(BATCH))
+
+
+def pipeline_seconds(pipelines: list[Iterator]) -> list[tuple[float, float]]:
+    """Processor time and time that pass for an image that comes out of each; medians of rounds in turn."""
+    rounds = [[] for _ in pipelines]
+    for _ in range(ROUNDS + 1):
+        for batches, times in zip(pipelines, rounds, strict=True):
+            for _ in range(4):  # fills the queues, which the other one's turn has left full
+                next(batches)
+            started = np.array([time.process_time(), time.perf_counter()])
+            for _ in range(_BATCHES.value):
+                next(batches)
+            times.append((np.array([time.process_time(), time.perf_counter()]) - started) / (BATCH * _BATCHES.value))
+    return [tuple(np.median(times[1:], axis=0)) for times in rounds]
 
 
 def pseudo_label_seconds(size: tuple[int, int], folder: pathlib.Path, encoded: list) -> dict:

@@ -59,7 +59,7 @@ def pretrained(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     for stage in (c.self_training, c.stage1, c.stage2, c.stage3):
         stage.label_scales = (1.0,)  # predictions of three sizes take as long as 50 steps
     for stage in (c.warmup, c.self_training, c.stage1, c.stage2, c.stage3):
-        stage.statistics = "averaged"  # of 400 crops: running ones of four at a time are off by half a point (results.md)
+        stage.statistics = "averaged"  # over 400 crops: running ones of four are noisy (results.md)
     for name in (*c.stages, "self_training", "mix"):
         lite.draw_rare_classes(c[name], c.data.source.image_size, c.views.crop_size)
     return c

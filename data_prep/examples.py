@@ -18,6 +18,9 @@ from proda_jax.data_prep.png import check_complete, depth, encode_png, index_png
 from proda_jax.data_prep.records import FileState, Record, Stored
 from proda_jax.system.stand_ins import stand_in
 
+# what decoders, zlib and our own reading of PNG chunks raise on damaged files
+_DAMAGED = (ValueError, OSError, SyntaxError, IndexError, struct.error, zlib.error)
+
 _OTHER_SHAPE = 1.1  # times that the proportion of a label's sides may be its image's, before that is told
 
 
@@ -84,8 +87,7 @@ def naming(file: Any) -> Iterator[None]:
     """Turns whatever goes wrong with a file into a ValueError that names it."""
     try:
         yield
-    # decoders, zlib and our own reading of PNG chunks fail in many ways on damaged files
-    except (ValueError, OSError, SyntaxError, IndexError, struct.error, zlib.error, *decoders.decoder().errors()) as error:
+    except (*_DAMAGED, *decoders.decoder().errors()) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{file} cannot be used: {reason}") from error
 

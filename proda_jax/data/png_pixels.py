@@ -1,8 +1,8 @@
 """Pixels of large PNG files, the same as TensorFlow's and Pillow's in two thirds of the time.
 
 Most of a decoder's time goes into zlib. libdeflate inflates a whole file at once and takes a third of it; what the
-filters of rows left is then put together by a loop that Numba compiles once and keeps. Whatever is not of the plain kind,
-or damaged, is left to the other decoders, which say what is wrong with it.
+filters of rows left is then put together by a loop that Numba compiles once and keeps. Whatever is not of the plain
+kind, or damaged, is left to the other decoders, which say what is wrong with it.
 """
 
 import functools
