@@ -14,6 +14,7 @@ import numpy as np
 LARGE = 2**19  # pixels from which on it pays to load Numba
 _MAGIC = b"\x89PNG\r\n\x1a\n"
 _ALIGNMENT = 64  # bytes
+_DENSEST = 1032  # bytes that a byte can be inflated to: a header that promises more is damaged
 _CHANNELS = {0: 1, 2: 3, 6: 4}  # of color types: grey, RGB, RGBA
 
 
@@ -30,7 +31,7 @@ def pixels(encoded: bytes) -> np.ndarray | None:
     if width * height < LARGE or (depth, compression, filtering, interlaced) != (8, 0, 0, 0):
         return None
     channels = _CHANNELS.get(color)
-    if channels is None or (packages := _packages()) is None:
+    if channels is None or height * width > _DENSEST * len(encoded) or (packages := _packages()) is None:
         return None
     deflate, unfilter = packages
     try:

@@ -86,6 +86,7 @@ def damaged():
     yield "too few rows", png_of_rows(bytes(91), height=2)
     yield "too many rows", png_of_rows(bytes(182))
     yield "a chunk that nobody may pass over", whole[:at] + chunk(b"NEWS", b"") + whole[at:]
+    yield "a header that promises too much", png_of_rows(bytes(91), height=2**31 - 1)
     yield "not compressed", png_of_rows(bytes(91), compress=lambda rows: rows)
 
 
