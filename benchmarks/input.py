@@ -8,6 +8,7 @@ Frames are stored as PNG files of the sizes of GTA5 and Cityscapes, prepared as 
 reads them. Rates are for a core that does nothing else: images over seconds of processor time, all threads together.
 """
 
+import functools
 import glob
 import io
 import json
@@ -123,10 +124,10 @@ def prepared_in(folder: pathlib.Path) -> Prepared:
     return Prepared(version)
 
 
-def pipelines(source: TfdsSource, prepared: Prepared, meaning: LabelMap, labels: bool) -> list[Iterator]:
-    """Batches of the project's pipeline and, where it is asked for, of Grain's."""
-    ours = source.training_batches(BATCH, seed=0, labels=labels)
-    return [ours, grain_batches(prepared, meaning, labels)] if _PEER.value else [ours]
+def pipelines(source: TfdsSource, prepared: Prepared, meaning: LabelMap, labels: bool) -> list[Callable]:
+    """What begins batches of the project's pipeline and, where it is asked for, of Grain's."""
+    ours = functools.partial(source.training_batches, BATCH, seed=0, labels=labels)
+    return [ours, functools.partial(grain_batches, prepared, meaning, labels)] if _PEER.value else [ours]
 
 
 def grain_batches(prepared: Prepared, meaning: LabelMap, labels: bool) -> Iterator:
@@ -142,18 +143,23 @@ def grain_batches(prepared: Prepared, meaning: LabelMap, labels: bool) -> Iterat
     return iter(examples.to_iter_dataset(reading).batch(BATCH))
 
 
-def pipeline_seconds(pipelines: list[Iterator]) -> list[tuple[float, float]]:
-    """Processor time and time that pass for an image that comes out of each; medians of rounds in turn."""
+def pipeline_seconds(pipelines: list[Callable[[], Iterator]]) -> list[tuple[float, float]]:
+    """Processor time and time that pass for an image that comes out of each; medians of rounds in turn.
+
+    Each round begins anew, as what another pipeline reads ahead would count, too.
+    """
     rounds = [[] for _ in pipelines]
-    for _ in range(ROUNDS + 1):
-        for batches, times in zip(pipelines, rounds, strict=True):
-            for _ in range(4):  # fills the queues, which the other one's turn has left full
+    for _ in range(ROUNDS):
+        for begin, times in zip(pipelines, rounds, strict=True):
+            batches = begin()
+            for _ in range(4):  # fills the queues
                 next(batches)
             started = np.array([time.process_time(), time.perf_counter()])
             for _ in range(_BATCHES.value):
                 next(batches)
             times.append((np.array([time.process_time(), time.perf_counter()]) - started) / (BATCH * _BATCHES.value))
-    return [tuple(np.median(times[1:], axis=0)) for times in rounds]
+            batches.close()
+    return [tuple(np.median(times, axis=0)) for times in rounds]
 
 
 def pseudo_label_seconds(size: tuple[int, int], folder: pathlib.Path, encoded: list) -> dict:

@@ -97,7 +97,8 @@ def test_the_program_keeps_a_second_one_out_and_exits_with_the_documented_status
     fixtures.write_camvid(tmp_path / "raw")
     settings = {
         "data.raw_dir": tmp_path / "raw", "stages": ("source",), "source.steps": 10**6, "source.schedule_steps": 10**6,
-        "data.loader": "memory", "summaries": False, "batch_size": 2, "views.crop_size": (32, 32), "views.base_width": 64,
+        "data.loader": "memory", "summaries": False, "batch_size": 2,
+        "views.crop_size": (32, 32), "views.base_width": 64,
         "model.depths": (1, 1), "model.width": 4, "model.head_channels": 32, "model.feature_channels": 32,
     } | {f"data.{role}.image_size": (48, 64) for role in ("source", "target", "validation")}  # fmt: skip
     command = [*python(), "main.py", "--config=configs/camvid.py:scratch", f"--workdir={tmp_path / 'run'}"]
