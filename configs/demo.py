@@ -51,7 +51,7 @@ def pretrained(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c.warmup = lite.warmup("source", 100)
     c.stage1 = lite.denoise("warmup", 150)
     c.stage2 = lite.distill("stage1", 150)
-    c.stage3 = lite.distill("stage2", 450)
+    c.stage3 = lite.distill("stage2", 300)
     together = c.stage1.steps + c.stage2.steps + c.stage3.steps
     c.self_training = lite.self_training("warmup", together)  # no prototypes; not among `stages`, as the next
     c.mix = lite.mix("source", together)  # in one stage
