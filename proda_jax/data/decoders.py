@@ -29,5 +29,7 @@ def decoder() -> ModuleType:
 
 def image(encoded: bytes) -> np.ndarray:
     """Pixels of an image file, by whatever decoder is the quickest for it, uint8 [height, width, 3], RGB."""
+    if not has_tensorflow():
+        return decode_pillow.image(encoded)
     found = png_pixels.pixels(encoded)
-    return np.asarray(decoder().image(encoded)) if found is None else found
+    return np.asarray(decode.image(encoded)) if found is None else found
