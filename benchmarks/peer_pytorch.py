@@ -13,6 +13,7 @@ waits for no launches.
 """
 
 import concurrent.futures
+import copy
 import dataclasses
 import functools
 import json
@@ -28,17 +29,17 @@ import torch
 import torch.nn.functional as F
 from absl import app, flags
 from ml_collections import config_flags
+from torch import nn
 
 from benchmarks.flops import PEAKS, Minimum
 from benchmarks.programs import Programs
-from benchmarks.torch_network import Block, Network
+from benchmarks.torch_network import network_of
 from proda_jax.adaptation import prototypes, views
 from proda_jax.adaptation.stages import build, denoise
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.configs import base
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.resizing import align_corners_weights
-from proda_jax.models.weights.torch_names import to_torch
 from proda_jax.system import devices, paths
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/demo.py:scratch", "Configuration: its network and sizes.")
@@ -96,58 +97,39 @@ def task_of(config: Any) -> Task:
     return Task(config, setup, state, batch, inputs)
 
 
-def compile_parts(network: Network) -> None:
-    """Compiles a network for its image sizes, block by block: those of one shape share what is compiled, so that it
-    takes a part of the minutes that the whole would take."""
-    torch.backends.cudnn.benchmark = True  # the quickest algorithm of each convolution
-    torch._dynamo.config.recompile_limit = 64  # shapes of blocks, with and without a backward pass
-    for module in network.modules():
-        if isinstance(module, Block):
-            module.compile(dynamic=False)
-    network.stem = torch.compile(network.stem, dynamic=False)
-    network.layer5.features = torch.compile(network.layer5.features, dynamic=False)
-
-
 class Peer:
     """Stage 1 in PyTorch, on inputs that are drawn."""
 
     def __init__(self, task: Task, *, tuned: bool = False):
         setup, state, inputs = task.setup, task.state, task.inputs
-        self.stage, self.setup, self.tuned, self.backbone = setup.stage, setup, tuned, setup.model.backbone
+        self.stage, self.setup, self.tuned = setup.stage, setup, tuned
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = task.config.model
-        make = functools.partial(
-            Network, self.backbone.depths, self.backbone.width, setup.model.classes, head_channels=model.head_channels,
-            feature_channels=model.feature_channels, dilations=tuple(model.dilations),
-        )  # fmt: skip
-        arrays = to_torch({"params": state.params, "batch_stats": state.batch_stats})
-        self.convention = [torch.tensor(np.array(arrays.pop(f"input.{x}")), device=self.device)[:, None, None]
-                           for x in ("mean", "std")]  # fmt: skip
-        weights = {name: torch.tensor(np.array(array)) for name, array in arrays.items()}
-        self.network, self.teacher = make(), make()
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        self.network, *convention = network_of(setup.model, variables)
+        self.convention = [values.to(self.device) for values in convention]
+        self.teacher = copy.deepcopy(self.network)
         for network in (self.network, self.teacher):
-            network.load_state_dict(weights, strict=False)
             network.to(self.device).train()
-            network.layer5.head[0].p = 0.0
             if tuned:
                 network.to(memory_format=torch.channels_last)
-                compile_parts(network)
+                torch.backends.cudnn.benchmark = True  # the quickest algorithm of each convolution
+                network.compile_parts()
         self.teacher.requires_grad_(False)
-        head = list(self.network.layer5.parameters())
-        trunk = [p for name, p in self.network.named_parameters() if not name.startswith("layer5.")]
+        head = list(getattr(self.network, self.network.head).parameters())
+        trunk = [p for name, p in self.network.named_parameters() if not name.startswith(f"{self.network.head}.")]
         groups = [{"params": trunk, "lr": self.stage.backbone_rate}, {"params": head, "lr": self.stage.head_rate}]
         self.optimizer = torch.optim.SGD(groups, momentum=self.stage.momentum, weight_decay=self.stage.weight_decay)
         self.vectors = torch.tensor(np.array(state.prototypes.vectors), device=self.device)
         self.inputs = self.move(inputs)
         self.both = (self.passed(self.network), self.passed(self.teacher))
 
-    def passed(self, network: Network) -> Callable:
+    def passed(self, network: nn.Module) -> Callable:
         """Images -> features and scores."""
 
         def run(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             with torch.autocast(self.device, torch.bfloat16, enabled=self.tuned):
-                features = network.layer5.features(network.backbone((images - self.convention[0]) / self.convention[1]))
-                return features.float(), network.layer5.head(features).float()
+                features = network.features((images - self.convention[0]) / self.convention[1])
+                return features.float(), network.classify(features).float()
 
         return run
 
@@ -174,7 +156,7 @@ class Peer:
         stride = self.setup.views.target_stride
         self.crops = np.concatenate([view.scaled_size // stride, view.offset // stride, view.flip[:, None]], 1).tolist()
         whole = self.setup.on_target_grid(inputs.target_full.shape[1:3])
-        small = self.backbone.output_size(inputs.target_full.shape[1:3])
+        small = self.setup.model.output_size(inputs.target_full.shape[1:3])
         self.brought_down = [torch.tensor(align_corners_weights(a, b), device=self.device)
                              for a, b in zip(small, whole, strict=True)]  # fmt: skip
         return moved
