@@ -139,7 +139,6 @@ def peak_memory() -> int:
 
 def prepare(config: Any, size: tuple[int, int], count: int, folder: pathlib.Path) -> None:
     """Writes images and the network in each contender's form."""
-    import jax
     import torch
 
     from benchmarks.programs import Programs
@@ -156,14 +155,7 @@ def prepare(config: Any, size: tuple[int, int], count: int, folder: pathlib.Path
     programs = Programs(config, mesh)
     model = programs.model().clone(axis_name=None)
 
-    def live(path: tuple, array: jax.ShapeDtypeStruct) -> np.ndarray:
-        """Kernels that keep the size of a rectified signal through all layers; all else as it begins."""
-        name, shape = path[-1].key, array.shape
-        if name == "kernel":
-            return rng.normal(0, (2 / np.prod(shape[:-1])) ** 0.5, shape).astype(np.float32)
-        return (np.ones if name in ("scale", "var", "std") else np.zeros)(shape, np.float32)
-
-    variables = jax.tree_util.tree_map_with_path(live, programs.shapes)
+    variables = live(programs.shapes, rng)
     card = Card.of(config, config.stages[0], extra_norm=False)
     Segmenter(model, variables, card, mesh).save_pretrained(folder / "ours")
     network = Labels(model, variables, size).eval()
@@ -171,6 +163,19 @@ def prepare(config: Any, size: tuple[int, int], count: int, folder: pathlib.Path
     example = torch.zeros((1, *size, 3), dtype=torch.uint8)
     torch.onnx.export(network, (example,), folder / "network.onnx", dynamo=False, opset_version=17,
                       input_names=["images"], output_names=["labels"])  # fmt: skip
+
+
+def live(shapes: Any, rng: np.random.Generator) -> Any:
+    """Random variables of these shapes: kernels keep the size of a rectified signal, all else is as it begins."""
+    import jax
+
+    def made(path: tuple, array: jax.ShapeDtypeStruct) -> np.ndarray:
+        name, shape = path[-1].key, array.shape
+        if name == "kernel":
+            return rng.normal(0, (2 / np.prod(shape[:-1])) ** 0.5, shape).astype(np.float32)
+        return (np.ones if name in ("scale", "var", "std") else np.zeros)(shape, np.float32)
+
+    return jax.tree_util.tree_map_with_path(made, shapes)
 
 
 def check(folder: pathlib.Path) -> None:

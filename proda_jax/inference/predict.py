@@ -22,7 +22,7 @@ from proda_jax.inference import images, video, video_colours
 from proda_jax.inference.images import Input
 from proda_jax.inference.prediction import Prediction
 from proda_jax.inference.record import Record
-from proda_jax.inference.segmenter import BUCKET, Segmenter
+from proda_jax.inference.segmenter import Segmenter
 from proda_jax.inference.video import Reader, Writer
 from proda_jax.run.card import Card
 from proda_jax.system import memory
@@ -244,7 +244,7 @@ class Files:
     def _program(self, read: tuple[Any, np.ndarray, np.ndarray]) -> tuple:
         """What decides which program predicts an image: its size as the network sees it, and roughly its own."""
         _, image, seen = read
-        return seen.shape[:2], tuple(-(-size // BUCKET) for size in image.shape[:2])
+        return seen.shape[:2], self._segmenter.computed_size(image.shape[:2])
 
     def _batched(self, read: Iterable[tuple | None]) -> Iterator[tuple[Input, np.ndarray, Prediction]]:
         batches = grouped(filter(None, read), self._program, lambda key: self._segmenter.batch_size(key[0]))

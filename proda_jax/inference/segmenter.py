@@ -28,7 +28,9 @@ from proda_jax.system.paths import expanded
 MOST_PIXELS = 2**22  # that a device predicts at once; ResNet-101 takes 1.6 kB for each (on a CPU, by XLA's account)
 WINDOW = 2048  # side of the windows in which larger images are predicted, pixels
 BAND = 64  # rows of the result that are computed at once, so that scores of all pixels never are in memory
-BUCKET = 256  # results are computed at multiples of this size and cut, so that few sizes are compiled
+COARSE, FINE = 256, BAND  # results have multiples of these as they are computed, and are cut: few sizes are compiled
+KEPT = 4  # pairs of sizes whose weights of resizing stay on the devices: a video has one, a folder of photographs few
+SMALL = 512  # pixels of a side up to which the finer ones count, as the others would be much of the work
 BANDS = 2**20  # pixels of a large image that are worked on at once
 MOST_SEEN = 2**28  # pixels of an image as the network sees it, if that is much more than the image has
 
@@ -96,6 +98,7 @@ class Segmenter:
             for entropy, maps in ((False, "bb"), (True, "bbb"))
         }
         self._average = jax.jit(mean_probabilities, static_argnums=1)
+        self._resizing = functools.lru_cache(KEPT)(self._resizing_weights)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -257,6 +260,12 @@ class Segmenter:
                              "shorter pieces, or name a smaller --resize")  # fmt: skip
         return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
+    @staticmethod
+    def computed_size(size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) at which the result for an image of this size is computed, before it is cut."""
+        unit = [FINE if n <= SMALL else COARSE for n in size]
+        return tuple(-(-n // of) * of for n, of in zip(size, unit, strict=True))
+
     def is_windowed(self, size: tuple[int, int]) -> bool:
         """Whether images that the network sees at this size are predicted in windows."""
         return max(size) > self._window if self._window else self._pixels(size) > MOST_PIXELS
@@ -283,13 +292,20 @@ class Segmenter:
         logits = self._logits_of(seen)
         sizes = [image.shape[:2] for image in batch]
         sizes += [sizes[-1]] * (len(logits[0]) - len(sizes))
-        height, width = (-(-max(axis) // BUCKET) * BUCKET for axis in zip(*sizes, strict=True))
-        rows = [np.stack([_weights(of_scale.shape[2], size[0], height) for size in sizes]) for of_scale in logits]
-        columns = [np.stack([_weights(of_scale.shape[3], size[1], width) for size in sizes]) for of_scale in logits]
-        rows = [weights.reshape(len(sizes), -1, BAND, weights.shape[-1]) for weights in rows]
-        found = self._label[entropy](logits, *(devices.put_batch(weights, self._mesh) for weights in (rows, columns)))
+        height, width = self.computed_size(tuple(map(max, zip(*sizes, strict=True))))
+        weights = self._resizing(tuple(of_scale.shape[2:4] for of_scale in logits), tuple(sizes), (height, width))
+        found = self._label[entropy](logits, *weights)
         found, sizes = [np.asarray(maps) for maps in found], sizes[: len(batch)]
         return [Prediction(*(maps[i, :height, :width] for maps in found)) for i, (height, width) in enumerate(sizes)]
+
+    def _resizing_weights(
+        self, grids: Sequence[tuple[int, int]], sizes: Sequence[tuple[int, int]], computed: tuple[int, int]
+    ) -> tuple[list[jax.Array], list[jax.Array]]:
+        """Of rows and of columns, from each scale's grid to images of these sizes, see `_label`; on the devices."""
+        (height, width), put = computed, functools.partial(devices.put_batch, mesh=self._mesh)
+        rows = [np.stack([_weights(grid[0], size[0], height) for size in sizes]) for grid in grids]
+        columns = [np.stack([_weights(grid[1], size[1], width) for size in sizes]) for grid in grids]
+        return put([weights.reshape(len(sizes), -1, BAND, weights.shape[-1]) for weights in rows]), put(columns)
 
     def _predict_windows(self, image: np.ndarray, seen: np.ndarray, entropy: bool) -> Prediction:
         bands = [maps_of(np, band, entropy) for band in self._bands(image, seen)]

@@ -148,6 +148,31 @@ def test_the_peers_step_is_stage_1():
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, err_msg=name)
 
 
+@pytest.mark.parametrize("size", [(64, 96), (50, 83)])
+def test_the_peers_lite_network_is_the_demos(size):
+    import torch
+
+    from benchmarks.peer_predict import live
+    from benchmarks.torch_network import network_of
+    from proda_jax.configs import demo
+
+    config = demo.get_config()
+    config.model.depths, config.model.width = (1, 2, 1, 1, 1, 2), 32
+    programs = Programs(config, devices.make_mesh(1))
+    variables = live(programs.shapes, np.random.default_rng(0))
+    images = np.random.default_rng(1).random((2, *size, 3), np.float32)
+    model = programs.model().clone(axis_name=None)
+    ours = jax.jit(functools.partial(model.apply, train=False))(variables, images)
+    network, mean, std = network_of(model, variables)
+    with torch.no_grad():
+        features = network.eval().features((torch.tensor(images).permute(0, 3, 1, 2) - mean) / std)
+        theirs = (features, network.classify(features))
+    for actual, expected in zip((ours.features, ours.logits), theirs, strict=True):
+        expected = expected.permute(0, 2, 3, 1).numpy()
+        assert expected.std() > 0.05
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
 def test_kernels_are_told_apart_by_their_names():
     names = {  # as a trace of stage 1 on an H200 has them
         "sm90_xmma_wgrad_indexed_implicit_gemm_bf16bf16_bf16f32_f32_nhwckrsc_nhwc": "gradients of kernels",

@@ -21,6 +21,7 @@ from proda_jax.data.label_spaces import label_space
 from proda_jax.inference import windows
 from proda_jax.inference.predict import Files, grouped, predict
 from proda_jax.inference.record import Record
+from proda_jax.inference.segmenter import Segmenter
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -86,6 +87,14 @@ def test_colours_and_overlays(model):
 @pytest.mark.parametrize("size", [(1, 1), (5, 7), (300, 301)])
 def test_images_of_any_size_get_labels_of_that_size(size, model):
     assert model(picture(size)).shape == size
+
+
+@pytest.mark.parametrize(
+    ("size", "computed"),
+    [((96, 192), (128, 192)), ((1, 512), (64, 512)), ((360, 513), (384, 768)), ((1024, 2048), (1024, 2048))],
+)
+def test_results_are_computed_at_few_sizes_that_are_little_larger(size, computed):
+    assert Segmenter.computed_size(size) == computed
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 7), (31, 66)])
