@@ -1,12 +1,13 @@
 """Convolution, in the way that is quickest on each kind of device."""
 
-import itertools
 from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from proda_jax.models import convolution_on_cpu
 
 FAR_DILATION = 12  # from which on a convolution is taken apart on NVIDIA's GPUs
 
@@ -173,7 +174,7 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> ja
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def plain_convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """A convolution without dilation, see `convolve`. On a CPU its gradient is `gradient_on_cpu`."""
+    """A convolution without dilation, see `convolve`. On a CPU its gradient is `convolution_on_cpu.gradient`."""
     return _convolve(x, kernel, stride, 1)
 
 
@@ -181,7 +182,7 @@ def _plain_convolution_gradient(stride, kept, dy):
     def as_one(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jax.vjp(lambda x, kernel: _convolve(x, kernel, stride, 1), x, kernel)[1](dy)
 
-    on_cpu = partial(gradient_on_cpu, stride=stride, dilation=1)
+    on_cpu = partial(convolution_on_cpu.gradient, stride=stride, dilation=1)
     return jax.lax.platform_dependent(*kept, dy, cpu=on_cpu, default=as_one)
 
 
@@ -190,66 +191,19 @@ plain_convolution.defvjp(
 )
 
 
-def gradient_on_cpu(
-    x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: int, dilation: int
-) -> tuple[jax.Array, jax.Array]:
-    """Gradient of a convolution for images and kernel, in ways that are quick on a CPU within loops, too.
-
-    XLA for CPUs has quick kernels for convolutions of one order of axes. It brings others into it, but not within
-    loops: there the gradient that JAX writes takes some ten times as long as outside
-    (findings/xla_cpu_convolution_gradient_in_a_loop.sh). Passes and micro-batches are iterations of loops.
-
-    Args:
-      x: images [batch, height, width, channels].
-      kernel: [side, side, channels, output channels].
-      dy: gradient of the result, [batch, rows, columns, output channels].
-      stride, dilation: of both axes.
-    """
-    if stride > 1:
-        return gradient_by_taps(x, kernel, dy, stride)
-    order, (side, reach) = ("NHWC", "HWIO", "NHWC"), (len(kernel), dilation * (len(kernel) - 1))
-    pad = dilation * ((side - 1) // 2)
-    behind = [m - n + reach - pad for n, m in zip(x.shape[1:3], dy.shape[1:3], strict=True)]
-    dx = jax.lax.conv_general_dilated(
-        dy, kernel[::-1, ::-1].swapaxes(2, 3), (1, 1), [(reach - pad, reach - rest) for rest in behind],
-        rhs_dilation=(dilation, dilation), dimension_numbers=order,
-    )  # fmt: skip
-    dkernel = jax.lax.conv_general_dilated(
-        x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), (dilation, dilation), [(pad, rest) for rest in behind],
-        dimension_numbers=order,
-    )  # fmt: skip
-    return dx, dkernel.transpose(1, 2, 0, 3)
-
-
-def gradient_by_taps(x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: int) -> tuple[jax.Array, jax.Array]:
-    """`gradient_on_cpu` without dilation as a matrix product for each tap of the kernel and either of the two."""
-    side, pad, none = len(kernel), (len(kernel) - 1) // 2, (0, 0, 0)
-    reached = [(m - 1) * stride + 1 for m in dy.shape[1:3]]  # from the first position that a tap meets to the last
-    behind = [max(side - 1 + m - pad - n, 0) for n, m in zip(x.shape[1:3], reached, strict=True)]
-    padded = jnp.pad(x, ((0, 0), *((pad, rest) for rest in behind), (0, 0)))
-    dx, dkernel = 0.0, []
-    for tap in itertools.product(range(side), repeat=2):
-        met = padded[:, *(slice(begin, begin + n, stride) for begin, n in zip(tap, reached, strict=True))]
-        dkernel.append(jnp.einsum("bhwi,bhwo->io", met, dy))
-        sides = [
-            (begin, total - begin - n, stride - 1)
-            for begin, n, total in zip(tap, reached, padded.shape[1:3], strict=True)
-        ]
-        dx += jax.lax.pad(jnp.einsum("bhwo,io->bhwi", dy, kernel[tap]), jnp.zeros((), dy.dtype), (none, *sides, none))
-    dx = dx[:, pad : pad + x.shape[1], pad : pad + x.shape[2]]
-    return dx.astype(x.dtype), jnp.stack(dkernel).reshape(kernel.shape).astype(kernel.dtype)
-
-
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def dilated_convolution(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
     """A dilated convolution [batch, height, width, channels] that keeps the size of images.
 
-    On NVIDIA's GPUs it and its gradient are computed in other ways: see `convolve_apart`, `kernel_gradient_apart`.
+    On NVIDIA's GPUs it and its gradient are computed in other ways, see `convolve_apart` and `kernel_gradient_apart`,
+    and in others on CPUs, see `convolution_on_cpu`.
     """
-    if dilation < FAR_DILATION:
-        return _convolve(x, kernel, 1, dilation)
-    apart, as_one = partial(convolve_apart, dilation=dilation), partial(_convolve, stride=1, dilation=dilation)
-    return jax.lax.platform_dependent(x, kernel, cuda=apart, default=as_one)
+    ways = {"default": partial(_convolve, stride=1, dilation=dilation)}
+    if dilation >= FAR_DILATION:
+        ways["cuda"] = partial(convolve_apart, dilation=dilation)
+    if len(kernel) % 2 and convolution_on_cpu.is_by_taps(kernel, dilation):
+        ways["cpu"] = partial(convolution_on_cpu.convolve_by_taps, dilation=dilation)
+    return jax.lax.platform_dependent(x, kernel, **ways)
 
 
 def _dilated_convolution_gradient(dilation, kept, dy):
@@ -265,7 +219,7 @@ def _dilated_convolution_gradient(dilation, kept, dy):
         (dx,) = jax.linear_transpose(lambda x: way(x, kernel, dilation=dilation), x)(dy)
         return dx, kernel_gradient_apart(x, dy, shape, dilation)
 
-    on_cpu = partial(gradient_on_cpu, stride=1, dilation=dilation)
+    on_cpu = partial(convolution_on_cpu.gradient, stride=1, dilation=dilation)
     return jax.lax.platform_dependent(x, kernel, dy, cuda=apart, cpu=on_cpu, default=as_one)
 
 

@@ -25,7 +25,7 @@ ROOMS = {
     "run": ("configs", "system", "data", "models", "adaptation", "report", "data_prep"),
     "inference": ("configs", "system", "data", "models", "adaptation", "run"),
     "study": ("system", "adaptation", "report", "run"),
-    "benchmarks": ("configs", "system", "data", "models", "adaptation", "report", "data_prep", "run"),
+    "benchmarks": ("configs", "system", "data", "models", "adaptation", "report", "data_prep", "run", "inference"),
     "cli": ("system", "report", "run", "inference", "study"),
 }
 OUTSIDE = ("configs", "data_prep", "benchmarks")  # folders of their own; the rest lie in proda_jax/

@@ -11,7 +11,7 @@ import pytest
 import torch
 from jax.sharding import PartitionSpec as P
 
-from proda_jax.models import convolution, moments, normalisation
+from proda_jax.models import convolution, convolution_on_cpu, moments, normalisation
 from proda_jax.system import devices
 
 
@@ -147,6 +147,50 @@ def test_a_dilated_convolution_is_the_same_taken_apart_and_in_pytorch(size, dila
         result, backward = jax.vjp(jax.jit(partial(way, dilation=dilation)), x, kernel)
         for actual, wanted in zip((result, *backward(dy)), expected, strict=True):
             np.testing.assert_allclose(actual, wanted.numpy(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "stride", "dilation"),
+    [((9, 17), 3, 1, 2), ((6, 7), 3, 1, 4), ((5, 9), 3, 1, 6), ((8, 11), 5, 1, 1), ((9, 12), 3, 2, 1),
+     ((8, 9), 4, 2, 1), ((7, 5), 4, 1, 1), ((10, 9), 7, 2, 1)],
+)  # fmt: skip
+def test_a_convolution_is_the_same_as_a_product_for_each_tap_and_in_pytorch(size, side, stride, dilation):
+    pad = dilation * ((side - 1) // 2)
+    given = torch.randn(2, 3, *size, generator=torch.manual_seed(0)).requires_grad_()
+    weight = torch.randn(4, 3, side, side, generator=torch.manual_seed(1)).requires_grad_()
+    result = torch.nn.functional.conv2d(given, weight, None, stride, pad, dilation)
+    dy = torch.randn(result.shape, generator=torch.manual_seed(2))
+    result.backward(dy)
+    x, dy, expected, dx = (jnp.array(a.detach().permute(0, 2, 3, 1).numpy()) for a in (given, dy, result, given.grad))
+    kernel, dkernel = (jnp.array(a.detach().permute(2, 3, 1, 0).numpy()) for a in (weight, weight.grad))
+    gradient = jax.jit(convolution_on_cpu.gradient_by_taps, static_argnums=(3, 4))
+    for actual, wanted in zip(gradient(x, kernel, dy, stride, dilation), (dx, dkernel), strict=True):
+        np.testing.assert_allclose(actual, wanted, rtol=1e-4, atol=1e-4)
+    if stride == 1 and side % 2:
+        actual = jax.jit(convolution_on_cpu.convolve_by_taps, static_argnums=2)(x, kernel, dilation)
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_products_of_taps_are_summed_in_float32():
+    x, kernel, dy = (draw(i, *shape).astype(jnp.bfloat16)
+                     for i, shape in enumerate(((1, 6, 7, 16), (3, 3, 16, 8), (1, 6, 7, 8))))  # fmt: skip
+    exact = [a.astype(jnp.float32) for a in (x, kernel, dy)]
+    for way, of, rest in ((convolution_on_cpu.convolve_by_taps, 2, (2,)),
+                          (convolution_on_cpu.gradient_by_taps, 3, (1, 2))):  # fmt: skip
+        found, expected = (jax.tree.leaves(way(*given[:of], *rest)) for given in ((x, kernel, dy), exact))
+        for actual, wanted in zip(found, expected, strict=True):
+            assert actual.dtype == jnp.bfloat16
+            np.testing.assert_allclose(actual.astype(jnp.float32), wanted, rtol=2**-8, atol=1e-3)
+
+
+def test_many_channels_or_a_far_dilation_are_products_on_a_cpu_alone():
+    for channels, dilation in ((16, 2), (16, 16), (128, 2)):
+        text = {platform: operations(partial(convolution.convolve, stride=1, dilation=dilation), (1, 20, 20, channels),
+                                     (3, 3, channels, channels), platform=platform)
+                for platform in ("cpu", "tpu")}  # fmt: skip
+        by_taps = channels**2 * dilation**2 >= convolution_on_cpu.LEAST
+        assert ("stablehlo.convolution" in text["cpu"]) != by_taps
+        assert "stablehlo.convolution" in text["tpu"]
 
 
 def operations(function, *shapes: tuple[int, ...], platform: str) -> str:
