@@ -3,7 +3,8 @@
 jax2onnx 0.13.0 does not convert everything that JAX 0.10.2 traces, and converts some of it wrongly: it knows nothing of
 code that depends on the platform, nor of 'stack', leaves out the padding of max pooling
 (`findings/jax2onnx_max_pool_padding.sh`), and gives empty arrays a size. So the program is traced first, and these are
-replaced by operations that give the same bits.
+replaced by operations that give the same bits. Of code that depends on the platform that is taken which is for none:
+what is quick in XLA for CPUs, such as depthwise convolutions as sums of products, is slow in ONNX Runtime.
 """
 
 import itertools
@@ -21,7 +22,6 @@ from proda_jax.system.files import write_atomically
 
 FILE = "network.onnx"
 MOST_DIFFERING = 0.001  # share of pixels whose two best classes may be told apart by the order of sums alone
-_PLATFORM = "cpu"  # whose code is taken: that of accelerators calls kernels of theirs
 # primitives that hold a program, and the parameter that it is
 _PROGRAMS = {
     "jit": "jaxpr", "closed_call": "call_jaxpr", "checkpoint": "jaxpr", "custom_jvp_call": "call_jaxpr",
@@ -114,8 +114,8 @@ def _results(equation: core.JaxprEqn, values: list[Any]) -> Sequence[Any]:
     if name in _PROGRAMS:
         inner = parameters[_PROGRAMS[name]]
         return _run(inner if isinstance(inner, core.ClosedJaxpr) else core.ClosedJaxpr(inner, ()), values)
-    if name == "platform_index":  # of the first branch that is for this platform; the one for all others names none
-        return [next(i for i, named in enumerate(parameters["platforms"]) if named is None or _PLATFORM in named)]
+    if name == "platform_index":  # of the branch for all other platforms, which names none: a convolution stays one
+        return [parameters["platforms"].index(None)]
     if name == "cond" and isinstance(values[0], int):
         return _run(parameters["branches"][values[0]], values[1:])
     if name == "stack":
