@@ -201,8 +201,8 @@ def dilated_convolution(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.A
     ways = {"default": partial(_convolve, stride=1, dilation=dilation)}
     if dilation >= FAR_DILATION:
         ways["cuda"] = partial(convolve_apart, dilation=dilation)
-    if len(kernel) % 2 and convolution_on_cpu.is_by_taps(kernel, dilation):
-        ways["cpu"] = partial(convolution_on_cpu.convolve_by_taps, dilation=dilation)
+    if len(kernel) % 2 and convolution_on_cpu.is_by_products(kernel, dilation):
+        ways["cpu"] = partial(convolution_on_cpu.convolve_by_rows, dilation=dilation)
     return jax.lax.platform_dependent(x, kernel, **ways)
 
 

@@ -1,4 +1,4 @@
-"""Convolution and its gradient in the ways that are quick on a CPU: as XLA has it, or as a product for each tap."""
+"""Convolution and its gradient in the ways that are quick on a CPU: as XLA has it, or as matrix products."""
 
 import itertools
 from collections.abc import Iterator
@@ -8,17 +8,20 @@ import jax.numpy as jnp
 
 # From these on products are quicker (docs/performance.md), of the product of both numbers of channels and the square of
 # the dilation: few channels make small products, and far taps lie outside of the image, where nothing is multiplied.
-LEAST = 2**16
+LEAST = 2**17
 Slices = tuple[slice, slice]  # rows and columns
 
 
-def is_by_taps(kernel: jax.Array, dilation: int) -> bool:
-    """Whether a product for each tap is quicker than a convolution by a kernel [side, side, channels, outputs]."""
+def is_by_products(kernel: jax.Array, dilation: int) -> bool:
+    """Whether products are quicker than a convolution by a kernel [side, side, channels, outputs]."""
     return kernel.shape[2] * kernel.shape[3] * dilation**2 >= LEAST
 
 
-def convolve_by_taps(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
-    """A convolution that keeps the size of images, as a matrix product for each tap and what it meets of them.
+def convolve_by_rows(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
+    """A convolution that keeps the size of images, as a matrix product for each row of the kernel.
+
+    A product gives what all taps of a row make of what the row meets of the images; it is moved to where it belongs
+    afterwards. A product for each tap would want nine copies of parts of the images, of which XLA holds all at once.
 
     Args:
       x: [batch, height, width, channels].
@@ -28,10 +31,14 @@ def convolve_by_taps(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Arra
     Returns:
       [batch, height, width, output channels].
     """
-    size = x.shape[1:3]
+    (height, width), side = x.shape[1:3], len(kernel)
     total = jnp.zeros((*x.shape[:3], kernel.shape[3]), _sum_type(x))
-    for tap, met, results in taps(size, size, len(kernel), 1, dilation):
-        total = _add(total, _product("bhwi,io->bhwo", x[:, *met], kernel[tap]), results)
+    columns = {tap: met for tap in range(side) if (met := _met(width, width, tap, side, 1, dilation))}
+    for row in range(side):
+        if met := _met(height, height, row, side, 1, dilation):
+            parts = _product("bhwi,kio->bhwko", x[:, met[0]], jnp.stack([kernel[row, column] for column in columns]))
+            for number, (there, here) in enumerate(columns.values()):
+                total = _add(total, parts[:, :, there, number], (met[1], here))
     return total.astype(x.dtype)
 
 
@@ -50,7 +57,7 @@ def gradient(
       dy: gradient of the result, [batch, rows, columns, output channels].
       stride, dilation: of both axes.
     """
-    if stride > 1 or is_by_taps(kernel, dilation):
+    if stride > 1 or is_by_products(kernel, dilation):
         return gradient_by_taps(x, kernel, dy, stride, dilation)
     order, (side, reach) = ("NHWC", "HWIO", "NHWC"), (len(kernel), dilation * (len(kernel) - 1))
     pad = dilation * ((side - 1) // 2)
