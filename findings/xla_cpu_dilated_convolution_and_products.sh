@@ -3,9 +3,9 @@
 #
 # Guess, before it was run: a convolution is at least as quick as a matrix product for each of its nine taps, which write
 # and add up nine arrays in place of one; its gradient takes twice as long as itself.
-# Seen: the products are quicker, and far quicker in the gradient, of which JAX's own form takes more than twice their
-# time at the sizes of a ResNet's last groups. Of a far dilation most taps meet nothing but zeros beside the image;
-# products can leave those out, the convolution multiplies them.
+# Seen: forward the two are level, and the gradient as JAX writes it takes more than twice as long as products, at the
+# sizes of a ResNet's last groups. Of a far dilation most taps meet nothing but zeros beside the image; products can leave
+# those out, the convolution multiplies them, so that it is slower forward, too.
 # Versions: jax and jaxlib 0.10.2; Python 3.11, x86-64.
 set -euo pipefail
 folder="$(mktemp -d)"
@@ -85,7 +85,7 @@ for channels, dilation, gradients in ((256, 2, 1.5), (512, 4, 1.5), (256, 24, No
         line += f", its gradient {back:.2f}"
         assert back > gradients, "the gradient is as quick as products now"
     else:
-        assert once > 1.4, "what lies beside the image costs nothing any more"
+        assert once > 1.2, "what lies beside the image costs nothing any more"
     print(line)
 PROGRAM
 echo "as written"
