@@ -29,8 +29,8 @@ MOST_PIXELS = 2**22  # that a device predicts at once; ResNet-101 takes 1.6 kB f
 WINDOW = 2048  # side of the windows in which larger images are predicted, pixels
 BAND = 64  # rows of the result that are computed at once, so that scores of all pixels never are in memory
 COARSE, FINE = 256, BAND  # results have multiples of these as they are computed, and are cut: few sizes are compiled
-KEPT = 4  # pairs of sizes whose weights of resizing stay on the devices: a video has one, a folder of photographs few
 SMALL = 512  # pixels of a side up to which the finer ones count, as the others would be much of the work
+KEPT = 4  # pairs of sizes whose weights of resizing stay on the devices: a video has one, a folder of photographs few
 BANDS = 2**20  # pixels of a large image that are worked on at once
 MOST_SEEN = 2**28  # pixels of an image as the network sees it, if that is much more than the image has
 
@@ -98,7 +98,7 @@ class Segmenter:
             for entropy, maps in ((False, "bb"), (True, "bbb"))
         }
         self._average = jax.jit(mean_probabilities, static_argnums=1)
-        self._resizing = functools.lru_cache(KEPT)(self._resizing_weights)
+        self._resizing = functools.lru_cache(KEPT)(functools.partial(_resizing_weights, mesh))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -298,15 +298,6 @@ class Segmenter:
         found, sizes = [np.asarray(maps) for maps in found], sizes[: len(batch)]
         return [Prediction(*(maps[i, :height, :width] for maps in found)) for i, (height, width) in enumerate(sizes)]
 
-    def _resizing_weights(
-        self, grids: Sequence[tuple[int, int]], sizes: Sequence[tuple[int, int]], computed: tuple[int, int]
-    ) -> tuple[list[jax.Array], list[jax.Array]]:
-        """Of rows and of columns, from each scale's grid to images of these sizes, see `_label`; on the devices."""
-        (height, width), put = computed, functools.partial(devices.put_batch, mesh=self._mesh)
-        rows = [np.stack([_weights(grid[0], size[0], height) for size in sizes]) for grid in grids]
-        columns = [np.stack([_weights(grid[1], size[1], width) for size in sizes]) for grid in grids]
-        return put([weights.reshape(len(sizes), -1, BAND, weights.shape[-1]) for weights in rows]), put(columns)
-
     def _predict_windows(self, image: np.ndarray, seen: np.ndarray, entropy: bool) -> Prediction:
         bands = [maps_of(np, band, entropy) for band in self._bands(image, seen)]
         return Prediction(*map(np.concatenate, zip(*bands, strict=True)))
@@ -335,6 +326,16 @@ class Segmenter:
             return np.asarray(self._average(self._logits_of(parts), size))[: len(parts)]
 
         return windows.blended(seen, side, self.batch_size(size), predict)
+
+
+def _resizing_weights(
+    mesh: Mesh, grids: Sequence[tuple[int, int]], sizes: Sequence[tuple[int, int]], computed: tuple[int, int]
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """What `_label` takes of rows and of columns, from each scale's grid to images of these sizes; on the devices."""
+    (height, width), put = computed, functools.partial(devices.put_batch, mesh=mesh)
+    rows = [np.stack([_weights(grid[0], size[0], height) for size in sizes]) for grid in grids]
+    columns = [np.stack([_weights(grid[1], size[1], width) for size in sizes]) for grid in grids]
+    return put([weights.reshape(len(sizes), -1, BAND, weights.shape[-1]) for weights in rows]), put(columns)
 
 
 def _weights(size_in: int, size_out: int, padded: int) -> np.ndarray:
