@@ -15,7 +15,7 @@ import ml_collections
 from proda_jax.adaptation import losses
 from proda_jax.models.discriminator import Discriminator, PatchModes
 from proda_jax.models.heads import Output
-from proda_jax.models.moments import at_least_float32
+from proda_jax.models.precision import at_least_float32
 from proda_jax.models.resizing import resize_align_corners
 
 SOURCE, TARGET = 0.0, 1.0  # what discriminators call the domains

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from proda_jax.adaptation.prototypes import log_assignment_weights
 from proda_jax.data.label_spaces import IGNORE
-from proda_jax.models.moments import at_least_float32
+from proda_jax.models.precision import at_least_float32
 from proda_jax.models.resizing import resize_align_corners
 
 PREDICTION_FLOOR = 1e-7  # clamp of the prediction in the reverse cross entropy (released code)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from proda_jax.adaptation import losses
-from proda_jax.models.moments import at_least_float32
+from proda_jax.models.precision import at_least_float32
 
 
 def absolute_difference(images: jax.Array, others: jax.Array, *, shares: int = 1) -> jax.Array:

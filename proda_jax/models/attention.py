@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from proda_jax.models.moments import at_least_float32
+from proda_jax.models.precision import at_least_float32
 
 PAIRS = 2**20  # of tokens, that are compared at once
 

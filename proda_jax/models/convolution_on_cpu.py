@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
+from proda_jax.models.precision import at_least_float32
+
 # From these on products are quicker (docs/performance.md), of the product of both numbers of channels and the square of
 # the dilation: few channels make small products, and far taps lie outside of the image, where nothing is multiplied.
 LEAST = 2**17
@@ -32,7 +34,7 @@ def convolve_by_rows(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Arra
       [batch, height, width, output channels].
     """
     (height, width), side = x.shape[1:3], len(kernel)
-    total = jnp.zeros((*x.shape[:3], kernel.shape[3]), _sum_type(x))
+    total = jnp.zeros((*x.shape[:3], kernel.shape[3]), at_least_float32(x.dtype))
     columns = {tap: met for tap in range(side) if (met := _met(width, width, tap, side, 1, dilation))}
     for row in range(side):
         if met := _met(height, height, row, side, 1, dilation):
@@ -77,7 +79,7 @@ def gradient_by_taps(
     x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: int, dilation: int
 ) -> tuple[jax.Array, jax.Array]:
     """`gradient` as a matrix product for each tap of the kernel and either of the two."""
-    dx, dkernel = jnp.zeros(x.shape, _sum_type(x)), {}
+    dx, dkernel = jnp.zeros(x.shape, at_least_float32(x.dtype)), {}
     for tap, met, results in taps(x.shape[1:3], dy.shape[1:3], len(kernel), stride, dilation):
         dkernel[tap] = _product("bhwi,bhwo->io", x[:, *met], dy[:, *results])
         dx = _add(dx, _product("bhwo,io->bhwi", dy[:, *results], kernel[tap]), met)
@@ -125,9 +127,4 @@ def _add(total: jax.Array, part: jax.Array, places: Slices) -> jax.Array:
 
 
 def _product(which: str, one: jax.Array, other: jax.Array) -> jax.Array:
-    return jnp.einsum(which, one, other, preferred_element_type=_sum_type(one))
-
-
-def _sum_type(x: jax.Array) -> jnp.dtype:
-    """The type that products are summed in: float32 at least."""
-    return jnp.promote_types(x.dtype, jnp.float32)
+    return jnp.einsum(which, one, other, preferred_element_type=at_least_float32(one.dtype))

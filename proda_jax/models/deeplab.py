@@ -14,8 +14,8 @@ from proda_jax.models.contrast_projection import ContrastProjection
 from proda_jax.models.convolution import Conv
 from proda_jax.models.heads import HEADS, Output
 from proda_jax.models.interpolation import resize
-from proda_jax.models.moments import at_least_float32
 from proda_jax.models.normalisation import BatchNorm
+from proda_jax.models.precision import at_least_float32
 from proda_jax.models.resizing import resize_align_corners
 from proda_jax.models.scale_attention import MODULE, ScaleAttention
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from proda_jax.models.convolution import add_bias, initialisers
-from proda_jax.models.moments import at_least_float32
+from proda_jax.models.precision import at_least_float32
 
 PADDINGS = ("symmetric", "same")
 Padding = tuple[tuple[int, int], tuple[int, int]]  # rows before and behind an image, columns before and behind it

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from proda_jax.models.convolution import Conv
-from proda_jax.models.moments import at_least_float32
+from proda_jax.models.precision import at_least_float32
 
 SCALES, BLOCKS = 3, 4  # networks of `MultiScale`, and residual blocks of each
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proda_jax.models.moments import at_least_float32
+from proda_jax.models.precision import at_least_float32
 
 HIGHEST = jax.lax.Precision.HIGHEST
 

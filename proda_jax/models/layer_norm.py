@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from proda_jax.models.moments import at_least_float32
+from proda_jax.models.precision import at_least_float32
 
 
 class LayerNorm(nn.Module):

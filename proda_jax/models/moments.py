@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from proda_jax.models.convolution import add_bias, pointwise
+from proda_jax.models.precision import at_least_float32
 
 HIGHEST = jax.lax.Precision.HIGHEST
 Moments = tuple[jax.Array, jax.Array, int]  # mean and biased variance [channels], number of positions, of all devices
@@ -120,8 +121,3 @@ def one_reduction(*arrays: jax.Array) -> tuple[jax.Array, ...]:
 def two_reductions(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     """`channel_sums` as a reduction of each array."""
     return tuple(array.sum((0, 1, 2)) for array in arrays)
-
-
-def at_least_float32(dtype: jnp.dtype) -> jnp.dtype:
-    """The type for statistics and outputs of a network that computes in `dtype`."""
-    return jnp.promote_types(dtype, jnp.float32)

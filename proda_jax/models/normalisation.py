@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from proda_jax.models.convolution import Conv, add_bias
-from proda_jax.models.moments import at_least_float32, batch_moments, channel_sums, moments_ahead
+from proda_jax.models.moments import batch_moments, channel_sums, moments_ahead
+from proda_jax.models.precision import at_least_float32
 
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.9  # share of the old running statistic that stays; PyTorch calls its complement, 0.1, momentum

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from proda_jax.models.convolution import add_bias
 from proda_jax.models.deeplab import NO_AUXILIARY
-from proda_jax.models.moments import at_least_float32
+from proda_jax.models.precision import at_least_float32
 
 TO_TARGET, TO_SOURCE = "to_target", "to_source"  # the two generators, by what they make images look like
 TRANSLATION = "translation"  # what cards call their 'head'

@@ -13,8 +13,8 @@ import pytest
 from proda_jax.configs import base
 from proda_jax.models import backbones
 from proda_jax.models.convolution import Conv
-from proda_jax.models.moments import at_least_float32
 from proda_jax.models.normalisation import BatchNorm
+from proda_jax.models.precision import at_least_float32
 from proda_jax.run import settings
 
 ROW = backbones.backbone("resnet101", (2, 4), 2)  # the first group is too short for a loop
