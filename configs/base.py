@@ -357,6 +357,8 @@ def denoise(init: str, steps: int, *, labels_from: str | None = None) -> ml_coll
     add_selection(s)
     add_means(s)
     add_self_labelling(s)
+    s.queue_contrast_weight = 0.0  # of the contrast of the network's features with those of the queue (CPSL: 0.001)
+    s.cutmix_share = 0.0  # of target images, on whose weak view a box of half a source image is pasted (CPSL: 0.5)
     s.ema_momentum = 0.999  # of the momentum encoder, each step (released)
     s.ema_view = "image"  # what it sees: the whole 'image', cropped afterwards (released), or the 'crop' T(x) (Eq 8)
     s.ema_crop = "released"  # how its output is cropped: by target_stride pixels at a time ('released'), or 'exact',

@@ -10,8 +10,10 @@ itself has not been run in full.
 
 Stage 1 alone is another than ProDA's: prototypes are compared by cosines and learn, at the head's rate, optimal
 assignments of what the momentum encoder says, in which each class has its share of the warm-up network's predictions.
-Two of the released code's pieces are not here: a contrast with features of before, of weight 0.001, and boxes of source
-images that are pasted on half of the target images.
+The network's features are contrasted with those of before, and boxes of source images pasted on half of the target
+images. Of the released code's own reading, three things are left: features of before have the momentum encoder's
+classes there (released: labels of other positions), labels of a box lie where its pixels do, and each image has a box
+of its own, or none.
 """
 
 import ml_collections
@@ -37,3 +39,4 @@ def self_labelled(stage: ml_collections.ConfigDict) -> None:
     stage.self_label_weight, stage.prototype_momentum = 0.1, 0.999
     stage.head_rate = 5 * stage.backbone_rate
     stage.consistency_weight = 5.0
+    stage.queue_contrast_weight, stage.cutmix_share = 0.001, 0.5

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 
 from proda_jax.adaptation.losses import share_of_mean
 from proda_jax.adaptation.prototypes import cosines, unit
+from proda_jax.data.label_spaces import IGNORE
 
 HIGHEST = jax.lax.Precision.HIGHEST
+FAR = -1e30  # a similarity of which nothing is left; finite, for the gradient's sake
 
 
 def cosine_weights(features: jax.Array, prototypes: jax.Array, temperature: float = 0.08) -> jax.Array:
@@ -77,22 +79,34 @@ def self_labelling(
 
 
 def contrast_with_queue(
-    features: jax.Array, labels: jax.Array, queue: jax.Array, queue_labels: jax.Array, *, temperature: float = 0.08
+    features: jax.Array,
+    labels: jax.Array,
+    queue: jax.Array,
+    queue_labels: jax.Array,
+    *,
+    temperature: float = 0.08,
+    total: jax.Array | None = None,
 ) -> jax.Array:
     """Features are to be near those of their class in a queue, and far from all others.
 
+    A feature whose class is not in the queue adds nothing, but is one that the mean is over (released).
+
     Args:
       features: [n, channels], of any length.
-      labels: their classes, [n].
-      queue: features of before, [m, channels], of length one.
-      queue_labels: their classes, [m].
+      labels: their classes, [n]; IGNORE: it does not count.
+      queue: features of before, [m, channels], of length one; no gradient flows into them.
+      queue_labels: their classes, [m]; IGNORE: there is none yet.
       temperature: of the similarities.
+      total: number of features that count in the whole batch; None: these are all.
 
     Returns:
-      float32 scalar.
+      The share of the loss, float32 scalar.
     """
+    queue, held = jax.lax.stop_gradient(queue), queue_labels != IGNORE
     similar = jnp.einsum("nc,mc->nm", unit(features), queue, precision=HIGHEST) / temperature
     same = labels[:, None] == queue_labels[None, :]
-    others = jax.nn.logsumexp(jnp.where(same, -jnp.inf, similar), axis=-1, keepdims=True)
-    terms = similar - jnp.logaddexp(similar, others)
-    return -jnp.mean(jnp.sum(jnp.where(same, terms, 0.0), axis=-1) / (jnp.sum(same, axis=-1) + 1e-5))
+    others = jax.nn.logsumexp(jnp.where(same | ~held, FAR, similar), axis=-1, keepdims=True)
+    same = same & held
+    terms = jnp.where(same, similar - jnp.logaddexp(similar, others), 0.0)
+    terms = -jnp.sum(terms, axis=-1) / (jnp.sum(same, axis=-1) + 1e-5)
+    return share_of_mean(terms, labels != IGNORE, total)

@@ -22,6 +22,7 @@ _METRICS = {
     "target_contrast": "contrast of features on the target",
     "likeness": "unlikeness to another network's classes",
     "self_labelling": "loss of prototypes that learn",
+    "queue_contrast": "contrast of features with those of steps before",
     "confident": "share of pixels with a confident label",
     "consistency": "consistency of two views (Equation 9)",
     "regulariser": "regulariser (Equation 10)",

@@ -64,7 +64,7 @@ POSITIVE = (
 SHARES = (
     "momentum", "schedule_warmup_start", "grey", "ema_momentum", "prototype_momentum", "label_threshold", "mask_ratio",
     "feature_distance_share", "fourier_beta", "largest_class", "label_portion", "soft_label_limit", "hard_share",
-    "detail_weight", "contrast_share", "window_overlap",
+    "detail_weight", "contrast_share", "window_overlap", "cutmix_share",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "weight_decay", "adversarial_weight", "ce_weight", "rce_weight", "consistency_weight", "regulariser_weight",
@@ -76,7 +76,7 @@ NOT_NEGATIVE = (
     "gradient_penalty", "self_label_weight", "self_label_queue", "contrast_weight", "contrast_after",
     "foundation_weight", "cycle_weight", "identity_weight", "semantic_weight", "semantic_again_weight", "pool_size",
     "generator_blocks", "patch_modes", "patch_weight", "patch_adversarial_weight",
-    "perturbation",
+    "perturbation", "queue_contrast_weight",
 )  # fmt: skip
 
 

@@ -51,10 +51,10 @@ def random_guidance(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
 def test_reported_distances_are_means_over_the_image_and_the_classes_seen(seen):
     _, distances, _, inside = random_guidance()
     seen = np.array(seen)
-    inputs = denoise.Inputs(*[None] * 6, inside=inside, weak_view=None, strong_view=None)
+    targets = denoise.Targets(None, None, inside, jnp.asarray(distances))
     current = Prototypes(jnp.zeros((CLASSES, 4)), jnp.asarray(seen, jnp.float32))
-    totals = denoise.Totals(0, 0, 0, inside=inside.sum(), labelled=0)
-    actual = denoise.distance_metrics(current, jnp.asarray(distances), inputs, totals)
+    totals = denoise.Totals(0, 0, 0, shown=inside.sum(), labelled=0)
+    actual = denoise.distance_metrics(current, targets, totals)
     known = distances[inside][:, seen]
     expected = (known.min(-1).mean(), known.mean()) if seen.any() else (0.0, 0.0)
     np.testing.assert_allclose([actual["nearest_prototype"], actual["mean_prototype"]], expected, rtol=1e-5)
@@ -173,3 +173,24 @@ def test_conventional_self_training_needs_no_momentum_encoder():
     assert before.ema_params is None and before.prototypes is None
     assert jax.tree.structure(after) == jax.tree.structure(before)
     assert set(metrics) == {"source_ce", "target_fit", "labelled", "rectified", "gradient_norm"}
+
+
+def test_what_is_pasted_has_true_labels_and_only_the_trained_network_sees_it():
+    step, state, inputs = stage_1(cutmix_share=0.5, batch_norm="frozen")
+    setup = step.keywords["setup"]
+    box = np.zeros((2, *CROP), bool)
+    box[1, : CROP[0] // 2, 8:-8] = True
+    pasted = inputs.replace(box=box, source_image=1 - inputs.target_weak)
+    guidance = denoise.Guidance(*np.random.default_rng(0).dirichlet(np.ones(CLASSES), (2, *inputs.inside.shape)))
+    find = jax.jit(lambda inputs: denoise.learning_targets(state, inputs, guidance, setup))
+    plain, mixed = find(inputs), find(pasted)
+    within = box[:, ::4, ::4]
+    true = np.asarray(inputs.source_label)[:, ::4, ::4]
+    np.testing.assert_array_equal(mixed.labels, np.where(within, true, plain.labels))
+    np.testing.assert_array_equal(mixed.products[within], np.eye(256, CLASSES)[true[within]])
+    np.testing.assert_array_equal(mixed.shown, ~within)
+    jax.tree.map(np.testing.assert_array_equal, mixed.strong_distances, plain.strong_distances)
+    totals = jax.jit(lambda inputs, targets: denoise.count_totals(inputs, targets, setup))(pasted, mixed)
+    assert totals.shown == totals.labelled == np.sum(~within)
+    seen = denoise.weak_pass(state, pasted, mixed, totals, setup).images
+    np.testing.assert_array_equal(seen, np.where(box[..., None], pasted.source_image, inputs.target_weak))

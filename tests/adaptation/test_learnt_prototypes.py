@@ -153,3 +153,14 @@ def test_settings_that_would_be_idle_are_refused(kind, changes, said):
     c.x.update(changes)
     with pytest.raises(ValueError, match=said):
         settings.check(c)
+
+
+def test_a_contrast_needs_a_queue():
+    c = tiny_config()
+    c.source, c.stages = tiny_stage(base.supervised("random", 1)), ("source", "x")
+    c.x = stage_of(base.denoise, queue_contrast_weight=0.001)
+    c.x.prototype_min_pixels = base.denoise("source", 1).prototype_min_pixels
+    settings.check(c)
+    c.x.self_label_queue = 0
+    with pytest.raises(ValueError, match="config.x.queue_contrast_weight = 0.001: expected 0.0, as it acts beside"):
+        settings.check(c)

@@ -10,7 +10,7 @@ import pytest
 import scipy.ndimage
 
 from proda_jax.adaptation import confidence, feature_distance
-from proda_jax.adaptation.views import block_mask, choosing, class_mix, photometric, weak_label
+from proda_jax.adaptation.views import block_mask, choosing, class_mix, cutmix, photometric, weak_label
 from proda_jax.data.label_spaces import IGNORE
 
 RNG = np.random.default_rng(0)
@@ -91,6 +91,34 @@ def test_half_of_the_classes_of_each_image_is_pasted_whole():
     mask = np.asarray(class_mix.paste_mask(labels, chosen))
     values = np.where(labels == IGNORE, 6, labels)
     np.testing.assert_array_equal(mask, np.take_along_axis(chosen, values.reshape(3, -1), 1).reshape(labels.shape))
+
+
+@pytest.mark.parametrize("size", [(32, 64), (50, 30)])
+def test_boxes_have_half_the_area_and_lie_anywhere_within_the_image(size):
+    keys = jax.random.split(jax.random.key(3), 400)
+    found = np.asarray(jax.jit(functools.partial(cutmix.draw_boxes, size=size, share=0.5))(keys))
+    there = found.any(axis=(1, 2))
+    assert 0.4 < there.mean() < 0.6
+    rows, columns = found[there].any(axis=2), found[there].any(axis=1)
+    np.testing.assert_array_equal(found[there], rows[:, :, None] & columns[:, None, :])
+    sides = np.stack([rows.sum(1), columns.sum(1)], 1)
+    assert np.abs(sides.prod(1) / np.prod(size) - 0.5).max() < 0.5 / min(size) + 0.5 / max(size)
+    for length, side, within in zip(size, sides.T, (rows, columns), strict=True):
+        start = within.argmax(1)
+        np.testing.assert_array_equal(within, (np.arange(length) >= start[:, None])
+                                      & (np.arange(length) < (start + side)[:, None]))  # fmt: skip
+        assert side.min() <= 0.55 * length and side.max() >= 0.95 * length
+        assert start.min() == 0 and (start + side).max() == length
+
+
+def test_a_box_is_where_its_draws_say():
+    draws = np.array([[0.1, 0.0, 0.5, 0.25], [0.1, 1.0, 0.5, 1.0], [0.9, 0.5, 0.5, 0.5], [0.1, 0.5, 0.0, 0.0]])
+    found = np.asarray(jax.jit(lambda draws: cutmix.boxes(draws, (40, 80), 0.5))(draws))
+    expected = np.zeros_like(found)
+    expected[0, :, 10:50] = True  # as high as the image and half as wide
+    expected[1, 10:30, :] = True
+    expected[3, : round(40 * 0.5**0.5), : round(80 * 0.5**0.5)] = True
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_blocks_are_hidden_whole_and_as_often_as_they_should():

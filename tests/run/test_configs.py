@@ -180,7 +180,7 @@ def test_cpsl_differs_from_proda_in_stage_1_alone(form, tmp_path):
     ours, theirs = leaves(c), leaves(with_weights(cpsl.FORMS[form].get_config(), tmp_path / "weights"))
     assert {key for key in ours if ours[key] != theirs[key]} - {"task"} == {
         f"stage1.{name}" for name in ("prototype_distance", "temperature", "self_label_weight", "prototype_momentum",
-                                      "head_rate", "consistency_weight")
+                                      "head_rate", "consistency_weight", "queue_contrast_weight", "cutmix_share")
     }  # fmt: skip
 
 

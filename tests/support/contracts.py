@@ -215,7 +215,8 @@ STAGES = {  # the first of each kind is the one of the ordinary suite
         settings=(("weighting", "prototypes"), *SELF_LABELS),
     ),
     "denoise_self_labels": Row(
-        lambda: base.denoise("random", 10), settings=(("label_threshold", 0.3), *SELF_LABELS),
+        lambda: base.denoise("random", 10),
+        settings=(("label_threshold", 0.3), ("queue_contrast_weight", 1.0), ("cutmix_share", 0.5), *SELF_LABELS),
     ),
     "mix_contrast": Row(
         lambda: base.mix("random", 10),

@@ -71,6 +71,27 @@ def test_contrast_of_cpsl():
     value, gradient = step(g.normal("cpsl_cfeat", (96, CHANNELS)), own, queue, labels)
     agree(value, g["contrast_loss"])
     agree(gradient, g["contrast_grad"])
+    compare_contrast_of_a_step(g, own, queue, labels)
+
+
+def compare_contrast_of_a_step(g, own: np.ndarray, queue: np.ndarray, labels: np.ndarray) -> None:
+    """The step's own term, of a map and with a queue that is not full; features without a label do not count."""
+    setup = SimpleNamespace(stage=SimpleNamespace(temperature=0.08))
+    there = np.arange(150) < 128
+    outputs = np.eye(K)[np.pad(labels, (0, 22))]
+    held = Sampled(np.pad(queue, ((0, 22), (0, 0)), constant_values=1.0), outputs, there)
+    places = np.stack([np.random.default_rng(image).permutation(60) for image in range(2)])
+    contrasted = learnt_prototypes.Contrasted(places, np.pad(own, (0, 24), constant_values=IGNORE).reshape(2, 60))
+    rows = np.concatenate([g.normal("cpsl_cfeat", (96, CHANNELS)), np.ones((24, CHANNELS))])
+    of = jax.jit(jax.value_and_grad(lambda x: learnt_prototypes.contrast(x, contrasted, held, 96, setup)))
+    grid = np.zeros((2, 60, CHANNELS))
+    for image, at in enumerate(places):
+        grid[image, at] = rows.reshape(2, 60, -1)[image]
+    value, gradient = of(grid.reshape(2, 6, 10, -1))
+    agree(value, g["contrast_loss"])
+    taken = np.take_along_axis(np.asarray(gradient).reshape(2, 60, -1), places[..., None], 1).reshape(120, -1)
+    agree(taken[:96], g["contrast_grad"])
+    np.testing.assert_array_equal(taken[96:], 0.0)
 
 
 @functools.cache

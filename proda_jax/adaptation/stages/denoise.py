@@ -16,6 +16,7 @@ from proda_jax.adaptation.stages import acts, kinds, learnt_prototypes, passes
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.stages.kinds import uses_momentum_encoder
 from proda_jax.adaptation.state import Sampled, TrainState, average
+from proda_jax.adaptation.views import class_mix, cutmix
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.heads import Output
 from proda_jax.models.resizing import resize_align_corners, resize_nearest
@@ -29,6 +30,8 @@ ACTS_BESIDE: tuple[acts.Rule, ...] = (
         uses_momentum_encoder,
         "a weighting other than 'none', label_source 'moving' or consistency_weight above 0",
     ),
+    (("queue_contrast_weight",), lambda s: s.self_label_weight > 0 and s.self_label_queue > 0,
+     "self_label_weight and self_label_queue above 0"),
     (("ema_crop",), lambda s: s.ema_view == "image", "ema_view 'image'"),
     (("consistency_over_classes",), lambda s: s.consistency_weight > 0, "consistency_weight above 0"),
     (("label_entropy",), lambda s: s.label_selector in ("class_balanced", "all_classes") and not s.hard_labels,
@@ -53,6 +56,8 @@ class Inputs:
       weak_view, strong_view: the geometry, for what follows the images.
       source_keys, weak_keys, strong_keys, teacher_keys: of dropout, [batch], or None.
       slots: place of each example in the global batch, [batch], where prototypes are learnt.
+      box: where the source is pasted on the weak view (CutMix), bool [batch, h, w], or None. What the momentum encoder
+        sees, and the strong view, have no box.
     """
 
     source_image: jax.Array
@@ -69,6 +74,7 @@ class Inputs:
     strong_keys: jax.Array | None = None
     teacher_keys: jax.Array | None = None
     slots: jax.Array | None = None
+    box: jax.Array | None = None
 
 
 @flax.struct.dataclass
@@ -95,17 +101,21 @@ class Targets:
     """What the trained network's passes are compared with, on the grid of target losses.
 
     Attributes:
-      labels, products: see `pseudo_labels`.
+      labels, products: see `pseudo_labels`; with what is pasted.
+      shown: where the weak view shows the target's image, and nothing pasted, bool [batch, h / s, w / s].
       distances: of the weak view's features to the prototypes, [batch, h / s, w / s, classes], or None.
       strong_distances: the same, warped like the strong view, or None.
       strong_valid: where they are known, bool [batch, h / s, w / s], or None.
+      contrasted: which features are contrasted with the queue's, or None.
     """
 
     labels: jax.Array
     products: jax.Array
+    shown: jax.Array
     distances: jax.Array | None = None
     strong_distances: jax.Array | None = None
     strong_valid: jax.Array | None = None
+    contrasted: learnt_prototypes.Contrasted | None = None
 
 
 @flax.struct.dataclass
@@ -115,15 +125,17 @@ class Totals:
     Attributes:
       source, target: labels that count; `pixels`: those of the regulariser.
       compared: pixels of the strong view that have a teacher.
-      inside, labelled: pixels that show the image, and those of them that have a label.
+      shown, labelled: pixels that show the target's image, and those of them that have a label.
+      contrasted: features that are contrasted with the queue's.
     """
 
     source: jax.Array
     target: jax.Array
     pixels: jax.Array
-    inside: jax.Array
+    shown: jax.Array
     labelled: jax.Array
     compared: jax.Array | None = None
+    contrasted: jax.Array | None = None
 
 
 def train_step(state: TrainState, batch: steps.Batch, teacher: Any, *, setup: steps.Setup):
@@ -156,6 +168,9 @@ def draw_inputs(state: TrainState, batch: steps.Batch, setup: steps.Setup) -> In
     def keys(purpose: int) -> jax.Array:
         return steps.example_keys(state, slots, purpose)
 
+    box = None
+    if setup.stage.cutmix_share:
+        box = cutmix.draw_boxes(keys(steps.SOURCE_BOX), setup.crop_size, setup.stage.cutmix_share)
     return Inputs(
         source_image,
         source_label,
@@ -171,6 +186,7 @@ def draw_inputs(state: TrainState, batch: steps.Batch, setup: steps.Setup) -> In
         strong_keys=keys(steps.STRONG_PASS),
         teacher_keys=keys(steps.TEACHER_PASS),
         slots=slots,
+        box=box,
     )
 
 
@@ -196,14 +212,14 @@ def update(state: TrainState, inputs: Inputs, *, setup: steps.Setup):
         inputs, targets = part
         taken = [
             steps.labelled_pass(setup, inputs.source_image, inputs.source_label, totals.source, inputs.source_keys),
-            weak_pass(inputs, targets, totals, setup),
+            weak_pass(state, inputs, targets, totals, setup),
         ]
         if c.consistency_weight:
             taken.append(strong_pass(state, inputs, targets, totals, setup))
         gradient, stats, metrics = passes.merged(*passes.gradients(setup, state, stats, taken))
-        metrics |= label_metrics(targets.labels, inputs, totals)
+        metrics |= label_metrics(targets, inputs, totals)
         if guidance is not None:
-            metrics |= distance_metrics(state.prototypes, targets.distances, inputs, totals)
+            metrics |= distance_metrics(state.prototypes, targets, totals)
         return gradient, stats, metrics
 
     examples = (inputs.replace(target_full=None), targets)
@@ -265,14 +281,44 @@ def learning_targets(
 ) -> Targets:
     """Pseudo labels of the weak view, and what the strong view's assignment follows."""
     labels, products = pseudo_labels(state, inputs, guidance, setup)
+    targets = Targets(labels, products, inputs.inside)
+    if inputs.box is not None:
+        targets = with_source_labels(targets, inputs, setup)
+    if setup.stage.queue_contrast_weight:
+        targets = targets.replace(contrasted=contrasted_with_queue(state, inputs, targets.labels, setup))
     if guidance is None:
-        return Targets(labels, products)
+        return targets
+    targets = targets.replace(distances=guidance.distances)
     if not setup.stage.consistency_weight:
-        return Targets(labels, products, guidance.distances)
+        return targets
     distances, valid = views.strong_map(guidance.distances, inputs.strong_view, setup.crop_size)
     inside, _ = views.strong_map(inputs.inside[..., None].astype(jnp.float32), inputs.strong_view, setup.crop_size)
     valid = valid & (inside[..., 0] > 0.999)  # bilinear: every tap was inside
-    return Targets(labels, products, guidance.distances, distances, valid)
+    return targets.replace(strong_distances=distances, strong_valid=valid)
+
+
+def with_source_labels(targets: Targets, inputs: Inputs, setup: steps.Setup) -> Targets:
+    """True labels of the source within the box, as `paste`d images have them."""
+    box, true = (resize_nearest(x, setup.target_size) for x in (inputs.box, inputs.source_label.astype(jnp.int32)))
+    certain = jax.nn.one_hot(true, setup.model.classes, dtype=targets.products.dtype)
+    return targets.replace(
+        labels=class_mix.paste(box, true, targets.labels),
+        products=class_mix.paste(box, certain, targets.products),
+        shown=targets.shown & ~box,
+    )
+
+
+def contrasted_with_queue(
+    state: TrainState, inputs: Inputs, labels: jax.Array, setup: steps.Setup
+) -> learnt_prototypes.Contrasted:
+    """Random positions of weak views that nothing is pasted on, with their pseudo labels (CPSL)."""
+    grid = setup.model.backbone.output_size(setup.model.context_size(setup.crop_size))
+    keys = steps.example_keys(state, inputs.slots, steps.QUEUE_CONTRAST)
+    places = learnt_prototypes.places(keys, grid, setup.stage.self_label_pixels)
+    labels = learnt_prototypes.taken(resize_nearest(labels, grid), places)[..., 0]
+    if inputs.box is not None:
+        labels = jnp.where(inputs.box.any(axis=(1, 2))[:, None], IGNORE, labels)
+    return learnt_prototypes.Contrasted(places, labels)
 
 
 def count_totals(inputs: Inputs, targets: Targets, setup: steps.Setup) -> Totals:
@@ -283,9 +329,10 @@ def count_totals(inputs: Inputs, targets: Targets, setup: steps.Setup) -> Totals
         source=source,
         target=target,
         pixels=losses.count(steps.regularised(setup, labelled), reduction),
-        inside=losses.count(inputs.inside),
-        labelled=losses.count(labelled),
+        shown=losses.count(targets.shown),
+        labelled=losses.count(labelled & targets.shown),
         compared=None if targets.strong_valid is None else losses.count(targets.strong_valid),
+        contrasted=None if targets.contrasted is None else losses.count(targets.contrasted.labels != IGNORE),
     )
     return steps.reduce(setup, local)
 
@@ -334,9 +381,13 @@ def weigh(
     return soft, probabilities if stage.weighting == "network" else jnp.ones_like(soft)
 
 
-def weak_pass(inputs: Inputs, targets: Targets, totals: Totals, setup: steps.Setup) -> passes.Pass:
-    """The weak view with its terms: symmetric cross entropy (Equation 7) and regulariser (Equation 10)."""
-    c, labels = setup.stage, targets.labels
+def weak_pass(
+    state: TrainState, inputs: Inputs, targets: Targets, totals: Totals, setup: steps.Setup
+) -> passes.Pass:
+    """The weak view with its terms: symmetric cross entropy (Equation 7) and regulariser (Equation 10), and CPSL's."""
+    c, labels, image = setup.stage, targets.labels, inputs.target_weak
+    if inputs.box is not None:
+        image = class_mix.paste(inputs.box, inputs.source_image, image)
     shared = {"total": totals.target, "reduction": c.reduction}
 
     def loss(output: Output):
@@ -350,9 +401,14 @@ def weak_pass(inputs: Inputs, targets: Targets, totals: Totals, setup: steps.Set
         if c.regulariser_weight:
             metrics["regulariser"] = steps.regulariser(setup, logits, labels != IGNORE, totals.pixels)
             fit = fit + c.regulariser_weight * metrics["regulariser"]
+        if targets.contrasted is not None:
+            metrics["queue_contrast"] = learnt_prototypes.contrast(
+                output.features, targets.contrasted, state.learnt_prototypes.queue, totals.contrasted, setup
+            )
+            fit = fit + c.queue_contrast_weight * metrics["queue_contrast"]
         return fit, metrics
 
-    return passes.Pass(inputs.target_weak, inputs.weak_keys, loss)
+    return passes.Pass(image, inputs.weak_keys, loss)
 
 
 def strong_pass(
@@ -405,27 +461,25 @@ def move_prototypes(
     )
 
 
-def label_metrics(labels: jax.Array, inputs: Inputs, totals: Totals) -> steps.Metrics:
+def label_metrics(targets: Targets, inputs: Inputs, totals: Totals) -> steps.Metrics:
     """Share of pixels that have a label, and of those whose label left the fixed soft label's argmax."""
-    labelled = labels != IGNORE
-    changed = labels != jnp.argmax(inputs.soft_label, axis=-1)
+    labelled = (targets.labels != IGNORE) & targets.shown
+    changed = targets.labels != jnp.argmax(inputs.soft_label, axis=-1)
     return {
-        "labelled": losses.share_of_mean(labelled.astype(jnp.float32), inputs.inside, totals.inside),
+        "labelled": losses.share_of_mean(labelled.astype(jnp.float32), targets.shown, totals.shown),
         "rectified": losses.share_of_mean(changed.astype(jnp.float32), labelled, totals.labelled),
     }
 
 
-def distance_metrics(
-    current: prototypes.Prototypes, distances: jax.Array, inputs: Inputs, totals: Totals
-) -> steps.Metrics:
+def distance_metrics(current: prototypes.Prototypes, targets: Targets, totals: Totals) -> steps.Metrics:
     """Shares of the mean distance of a pixel to the nearest prototype and to all: see Equation 4's tau.
 
     Scalars, in units of the feature; over classes that have a prototype, zero where none has.
     """
-    seen = current.seen
+    seen, distances = current.seen, targets.distances
     nearest = jnp.where(seen.any(), jnp.min(distances, axis=-1, where=seen, initial=jnp.inf), 0.0)
     mean = jnp.sum(jnp.where(seen, distances, 0.0), axis=-1) / jnp.maximum(seen.sum(), 1)
     return {
-        name: losses.share_of_mean(values, inputs.inside, totals.inside)
+        name: losses.share_of_mean(values, targets.shown, totals.shown)
         for name, values in (("nearest_prototype", nearest), ("mean_prototype", mean))
     }

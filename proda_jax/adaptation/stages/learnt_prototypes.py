@@ -6,6 +6,7 @@ that classes have given shares, and the prototypes learn these assignments. An a
 
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import optax
@@ -14,7 +15,21 @@ from proda_jax.adaptation import losses, self_labelling
 from proda_jax.adaptation.prototypes import Prototypes
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.state import LearntPrototypes, Sampled, TrainState, average
+from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.heads import Output
+
+
+@flax.struct.dataclass
+class Contrasted:
+    """Features of the network that are contrasted with the queue's.
+
+    Attributes:
+      places: of the network's output, [batch, positions].
+      labels: their classes, [batch, positions]; IGNORE where there is none.
+    """
+
+    places: jax.Array
+    labels: jax.Array
 
 
 def begin(start: Prototypes, shares: jax.Array, queue: int, optimizer: Any) -> LearntPrototypes:
@@ -41,20 +56,45 @@ def sample(state: TrainState, output: Output, shown: jax.Array, slots: jax.Array
       slots: place of each example in the global batch, [batch].
       number: of positions; at most all.
     """
-    batch, height, width = shown.shape
-    number = min(number, height * width)
+    chosen = places(steps.example_keys(state, slots, steps.SELF_LABELS), shown.shape[1:], number)
+    features, outputs = (self_labelling.unit(taken(values, chosen)) for values in (output.features, output.logits))
+    return jax.lax.stop_gradient(Sampled(features, outputs, taken(shown, chosen)[..., 0]))
 
-    def choose(key: jax.Array) -> jax.Array:
-        return jax.random.permutation(key, height * width)[:number]
 
-    chosen = jax.vmap(choose)(steps.example_keys(state, slots, steps.SELF_LABELS))
+def places(keys: jax.Array, grid: tuple[int, int], number: int) -> jax.Array:
+    """As many different positions of a grid, in row-major order, [batch, number]; at most all. `keys`: [batch]."""
+    every = grid[0] * grid[1]
+    return jax.vmap(lambda key: jax.random.permutation(key, every)[: min(number, every)])(keys)
 
-    def taken(values: jax.Array) -> jax.Array:
-        flat = values.reshape(batch, height * width, -1)
-        return jnp.take_along_axis(flat, chosen[..., None], axis=1)
 
-    features, outputs = (self_labelling.unit(taken(values)) for values in (output.features, output.logits))
-    return jax.lax.stop_gradient(Sampled(features, outputs, taken(shown)[..., 0]))
+def taken(values: jax.Array, places: jax.Array) -> jax.Array:
+    """What [batch, h, w, ...] has at `places`, [batch, number, the rest in one axis]."""
+    flat = values.reshape(len(values), values.shape[1] * values.shape[2], -1)
+    return jnp.take_along_axis(flat, places[..., None], axis=1)
+
+
+def contrast(features: jax.Array, contrasted: Contrasted, queue: Sampled, total: jax.Array, setup: steps.Setup):
+    """The share of the contrast of the network's features with the queue's, which have the momentum encoder's classes.
+
+    Args:
+      features: of the network, [batch, h, w, channels].
+      contrasted: which of them, and their classes.
+      queue: of steps before.
+      total: features of the whole batch that are contrasted.
+      setup: of the step.
+
+    Returns:
+      float32 scalar.
+    """
+    chosen = taken(features, contrasted.places)
+    return self_labelling.contrast_with_queue(
+        chosen.reshape(-1, chosen.shape[-1]),
+        contrasted.labels.reshape(-1),
+        queue.features,
+        jnp.where(queue.counted, jnp.argmax(queue.outputs, axis=-1), IGNORE),
+        temperature=setup.stage.temperature,
+        total=total,
+    )
 
 
 def objective(
