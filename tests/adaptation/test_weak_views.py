@@ -1,5 +1,7 @@
 """Weak views of images, labels and maps, as Pillow and the released code would show them."""
 
+from fractions import Fraction
+
 import golden_inputs
 import jax
 import jax.numpy as jnp
@@ -25,7 +27,7 @@ from view_examples import (
 )
 
 from proda_jax.adaptation.views import WeakView
-from proda_jax.adaptation.views.weak import products_of_halves
+from proda_jax.adaptation.views.weak import products_of_halves, whole_triangles
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models import resizing
 
@@ -192,3 +194,15 @@ def test_drawn_weak_view_reaches_every_offset_when_the_room_is_small():
     assert not view.flip.any()
     np.testing.assert_array_equal(np.unique(view.offset[:, 0]), [0, 1, 2])
     np.testing.assert_array_equal(np.unique(view.offset[:, 1]), [0, 1])
+
+
+@pytest.mark.parametrize(("length", "scaled"), [(96, 143), (96, 96), (160, 61), (7, 1)])
+def test_weights_are_pillows_triangle_in_whole_numbers(length, scaled):
+    """So that no order of rounding, which differs with the number of devices, decides about a grey level."""
+    found = jax.jit(whole_triangles, static_argnums=2)(np.arange(scaled)[None], np.array([[scaled]]), length)
+    shrink = Fraction(length, scaled)
+    for index in range(scaled):
+        centre = (index + Fraction(1, 2)) * shrink - Fraction(1, 2)
+        far = max(shrink, 1)
+        expected = [max(2 * scaled * (far - abs(j - centre)), 0) for j in range(length)]
+        assert found[0, index].tolist() == expected

@@ -25,6 +25,7 @@ from contracts import (
 )  # fmt: skip
 
 from benchmarks import hlo
+from proda_jax.adaptation.stages import kinds
 from proda_jax.adaptation.stages.kinds import KINDS
 from proda_jax.adaptation.state import DiscriminatorState
 from proda_jax.data.label_spaces import IGNORE
@@ -95,6 +96,8 @@ def after_no_label(name: str, count: int, **settings) -> tuple:
         vectors = np.zeros_like(state.prototypes.vectors)
         return state.replace(prototypes=state.prototypes.replace(vectors=vectors))
 
+    if kinds.learns_prototypes(stage_config(name).under_test):
+        settings["under_test.prototype_momentum"] = 1.0  # or what was learnt in the first step weighs in the second
     batch = make_batch(source_labels=False, target_labels=False)
     return run(name, count, batch, 2, change=equal_prototypes, **settings)[-1]
 

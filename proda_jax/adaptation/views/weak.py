@@ -59,8 +59,8 @@ def draw_weak_view(
 def weak_image(image: jax.Array, view: WeakView, crop_size: Size) -> jax.Array:
     """The image in the weak view, resized as Pillow's BILINEAR does (antialiased when shrinking; columns, then rows).
 
-    Weights are whole multiples of 2^-16, so that every sum is exact in float32: a level that fell just below a half on
-    one number of devices and above on another would be another image.
+    Weights are whole multiples of 2^-16 of quotients of whole numbers, so that every sum is exact in float32: a level
+    that fell just below a half on one number of devices and above on another would be another image.
 
     Args:
       image: [batch, image height, image width, 3] uint8.
@@ -72,14 +72,33 @@ def weak_image(image: jax.Array, view: WeakView, crop_size: Size) -> jax.Array:
     """
     levels = image.astype(jnp.float32)
     for axis, apply in ((1, "bwW,bHWc->bHwc"), (0, "bhH,bHwc->bhwc")):
-        shrink = image.shape[1 + axis] / view.scaled_size[:, axis, None].astype(jnp.float32)
-        centre = (_scaled_index(view, axis, crop_size, crop_size) + 0.5) * shrink - 0.5
-        triangle = _linear_weights(centre, image.shape[1 + axis], jnp.maximum(shrink, 1.0))
-        weights = triangle / jnp.maximum(triangle.sum(axis=-1, keepdims=True), 1e-6)
+        index = _scaled_index(view, axis, crop_size, crop_size).astype(jnp.int32)
+        triangle = whole_triangles(index, view.scaled_size[:, axis, None], image.shape[1 + axis])
+        total = jnp.maximum(triangle.sum(axis=-1, keepdims=True), 1)
+        weights = triangle.astype(jnp.float32) / total.astype(jnp.float32)
         weights = jnp.round(weights * 2.0**16) / 2.0**16
         levels = colour.round_levels(_weighted_levels(weights, levels, apply))
     inside = weak_inside(view, crop_size, crop_size)
     return jnp.where(inside[..., None], levels, GREY)
+
+
+def whole_triangles(index: jax.Array, scaled: jax.Array, length: int) -> jax.Array:
+    """Pillow's triangle filter in whole numbers, in proportion to what the pixels weigh.
+
+    Pixel j, of `length`, lies |j - (index + 1/2) length / scaled + 1/2| from the middle of pixel `index`, of `scaled`,
+    and weighs something below the distance max(length / scaled, 1); here both are 2 `scaled` times that.
+
+    Args:
+      index: of the scaled image, int32 [batch, output].
+      scaled: its pixels, int32 [batch, 1].
+      length: pixels of the image.
+
+    Returns:
+      int32 [batch, output, length].
+    """
+    middle = ((2 * index + 1) * length - scaled)[..., None]
+    away = jnp.abs(2 * scaled[..., None] * jnp.arange(length) - middle)
+    return jnp.maximum(2 * jnp.maximum(length, scaled)[..., None] - away, 0)
 
 
 def _weighted_levels(weights: jax.Array, levels: jax.Array, apply: str) -> jax.Array:
