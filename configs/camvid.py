@@ -8,7 +8,8 @@ accelerator. The oracle alone learns from labels of the dusk training images; wh
 `--config.stages="('source', 'control', 'warmup', 'self_training', 'stage1', 'stage2', 'stage3')"`.
 Self-training on mixed images in one stage is `--config.stages="('source', 'mix')"`; `:mix` is that three times as long,
 in place of warm-up and stage 1, before stages 2 and 3. `:rendered` has rendered streets as its source and photographs
-by day as its target, scored on those of another street: from synthetic to real.
+by day as its target, scored on those of another street: from synthetic to real. `:source_free` learns from photographs
+at dusk alone, and starts from the network that `--config.mix.init=<workdir>/source` names.
 All forms are scored at the labels' own 360 x 480; `--config.evaluate_at=image_size` at the size of the form's images.
 """
 
@@ -16,7 +17,7 @@ import ml_collections
 
 from proda_jax.configs import base, demo, lite, small
 
-FORMS = ("pretrained", "mix", "rendered", "scratch", "large")
+FORMS = ("pretrained", "mix", "rendered", "source_free", "scratch", "large")
 
 
 def get_config(form: str = "pretrained") -> ml_collections.ConfigDict:
@@ -33,6 +34,8 @@ def get_config(form: str = "pretrained") -> ml_collections.ConfigDict:
     if form in ("scratch", "large"):
         return from_scratch(c, form)
     c = pretrained(c, rendered=form == "rendered")
+    if form == "source_free":
+        lite.without_source(c)
     return mixed(c) if form == "mix" else c
 
 

@@ -1,14 +1,16 @@
 """Rendered streets, every stage, in minutes of two CPU cores: `main.py --config=configs/demo.py`.
 
 EfficientNet-Lite0 from ImageNet weights, which the requirements bring. `--config=configs/demo.py:scratch` is a network
-that is smaller still and knows nothing yet.
+that is smaller still and knows nothing yet. `:source_free` learns from target images alone:
+
+    python main.py --config=configs/demo.py:source_free --workdir=... --config.mix.init=<workdir of the demo>/source
 """
 
 import ml_collections
 
 from proda_jax.configs import base, lite, small
 
-FORMS = ("pretrained", "scratch")
+FORMS = ("pretrained", "scratch", "source_free")
 
 
 def get_config(form: str = "pretrained") -> ml_collections.ConfigDict:
@@ -17,7 +19,12 @@ def get_config(form: str = "pretrained") -> ml_collections.ConfigDict:
         others = ", ".join(f"configs/demo.py:{other}" for other in FORMS)
         raise ValueError(f"configs/demo.py:{form}: expected configs/demo.py, or one of {others}")
     c = streets()
-    return pretrained(c) if form == "pretrained" else from_scratch(c)
+    if form == "scratch":
+        return from_scratch(c)
+    c = pretrained(c)
+    if form == "source_free":
+        lite.without_source(c)
+    return c
 
 
 def streets() -> ml_collections.ConfigDict:

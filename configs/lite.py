@@ -97,3 +97,17 @@ def draw_rare_classes(
     stage.rare_class_sampling = True
     stage.rare_class_min_pixels = image_size[0] * image_size[1] // 576
     stage.rare_class_crop_pixels = crop_size[0] * crop_size[1] // 280
+
+
+def without_source(c: ml_collections.ConfigDict) -> None:
+    """Stages `mix`, `stage2` and `stage3` from a trained network, which `mix.init` names, and the target's images alone.
+
+    What looks at true labels is left out: source images that are drawn by their classes, and their colours.
+    """
+    c.data.source = None
+    c.stages = ("mix", "stage2", "stage3")
+    c.stage2.teacher = c.stage2.init = "mix"
+    for name in c.stages:
+        usual = base.usual(c[name].kind)
+        for setting in ("rare_class_sampling", "rare_class_min_pixels", "rare_class_crop_pixels", "jitter"):
+            c[name][setting] = usual[setting]

@@ -145,7 +145,8 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
     for factor, value in stage.jitter.items():
         if not 0 <= value < 1:
             refuse(f"{name}.jitter.{factor}", value, "from 0 to below 1")
-    choose(f"{name}.init", stage.init, (*WEIGHTS, *(e for e in earlier if not kinds.of(config[e]).translates)))
+    choose(f"{name}.init", stage.init, (*WEIGHTS, *(e for e in earlier if not kinds.of(config[e]).translates)),
+           ", or the path of a trained network")  # fmt: skip
     if stage.get("init_takes") is not None:
         choose(f"{name}.init_takes", stage.init_takes, ("backbone",))
 

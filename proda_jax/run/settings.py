@@ -214,7 +214,7 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
         refuse(f"{name}.extra_norm", stage.extra_norm, f"True, as stage {stage.init!r}, which it starts from, has it")
     for key in (kind.teacher, kind.pseudo_labels and kind.pseudo_labels.made_by):
         if key:
-            choose(f"{name}.{key}", stage[key], labelling)
+            choose(f"{name}.{key}", stage[key], labelling, ", or the path of a trained network")
     if stage.init in ("imagenet", "self_supervised"):
         check_weights(config, name, stage.init)
 

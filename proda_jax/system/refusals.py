@@ -16,14 +16,14 @@ def refuse(setting: str, value: object, expected: str) -> NoReturn:
     raise ValueError(f"config.{setting} = {value!r}: expected {expected}")
 
 
-def choose(setting: str, value: str, choices: Iterable[str]) -> None:
-    """Refuses what is not among the choices, and suggests the nearest of them."""
+def choose(setting: str, value: str, choices: Iterable[str], besides: str = "") -> None:
+    """Refuses what is not among the choices, and suggests the nearest of them; `besides`: what else there is, in words."""
     choices = list(choices)
     if value in choices:
         return
     nearest = difflib.get_close_matches(str(value), choices, n=1)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    refuse(setting, value, f"one of {', '.join(choices) or 'nothing'}{hint}")
+    refuse(setting, value, f"one of {', '.join(choices) or 'nothing'}{besides}{hint}")
 
 
 def without_traceback(command: Callable) -> Callable:

@@ -23,6 +23,7 @@ from proda_jax.configs import (
     dacs,
     daformer,
     deeplabv2,
+    demo,
     dfuda,
     fada,
     fda,
@@ -310,9 +311,21 @@ def test_folders_of_ones_own_need_no_file_of_weights_in_their_light_form():
 @pytest.mark.parametrize("form", camvid.FORMS)
 def test_the_smallest_camvid_photograph_still_fills_a_crop(form):
     c = camvid.get_config(form)
-    height, width = c.data.source.image_size
-    smallest = views_of(c, "source").base_width * c.views.scale[0]
+    height, width = c.data.target.image_size
+    smallest = views_of(c, c.stages[0]).base_width * c.views.scale[0]
     assert height * smallest / width >= c.views.crop_size[0] and smallest >= c.views.crop_size[1]
+
+
+@pytest.mark.parametrize("task", [camvid, demo])
+def test_what_needs_no_source_begins_with_a_network_that_is_named(task, tmp_path):
+    c = task.get_config("source_free")
+    assert c.data.source is None and c.stages == ("mix", "stage2", "stage3")
+    with pytest.raises(ValueError, match="config.mix.init = 'source': expected one of .*, or the path of a trained"):
+        settings.check(c)
+    c.mix.init = "imagenet"
+    settings.check(c)
+    kept = ("steps", "head_rate", "statistics", "kind")
+    assert all(c[name][key] == task.get_config()[name][key] for name in c.stages for key in kept)
 
 
 @pytest.mark.parametrize("name", ["camvid", "studies.demo"])
