@@ -100,7 +100,7 @@ def draw_rare_classes(
 
 
 def without_source(c: ml_collections.ConfigDict) -> None:
-    """Stages `mix`, `stage2` and `stage3` from a trained network, which `mix.init` names, and the target's images alone.
+    """Stages `mix`, `stage2` and `stage3` from a trained network, which `mix.init` names, and target images alone.
 
     What looks at true labels is left out: source images that are drawn by their classes, and their colours.
     """

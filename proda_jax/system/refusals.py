@@ -17,7 +17,7 @@ def refuse(setting: str, value: object, expected: str) -> NoReturn:
 
 
 def choose(setting: str, value: str, choices: Iterable[str], besides: str = "") -> None:
-    """Refuses what is not among the choices, and suggests the nearest of them; `besides`: what else there is, in words."""
+    """Refuses what is not among the choices, and suggests the nearest of them; `besides` says what else there is."""
     choices = list(choices)
     if value in choices:
         return
