@@ -26,7 +26,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 from PIL import Image
 
-from proda_jax.data import decode, decode_pillow, decoders
+from proda_jax.data import decode, decode_pillow
 from proda_jax.data.label_spaces import LabelMap, label_map, label_space
 from proda_jax.data.pipeline import TfdsSource
 from proda_jax.data.prepared import Prepared
@@ -96,7 +96,7 @@ def measure(name: str, size: tuple[int, int], folder: pathlib.Path) -> dict:
     prepare("gta5", data_dir=str(folder / name / "data"), checks=Checks(meaning), raw_dir=str(raw))
     source = TfdsSource("gta5", "train", data_dir=str(folder / name / "data"), image_size=size, label_map=meaning)
 
-    image_seconds = seconds_each(decoders.image, [image for image, _ in encoded])
+    image_seconds = seconds_each(decode_pillow.image, [image for image, _ in encoded])
     as_in_a_graph = tf.function(lambda label: decode.label(label, meaning))
     label_seconds = seconds_each(as_in_a_graph, [tf.constant(label) for _, label in encoded])
     figures = {

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from etils import epath
 
-from proda_jax.data.decoders import decoder
+from proda_jax.data import decode_pillow
 from proda_jax.data.label_spaces import CITYSCAPES_IDS
 from proda_jax.data_prep.base import LABEL_SUFFIXES, DataSet
 from proda_jax.data_prep.examples import naming
@@ -55,7 +55,7 @@ def _named(files: Iterable[epath.Path], ending: str) -> list[tuple[str, epath.Pa
 
 
 def _as_label_ids(png: bytes) -> bytes:
-    raw = np.asarray(decoder().raw_label(index_png(png), in_color=False))
+    raw = decode_pillow.raw_label(index_png(png), in_color=False)
     ids = np.full(256, -1)
     ids[255] = _UNLABELLED
     ids[: len(CITYSCAPES_IDS)] = CITYSCAPES_IDS

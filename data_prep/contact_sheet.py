@@ -9,7 +9,7 @@ from etils import epath
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
-from proda_jax.data.decoders import decoder
+from proda_jax.data import decode_pillow
 from proda_jax.data.label_spaces import IGNORE, LabelMap
 from proda_jax.data.prepared import Prepared
 from proda_jax.system.files import write_atomically
@@ -92,13 +92,13 @@ def _row(examples: list[dict], label_map: LabelMap) -> Image.Image:
 
 def _cell(example: dict, label_map: LabelMap) -> Image.Image:
     """One example: its image, the overlay if it has a label, and its name."""
-    image = Image.fromarray(np.asarray(decoder().image(example["image"])))
+    image = Image.fromarray(decode_pillow.image(example["image"]))
     width = _CELL_WIDTH - _GAP
     size = (width, max(round(image.height * width / image.width), 1))
     small = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
     pictures = [small]
     if example["label"]:
-        label = np.asarray(decoder().label(example["label"], label_map))
+        label = decode_pillow.label(example["label"], label_map)
         pictures.append(_overlay(np.asarray(small), label, label_map))
     cell = Image.new("RGB", (_CELL_WIDTH, len(pictures) * size[1] + _LINE), _BACKGROUND)
     for i, picture in enumerate(pictures):

@@ -1,4 +1,8 @@
-"""One example of a data set: its files read, decoded once to see that they can be, counted, and stored as they came."""
+"""One example of a data set: its files read, decoded once to see that they can be, counted, and stored as they came.
+
+Pillow decodes, to the pixels that TensorFlow has in training (tests/data/test_decoders.py): TensorFlow by itself would
+take two thirds of the memory.
+"""
 
 import contextlib
 import dataclasses
@@ -10,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from proda_jax.data import decoders, pixels
+from proda_jax.data import decode_pillow, pixels
 from proda_jax.data.label_spaces import LabelMap
 from proda_jax.data.pixels import Range
 from proda_jax.data_prep.counts import Counts, without_meaning
@@ -19,7 +23,7 @@ from proda_jax.data_prep.records import FileState, Record, Stored
 from proda_jax.system.stand_ins import stand_in
 
 # what decoders, zlib and our own reading of PNG chunks raise on damaged files
-_DAMAGED = (ValueError, OSError, SyntaxError, IndexError, struct.error, zlib.error)
+_DAMAGED = (ValueError, OSError, SyntaxError, EOFError, IndexError, struct.error, zlib.error)
 
 _OTHER_SHAPE = 1.1  # times that the proportion of a label's sides may be its image's, before that is told
 
@@ -87,7 +91,7 @@ def naming(file: Any) -> Iterator[None]:
     """Turns whatever goes wrong with a file into a ValueError that names it."""
     try:
         yield
-    except (*_DAMAGED, *decoders.decoder().errors()) as error:
+    except _DAMAGED as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{file} cannot be used: {reason}") from error
 
@@ -111,7 +115,7 @@ def checked(record: Record, image: bytes, label: bytes, checks: Checks) -> Examp
             paged = pixels.has_pages(opened)
         rotated = bool(label) and pixels.is_rotated(image)
         image = _as_prediction_sees_it(image, checks.value_range, upright=not label)
-        decoded = decoders.image(image)
+        decoded = decode_pillow.image(image)
     height, width = decoded.shape[:2]
     counts = Counts(images=1, sizes=Counter([f"{width} x {height}"]), rotated=int(rotated), paged=int(paged))
     if paged:
@@ -121,7 +125,7 @@ def checked(record: Record, image: bytes, label: bytes, checks: Checks) -> Examp
             check_complete(label)
             colors = None if meaning.in_color else palette(label)
             label = label if meaning.in_color else index_png(label)
-            raw = np.asarray(decoders.decoder().raw_label(label, in_color=meaning.in_color))
+            raw = decode_pillow.raw_label(label, in_color=meaning.in_color)
             _count_label(raw, checks, counts)
             if colors is not None and (said := _palette_says(colors, counts, meaning)):
                 counts.other_palettes, counts.first["other_palettes"] = 1, f"{record.label} {said}"
@@ -131,7 +135,7 @@ def checked(record: Record, image: bytes, label: bytes, checks: Checks) -> Examp
         _compare_sizes(record, raw.shape, (height, width), counts)
     if checks.store_scale != 1.0:
         size = (max(round(height * checks.store_scale), 1), max(round(width * checks.store_scale), 1))
-        image = encode_png(np.asarray(decoders.decoder().resized(decoded, size, "bilinear")))
+        image = encode_png(decode_pillow.resized(decoded, size, "bilinear"))
     counts.bytes = len(image) + len(label)
     return Example(image, label, Stored(record.name, (), "", {}, counts))
 

@@ -21,7 +21,6 @@ from etils import epath
 from ml_collections import config_flags
 
 from proda_jax.data.checks import ROLES, check_data, check_given, data_sets, first_of, meaning_of
-from proda_jax.data.decoders import has_tensorflow
 from proda_jax.data.label_spaces import FOLDER, label_map, own_space
 from proda_jax.data.pixels import check_range
 from proda_jax.data.prepared import Prepared
@@ -154,7 +153,6 @@ def write(data_set: DataSet, data_dir: str, *kept: Any) -> None:
     Without TFDS's announcement of a download, which there is not, and its warning of a folder not yet prepared.
     """
     need(f"preparing {data_set.name}", "train", "tensorflow_datasets", "importlib_resources")
-    has_tensorflow()  # now: TFDS would import it without leaving the accelerators to JAX
     from proda_jax.data_prep.writing import Builder
 
     verbosity = logging.get_verbosity()

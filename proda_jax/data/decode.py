@@ -1,4 +1,4 @@
-"""Decodes image and label files with TensorFlow, which is imported on first use; preparation and input share it.
+"""Decodes image and label files with TensorFlow, which is imported on first use, for the input pipeline.
 
 Every function takes and gives tensors, in a tf.data pipeline as outside one.
 """
@@ -21,13 +21,6 @@ def hide_accelerators() -> None:
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")
-
-
-def errors() -> tuple[type[Exception], ...]:
-    """What damaged files lead to, besides ValueError."""
-    import tensorflow as tf
-
-    return (tf.errors.OpError,)
 
 
 def image(encoded):

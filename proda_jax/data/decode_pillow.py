@@ -1,6 +1,7 @@
-"""Decodes image and label files as `decode` does, to the same pixels, where TensorFlow is not installed.
+"""Decodes image and label files as `decode` does, to the same pixels, without TensorFlow.
 
 Files are read with Pillow, sizes changed in NumPy as TensorFlow changes them. Every function takes and gives arrays.
+Preparation decodes by it, which has no other use for TensorFlow, and training where TensorFlow is not installed.
 """
 
 import numpy as np
@@ -11,11 +12,6 @@ from proda_jax.data.pixels import opened
 
 _DEPTH, _COLOR_TYPE = 24, 25  # where a PNG's header holds them
 _GREY_WITH_ALPHA = 4
-
-
-def errors() -> tuple[type[Exception], ...]:
-    """What damaged files lead to, besides ValueError."""
-    return (OSError, SyntaxError, EOFError)
 
 
 def image(encoded: bytes) -> np.ndarray:

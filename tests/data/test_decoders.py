@@ -2,7 +2,10 @@
 
 import dataclasses
 import itertools
+import pathlib
 import struct
+import subprocess
+import sys
 import zlib
 
 import fixtures
@@ -19,6 +22,7 @@ from proda_jax.data_prep.examples import index_png
 from proda_jax.data_prep.prepare import prepare
 
 SIZE = (48, 96)
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("kind", raw_files.images_of_each_kind())
@@ -171,3 +175,15 @@ def test_labels_are_scored_at_their_own_sizes_from_disk_and_from_memory(tmp_path
                 assert (height, width) == label.shape
                 assert set(held[height:].ravel()) | set(held[:, width:].ravel()) <= {IGNORE}
                 np.testing.assert_array_equal(held[:height, :width], label)
+
+
+def test_preparing_imports_no_tensorflow(tmp_path):
+    """It would be two thirds of the memory that preparing takes."""
+    fixtures.write_gta5(tmp_path / "raw", 2)
+    script = (
+        "import sys; from proda_jax.data_prep.prepare import prepare; "
+        "prepare('gta5', data_dir=sys.argv[1], raw_dir=sys.argv[2]); print('tensorflow' in sys.modules)"
+    )
+    folders = [str(tmp_path / name) for name in ("data", "raw")]
+    said = subprocess.run([sys.executable, "-c", script, *folders], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "prepared gta5" in said.stdout and said.stdout.splitlines()[-1] == "False"
