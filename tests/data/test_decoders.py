@@ -185,5 +185,6 @@ def test_preparing_imports_no_tensorflow(tmp_path):
         "prepare('gta5', data_dir=sys.argv[1], raw_dir=sys.argv[2]); print('tensorflow' in sys.modules)"
     )
     folders = [str(tmp_path / name) for name in ("data", "raw")]
-    said = subprocess.run([sys.executable, "-c", script, *folders], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "prepared gta5" in said.stdout and said.stdout.splitlines()[-1] == "False"
+    command = [sys.executable, "-c", script, *folders]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said[0].startswith("prepared gta5") and said[-1] == "False"
