@@ -223,6 +223,7 @@ def denoise_config(consistency_weight: float, regulariser_weight: float) -> Conf
         prototype_update="in_turn",
         prototype_distance="euclidean",
         self_label_weight=0.0,
+        queue_contrast_weight=0.0,
         prototype_min_pixels=10,
         unseen_prototypes="replace",
     )
