@@ -164,7 +164,8 @@ def no_vectors(params: Any) -> Any:
     """Which parameters decay where vectors (scales and biases), learnt tokens and their positions do not."""
 
     def decays(path: tuple[Any, ...], leaf: jax.Array) -> bool:
-        return leaf.ndim > 1 and getattr(path[-1], "key", None) not in TOKENS
+        name = getattr(path[-1], "key", None) if path else None  # prototypes that learn are one array
+        return leaf.ndim > 1 and name not in TOKENS
 
     return jax.tree.map_with_path(decays, params)
 

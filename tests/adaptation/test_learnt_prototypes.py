@@ -164,3 +164,15 @@ def test_a_contrast_needs_a_queue():
     c.x.self_label_queue = 0
     with pytest.raises(ValueError, match="config.x.queue_contrast_weight = 0.001: expected 0.0, as it acts beside"):
         settings.check(c)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_prototypes_decay_where_vectors_do_not(kind):
+    stage = stage_of(optimizer=kind, decay_vectors=False)
+    optimizer, vectors = optim.plain_optimizer(stage, RATE, 10), np.ones((CLASSES, CHANNELS), np.float32)
+
+    @jax.jit
+    def moved(vectors):
+        return optimizer.update(jnp.zeros_like(vectors), optimizer.init(vectors), vectors)[0]
+
+    np.testing.assert_allclose(moved(vectors), -RATE * DECAY * vectors, rtol=1e-5)
