@@ -9,7 +9,7 @@ accelerator. The oracle alone learns from labels of the dusk training images; wh
 Self-training on mixed images in one stage is `--config.stages="('source', 'mix')"`; `:mix` is that three times as long,
 in place of warm-up and stage 1, before stages 2 and 3. `:rendered` has rendered streets as its source and photographs
 by day as its target, scored on those of another street: from synthetic to real. `:source_free` learns from photographs
-at dusk alone, and starts from the network that `--config.mix.init=<workdir>/source` names.
+at dusk alone, from the network that `--config.stage2.teacher=<path> --config.stage2.init=<path>` names.
 All forms are scored at the labels' own 360 x 480; `--config.evaluate_at=image_size` at the size of the form's images.
 """
 

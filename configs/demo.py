@@ -3,7 +3,8 @@
 EfficientNet-Lite0 from ImageNet weights, which the requirements bring. `--config=configs/demo.py:scratch` is a network
 that is smaller still and knows nothing yet. `:source_free` learns from target images alone:
 
-    python main.py --config=configs/demo.py:source_free --workdir=... --config.mix.init=<workdir of the demo>/source
+    python main.py --config=configs/demo.py:source_free --workdir=... \
+        --config.stage2.teacher=<workdir of the demo>/source --config.stage2.init=<the same>
 """
 
 import ml_collections

@@ -9,6 +9,7 @@ from proda_jax.configs import base, small
 
 BACKBONE_RATE, HEAD_RATE = 5e-4, 2e-3  # of AdamW, whose steps do not follow the gradient's size
 LATER = 1 / 3  # of these rates, in stages that start from an earlier one
+WITHOUT_SOURCE = 0.06  # likewise, where pseudo labels are all there is
 
 
 def network(c: ml_collections.ConfigDict) -> None:
@@ -100,14 +101,17 @@ def draw_rare_classes(
 
 
 def without_source(c: ml_collections.ConfigDict) -> None:
-    """Stages `mix`, `stage2` and `stage3` from a trained network, which `mix.init` names, and target images alone.
+    """Stages 2 and 3 from a trained network, which `stage2.teacher` and `stage2.init` name, and target images alone.
 
-    What looks at true labels is left out: source images that are drawn by their classes, and their colours.
+    Small steps, and the surest half of each class's pixels: by one threshold for all, thin and rare classes are
+    forgotten where no source holds them, and in stage `mix` even more so (docs/results.md). What looks at true labels
+    is left out: source images that are drawn by their classes, and their colours.
     """
     c.data.source = None
-    c.stages = ("mix", "stage2", "stage3")
-    c.stage2.teacher = c.stage2.init = "mix"
+    c.stages = ("stage2", "stage3")
     for name in c.stages:
+        tuned(c[name], WITHOUT_SOURCE, c[name].statistics)
+        c[name].label_selector, c[name].label_portion = "class_portion", 0.5
         usual = base.usual(c[name].kind)
         for setting in ("rare_class_sampling", "rare_class_min_pixels", "rare_class_crop_pixels", "jitter"):
             c[name][setting] = usual[setting]

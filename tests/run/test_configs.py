@@ -39,7 +39,7 @@ from proda_jax.configs import (
     synthia,
     vfm_uda,
 )
-from proda_jax.run import settings
+from proda_jax.run import given, settings
 
 ROOT = pathlib.Path(__file__).parents[2]
 FULL_SIZE = ("gta5", "synthia", "gta5_released")
@@ -319,13 +319,15 @@ def test_the_smallest_camvid_photograph_still_fills_a_crop(form):
 @pytest.mark.parametrize("task", [camvid, demo])
 def test_what_needs_no_source_begins_with_a_network_that_is_named(task, tmp_path):
     c = task.get_config("source_free")
-    assert c.data.source is None and c.stages == ("mix", "stage2", "stage3")
-    with pytest.raises(ValueError, match="config.mix.init = 'source': expected one of .*, or the path of a trained"):
+    assert c.data.source is None and c.stages == ("stage2", "stage3")
+    with pytest.raises(ValueError, match="config.stage2.* = 'stage1': expected one of .*, or the path of a trained"):
         settings.check(c)
-    c.mix.init = "imagenet"
+    network = tmp_path / "network"
+    network.mkdir()
+    c.stage2.teacher = c.stage2.init = str(network)
+    given.name_networks(c)
     settings.check(c)
-    kept = ("steps", "head_rate", "statistics", "kind")
-    assert all(c[name][key] == task.get_config()[name][key] for name in c.stages for key in kept)
+    assert all(c[name][key] == task.get_config()[name][key] for name in c.stages[1:] for key in ("steps", "statistics"))
 
 
 @pytest.mark.parametrize("name", ["camvid", "studies.demo"])
