@@ -11,9 +11,9 @@ itself has not been run in full.
 Stage 1 alone is another than ProDA's: prototypes are compared by cosines and learn, at the head's rate, optimal
 assignments of what the momentum encoder says, in which each class has its share of the warm-up network's predictions.
 The network's features are contrasted with those of before, and boxes of source images pasted on half of the target
-images. Of the released code's own reading, three things are left: features of before have the momentum encoder's
-classes there (released: labels of other positions), labels of a box lie where its pixels do, and each image has a box
-of its own, or none.
+images. Three slips of the released code are mended: features of before have the classes that the momentum encoder gave
+them (there, labels of other positions), labels of a box lie where its pixels do, and each image has a box of its own,
+or none.
 """
 
 import ml_collections

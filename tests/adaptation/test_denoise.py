@@ -1,6 +1,7 @@
 """Stage 1: pseudo labels against NumPy, and the settings that change which terms there are."""
 
 import functools
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -15,8 +16,11 @@ from proda_jax.adaptation.prototypes import Prototypes
 from proda_jax.adaptation.stages import build, denoise
 from proda_jax.adaptation.stages import step as steps
 from proda_jax.adaptation.stages.kinds import uses_momentum_encoder
+from proda_jax.adaptation.stages.learnt_prototypes import Contrasted
+from proda_jax.adaptation.state import Sampled
 from proda_jax.configs import base
 from proda_jax.data.label_spaces import IGNORE
+from proda_jax.models.heads import Output
 
 CHANNELS = 32
 GRID = (7, 13)  # of the network's output on a whole image
@@ -194,3 +198,23 @@ def test_what_is_pasted_has_true_labels_and_only_the_trained_network_sees_it():
     assert totals.shown == totals.labelled == np.sum(~within)
     seen = denoise.weak_pass(state, pasted, mixed, totals, setup).images
     np.testing.assert_array_equal(seen, np.where(box[..., None], pasted.source_image, inputs.target_weak))
+
+
+def test_the_contrast_with_the_queue_is_a_term_of_the_weak_view():
+    random, (height, width) = np.random.default_rng(2), (5, 9)
+    queue = Sampled(*(random.normal(size=(40, n)).astype(np.float32) for n in (CHANNELS, CLASSES)), np.ones(40, bool))
+    output = Output(*(random.normal(size=(2, height, width, n)).astype(np.float32) for n in (CHANNELS, CLASSES)))
+
+    def loss_of(weight: float):
+        step, state, inputs = stage_1(queue_contrast_weight=weight, self_label_pixels=12, temperature=0.08)
+        setup = step.keywords["setup"]
+        state = state.replace(learnt_prototypes=SimpleNamespace(queue=queue))
+        labels = np.random.default_rng(3).integers(0, CLASSES, inputs.inside.shape)
+        contrasted = Contrasted(np.arange(24).reshape(2, 12), labels.reshape(2, -1)[:, :12])
+        targets = denoise.Targets(labels, np.asarray(inputs.soft_label), inputs.inside, contrasted=contrasted)
+        totals = denoise.Totals(0, labels.size, labels.size, labels.size, labels.size, contrasted=24)
+        return jax.jit(denoise.weak_pass(state, inputs, targets, totals, setup).loss)(output)
+
+    (once, metrics), (thrice, _) = loss_of(1.0), loss_of(3.0)
+    assert metrics["queue_contrast"] > 0.1
+    np.testing.assert_allclose(thrice - once, 2 * metrics["queue_contrast"], rtol=1e-4)

@@ -73,7 +73,9 @@ def taken(values: jax.Array, places: jax.Array) -> jax.Array:
     return jnp.take_along_axis(flat, places[..., None], axis=1)
 
 
-def contrast(features: jax.Array, contrasted: Contrasted, queue: Sampled, total: jax.Array, setup: steps.Setup):
+def contrast(
+    features: jax.Array, contrasted: Contrasted, queue: Sampled, total: jax.Array, setup: steps.Setup
+) -> jax.Array:
     """The share of the contrast of the network's features with the queue's, which have the momentum encoder's classes.
 
     Args:
