@@ -3,6 +3,7 @@
 Every function takes and gives tensors, in a tf.data pipeline as outside one.
 """
 
+import functools
 import os
 from collections.abc import Callable
 
@@ -16,11 +17,18 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def hide_accelerators() -> None:
-    """Leaves the accelerators' memory to JAX: a TensorFlow that can use them would take all of it. Call it first."""
-    import tensorflow as tf
+@functools.cache
+def has_tensorflow() -> bool:
+    """Whether TensorFlow can be imported, which takes seconds; there is none for the newest Python, as a rule.
 
+    It leaves the accelerators' memory to JAX: a TensorFlow that can use them would take all of it. Ask it first.
+    """
+    try:
+        import tensorflow as tf
+    except ImportError:
+        return False
     tf.config.set_visible_devices([], "GPU")
+    return True
 
 
 def image(encoded):

@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from proda_jax.data import decode, decode_pillow, png_pixels
-from proda_jax.data.decoders import has_tensorflow
+from proda_jax.data.decode import has_tensorflow
 from proda_jax.data.label_spaces import IGNORE, LabelMap
 from proda_jax.data.memory import MemorySource, held
 from proda_jax.data.prepared import INDEX, Prepared

@@ -112,9 +112,9 @@ def write_savedmodel(
       size: height and width of the images.
       output: its folder.
     """
-    from proda_jax.data.decode import hide_accelerators
+    from proda_jax.data.decode import has_tensorflow
 
-    hide_accelerators()
+    has_tensorflow()  # or it would take the accelerators' memory
     import tensorflow as tf
     from jax.extend.mlir.dialects import stablehlo
     from tensorflow.compiler.tf2xla.python import xla

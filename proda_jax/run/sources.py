@@ -11,7 +11,7 @@ from etils import epath
 
 from proda_jax.adaptation.stages import kinds
 from proda_jax.data.checks import data_sets, meaning_of
-from proda_jax.data.decoders import has_tensorflow
+from proda_jax.data.decode import has_tensorflow
 from proda_jax.data.joined import Joined
 from proda_jax.data.label_spaces import FOLDER
 from proda_jax.data.source import ExampleSource
