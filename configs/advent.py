@@ -13,7 +13,7 @@ import ml_collections
 
 from proda_jax.configs import base, deeplabv2
 
-STEPS = 120_000  # of a schedule of 250,000
+STEPS = {"gta5": 120_000, "synthia": 90_000}  # of schedules of 250,000 and 90,000
 
 
 def get_config(source: str = "gta5") -> ml_collections.ConfigDict:
@@ -21,8 +21,9 @@ def get_config(source: str = "gta5") -> ml_collections.ConfigDict:
     c.task = f"advent_{source}"
     c.stages = ("minent", "advent")
 
-    c.minent = deeplabv2.trained(minent("imagenet", STEPS))
-    c.advent = deeplabv2.trained(advent("imagenet", STEPS))
+    horizon = 250_000 if source == "gta5" else STEPS[source]
+    c.minent = deeplabv2.trained(minent("imagenet", STEPS[source]), horizon=horizon)
+    c.advent = deeplabv2.trained(advent("imagenet", STEPS[source]), horizon=horizon)
     deeplabv2.two_levels(c, c.minent, c.advent)
     c.minent.auxiliary_entropy_weight = c.advent.auxiliary_adversarial_weight = 0.0002
     return c

@@ -181,6 +181,7 @@ def stage(kind: str, init: str, steps: int) -> ml_collections.ConfigDict:
     s.source_images = placeholder(str)  # stage whose translations of the source's images are learnt from, with the
     #                                     source's labels; default: the images as they are
     s.views = ml_collections.ConfigDict()  # settings of the section 'views' that are others in this stage
+    s.batch_size = placeholder(int)  # images of each domain in a step, over all devices; default: batch_size
     s.schedule = "poly"  # 'poly' (released); 'per_epoch': times `schedule_factor` after each epoch (Section 5.1);
     #                       'linear' to zero (DAFormer); 'flat_then_linear', from half of its steps on (CycleGAN);
     #                       'constant'
@@ -223,7 +224,6 @@ def stage(kind: str, init: str, steps: int) -> ml_collections.ConfigDict:
 def pretrain(init: str, steps: int) -> ml_collections.ConfigDict:
     """SimCLR on the images of both domains, labels aside (Chen et al., 2020): later stages take the backbone alone."""
     s = stage("pretrain", init, steps)
-    s.batch_size = placeholder(int)  # images of each domain in a step, over all devices; default: batch_size
     s.projection_channels = 128  # of the projections that are compared (SimCLR)
     s.hidden_channels = 2048  # of the layer before them (SimCLR, for a backbone of 2048)
     s.contrast_temperature = 0.1  # of the softmax over cosine similarities (SimCLR)
@@ -242,7 +242,6 @@ def translate(teacher: str, steps: int) -> ml_collections.ConfigDict:
     """
     s = stage("translate", "random", steps)
     s.teacher = teacher
-    s.batch_size = placeholder(int)  # images of each domain in a step, over all devices; default: batch_size
     s.generator_channels = 64  # of the generators' first convolution (CycleGAN)
     s.generator_blocks = 9  # residual blocks of each generator (CycleGAN)
     s.discriminator_channels = (64, 128, 256, 512)  # of its 4x4 convolutions before the last (CycleGAN)

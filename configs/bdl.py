@@ -17,7 +17,7 @@ class, or than 0.9. The first translation is by what a network that was trained 
 
 import ml_collections
 
-from proda_jax.configs import base, cbst
+from proda_jax.configs import base, cbst, deeplabv2
 
 TRANSLATIONS, ROUNDS = 2, 2  # K, N
 PASSES = 20  # over the target's 2975 images, of each translation, 4 images in a step
@@ -57,13 +57,13 @@ def translation(teacher: str, steps: int) -> ml_collections.ConfigDict:
     stage.batch_size = BATCH
     stage.semantic, stage.semantic_weight, stage.semantic_again_weight = "logits", 0.1, 10.0
     with stage.unlocked():
-        stage.views.crop_size, stage.views.flip = (452, 452), True
+        stage.views.base_width, stage.views.crop_size, stage.views.flip = 1024, (452, 452), True
     return stage
 
 
 def aligned(init: str, steps: int) -> ml_collections.ConfigDict:
-    """The adversarial stage as AdaptSegNet has it, with one head."""
-    stage = base.warmup(init, steps)
-    stage.gan, stage.adversarial_weight = "vanilla", 0.001
+    """The adversarial stage as AdaptSegNet has it, with one head and the warm-up's rates."""
+    stage = deeplabv2.adversarial(init, steps)
     stage.weight_decay, stage.schedule_steps = 5e-4, 250_000
+    stage.batch_norm = "affine_frozen"
     return stage

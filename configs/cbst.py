@@ -10,7 +10,9 @@ been run in full. `configs/mrkld.py` and `lrent.py` add CRST's regularisers.
 A network learns the source. Then, three times: it labels the target's images; of the pixels predicted as each class the
 surest 20 % (25, 30) keep a label, argmax of p over the class's threshold; and the network goes on with the source's
 labels and these. Other than in the released code, a step has as many images of the source as of the target, where that
-draws them from one pool with 3 to 6 % of the source's, and no crop is centred on a rare class.
+draws them from one pool with 3 to 6 % of the source's, no crop is centred on a rare class, and on the source crops have
+512 x 1024 pixels, not 500 x 500. Networks of the released code see RGB: their files want
+`--config.model.weights_input=imagenet` (docs/weights.md).
 """
 
 import ml_collections
@@ -61,6 +63,7 @@ def source() -> ml_collections.ConfigDict:
     stage.backbone_rate, stage.head_rate, stage.weight_decay = 2.5e-4, 2.5e-3, 5e-4
     stage.schedule_steps = stage.steps
     stage.batch_norm = "frozen"
+    stage.batch_size = 4
     return stage
 
 

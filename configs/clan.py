@@ -13,6 +13,7 @@ import ml_collections
 from proda_jax.configs import deeplabv2
 
 STEPS = 100_000
+LOCAL_WEIGHT = {"gta5": 40.0, "synthia": 10.0}
 
 
 def get_config(source: str = "gta5") -> ml_collections.ConfigDict:
@@ -24,11 +25,11 @@ def get_config(source: str = "gta5") -> ml_collections.ConfigDict:
 
     c.model.auxiliary_head = "parallel"
     c.model.auxiliary_weight = 1.0  # the network says, and the discriminator sees, the sum of both heads
-    c.clan = deeplabv2.trained(clan("imagenet", STEPS, 40.0 if source == "gta5" else 10.0), horizon=STEPS)
+    c.clan = deeplabv2.trained(clan("imagenet", STEPS, LOCAL_WEIGHT[source]), horizon=STEPS)
     return c
 
 
-def clan(init: str, steps: int, local_weight: float = 40.0) -> ml_collections.ConfigDict:
+def clan(init: str, steps: int, local_weight: float = LOCAL_WEIGHT["gta5"]) -> ml_collections.ConfigDict:
     """Two parallel heads that are to differ, and a discriminator whose scores count where they do."""
     s = deeplabv2.adversarial(init, steps)
     s.focus = 2.0

@@ -40,5 +40,5 @@ def translation(teacher: str, steps: int) -> ml_collections.ConfigDict:
     """CyCADA's translation of large images, whose crops are mirrored at random."""
     stage = base.translate(teacher, steps)
     with stage.unlocked():
-        stage.views.crop_size, stage.views.flip = CROP, True
+        stage.views.base_width, stage.views.crop_size, stage.views.flip = 1024, CROP, True
     return stage

@@ -8,7 +8,7 @@ name. So `configs/studies/table8.py` holds source, warm-up and one stage 1 for e
 `:camvid --config.data.raw_dir=<CamVid folder>` on real photographs, from ImageNet weights, both for two CPU cores.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ml_collections
@@ -19,7 +19,9 @@ SEEDS = (0, 1, 2)
 DEMO_STEPS = 300  # of stage 1, which starts again at the first rate: after 150, rows are below where they began
 DEMO_STUDENT_STEPS = 1200  # of stages 2 and 3: most students have a new head, and were still learning after 300
 CAMVID_STUDENT_STEPS = 250  # likewise, at the rates of the source's stage
-Row = tuple[str, str, float | None]  # what it is called, the stage that it scores, the paper's mIoU
+# what it is called; the stage that it scores, or several, 'minent+advent', on average; the paper's mIoU, or what its
+# Tables 1 and 2 call the system; the variant that it is of, where there are some
+Row = tuple[str, str, float | str | None] | tuple[str, str, float | str | None, str]
 EQUAL_TERMS = (
     "Rows of the same stage differ in what their name says and in nothing else: the same start, steps, rates, labels "
     "and random draws. No row was tuned for this study."
@@ -130,7 +132,7 @@ def variant(stage: ml_collections.ConfigDict, of: str | None = None, **settings:
 def study(
     c: ml_collections.ConfigDict, name: str, title: str, rows: Iterable[Row], *, paper: str, gain_over: str,
     notes: Iterable[str] = (), show: Iterable[str] = (), grid: Iterable[tuple[str, str, str]] = (),
-    picture_rows: Iterable[str] = (),
+    picture_rows: Iterable[str] = (), variants: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> ml_collections.ConfigDict:  # fmt: skip
     """Makes a configuration a study.
 
@@ -147,6 +149,7 @@ def study(
       grid: where rows are pairs of values of two settings: (stage, first value, second value) in words.
       picture_rows: stages of the rows whose predictions are shown; by default the source, what gains are over, the best
         and the last.
+      variants: where rows need other networks: by name, the settings that are others in all of its stages.
     """
     s = ml_collections.ConfigDict()
     s.name, s.title, s.paper = name, title, paper
@@ -157,8 +160,9 @@ def study(
     of_task = next((found for task, found in terms.items() if c.task.startswith(task)), ())
     s.notes, s.show, s.grid = (EQUAL_TERMS, *of_task, *notes), tuple(show), tuple(map(tuple, grid))
     s.picture_rows = tuple(picture_rows)
+    s.variants = tuple((variant, tuple(changed.items())) for variant, changed in (variants or {}).items())
     c.study = s.lock()
-    c.stages = needed(c, [stage for _, stage, _ in s.rows])
+    c.stages = needed(c, [name for _, stage, _, *variant in s.rows if not any(variant) for name in stage.split("+")])
     return c
 
 

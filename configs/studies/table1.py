@@ -3,15 +3,17 @@
     python main.py --mode=study --config=configs/studies/table1.py:demo --workdir=...
     python main.py --mode=study --config=configs/studies/table1.py:camvid --config.data.raw_dir=<CamVid> --workdir=...
     python main.py --mode=study --config=configs/studies/table1.py --workdir=... <data and weights as for gta5.py>
+    python main.py --mode=study --config=configs/studies/table1.py:synthia --workdir=... <likewise, for synthia.py>
 
 `demo` is rendered streets and `camvid` real photographs by day -> at dusk, both with EfficientNet-Lite0 from ImageNet
-weights; without either it is the paper's task at full size, with its network. Each row starts from the same network,
+weights; the others are the paper's tasks at full size, with its network. Each row starts from the same network,
 trained on the source, and takes `STEPS` more, in as many parts as its system has; the control takes them on the source
 alone. Steps of CyCADA's and BDL's translation count like all others, and BDL translates once. The paper's numbers
-beside the rows are Table 1's, each with a network, a size and a rule for choosing of its own. Systems with two heads
-have networks of their own, and a study each: `demo_levels` (AdaptSegNet and ADVENT at two levels), `demo_clan`,
-`demo_uncertainty` (Seg-Uncertainty), or `gta5_` in place of `demo_`; those of `demo_` have DeepLabv2's head on the same
-backbone, as the other takes all its maps.
+beside the rows are those of Table 1, of Table 2 for SYNTHIA, each with a network, a size and a rule for choosing of its
+own. Systems with two heads have networks of their own, and so a start and a control of their own; on small images these
+have DeepLabv2's head, as the other takes all of the backbone's maps. After `demo_`, `camvid_`, `gta5_` or `synthia_`,
+`one_head`, `levels` (AdaptSegNet and ADVENT at two levels), `clan` or `uncertainty` (Seg-Uncertainty) runs the systems
+of one such network alone.
 
 What is a system's own is as in its configuration (configs/cbst.py and others): losses, weights, selection of labels.
 Rates, schedule, batch normalisation, views, sizes of discriminators, colour augmentation and how source images are
@@ -21,6 +23,7 @@ recomputed from target images; scores with running ones stand beside.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import ml_collections
 
@@ -43,15 +46,26 @@ from proda_jax.configs import (
     patchalign,
     seg_uncertainty,
     small,
+    synthia,
 )
 from proda_jax.configs.studies import common
 
 # of each row after the source, by form; divisible into two, three and four parts
-STEPS = {"gta5": 120_000, "demo": 480, "camvid": 480}
-SOURCE_STEPS = {"gta5": gta5.STEPS, "demo": 400, "camvid": 400}
-SYSTEMS = ("one_head", "levels", "clan", "uncertainty")  # by the network that they need
+STEPS = {"gta5": 120_000, "synthia": 120_000, "demo": 480, "camvid": 480}
+SOURCE_STEPS = {"gta5": gta5.STEPS, "synthia": gta5.STEPS, "demo": 400, "camvid": 400}
+SMALL = ("demo", "camvid")
+# by the network that they need: what it is called, and how it differs
+SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "one_head": ("", {}),
+    "levels": ("two levels", {"model.auxiliary_head": "lower"}),
+    "clan": ("parallel heads", {"model.auxiliary_head": "parallel", "model.auxiliary_weight": 1.0}),
+    "uncertainty": ("heads of Seg-Uncertainty", {"model.auxiliary_head": "lower", "model.auxiliary_weight": 0.5}),
+}
+# of two heads, above small images; DeepLabv2's has no use for the channels
+DEEPLAB = {"model.head": "deeplab", "model.head_channels": 256, "model.feature_channels": 256}
 TERMS = (
-    "Every row takes {} steps after the same start, in as many parts as its system has. No row was tuned: "
+    "Every row takes {} steps after the same start, in as many parts as its system has; an average is of two networks "
+    "that take as many each. No row was tuned: "
     "weights of losses and rules for labels are the systems' own, made for other networks and steps."
 )
 Finish = Callable[[ml_collections.ConfigDict], ml_collections.ConfigDict]
@@ -59,32 +73,45 @@ Row = common.Row
 
 
 def get_config(form: str = "gta5") -> ml_collections.ConfigDict:
-    """The study of a form: 'gta5', 'demo', 'camvid', or 'gta5_' or 'demo_' and one of `SYSTEMS` with two heads."""
+    """The study of a form: one of `STEPS`, of all systems, or followed by `_` and one of `SYSTEMS`."""
     task, _, system = form.partition("_")
-    if task not in STEPS or system not in SYSTEMS[1:] + ("",) or task == "camvid" and system:
-        others = ", ".join((*STEPS, *(f"{task}_{name}" for task in ("gta5", "demo") for name in SYSTEMS[1:])))
-        raise ValueError(f"configs/studies/table1.py:{form}: expected one of {others} after the colon")
-    c = {"gta5": gta5, "demo": demo, "camvid": camvid}[task].get_config()
+    if task not in STEPS or system not in SYSTEMS and system:
+        alone = (f"{name}_{one}" for name in STEPS for one in SYSTEMS)
+        raise ValueError(f"configs/studies/table1.py:{form}: expected one of {', '.join((*STEPS, *alone))} after the "
+                         "colon")  # fmt: skip
+    c = {"gta5": gta5, "synthia": synthia, "demo": demo, "camvid": camvid}[task].get_config()
     c.task = f"{form}_systems"
-    if task != "gta5":
+    if task in SMALL:
         c.data.loader = "memory"
-    steps, finish = STEPS[task], of_gta5 if task == "gta5" else functools.partial(of_small_images, c)
+    steps, finish = STEPS[task], functools.partial(of_small_images, c) if task in SMALL else of_full_size
     c.evaluate_every = min(steps, 5000)
     c.source = finish(base.supervised("imagenet", SOURCE_STEPS[task]))
     c.control = finish(base.supervised("source", steps))
-    if task == "demo" and system:
-        c.model.head, c.model.head_channels, c.model.feature_channels = "deeplab", 256, 256  # which it has no use for
-    add = {"": one_head, "levels": two_levels, "clan": parallel_heads, "uncertainty": uncertainty}[system]
-    rows = [("source only", "source", 36.6), ("source only, continued", "control", None), *add(c, finish, steps)]
+    add = {"one_head": one_head, "levels": two_levels, "clan": parallel_heads, "uncertainty": uncertainty}
+    rows, variants = [], {}
+    for name in (system,) if system else SYSTEMS:
+        title, changed = SYSTEMS[name]
+        changed = changed | (DEEPLAB if changed and task in SMALL else {})
+        if system:  # of one network, there are no variants
+            c.update_from_flattened_dict(changed)
+        variant, of = (name, f", {title}") if title and not system else ("", "")
+        rows += [(f"source only{of}", "source", None if of else "Source", variant),
+                 (f"source only, continued{of}", "control", None, variant)]  # fmt: skip
+        rows += [(*row, variant) for row in add[name](c, finish, steps)]
+        variants |= {variant: changed} if variant else {}
+    if task == "synthia":  # Table 2 lacks it
+        rows = [row if row[2] != "CyCADA" else (*row[:2], None, row[3]) for row in rows]
+    rows.sort(key=lambda row: row[0] == "ProDA")  # the last, as in the paper
+    table = "Table 2" if task == "synthia" else "Table 1"
     title = f"Systems of Tables 1 and 2{', ' + system if system else ''}"
-    study = common.study(c, "table1", title, rows, paper="Table 1", gain_over="control", notes=(TERMS.format(steps),),
-                         show=("classes", "costs", "predictions"))  # fmt: skip
+    study = common.study(c, "table1", title, rows, paper=table, gain_over="control", notes=(TERMS.format(steps),),
+                         show=("classes", "costs", "predictions"), variants=variants)  # fmt: skip
     with study.study.unlocked():
         study.study.notes = tuple(note for note in study.study.notes if note != common.EQUAL_TERMS)
     return study
 
 
-def of_gta5(stage: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+def of_full_size(stage: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """What is the same in all rows at full size: the warm-up's rates, and a schedule that ends with the stage."""
     usual = base.warmup("source", 1)
     stage.backbone_rate, stage.head_rate, stage.weight_decay = usual.backbone_rate, usual.head_rate, usual.weight_decay
@@ -117,11 +144,13 @@ def one_head(c: ml_collections.ConfigDict, finish: Finish, steps: int) -> list[R
     c.minent = finish(advent.minent("source", steps))
     c.advent = finish(advent.advent("source", steps))
     c.patchalign = finish(patchalign.patchalign("source", steps))
-    if finish is not of_gta5:
+    if finish is not of_full_size:
         c.patchalign.patch_size, c.patchalign.patch_channels = (8, 16), 64  # in proportion to images and networks
     c.apoda = finish(apoda.apoda("source", steps))
     c.fada = finish(fada.fada("source", half))
     c.fada_distilled = finish(fada.self_distillation("fada", "fada", half))
+    if finish is not of_full_size:
+        c.fada_distilled.views = ml_collections.ConfigDict()  # the study's: at half its size an image is below a crop
 
     c.bdl = finish(deeplabv2.adversarial("source", third))
     for before, name in (("bdl", "bdl_round1"), ("bdl_round1", "bdl_round2")):
@@ -154,7 +183,7 @@ def one_head(c: ml_collections.ConfigDict, finish: Finish, steps: int) -> list[R
         c[name] = finish(lent(selected(base.distill(before, before, third), "class_portion", 0.34, every=1)))
         c[name].label_threshold = 0.9
 
-    if finish is of_gta5:
+    if finish is of_full_size:
         c.warmup, c.stage1 = base.warmup("source", quarter), base.denoise("warmup", quarter)
         c.stage2, c.stage3 = proda_distilled("stage1", quarter), proda_distilled("stage2", quarter)
     for name in ("warmup", "stage1", "stage2", "stage3"):  # elsewhere the configuration's own
@@ -166,22 +195,22 @@ def one_head(c: ml_collections.ConfigDict, finish: Finish, steps: int) -> list[R
         before = name
     c.dacs = finish(base.mix("source", steps))
     return [
-        ("AdaptSegNet, one level", "adaptsegnet", 41.4), ("MinEnt, one level", "minent", None),
-        ("AdvEnt, one level", "advent", None), ("APODA", "apoda", 45.9), ("PatchAlign", "patchalign", 46.5),
-        ("FADA", "fada_distilled", 50.1), ("CAG-UDA", before, 50.2),
-        ("CyCADA", "cycada", 42.7), ("BDL", "bdl_translated_round2", 48.5),
-        ("BDL without translation", "bdl_round2", None), ("CBST", "cbst_round3", 45.9), ("MRKLD", "mrkld_round3", 47.1),
-        ("LRENT", "lrent_round3", None), ("FDA", "fda_round2", None), ("DACS", "dacs", None),
-        ("ProDA", "stage3", 57.5),
+        ("AdaptSegNet, one level", "adaptsegnet", "AdaptSeg"), ("MinEnt, one level", "minent", None),
+        ("AdvEnt, one level", "advent", None), ("ADVENT, one level: both averaged", "minent+advent", None),
+        ("APODA", "apoda", "APODA"), ("PatchAlign", "patchalign", "PatchAlign"), ("FADA", "fada_distilled", "FADA"),
+        ("CAG-UDA", before, "CAG-UDA"), ("CyCADA", "cycada", "CyCADA"), ("BDL", "bdl_translated_round2", "BDL"),
+        ("BDL without translation", "bdl_round2", None), ("CBST", "cbst_round3", "CBST"),
+        ("MRKLD", "mrkld_round3", "MRKLD"), ("LRENT", "lrent_round3", None), ("FDA", "fda_round2", None),
+        ("DACS", "dacs", None), ("ProDA", "stage3", "ProDA"),
     ]  # fmt: skip
 
 
 def translation(stage: ml_collections.ConfigDict, finish: Finish) -> ml_collections.ConfigDict:
     """A translation as its system has it, or of small images: networks in proportion, and the study's own crops."""
-    if finish is not of_gta5:
+    if finish is not of_full_size:
         stage.generator_channels, stage.generator_blocks, stage.discriminator_channels = 16, 3, (16, 32, 64)
         stage.batch_size = None
-        stage.views = ml_collections.ConfigDict()
+        stage.views = ml_collections.ConfigDict()  # as of all rows
     return stage
 
 
@@ -193,12 +222,14 @@ def proda_distilled(teacher: str, steps: int) -> ml_collections.ConfigDict:
 
 
 def retrained(system: str, before: str, steps: int, portion: float) -> ml_collections.ConfigDict:
-    """A round of CBST, MRKLD or LRENT."""
+    """A round of CBST, MRKLD or LRENT, whose loss is a mean over labelled pixels of both domains."""
     if system == "lrent":
         stage = base.self_training(before, steps)
         stage.hard_labels, stage.label_entropy, stage.soft_label_stride = False, 0.25, 4
+        stage.mean_over = "both"
         return chosen(stage, "class_balanced", portion, every=4)
     stage = selected(base.distill(before, before, steps), "class_balanced", portion, every=4)
+    stage.mean_over = "both"
     if system == "mrkld":
         stage.regulariser, stage.regulariser_over, stage.regulariser_weight = "mrkld", "labels", 0.01
     return stage
@@ -225,30 +256,35 @@ def lent(stage: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 
 def two_levels(c: ml_collections.ConfigDict, finish: Finish, steps: int) -> list[Row]:
-    """A second head on the third group of blocks."""
-    c.adaptsegnet = deeplabv2.adversarial("source", steps)
-    c.minent, c.advent = advent.minent("source", steps), advent.advent("source", steps)
-    deeplabv2.two_levels(c, c.adaptsegnet, c.minent, c.advent)
-    c.adaptsegnet.auxiliary_adversarial_weight = c.advent.auxiliary_adversarial_weight = 0.0002
-    c.minent.auxiliary_entropy_weight = 0.0002
-    for name in ("adaptsegnet", "minent", "advent"):
+    """A second head on the third group of blocks, which learns the source with a weight of 0.1."""
+    c.adaptsegnet_levels = deeplabv2.adversarial("source", steps)
+    c.minent_levels, c.advent_levels = advent.minent("source", steps), advent.advent("source", steps)
+    c.adaptsegnet_levels.auxiliary_adversarial_weight = c.advent_levels.auxiliary_adversarial_weight = 0.0002
+    c.minent_levels.auxiliary_entropy_weight = 0.0002
+    for name in ("adaptsegnet_levels", "minent_levels", "advent_levels"):
+        c[name].auxiliary_ce_weight = 0.1
         finish(c[name])
-    return [("AdaptSegNet, two levels", "adaptsegnet", 42.4), ("MinEnt, two levels", "minent", None),
-            ("AdvEnt, two levels", "advent", None)]  # fmt: skip
+    return [
+        ("AdaptSegNet, two levels", "adaptsegnet_levels", None), ("MinEnt, two levels", "minent_levels", None),
+        ("AdvEnt, two levels", "advent_levels", None),
+        ("ADVENT: both averaged", "minent_levels+advent_levels", "ADVENT"),
+    ]  # fmt: skip
 
 
 def parallel_heads(c: ml_collections.ConfigDict, finish: Finish, steps: int) -> list[Row]:
     """CLAN: two heads beside each other, whose sum is what the network says."""
-    c.model.auxiliary_head, c.model.auxiliary_weight = "parallel", 1.0
-    c.clan = finish(clan.clan("source", steps))
-    return [("CLAN", "clan", 43.2)]
+    c.clan = finish(clan.clan("source", steps, clan.LOCAL_WEIGHT["synthia" if is_synthia(c) else "gta5"]))
+    return [("CLAN", "clan", "CLAN")]
+
+
+def is_synthia(c: ml_collections.ConfigDict) -> bool:
+    return c.task.startswith("synthia")
 
 
 def uncertainty(c: ml_collections.ConfigDict, finish: Finish, steps: int) -> list[Row]:
     """Seg-Uncertainty: memory, then rectified labels."""
-    c.model.auxiliary_head, c.model.auxiliary_weight = "lower", 0.5
     c.memory = finish(seg_uncertainty.memory("source", steps // 2))
+    height, width = c.views.crop_size
+    c.memory.rare_pixels = c.memory.rare_pixels * height * width // (512 * 1024)  # in proportion to its crops
     c.rectified = finish(seg_uncertainty.rectified("memory", steps // 2))
-    return [("Seg-Uncertainty", "rectified", 50.3)]
-
-
+    return [("Seg-Uncertainty", "rectified", "Seg-Uncertainty")]

@@ -1,5 +1,6 @@
 """Finds a trained network where a run left it, and opens it for prediction: `load`."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from jax.sharding import Mesh
 from proda_jax.data.label_spaces import label_space
 from proda_jax.inference.segmenter import Segmenter
 from proda_jax.models.deeplab import SegmentationNetwork
+from proda_jax.models.ensemble import Ensemble
 from proda_jax.models.weights import pretrained_folder
 from proda_jax.run import ranges, settings
 from proda_jax.run.card import Card
@@ -47,7 +49,7 @@ def load(
       path: a run's workdir, of which the last complete stage is taken; the folder of a stage; its 'checkpoints' folder;
         the folder of one checkpoint; or one that `Segmenter.save_pretrained` wrote. None: the file of weights in
         `config.init_from`.
-      stage: another stage of the workdir.
+      stage: another stage of the workdir; of several, 'minent+advent', the mean of their class scores is taken.
       checkpoint: 'last' (default) or 'best' of the stage.
       config: configuration that a network without a card was trained with: one in a file of weights, or in a checkpoint
         of an older version. One with a card says itself what it is, and is refused beside another configuration.
@@ -69,11 +71,8 @@ def load(
         origin = str(path)
         card.check_against(config, origin)
     elif path is not None:
-        folder = find(path, stage, checkpoint)
-        card = card_of(folder, config)
-        model = card.network()
-        variables = checkpoints.network_in(folder, _abstract_variables(model, mesh))
-        origin = str(folder)
+        found = [_in_checkpoint(find(path, part, checkpoint), config, mesh) for part in (stage or "").split("+")]
+        card, model, variables, origin = found[0] if len(found) == 1 else _average(found)
     else:
         if config is None or config.init_from is None:
             raise ValueError("there is no network to load: name the workdir of a run, or a file as config.init_from")
@@ -132,6 +131,29 @@ def card_of(folder: epath.Path, config: ml_collections.ConfigDict | None) -> Car
             "configuration that it was trained with, such as --config=configs/gta5.py, and the settings beside it"
         )
     return Card.of(config, folder.parent.parent.name, extra_norm=checkpoints.has_extra_norm(folder))
+
+
+def _in_checkpoint(
+    folder: epath.Path, config: ml_collections.ConfigDict | None, mesh: Mesh
+) -> tuple[Card, SegmentationNetwork, Any, str]:
+    """The network of a checkpoint, and where it is from."""
+    card = card_of(folder, config)
+    model = card.network()
+    return card, model, checkpoints.network_in(folder, _abstract_variables(model, mesh)), str(folder)
+
+
+def _average(found: Sequence[tuple[Card, SegmentationNetwork, Any, str]]) -> tuple[Card, Ensemble, tuple, str]:
+    """Several networks as one, with the card of the first.
+
+    Raises:
+      ValueError: they do not have the same classes.
+    """
+    cards, models, variables, origins = zip(*found, strict=True)
+    for card, origin in zip(cards, origins, strict=True):
+        if card.classes != cards[0].classes:
+            raise ValueError(f"{origin} has other classes than {origins[0]}: name stages of one task")
+    card = dataclasses.replace(cards[0], stage="+".join(card.stage for card in cards))
+    return card, Ensemble(models), variables, " + ".join(origins)
 
 
 def _pretrained(folder: epath.PathLike, mesh: Mesh) -> tuple[Card, SegmentationNetwork, Any]:

@@ -19,6 +19,7 @@ from proda_jax.inference import model_card, windows
 from proda_jax.inference.facts import facts
 from proda_jax.inference.prediction import Prediction, maps_of
 from proda_jax.models.deeplab import SegmentationNetwork
+from proda_jax.models.ensemble import Ensemble
 from proda_jax.models.resizing import HIGHEST, align_corners_weights
 from proda_jax.models.weights import pretrained_folder
 from proda_jax.run.card import Card
@@ -177,9 +178,12 @@ class Segmenter:
             network was loaded from, otherwise 'not stated'.
 
         Raises:
-          ValueError: the folder holds something else.
+          ValueError: the folder holds something else, or the network is an average of several.
           NotWritten: with the system's reason; nothing is left of it, and what was there before is as it was.
         """
+        if isinstance(self._model, Ensemble):
+            raise ValueError(f"{self.card.stage} is the average of several networks, and what is shared is one: name a "
+                             "stage")  # fmt: skip
         about = facts(self.origin, self.card)
         if license is not None:
             about = about | {"license": license}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.models.heads import Output
@@ -25,6 +26,16 @@ class Ensemble:
     def classes(self) -> int:
         """Number of classes."""
         return self.networks[0].classes
+
+    @property
+    def dtype(self) -> Any:
+        """What all of its networks compute in; float32 where they differ."""
+        kinds = {jnp.dtype(network.dtype) for network in self.networks}
+        return kinds.pop() if len(kinds) == 1 else jnp.dtype(jnp.float32)
+
+    def clone(self, **fields: Any) -> "Ensemble":
+        """The same with other fields in each of its networks, as Flax's modules have it."""
+        return Ensemble(tuple(network.clone(**fields) for network in self.networks))
 
     def apply(self, variables: Sequence[Any], images: jax.Array, *, train: bool = False) -> Output:
         """Mean logits, and the features of the first network; images as `SegmentationNetwork` takes them."""

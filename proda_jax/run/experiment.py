@@ -4,7 +4,7 @@ import contextlib
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ml_collections
@@ -384,6 +384,19 @@ class Experiment:
         images["evaluate_at"] = evaluate.scored_at(self.config)
         scores = self.summary(confusions, subsets=reported_subsets(self.space), dice=True)
         return {"task": self.config.task} | origin | images | scores
+
+    def average(self, stages: Sequence[str]) -> None:
+        """Scores what the last networks of complete stages say on average, once: `<a+b>/result.json`.
+
+        Of one stage alone, or without validation images, there is nothing to do.
+        """
+        name = "+".join(stages)
+        if len(stages) < 2 or self.is_complete(name) or not data_sets(self.config.data, "validation"):
+            return
+        model, variables, origin = self.networks.average(stages, "last")
+        scores = self.summary(self.scorer(model, name)(variables))
+        self.workdir.finish(name, {"name": name, "last": {"step": origin["step"]} | scores})
+        hosts.wait(f"{name} is complete")
 
     def check_labels(self) -> None:
         """Refuses data sets without the labels that the stages and the evaluation need."""

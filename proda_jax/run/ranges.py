@@ -123,6 +123,8 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
     for key in POSITIVE:
         if key in stage and not stage[key] > 0:
             refuse(f"{name}.{key}", stage[key], "a positive number")
+    if stage.get("batch_size") is not None and stage.batch_size < 1:
+        refuse(f"{name}.batch_size", stage.batch_size, "at least 1")
     if "label_scales" in stage and not (stage.label_scales and min(stage.label_scales) > 0):
         refuse(f"{name}.label_scales", tuple(stage.label_scales), "positive numbers, such as (1.0,)")
     shorter = min(first_of(config.data, "target").image_size)

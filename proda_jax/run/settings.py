@@ -362,7 +362,7 @@ def check_unscored(config: ml_collections.ConfigDict, name: str) -> None:
     stage = config[name]
     if stage.freeze_backbone:
         refuse(f"{name}.freeze_backbone", True, "False, as the backbone is all that pretraining is for")
-    for key in ("batch_size", "projection_channels", "hidden_channels"):
+    for key in ("projection_channels", "hidden_channels"):
         if stage.get(key) is not None and stage[key] < 1:
             refuse(f"{name}.{key}", stage[key], "at least 1")
     if config.handover == "best":

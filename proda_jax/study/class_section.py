@@ -55,8 +55,12 @@ def _figure(plan: Plan, panels: list[Panel], folder: Folder, link: str, beside: 
 
 def _paper_row(line: Line, runs: Mapping[Any, Run]) -> paper.Row | None:
     """The paper's scores by class of a row's network; None where it gives none, or of another task."""
+    if line.row.paper is None and line.row.published is None:
+        return None
     for (_, variant), run in runs.items():
         task, stages = paper.task(run.settings), {stage.name: stage for stage in run.stages}
+        if task and line.row.published:
+            return line.row.published
         if task and variant == line.row.variant and line.row.stage in stages:
             name = paper.row_of(stages[line.row.stage].settings, {name: s.kind for name, s in stages.items()})
             return row if (row := task[1].get(name)) and row.iou else None

@@ -43,10 +43,17 @@ class RowCost:
 
 
 def start(plan: Plan) -> set[tuple[str, str]]:
-    """The stages that all rows need, (variant, stage); none where that would be all that there are."""
-    found = [{(row.variant, stage) for stage in _needed(plan, row)} for row in plan.rows]
-    common = set.intersection(*found)
-    return set() if common == set.union(*found) else common
+    """The stages that all rows need, (variant, stage), of each variant that has a row of its own which gains are over;
+    none where that would be all that there are."""
+    found: set[tuple[str, str]] = set()
+    for variant in plan.variants:
+        rows = [row for row in plan.rows if row.variant == variant]
+        if any(plan.base(row).variant != variant for row in rows):
+            return set()
+        stages = [{(variant, stage) for stage in _needed(plan, row)} for row in rows]
+        common = set.intersection(*stages)
+        found |= set() if common == set.union(*stages) else common
+    return found
 
 
 def of_row(plan: Plan, row: Row, before: Container[tuple[str, str]], workdir: epath.PathLike) -> RowCost:

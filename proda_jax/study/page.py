@@ -35,13 +35,14 @@ def write_page(plan: Plan, workdir: epath.PathLike) -> epath.Path:
         for variant in plan.variants
         if (path := workdir / folder_of(seed, variant)).exists()
     }
+    of_first_seed = {variant: run for (seed, variant), run in runs.items() if seed == next(iter(runs))[0]}
     sections = [_scores(plan, lines, folder, [note for run in _first(runs) for note in data_notes(run)])]
     shown: dict[str, Callable[[], list[Section]]] = {
         "classes": lambda: [class_section.classes(plan, lines, runs, folder)],
         "costs": lambda: [cost_section.costs(plan, lines, folder)],
         "curves": lambda: [_curves(plan, runs, folder)],
         "label_quality": lambda: [_label_quality(plan, runs, folder)],
-        "predictions": lambda: [prediction_section.predictions(plan, lines, run, folder) for run in _first(runs)],
+        "predictions": lambda: [prediction_section.predictions(plan, lines, of_first_seed, folder)] if runs else [],
         "pictures": lambda: [pictures.pseudo_labels(run, folder) for run in _first(runs)],
         "features": lambda: [embedding.features(run, folder) for run in _first(runs)],
     }

@@ -1,10 +1,12 @@
 """What a study consists of: experiments, one for each seed, and rows that point at their stages."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import ml_collections
 
+from proda_jax.report.paper import TABLES
+from proda_jax.report.paper import Row as PaperRow
 from proda_jax.run import settings
 from proda_jax.system.refusals import choose, refuse
 
@@ -18,10 +20,11 @@ class Row:
 
     Attributes:
       label: what it is called.
-      stage: whose last network it scores.
+      stage: whose last network it scores; of several, 'minent+advent', the average of what they say.
       paper: the paper's mIoU, percent; None where it gives none, or its text does not settle which number it is.
       variant: of the configuration, '' where there is but one; see `Plan.variants`.
       over: number of the row that its gain is over.
+      published: what else the paper gives of it, by class and over 13 classes, where it is one of Tables 1 and 2.
     """
 
     label: str
@@ -29,6 +32,12 @@ class Row:
     paper: float | None = None
     variant: str = ""
     over: int = 0
+    published: PaperRow | None = dataclasses.field(default=None, hash=False)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages whose networks it scores."""
+        return tuple(self.stage.split("+"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +50,7 @@ class Plan:
       paper: the paper's table or figure; '' where it has none.
       rows: of the table.
       seeds: one experiment of each variant for each of them.
-      variants: configurations by name; more than one where what is varied is of all stages alike.
+      variants: configurations by name; more than one where what is varied is of all stages alike, such as the network.
       notes: what a reader has to know to judge it.
       show: what its page shows besides the scores, of `SHOWN`.
       grid: where rows are pairs of values of two settings, what both are in the row of a stage; empty otherwise.
@@ -62,6 +71,12 @@ class Plan:
     def base(self, row: Row) -> Row:
         """The row that a row's gain is over."""
         return self.rows[row.over]
+
+    @property
+    def paper_base(self) -> Row | None:
+        """The row that the paper's gains are over: what gains are over here, or else the first that it has."""
+        bases = [self.base(row) for row in self.rows]
+        return next((row for row in (*bases, *self.rows) if row.paper is not None), None)
 
     @property
     def pieces(self) -> list[tuple[str, ml_collections.ConfigDict]]:
@@ -90,8 +105,9 @@ def needed(config: ml_collections.ConfigDict, wanted: Sequence[str]) -> tuple[st
             add(other)
         found.setdefault(name)
 
-    for name in wanted:
-        add(name)
+    for several in wanted:
+        for name in several.split("+"):
+            add(name)
     return tuple(found)
 
 
@@ -121,19 +137,53 @@ def plan(config: ml_collections.ConfigDict, seeds: Sequence[int] | None = None) 
         raise ValueError("--mode=study needs a configuration with a section 'study', such as "
                          "configs/studies/table3.py:demo, or --sweep with any other")  # fmt: skip
     s = config.study
-    stages = [stage for _, stage, _ in s.rows]
-    for stage in stages:
-        choose("study.rows", stage, config.stages)
-    choose("study.gain_over", s.gain_over, stages)
-    rows = tuple(Row(*row, over=stages.index(s.gain_over)) for row in s.rows)
+    variants = _variants(config)
+    rows = tuple(_rows(s, variants))
+    stages = [row.stage for row in rows]
     for shown in s.show:
         choose("study.show", shown, SHOWN)
     for stage in s.get("picture_rows", ()):
         choose("study.picture_rows", stage, stages)
     seeds = chosen_seeds(s.seeds if seeds is None else seeds)
     grid = {stage: (row, column) for stage, row, column in s.get("grid", ())}
-    return check(Plan(s.name, s.title, s.paper, rows, seeds, {"": config}, tuple(s.notes), tuple(s.show), grid,
+    return check(Plan(s.name, s.title, s.paper, rows, seeds, variants, tuple(s.notes), tuple(s.show), grid,
                       tuple(s.get("picture_rows", ()))))  # fmt: skip
+
+
+def _variants(config: ml_collections.ConfigDict) -> dict[str, ml_collections.ConfigDict]:
+    """The configurations of a study's rows: as it is, and with what `study.variants` changes for all of its stages."""
+    given = {"": ()} | dict(config.study.get("variants", ()))
+    used: dict[str, list[str]] = {}
+    for _, stage, _, *variant in config.study.rows:
+        choose("a variant in study.rows", name := variant[0] if variant else "", given)
+        used.setdefault(name, []).append(stage)
+    found = {}
+    for name, stages in used.items():
+        found[name] = config
+        if name:
+            found[name] = config.copy_and_resolve_references()
+            with found[name].unlocked():
+                found[name].update_from_flattened_dict(dict(given[name]))
+                for stage in stages:
+                    for part in stage.split("+"):
+                        choose("study.rows", part, found[name])
+                found[name].stages = needed(found[name], stages)
+    return found
+
+
+def _rows(s: ml_collections.ConfigDict, variants: Mapping[str, ml_collections.ConfigDict]) -> Iterator[Row]:
+    """The rows of a study's section; each one's gain is over `gain_over` of its own variant."""
+    stages = [(row[3] if len(row) > 3 else "", row[1]) for row in s.rows]
+    table = TABLES.get(s.paper, {})
+    for (label, stage, theirs, *_), (variant, _) in zip(s.rows, stages, strict=True):
+        for part in stage.split("+"):
+            choose("study.rows", part, variants[variant].stages)
+        choose("study.gain_over", s.gain_over, [name for of, name in stages if of == variant])
+        if isinstance(theirs, str):
+            choose(f"what {s.paper} calls the row {label!r} (in study.rows)", theirs, table)
+        published = table[theirs] if isinstance(theirs, str) else None
+        over = stages.index((variant, s.gain_over))
+        yield Row(label, stage, published.miou if published else theirs, variant, over, published)
 
 
 def check(found: Plan) -> Plan:

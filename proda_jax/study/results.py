@@ -27,7 +27,7 @@ class Line:
       row: of the study.
       scores: last evaluation of the row's stage by seed: {'miou', 'iou', ...}.
       gains: mIoU less that of the study's base row with the same seed, by seed.
-      paper_gain: the same of the paper's numbers; None where it lacks one of the two.
+      paper_gain: the same of the paper's numbers, over `Plan.paper_base`; None where it lacks one of the two.
       cost: of the stages that it needs after the start of all rows.
     """
 
@@ -50,13 +50,15 @@ def collect(plan: Plan, workdir: epath.PathLike) -> list[Line]:
         base = plan.base(row)
         over = scores[base]
         gains = {seed: entry["miou"] - over[seed]["miou"] for seed, entry in found.items() if seed in over}
-        theirs = None if None in (row.paper, base.paper) else row.paper - base.paper
+        beside = plan.paper_base
+        theirs = None if row.paper is None or beside is None else row.paper - beside.paper
         lines.append(Line(row, found, gains, theirs, costs.of_row(plan, row, before, workdir)))
     return lines
 
 
 def _score(row: Row, seed: int, workdir: epath.PathLike) -> dict | None:
-    """The last evaluation of a row's stage; None while it is not complete, or without labelled validation images."""
+    """The last evaluation of a row's stage, or of the average of several; None while it is not complete, or without
+    labelled validation images."""
     result = Workdir(epath.Path(workdir) / folder_of(seed, row.variant)).result(row.stage)
     return result["last"] if result and result["last"].get("miou") is not None else None
 
@@ -90,16 +92,33 @@ def cells(plan: Plan, lines: Sequence[Line]) -> tuple[list[str], list[list[str]]
     titles = [plan.paper or plan.title, *(f"seed {seed}" for seed in plan.seeds), "mIoU"]
     more = [key for key in measures(lines) if key != "miou"]
     titles += [score_title(key) for key in more] + [gain_title(plan)]
-    beside = any(row.paper is not None for row in plan.rows)
-    titles += ["paper", "paper's gain"] if beside else []
+    beside, thirteen = paper_columns(plan)
+    titles += ["paper", *(["paper, 13 classes"] if thirteen else []), paper_gain_title(plan)] if beside else []
     rows = []
     for line in lines:
         values = line.values()
         row = [line.row.label, *(number(values.get(seed)) for seed in plan.seeds), shown(values, plan)]
         row += [shown(line.values(key), plan) for key in more]
         row.append("–" if line.row == plan.base(line.row) else shown(line.gains, plan, signed=True))
-        rows.append(row + ([number(line.row.paper), _paper_gain(plan, line)] if beside else []))
+        if beside:
+            published = line.row.published
+            row += [number(line.row.paper), *([number(published and published.miou_13)] if thirteen else [])]
+            row.append(_paper_gain(plan, line))
+        rows.append(row)
     return titles, rows
+
+
+def paper_columns(plan: Plan) -> tuple[bool, bool]:
+    """Whether there are numbers of the paper's to show, and among them some over SYNTHIA's 13 classes."""
+    published = [row.published for row in plan.rows if row.published]
+    return any(row.paper is not None for row in plan.rows), any(row.miou_13 is not None for row in published)
+
+
+def paper_gain_title(plan: Plan) -> str:
+    """What the paper's gains are over, where that is not what gains are over here."""
+    beside = plan.paper_base
+    same = beside is None or any(plan.base(row) == beside for row in plan.rows)
+    return "paper's gain" if same else f"paper's gain over {beside.label}"
 
 
 def grid(plan: Plan, lines: Sequence[Line]) -> tuple[list[str], list[list[str]]] | None:
@@ -125,13 +144,15 @@ def tables(plan: Plan, lines: Sequence[Line]) -> list[tuple[list[str], list[list
 
 
 def _paper_gain(plan: Plan, line: Line) -> str:
-    return "–" if line.row == plan.base(line.row) else gain(line.paper_gain)
+    return "–" if line.row in (plan.base(line.row), plan.paper_base) else gain(line.paper_gain)
 
 
 def gain_title(plan: Plan) -> str:
     """What gains are over."""
-    bases = dict.fromkeys(plan.base(row).label for row in plan.rows)
-    return f"gain over {next(iter(bases))}" if len(bases) == 1 else "gain over the first value"
+    bases = list(dict.fromkeys(map(plan.base, plan.rows)))
+    if len({base.stage for base in bases}) == 1 and all(plan.base(base) == base for base in bases):
+        return f"gain over {bases[0].label}" + (" with the same network" if len(bases) > 1 else "")
+    return "gain over the first value"
 
 
 def text_table(plan: Plan, lines: Sequence[Line]) -> str:

@@ -54,6 +54,7 @@ def run(
     workdir, opened = epath.Path(workdir), {}
     data = workdir / "data" if is_remote(workdir) else os.path.abspath(workdir / "data")
     experiments = []
+    variants = list(plan.variants) * len(plan.seeds)
     for folder, config in plan.pieces:
         if config.data.data_dir is None:
             config.data.data_dir = str(data)
@@ -97,8 +98,11 @@ def run(
         else:
             say("other processes are at all that can be run by now; waiting for them")
             sleep(PAUSE)
-    for experiment in experiments:
+    for experiment, variant in zip(experiments, variants, strict=True):
         experiment.write_results()
+        for row in plan.rows:
+            if row.variant == variant and all(map(experiment.is_complete, row.stages)):
+                experiment.average(row.stages)
     if hosts.is_first():
         results.write(plan, workdir)
     return failed

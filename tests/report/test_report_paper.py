@@ -4,18 +4,32 @@ import numpy as np
 import pytest
 from fake_workdir import fake_workdir, gta5_like
 
-from proda_jax.configs import base, gta5, gta5_released, synthia
+from proda_jax.configs import (
+    advent,
+    base,
+    bdl,
+    cag,
+    cbst,
+    fada,
+    fda,
+    gta5,
+    gta5_released,
+    lrent,
+    mrkld,
+    seg_uncertainty,
+    synthia,
+)
 from proda_jax.report import paper, tables
 from proda_jax.report.content import Folder
 from proda_jax.report.run import flat, read
 
 
-@pytest.mark.parametrize("rows", [paper.GTA5, paper.SYNTHIA])
+@pytest.mark.parametrize("rows", [paper.GTA5, paper.SYNTHIA, paper.TABLE_1, paper.TABLE_2])
 def test_each_mean_of_the_paper_is_that_of_its_classes(rows):
     checked = 0
     for row in rows.values():
-        if row.iou:
-            assert abs(np.mean(list(row.iou.values())) - row.miou) <= 0.1  # columns are rounded, and so are means
+        if row.iou and row.miou is not None:
+            assert abs(np.mean(list(row.iou.values())) - row.miou) <= 0.12  # columns are rounded, and so are means
             checked += 1
         if row.miou_13 is not None:
             thirteen = [value for name, value in row.iou.items() if name not in ("wall", "fence", "pole")]
@@ -61,6 +75,23 @@ def test_variants_of_stage_1_are_rows_of_table_3():
     plain = base.self_training("warmup", 10)
     assert paper.row_of(dict(flat(plain.to_dict())), {}) == "self-training"
     assert row(label_source="moving") is None and row(weighting="network") is None
+
+
+@pytest.mark.parametrize("system", [bdl, cbst, mrkld, lrent, fada, fda, seg_uncertainty, cag, advent])
+def test_stages_of_other_systems_are_none_of_the_papers_networks(system):
+    """But for those that learn the source alone, or begin as the paper's warm-up does (CAG-UDA)."""
+    _, stages = settings_of(system.get_config())
+    kinds = {name: stage["kind"] for name, stage in stages.items()}
+    found = {name: paper.row_of(stage, kinds) for name, stage in stages.items()}
+    own = {name: row for name, row in found.items() if kinds[name] != "supervised" and row}
+    assert own == ({"warmup": "warm-up"} if system is cag else {})
+
+
+def test_a_stage_with_a_batch_of_its_own_has_its_own_epochs():
+    settings, stages = settings_of(gta5.get_config())
+    here = {key: value for key, value in stages["stage1"].items()}
+    shown = [row[1] for row in paper.differences(settings, {"stage1": here | {"batch_size": 8, "steps": 2975}})]
+    assert "2,975 steps of 8 images: 8.0 epochs" in shown
 
 
 def test_settings_with_the_papers_values_differ_in_nothing():

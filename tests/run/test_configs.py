@@ -6,6 +6,7 @@ import pathlib
 import ml_collections
 import pytest
 
+from proda_jax.adaptation.stages import build
 from proda_jax.adaptation.stages.sections import views_of
 from proda_jax.configs import (
     adaptsegnet,
@@ -39,7 +40,7 @@ from proda_jax.configs import (
     synthia,
     vfm_uda,
 )
-from proda_jax.run import given, settings
+from proda_jax.run import given, ranges, settings
 
 ROOT = pathlib.Path(__file__).parents[2]
 FULL_SIZE = ("gta5", "synthia", "gta5_released")
@@ -248,6 +249,32 @@ ADVERSARIAL = {
     fada: (deeplabv2.SOURCES, ["supervised", "warmup", "distill"]),
     seg_uncertainty: (deeplabv2.SOURCES, ["warmup", "distill"]),
 }
+
+
+def test_what_the_systems_codes_say_is_what_their_configurations_have():
+    """Batches, discriminators, sizes and ends of schedules, as the authors' codes have them."""
+    aligned = [bdl.get_config()[name] for name in ("aligned1", "round1_1", "aligned2", "round2_2")]
+    for stage in (*aligned, adaptsegnet.get_config("gta5").adaptsegnet):
+        assert (stage.discriminator, stage.discriminator_weight) == ("fully_convolutional", 0.5)
+        assert stage.batch_norm == "affine_frozen"
+    ends = {form: (c.minent.steps, c.advent.schedule_steps) for form in deeplabv2.SOURCES
+            for c in [advent.get_config(form)]}  # fmt: skip
+    assert ends == {"gta5": (120_000, 250_000), "synthia": (90_000, 90_000)}
+    for c, name, crop in ((cycada.get_config(), "translation", 400), (bdl.get_config(), "translation1", 452)):
+        seen = views_of(c, name)
+        assert (seen.base_width, tuple(seen.crop_size)) == (1024, (crop, crop)) and c.views.base_width == 0
+    batches = {
+        fada: {"source": 8, "fada": 4, "self_distillation": 8}, seg_uncertainty: {"memory": 2, "rectified": 9},
+        cbst: {"source": 4, "round1": 1, "round3": 1}, lrent: {"source": 4, "round2": 1},
+        bdl: {"source": 1, "translation2": 4, "aligned1": 1}, cycada: {"translation": 1, "cycada": 1},
+    }  # fmt: skip
+    for system, sizes in batches.items():
+        c = system.get_config()
+        assert {name: build.batch_size(c, name) for name in sizes} == sizes, system
+    c = fada.get_config()
+    c.fada.batch_size = 0
+    with pytest.raises(ValueError, match="config.fada.batch_size = 0: expected at least 1"):
+        ranges.check_stage(c, "fada", ("source",))
 
 
 @pytest.mark.parametrize("system", ADVERSARIAL)

@@ -13,13 +13,15 @@ import ml_collections
 import numpy as np
 import pytest
 from command import run_main
-from tiny import block_source, tiny_config, tiny_stage
+from tiny import block_source, blocks, tiny_config, tiny_stage
 
 from proda_jax.adaptation.stages import build, kinds
 from proda_jax.configs import base, demo
 from proda_jax.configs.studies import common, table1, table8
+from proda_jax.inference.loading import load
 from proda_jax.report import paper
 from proda_jax.run import settings
+from proda_jax.run.experiment import Experiment
 from proda_jax.run.sources import Sources
 from proda_jax.study import costs, page, plan, results, run
 from proda_jax.study.plan import INPUTS, Plan, Row
@@ -57,12 +59,12 @@ def test_a_study_is_possible_in_every_form_and_its_rows_name_its_stages(name, fo
     c = config_of(name, form)
     found = plan(c)
     assert found.name == name and found.seeds == (0, 1, 2)
-    assert len({row.stage for row in found.rows}) == len({row.label for row in found.rows}) == len(found.rows)
-    assert {row.stage for row in found.rows} <= set(c.stages)
-    used = {row.stage for row in found.rows}
-    for stage in c.stages:
-        used |= {c[stage].get(key) for key in INPUTS}
-    assert set(c.stages) <= used  # nothing is run for nothing
+    assert len({(row.variant, row.stage) for row in found.rows}) == len({row.label for row in found.rows})
+    assert len({row.label for row in found.rows}) == len(found.rows)
+    for variant, config in found.variants.items():
+        rows = {stage for row in found.rows if row.variant == variant for stage in row.stages}
+        used = rows | {config[stage].get(key) for stage in config.stages for key in INPUTS}
+        assert rows <= set(config.stages) <= used  # nothing is run for nothing
     assert any("tuned" in note for note in found.notes)
 
 
@@ -75,11 +77,10 @@ def test_camvid_learns_from_one_time_of_day_and_is_scored_on_the_other_on_images
     assert len({c.data[role].split for role in ("source", "target", "validation")}) == 3
 
 
-SYSTEMS = ("gta5", "demo", "camvid", *(f"{task}_{name}" for task in ("gta5", "demo")
-                                       for name in ("levels", "clan", "uncertainty")))  # fmt: skip
+ALONE = [f"{task}_{system}" for task in ("gta5", "camvid") for system in table1.SYSTEMS]
 
 
-@pytest.mark.parametrize("form", SYSTEMS)
+@pytest.mark.parametrize("form", ["demo", "synthia", *ALONE])
 def test_every_system_takes_as_many_steps_after_the_same_start(form, tmp_path):
     c = config_of("table1", form)
     found = plan(c)
@@ -87,19 +88,72 @@ def test_every_system_takes_as_many_steps_after_the_same_start(form, tmp_path):
     def steps_to(name: str) -> int:
         if name == "source":
             return 0
-        before = {c[name].get(key) for key in INPUTS} & set(c.stages) - {"source"}
-        return c[name].steps + max(map(steps_to, before), default=0)
+        before = {c[name].get(key) for key in INPUTS} - {"source"}
+        return c[name].steps + max((steps_to(other) for other in before if other in c), default=0)
 
-    rows = {row.stage for row in found.rows} - {"source"}
-    assert len(rows) >= 2 and {steps_to(stage) for stage in rows} == {table1.STEPS[form.split("_")[0]]}
-    assert costs.start(found) == {("", "source")}
-    of_rows = {row.stage: costs.of_row(found, row, costs.start(found), tmp_path) for row in found.rows}
-    assert of_rows.pop("source").steps == 0  # no stage is shared besides, so that the longest way is the sum
-    assert all(cost.steps == steps_to(stage) for stage, cost in of_rows.items())
+    start, budget = costs.start(found), table1.STEPS[form.split("_")[0]]
+    assert start == {(variant, "source") for variant in found.variants}
+    for row in found.rows:
+        cost = costs.of_row(found, row, start, tmp_path)
+        if row.stage == "source":
+            assert cost.steps == 0
+        else:
+            assert {steps_to(stage) for stage in row.stages} == {budget}
+            # no stage is shared besides, so that the longest way is the sum
+            assert cost.steps == len(row.stages) * budget
+        assert found.base(row).variant == row.variant and found.base(row).stage == "control"
     alike = ("optimizer", "batch_norm", "weight_decay", "schedule", "statistics")
-    labelling = [stage for stage in c.stages[1:] if kinds.of(c[stage]).segments]
-    assert len({tuple(c[stage][key] for key in alike) for stage in labelling}) == 1
-    assert all(c[stage].schedule_steps == c[stage].steps for stage in c.stages)
+    trained = [config[stage] for config in found.variants.values() for stage in config.stages]
+    labelling = [stage for stage in trained if stage.init != "imagenet" and kinds.of(stage).segments]
+    assert len({tuple(stage[key] for key in alike) for stage in labelling}) == 1
+    assert all(stage.schedule_steps == stage.steps for stage in trained)
+
+
+@pytest.mark.parametrize("form", ["demo", "camvid"])
+def test_views_and_what_counts_as_rare_are_in_proportion_to_small_images(form):
+    c = config_of("table1", form)
+    for config in plan(c).variants.values():
+        assert all(not config[stage].views for stage in config.stages)
+    height, width = c.views.crop_size
+    assert c.memory.rare_pixels / (height * width) == pytest.approx(64 * 64 / (512 * 1024), rel=0.01)
+
+
+def test_systems_of_two_heads_are_beside_the_others_and_have_a_start_of_their_own():
+    found = plan(config_of("table1", "demo"))
+    heads = {name: (config.model.auxiliary_head, config.model.head) for name, config in found.variants.items()}
+    assert heads == {"": ("none", "deeplabv3plus"), "levels": ("lower", "deeplab"), "clan": ("parallel", "deeplab"),
+                     "uncertainty": ("lower", "deeplab")}  # fmt: skip
+    assert {row.published.source for row in found.rows if row.published} == {"Table 1"}
+    named = [row.published for row in found.rows if row.published]
+    assert {id(row) for row in named} == {id(row) for row in paper.TABLE_1.values()} and len(named) == 14
+
+
+@pytest.mark.parametrize("form", ["gta5", "synthia"])
+def test_every_system_of_the_papers_table_has_its_row(form, tmp_path):
+    found = plan(config_of("table1", form))
+    theirs = paper.TABLE_1 if form == "gta5" else paper.TABLE_2
+    assert sorted(row.published.miou or 0 for row in found.rows if row.published) == sorted(
+        row.miou or 0 for row in theirs.values()
+    )
+    titles, rows = results.cells(found, results.collect(found, tmp_path))
+    assert ("paper, 13 classes" in titles) == (form == "synthia") and "paper's gain over source only" in titles
+    cells = {row[0]: dict(zip(titles, row, strict=True)) for row in rows}
+    gains = {"gta5": {"CLAN": "+6.6", "ProDA": "+20.9"}, "synthia": {"CLAN": "–", "ProDA": "+20.6"}}[form]
+    assert {name: cells[name]["paper's gain over source only"] for name in gains} == gains
+    if form == "synthia":
+        assert (cells["CLAN"]["paper"], cells["CLAN"]["paper, 13 classes"]) == ("–", "47.8")
+
+
+def test_what_the_paper_does_not_have_is_refused():
+    c = config_of("table1", "demo_clan")
+    with c.study.unlocked():
+        c.study.rows = (*c.study.rows[:2], ("CLAN", "clan", "CLANN", ""))
+    with pytest.raises(ValueError, match="what Table 1 calls the row 'CLAN'.* = 'CLANN': .*did you mean 'CLAN'"):
+        plan(c)
+    with c.study.unlocked():
+        c.study.rows = (*c.study.rows[:2], ("CLAN", "clan", None, "level"))
+    with pytest.raises(ValueError, match="a variant in study.rows = 'level'"):
+        plan(c)
 
 
 @pytest.mark.parametrize("name", [*TABLES, *FIGURES, "camvid", "stages"])
@@ -290,7 +344,7 @@ def tiny_study():
     c.source = tiny_stage(base.supervised("random", 2))
     c.more = tiny_stage(base.supervised("source", 2))
     c.again = common.variant(c.more, "more")
-    rows = [("more", "more", None), ("again", "again", 50.0)]
+    rows = [("more", "more", None), ("again", "again", 50.0), ("both", "source+more", None)]
     return common.study(c, "tiny", "Tiny", rows, paper="", gain_over="more", show=("curves",))
 
 
@@ -330,7 +384,7 @@ def test_an_interrupted_study_goes_on_and_runs_nothing_twice(interrupted):
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
     assert "(1 of 2)" in table  # what there was by then
     done = {f"{path.parents[1].name}/{path.parent.name}" for path in workdir.rglob("result.json")}
-    assert done == {f"seed{seed}/{stage}" for seed in (0, 1) for stage in ("source", "more", "again")}
+    assert done == {f"seed{seed}/{stage}" for seed in (0, 1) for stage in ("source", "more", "again", "source+more")}
     assert json.loads((workdir / "tiny" / "study.json").read_text())["complete"]
 
 
@@ -341,12 +395,30 @@ def test_rows_are_the_scores_of_their_stages_and_seeds_differ(interrupted):
         for seed in (0, 1):
             last = json.loads((workdir / f"seed{seed}" / row["stage"] / "result.json").read_text())["last"]
             assert row["seeds"][str(seed)]["miou"] == last["miou"]
-            assert row["cost"]["stages_after_start"] == [row["stage"]] and row["cost"]["steps_after_start"] == 2
+            stages = [stage for stage in row["stage"].split("+") if stage != "source"]
+            assert row["cost"]["stages_after_start"] == stages and row["cost"]["steps_after_start"] == 2
             measured = row["cost"]["seeds"][str(seed)]
             assert measured["restarts"] == 0 and min(measured[what] for what in ("seconds", "step_bytes")) > 0
     for seed in (0, 1):
         noted = json.loads((workdir / f"seed{seed}" / "config.json").read_text())
         assert noted["seed"] == seed and noted["data"]["data_dir"] == str(workdir / "data")
+
+
+def test_an_average_is_scored_as_the_command_scores_it_and_predicts_with_the_mean_of_its_networks(interrupted):
+    workdir, found, _, _ = interrupted
+    held = json.loads((workdir / "seed0" / "source+more" / "result.json").read_text())["last"]
+    (_, config), *_ = found.pieces
+    scores = Experiment(config, workdir / "seed0", given(config, workdir), 1).evaluate("source+more", "last")
+    assert (held["miou"], held["iou"]) == (scores["miou"], scores["iou"])
+    image = blocks(1, 7)[0][0]
+    both = load(workdir / "seed0", stage="source+more")
+    ones = [load(workdir / "seed0", stage=stage) for stage in ("source", "more")]
+    logits = [one.network[0].apply(one.network[1], image[None] / np.float32(255), train=False).logits for one in ones]
+    mean = both.network[0].apply(both.network[1], image[None] / np.float32(255), train=False).logits
+    np.testing.assert_allclose(mean, np.mean(logits, axis=0), rtol=1e-5, atol=1e-5)
+    assert both(image).shape == image.shape[:2] and both.card.stage == "source+more"
+    with pytest.raises(ValueError, match="average of several networks"):
+        both.save_pretrained(workdir / "shared")
 
 
 def test_a_study_that_shares_the_workdir_reuses_stages_and_refuses_other_settings(interrupted):

@@ -19,6 +19,8 @@ from proda_jax.models.resizing import resize_align_corners, resize_nearest
 
 ACTS_BESIDE: tuple[acts.Rule, ...] = (
     (("ce_weight", "rce_weight"), lambda s: not s.rectified, "rectified=False"),
+    (("reduction", "mean_over"), lambda s: not s.rectified or s.source_weight > 0 or s.regulariser_weight > 0,
+     "rectified=False, source_weight above 0 or regulariser_weight above 0"),
     (("distillation_form",), lambda s: s.distillation_weight > 0, "distillation_weight above 0"),
     *acts.OF_SELECTION,
     *acts.OF_REGULARISER,

@@ -57,6 +57,7 @@ SELF_TRAINING = {
     "consistency_weight": (0.0, "Equation 1"),
     "regulariser_weight": (0.0, "Equation 1"),
 }
+BY_CONFIDENCE = ("threshold", "above_threshold")  # selectors of labels; by classes it is another system's (CBST, BDL)
 NOT_OF_SELF_TRAINING = ("label_threshold", "temperature", "prototype_momentum", "prototype_update", "prototype_init",
                          "prototype_init_by", "ema_view", "regulariser")  # fmt: skip
 
@@ -64,7 +65,7 @@ NOT_OF_SELF_TRAINING = ("label_threshold", "temperature", "prototype_momentum", 
 def warmup_row(stage: Settings, kinds: Kinds) -> str | None:
     """Of other adversarial systems nothing is known here."""
     usual = {"adversarial_on": "probabilities", "discriminator": "released", "auxiliary_ce_weight": 0.0,
-             "entropy_weight": 0.0}  # fmt: skip
+             "entropy_weight": 0.0, "label_weight": 0.0, "source_images": None}  # fmt: skip
     own = all(stage.get(key, value) == value for key, value in usual.items())
     return "warm-up" if own and stage.get("adversarial_weight", 1.0) > 0 else None
 
@@ -72,6 +73,8 @@ def warmup_row(stage: Settings, kinds: Kinds) -> str | None:
 def denoise_row(stage: Settings, kinds: Kinds) -> str | None:
     if stage.get("label_source") == "moving" or stage.get("weighting") == "network":
         return None  # Figure 4 shows these as curves, without numbers
+    if not _usual_labels(stage):
+        return None
     structure, symmetric = stage.get("consistency_weight", 0) > 0, stage.get("rce_weight", 0) > 0
     if stage.get("weighting") == "none":
         if structure:
@@ -81,14 +84,21 @@ def denoise_row(stage: Settings, kinds: Kinds) -> str | None:
 
 
 def distill_row(stage: Settings, kinds: Kinds) -> str | None:
-    if stage.get("rectified") or not stage.get("source_weight", 1.0):
-        return None  # other systems' (Seg-Uncertainty, FADA)
+    if stage.get("rectified") or not stage.get("source_weight", 1.0) or not _usual_labels(stage):
+        return None  # other systems' (Seg-Uncertainty, FADA, CBST)
     init, third = stage.get("init"), kinds.get(stage.get("teacher", "")) == stage["kind"]
     if third:
         return "stage 3" if init == "self_supervised" else None
     if init == "self_supervised":
         return "stage 2" if stage.get("distillation_weight") else "stage 2, not distilled"
     return "stage 2 from stage 1" if init == stage.get("teacher") else None
+
+
+def _usual_labels(stage: Settings) -> bool:
+    """Whether labels are chosen, and regularised, as the paper's are."""
+    return stage.get("label_selector", BY_CONFIDENCE[0]) in BY_CONFIDENCE and not (
+        stage.get("regulariser_weight") and stage.get("regulariser_over") == "labels"
+    )
 
 
 def denoise_settings(stage: Settings, source: str | None) -> Named:
