@@ -458,6 +458,7 @@ def mix(init: str, steps: int) -> ml_collections.ConfigDict:
     s.mask_block = 64  # side of a block, pixels of the crop (MIC; 32 for networks that see half the resolution)
     s.mask_ratio = 0.7  # share of blocks that are hidden (MIC)
     s.mask_strong = True  # masked images are jittered and blurred too (MIC; not from clear to adverse weather)
+    s.mask_source = False  # every second masked image is the source's, with its labels (MIC: to adverse weather)
     s.feature_distance_weight = 0.0  # of the backbone's features from those that it started with (DAFormer: 0.005)
     s.feature_distance_classes = ()  # names of classes on which they are compared (DAFormer: things); (): everywhere
     s.feature_distance_share = 0.75  # of a feature's part of the image that such a class covers (DAFormer)

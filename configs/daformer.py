@@ -37,6 +37,5 @@ def adapted(stage: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     stage.ema_momentum = 0.999
     stage.ignored_margins = (15, 120, 0, 0)  # of crops as high as the image: the sky's edge, the car's bonnet
     stage.rare_class_sampling = True  # Section 3.3
-    stage.largest_class = 0.75
     stage.feature_distance_weight, stage.feature_distance_classes = 0.005, THINGS  # Section 3.4
     return stage

@@ -25,6 +25,6 @@ def get_config(form: str = "resnet101") -> ml_collections.ConfigDict:
     c.task = "mic"
     c.mix.masked_weight = 1.0
     if dacs.is_adverse(dacs.parts(form.removesuffix(HRDA))[1]):
-        c.batch_size, c.mix.mask_strong = 1, False
+        c.mix.mask_source, c.mix.mask_strong = True, False  # one image of each domain
     c.mix.mask_block = 64 if below is hrda else 32  # pixels of Cityscapes at its full resolution; half of them at half
     return c

@@ -9,8 +9,9 @@ on GTA5; this configuration itself has not been run in full.
 
 DACS with masks and rare classes, without feature distance, on crops of 1024 pixels that the network sees at 1120, a
 multiple of its patches. Blocks of pixels are hidden, where the paper hides patches by DINOv2's own token. What is not
-known to us of this code is as in its successor, VFM-UDA++: margins, the size of sources, and ViT-L's rate from GTA5. It
-computes convolutions in bfloat16 in place of float16.
+known to us of this code is as in its successor, VFM-UDA++: margins, sizes of sources and their scale, ViT-L's rate from
+GTA5. Left out are its pseudo labels of mirrored images and the weak jitter of all images. It computes convolutions in
+bfloat16 in place of float16.
 """
 
 import ml_collections
@@ -34,7 +35,7 @@ def get_config(form: str = "dinov2_vitb14") -> ml_collections.ConfigDict:
     short = {"gta5": (1440, 2560), "synthia": (1024, 1725), "cityscapes": (1024, 2048), "adverse": (1024, 1820)}
     dacs.data(c, task, {name: tuple(round(n * SEEN / SIDE) for n in size) for name, size in short.items()})
     c.views.crop_size = (SEEN, SEEN)
-    c.views.base_width, c.views.scale = 0, (1.0, 1.0)
+    c.views.base_width, c.views.scale = 0, (0.9, 1.1)
 
     c.model.backbone, c.model.head = backbone, "light"
     c.model.initialisation, c.model.dtype = "pytorch", "bfloat16"
@@ -51,6 +52,7 @@ def trained(stage: ml_collections.ConfigDict, *, large: bool) -> ml_collections.
     stage.schedule_warmup, stage.schedule_warmup_start = 1500, 1e-3
     stage.ema_momentum = 0.999
     stage.rare_class_sampling, stage.rare_class_crop_pixels = True, round(6000 * (SEEN / SIDE) ** 2)
+    stage.rare_class_temperature, stage.largest_class, stage.crop_tries = 0.05, 0.75, 20
     stage.masked_weight, stage.mask_block = 1.0, 64
     height, width = SEEN, 2 * SEEN
     sides = round(0.03 * width)

@@ -26,4 +26,4 @@ def problem(name: str, values: Counter) -> str:
         return ""
     return (f"the labels do not look like {name}, but like {' or '.join(found)}: roads and buildings have other "
             "numbers in other versions of CARLA. Look at contact_sheet.png, and name the data set as what they are; if "
-            "that is meant, --config.data.allow=carla_version")  # fmt: skip
+            "that is meant, prepare by a configuration, --config, and --config.data.allow=carla_version")  # fmt: skip

@@ -268,7 +268,9 @@ def main(arguments: list[str]) -> None:
     if given.config is None:
         checks = Checks(label_map(given.dataset, own_space(given.dataset)), given.strict, given.store_scale)
         folder = prepare(given.dataset, data_dir=given.data_dir, checks=checks, raw_dir=given.raw_dir, update=True)
-        prepared, found = {folder: checks.label_map}, {}
+        prepared, splits = {folder: checks.label_map}, Summary.load(folder).splits
+        found = {split: [wrong] for split, counts in splits.items()
+                 if (wrong := carla.problem(given.dataset, counts.values))}  # fmt: skip
     else:
         check_given(given.config, config_flags.get_override_values(given["config"]))
         check_data(given.config)

@@ -45,12 +45,14 @@ class Layout:
 
 
 def _acdc() -> Layout:
+    """References are images of the same places in clear weather; since 2024 there are labels of them."""
     found = {}
-    for split in ("train", "val", "test", "train_ref", "val_ref", "test_ref"):
-        for weather in ("fog", "night", "rain", "snow"):
-            labels = f"gt/{weather}/{split}/*/*_gt_labelTrainIds"
-            images = f"rgb_anon/{weather}/{split}/*/*_rgb_anon"
-            found[f"{weather}_{split}"] = images, labels if split in ("train", "val") else None
+    for ref in ("", "_ref"):
+        for split in ("train", "val", "test"):
+            for weather in ("fog", "night", "rain", "snow"):
+                labels = f"gt/{weather}/{split}{ref}/*/*_gt{ref}_labelTrainIds"
+                images = f"rgb_anon/{weather}/{split}{ref}/*/*_rgb{ref}_anon"
+                found[f"{weather}_{split}{ref}"] = images, None if split == "test" else labels
     return Layout(found)
 
 

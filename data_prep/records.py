@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -121,6 +122,12 @@ def save(folder: epath.PathLike, splits: dict[str, Iterable[Stored]]) -> None:
     """Writes what is noted of each split's examples, in order."""
     lines = [json.dumps({"split": split} | stored.as_json()) for split, found in splits.items() for stored in found]
     write_atomically(epath.Path(folder) / NAME, gzip.compress("\n".join(lines).encode(), mtime=0))
+
+
+def label_values(folder: epath.PathLike, split: str) -> list[Counter] | None:
+    """Pixels of each raw value in the label of each example of a split; None where not all of them are noted."""
+    found = (load(folder) or {}).get(split)
+    return None if found is None or any(one.counts.others for one in found) else [one.counts.values for one in found]
 
 
 def load(folder: epath.PathLike) -> dict[str, list[Stored]] | None:

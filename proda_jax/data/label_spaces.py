@@ -162,7 +162,8 @@ _OWN_VALUES: dict[str, tuple[str, dict[int, str]]] = {  # data set: the label sp
     "synthia": (
         "synthia16",
         dict.fromkeys(range(23), IGNORED)
-        | dict(zip(_SYNTHIA_IDS, LABEL_SPACES["synthia16"].classes, strict=True)),
+        | dict(zip(_SYNTHIA_IDS, LABEL_SPACES["synthia16"].classes, strict=True))
+        | {16: "terrain", 18: "truck", 20: "train"},  # of no image, or few; among Cityscapes' 19
     ),
     "camvid": ("camvid11", dict(enumerate(_CAMVID_CLASSES)) | {11: IGNORED}),
     "demo": ("cityscapes19", dict(enumerate(_CITYSCAPES_CLASSES)) | {IGNORE: IGNORED}),
@@ -200,7 +201,7 @@ _TARGETS = {  # of most of its networks
 _ALSO_IN = dict.fromkeys(
     ("cityscapes", "gta5", "demo", "demo_360x480", *_CITYSCAPES_PRESETS), ("synthia16", "camvid11")
 )
-_ALSO_IN |= {"synthia": ("camvid11",)} | dict.fromkeys(("potsdam", "vaihingen"), ("isprs5",))
+_ALSO_IN |= {"synthia": ("cityscapes19", "camvid11")} | dict.fromkeys(("potsdam", "vaihingen"), ("isprs5",))
 # as CamVid's 32 classes became 11 (SegNet, Badrinarayanan et al., 2017): walls are of buildings, lights are signs, ...
 _IN_CAMVID = {
     "wall": "building", "traffic light": "traffic sign", "vegetation": "tree", "terrain": "tree",

@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 
@@ -39,6 +39,7 @@ class TfdsSource:
         image_size: tuple[int, int],
         label_map: LabelMap,
         threads: int = 0,
+        noted: Callable[[], Sequence[Mapping[int, int]] | None] | None = None,
     ):
         """Opens a split.
 
@@ -49,6 +50,8 @@ class TfdsSource:
           image_size: (height, width) of every image, pixels.
           label_map: from raw label values to train ids.
           threads: that decode; 0 stands for one on each core.
+          noted: gives the pixels of each raw value in each record's label, as preparation counted them; None, or what
+            gives None, where it did not.
 
         Raises:
           FileNotFoundError: the data set has not been prepared.
@@ -68,6 +71,7 @@ class TfdsSource:
         self._title = f"{dataset}/{split}"
         self._unlabelled = f"labels of {self._title} were asked for, but it was prepared without any"
         self._records = prepared.records(split)
+        self._noted = noted
 
     def __len__(self) -> int:
         return len(self.names)
@@ -105,6 +109,20 @@ class TfdsSource:
         if not self.labelled:
             raise ValueError(self._unlabelled)
         return decode_pillow.label(self._records[record]["label"], self._map)
+
+    def class_pixels(self, classes: int) -> np.ndarray | None:
+        """Pixels of each class in each record's label at its own size, int64 [records, classes], without decoding any.
+
+        None where preparation noted none, or stored labels smaller than they were, as versions before 0.2 did.
+        """
+        noted = self._noted() if self._noted and self.labelled and self.label_scale == 1.0 else None
+        if noted is None or len(noted) != len(self):
+            return None
+        found = np.zeros((len(self), classes), np.int64)
+        for pixels, values in zip(found, noted, strict=True):
+            of = self._map.table[np.fromiter(values, np.int64, len(values))]
+            np.add.at(pixels, of[of < classes], np.fromiter(values.values(), np.int64, len(values))[of < classes])
+        return found
 
     def to_memory(
         self, *, labels: bool, records: Sequence[int] | None = None, own_labels: bool = False

@@ -34,10 +34,12 @@ def class_probabilities(pixels: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def label_pixels(source: ExampleSource, classes: int, threads: int) -> np.ndarray:
-    """Pixels of each class in each label at its own size, int64 [records, classes]; labels alone are decoded.
+    """Pixels of each class in each label at its own size, int64 [records, classes].
+
+    Those that preparation counted are not counted again; of others labels alone are decoded.
 
     Args:
-      source: with labels.
+      source: with labels; several as one have `parts`.
       classes: number of classes.
       threads: that decode.
     """
@@ -45,6 +47,11 @@ def label_pixels(source: ExampleSource, classes: int, threads: int) -> np.ndarra
     def count(record: int) -> np.ndarray:
         return np.bincount(source.label(record).ravel(), minlength=classes)[:classes]
 
+    if parts := getattr(source, "parts", None):
+        return np.concatenate([label_pixels(part, classes, threads) for part in parts])
+    noted = source.class_pixels(classes) if hasattr(source, "class_pixels") else None
+    if noted is not None:
+        return noted
     found = np.zeros((len(source), classes), np.int64)
     with progress("counting classes of the source", len(source)) as bar, ThreadPoolExecutor(threads) as pool:
         for record, pixels in enumerate(pool.map(count, range(len(source)))):

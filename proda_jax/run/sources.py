@@ -1,6 +1,7 @@
 """Opens what the configuration names: data sets, and the writer of curves and panels."""
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator, Mapping
 
@@ -143,6 +144,7 @@ class Sources:
     def _open(self, role: str, setting: str, wanted: ml_collections.ConfigDict) -> ExampleSource:
         from proda_jax.data.pipeline import TfdsSource
         from proda_jax.data_prep.prepare import prepare_role
+        from proda_jax.data_prep.records import label_values
 
         data = self._config.data
         folder = prepare_role(data, role, self._data_dir, wanted=wanted) if hosts.is_first() else None
@@ -156,6 +158,7 @@ class Sources:
             image_size=tuple(wanted.image_size),
             label_map=meaning_of(data, wanted),
             threads=data.threads,
+            noted=functools.partial(label_values, folder, wanted.split),
         )
         few = data.get("labelled_target") is not None
         looked_at = source.labelled and (role != "target" or self._needs_target_labels())

@@ -188,6 +188,20 @@ def test_images_with_hidden_blocks_move_running_statistics_only_where_all_do(sta
     assert any(out not in traced.invars for out in traced.outvars) == moves
 
 
+def test_every_second_masked_image_is_the_sources_with_its_labels_where_that_is_chosen():
+    """By its place in the global batch, so that devices and micro-batches do not matter."""
+    _, state, _, _, inputs, *_ = stepped()
+    setup = setup_of(mask_source=True, mask_strong=False, mask_ratio=0.0)
+    label = jnp.full(inputs.source_label.shape, 1)
+    placed = inputs.replace(slots=jnp.asarray([6, 7, 9, 12], jnp.int32))
+    pair = jax.jit(lambda inputs: mix.mask(state, inputs, label, jnp.full(label.shape, 0.25), setup))(placed)
+    for place, of_source in enumerate((True, False, False, True)):
+        image = inputs.source_image if of_source else inputs.target_image
+        np.testing.assert_array_equal(pair.image[place], image[place])
+        np.testing.assert_array_equal(pair.label[place], inputs.source_label[place] if of_source else 1)
+        assert np.all(pair.weight[place] == (1.0 if of_source else 0.25))
+
+
 def test_contrast_waits_and_remembers_meanwhile():
     setup, state, *_, after, _ = stepped()
     assert np.sum(after.contrast.statistics.amount) > 0 and not np.any(state.contrast.statistics.amount)

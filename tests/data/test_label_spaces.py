@@ -50,6 +50,15 @@ def test_synthia_values_become_its_16_classes_in_cityscapes_order():
     assert [int(table[v]) for v in (3, 4, 2, 21, 5, 7, 15, 9, 6, 1, 10, 17, 8, 19, 12, 11)] == list(range(16))
 
 
+def test_synthia_in_cityscapes_classes_has_terrain_truck_and_train_too():
+    """So that it can be a source beside GTA5; values as two public converters have them."""
+    table = lookup_table("synthia", "cityscapes19")
+    named = _named(table, LABEL_SPACES["cityscapes19"].classes)
+    assert named == SYNTHIA_IDS | {"terrain": 16, "truck": 18, "train": 20}
+    assert [int(table[v]) for v in (16, 18, 20, 22, 0)] == [9, 14, 16, IGNORE, IGNORE]
+    assert {int(lookup_table("synthia", "synthia16")[v]) for v in (16, 18, 20)} == {IGNORE}
+
+
 def test_cityscapes_in_synthias_classes_ignores_terrain_truck_and_train():
     table = lookup_table("cityscapes", "synthia16")
     expected = {name: raw for name, raw in CITYSCAPES_IDS.items() if name not in ("terrain", "truck", "train")}
@@ -81,7 +90,7 @@ OF_CAMVID = {
 
 
 @pytest.mark.parametrize(
-    "dataset, own", [("gta5", "cityscapes19"), ("synthia", "synthia16"), ("bdd100k", "cityscapes19")]
+    "dataset, own", [("gta5", "cityscapes19"), ("synthia", "cityscapes19"), ("bdd100k", "cityscapes19")]
 )
 def test_streets_have_a_meaning_in_camvids_classes(dataset, own):
     here, there = lookup_table(dataset, own), lookup_table(dataset, "camvid11")
@@ -98,8 +107,8 @@ def test_the_ignore_value_stays_ignored_in_every_table():
 
 
 def test_an_unknown_combination_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match=r"'synthia'.*'cityscapes19'; known there: cityscapes, gta5, demo, .*folder$"):
-        lookup_table("synthia", "cityscapes19")
+    with pytest.raises(ValueError, match=r"'camvid'.*'cityscapes19'; known there: cityscapes, gta5, .*folder$"):
+        lookup_table("camvid", "cityscapes19")
     with pytest.raises(ValueError, match="cityscapes19, synthia16, camvid11, .* or custom"):
         label_space("cityscape19")
 

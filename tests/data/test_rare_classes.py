@@ -2,12 +2,18 @@
 
 import itertools
 
+import fixtures
 import numpy as np
 import pytest
+from PIL import Image
 
+from proda_jax.configs import base
+from proda_jax.data.joined import Joined
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.data.memory import MemorySource
+from proda_jax.data.pipeline import TfdsSource
 from proda_jax.data.rare_classes import RareClassOrder, class_probabilities, label_pixels
+from proda_jax.run.sources import Sources
 
 PIXELS = np.zeros((6, 4), np.int64)  # records, classes; class 3 never occurs
 PIXELS[:, 0] = 1000
@@ -43,6 +49,39 @@ def test_what_an_example_is_depends_on_the_seed_and_its_number_alone():
     for step, (records, _) in enumerate(whole):
         np.testing.assert_array_equal(records, np.concatenate([share[step][0] for share in shares]))
     assert any(np.any(a[0] != b[0]) for a, b in zip(whole, order(seed=8).batches(4), strict=False))
+
+
+@pytest.mark.parametrize("form", ["numbers", "colours"])
+def test_what_preparation_counted_are_the_pixels_of_each_class_in_each_label_and_none_is_decoded(
+    form, tmp_path, monkeypatch
+):
+    """Labels of several sizes, of values with and without a class; beside a data set in memory, as one with it."""
+    c = base.get_config()
+    c.data.label_space = "cityscapes19"
+    if form == "numbers":
+        fixtures.write_gta5(tmp_path / "raw", 4, odd_sizes=True)
+        c.data.source = base.dataset("gta5", "train", (32, 64))
+        c.data.source.raw_dir = str(tmp_path / "raw")
+    else:
+        values = tuple(((10 * i, 20, 30), name) for i, name in enumerate(("road", "car", "ignored", "sky")))
+        generator, colours = np.random.default_rng(0), np.array([value for value, _ in values], np.uint8)
+        for kind in ("images", "labels"):
+            (tmp_path / kind).mkdir()
+            for i, size in enumerate(((20, 30), (40, 20), (16, 16))):
+                pixels = colours[generator.integers(0, 4, size)] if kind == "labels" else np.zeros((*size, 3), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / kind / f"{i}.png")
+        folders = (str(tmp_path / kind) for kind in ("images", "labels"))
+        c.data.source = base.folder("source", *folders, (32, 64))
+        c.data.source.label_values = values
+    c.data.allow = ("absent_classes", "ignored_pixels", "label_shapes")
+    c.data.data_dir = str(tmp_path / "data")
+    source = Sources(c, tmp_path / "work").open("source")
+    counted = [np.bincount(source.label(i).ravel(), minlength=256)[:19] for i in range(len(source))]
+    memory = MemorySource(np.zeros((1, 32, 64, 3), np.uint8), np.full((1, 32, 64), 3, np.uint8))
+    monkeypatch.setattr(TfdsSource, "label", lambda *_: pytest.fail("a label was decoded"))
+    np.testing.assert_array_equal(label_pixels(source, 19, 1), counted)
+    both = label_pixels(Joined((source, memory), ("a", "b"), (0.5, 0.5)), 19, 1)
+    np.testing.assert_array_equal(both, [*counted, [0, 0, 0, 32 * 64, *[0] * 15]])
 
 
 def test_batches_hold_the_images_that_were_drawn_and_their_classes():

@@ -7,6 +7,7 @@ import re
 import tarfile
 import zipfile
 
+import command
 import numpy as np
 import pytest
 from etils import epath
@@ -268,6 +269,28 @@ def test_a_wrong_version_of_carla_ends_a_preparation_unless_it_is_meant(tmp_path
     assert found.startswith("the labels do not look like carla_0_9_14, but like carla_0_9_5 or carla_0_9_6")
     c.data.allow = ("carla_version", "absent_classes")
     assert problems(c.data, "source", c.data.source, folder, labels=True) == []
+
+
+def test_labels_of_another_version_of_carla_end_the_command_that_names_the_data_set(tmp_path):
+    files = {"rgb/1.png": png(noise(10, 10, 3)), "semantic/1.png": png(np.full((10, 10), 7, np.uint8))}
+    given = [f"--raw_dir={unpacked(tmp_path / 'raw', files)}", f"--data_dir={tmp_path / 'data'}"]
+    refused = command.run("-m", "data_prep.prepare", "--dataset=carla_0_9_14", *given)
+    assert refused.returncode and "do not look like carla_0_9_14, but like carla_0_9_5 or carla_0_9_6" in refused.stderr
+    command.run("-m", "data_prep.prepare", "--dataset=carla_0_9_6", *given).check_returncode()
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_acdcs_references_have_names_of_their_own_and_labels_where_they_are_there(tmp_path, labelled):
+    files = {f"rgb_anon/fog/{split}_ref/GOPR1/GOPR1_frame_1_rgb_ref_anon.png": png(noise(8, 8, 3))
+             for split in ("train", "test")}  # fmt: skip
+    if labelled:
+        files["gt/fog/train_ref/GOPR1/GOPR1_frame_1_gt_ref_labelTrainIds.png"] = png(np.full((8, 8), 13, np.uint8))
+    data_set = Preset("acdc", checks=Checks(meaning("acdc")), raw_dir=unpacked(tmp_path, files))
+    found = data_set.records()
+    assert {split: len(records) for split, records in found.items() if records} == {
+        "fog_train_ref": 1, "fog_test_ref": 1,
+    }  # fmt: skip
+    assert (found["fog_train_ref"][0].label is not None) == labelled and found["fog_test_ref"][0].label is None
 
 
 def tiff(pixels: np.ndarray) -> bytes:

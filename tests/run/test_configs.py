@@ -121,10 +121,10 @@ def test_one_stage_recipes_are_possible_and_each_adds_to_the_one_before(form, tm
              for before, after in zip(settings_of, settings_of[1:], strict=False)]  # fmt: skip
     adverse = dacs.is_adverse(dacs.parts(form)[1])
     assert {key.removeprefix("mix.") for key in added[0]} == {
-        "ema_momentum", "rare_class_sampling", "largest_class", "feature_distance_weight", "feature_distance_classes",
+        "ema_momentum", "rare_class_sampling", "feature_distance_weight", "feature_distance_classes",
         *(() if adverse else ("ignored_margins",)),
     }  # fmt: skip
-    more = {"batch_size", "mix.mask_strong"} if adverse else set()
+    more = {"mix.mask_source", "mix.mask_strong"} if adverse else set()
     assert added[1] == {"mix.masked_weight", "mix.mask_block"} | more
     backbone, task = dacs.parts(form)
     assert form == backbone + ("" if task == "gta5" else f"_{task}") and settings_of[0]["model.backbone"] == backbone
@@ -143,7 +143,7 @@ def test_two_resolutions_add_to_daformer_and_masks_to_both(form, tmp_path):
         "task", "views.crop_size", "model.detail_size", "mix.rare_class_crop_pixels",
         *(() if adverse else ("mix.ignored_margins", "mix.margins_of")),
     }  # fmt: skip
-    more = {"batch_size", "mix.mask_strong"} if adverse else set()
+    more = {"mix.mask_source", "mix.mask_strong"} if adverse else set()
     assert {key for key in two if two[key] != masked[key]} == {"task", "mix.masked_weight"} | more
     contrasted = with_weights(sepico.get_config(form), tmp_path / "weights")
     settings.check(contrasted)

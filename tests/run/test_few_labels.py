@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from tiny import block_source, tiny_config, tiny_stage
 
-from proda_jax.configs import base
+from proda_jax.configs import base, gta5
 from proda_jax.data.joined import Joined
 from proda_jax.data.memory import MemorySource
 from proda_jax.run import given, provenance, settings
@@ -235,3 +235,16 @@ def test_a_list_that_names_no_image_or_all_of_them_is_refused(tmp_path):
     bare = sources_of(config, tmp_path, target=block_source(6, 1, labelled=False))
     with pytest.raises(ValueError, match="names have no labels"):
         Experiment(config, tmp_path / "run", bare, devices_used=1).begin()
+
+
+@pytest.mark.parametrize("more", [{"data.source.image_size": (1024, 2048)}, {"data.source": None}])
+def test_the_commands_of_the_documentation_are_possible(more, tmp_path):
+    """docs/data.md, 'A few labelled target images'."""
+    c = gta5.get_config()
+    for kind in ("imagenet", "self_supervised"):
+        (tmp_path / f"{kind}.npz").touch()
+        c.model[f"{kind}_weights"] = str(tmp_path / f"{kind}.npz")
+    (tmp_path / "hundred.txt").write_text("aachen_000000_000019\n")
+    c.data.labelled_target = str(tmp_path / "hundred.txt")
+    c.update_from_flattened_dict(more)
+    settings.check(c)

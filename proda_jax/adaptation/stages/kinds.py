@@ -129,6 +129,7 @@ def of_labelled_in_mixing(stage: Settings) -> tuple[str, ...]:
         "feature_distance_weight": stage.get("feature_distance_weight", 0.0) > 0,
         "contrast_weight": stage.get("contrast_weight", 0.0) > 0,
         "foundation": stage.get("foundation") is not None,
+        "mask_source": bool(stage.get("mask_source")),
         "prototype_init": stage.get("weighting") == "prototypes" and stage.get("prototype_init") == "source",
     }
     return (*of_source_views(stage), *(name for name, needed in found.items() if needed))

@@ -44,7 +44,8 @@ ACTS_BESIDE: tuple[acts.Rule, ...] = (
     (("weight_over",), lambda s: s.weighting == "share", "weighting 'share'"),
     (("label_threshold",), lambda s: s.weighting in ("share", "pixels"), "weighting 'share' or 'pixels'"),
     (("margins_of",), lambda s: any(s.ignored_margins), "ignored_margins other than zero"),
-    (("mask_block", "mask_ratio", "mask_strong"), lambda s: s.masked_weight > 0, "masked_weight above 0"),
+    (("mask_block", "mask_ratio", "mask_strong", "mask_source"), lambda s: s.masked_weight > 0,
+     "masked_weight above 0"),
     (("feature_distance_classes",), lambda s: s.feature_distance_weight > 0, "feature_distance_weight above 0"),
     (("feature_distance_share",), lambda s: s.feature_distance_weight > 0 and len(s.feature_distance_classes) > 0,
      "feature_distance_weight above 0 and feature_distance_classes"),
@@ -359,8 +360,16 @@ def mix(
 
 
 def mask(state: TrainState, inputs: Inputs, label: jax.Array, weight: jax.Array, setup: steps.Setup) -> Pair:
-    """Target images of which blocks are hidden, with labels and weights of the whole ones (MIC)."""
+    """Target images of which blocks are hidden, with labels and weights of the whole ones (MIC).
+
+    With `mask_source`, every second place of the global batch has the source's image and true labels instead.
+    """
     c, image = setup.stage, inputs.target_image
+    if c.mask_source:
+        of_source = (inputs.slots % 2 == 0)[:, None, None]
+        image = jnp.where(of_source[..., None], inputs.source_image, image)
+        label = jnp.where(of_source, inputs.source_label, label)
+        weight = jnp.where(of_source, 1.0, weight)
     if c.mask_strong:
         image = strong(image, steps.example_keys(state, inputs.slots, steps.MASKED_COLOUR), setup)
     visible = block_mask.draw_block_mask(
