@@ -1,7 +1,8 @@
 """Potsdam and Vaihingen (ISPRS, 2D semantic labelling): large aerial images, cut into crops of 512 pixels.
 
 Labels are stored as positions of classes, 255 for black, by which the noBoundary files part two objects. Splits are
-those that mmsegmentation made usual. No real files were at hand.
+those that mmsegmentation made usual. A colour of no class becomes 254, which has no meaning either: it is counted and
+named like all such values, and ignored. No real files were at hand.
 """
 
 import functools
@@ -18,7 +19,7 @@ from proda_jax.data_prep.png import encode_png
 from proda_jax.data_prep.records import Record
 
 CROP = 512  # pixels
-_BOUNDARY = 255
+_BOUNDARY, _STRANGE = 255, 254
 _SUFFIXES = (".tif", ".tiff", ".png")
 _TILES_HELD = 4  # decoded, of up to 108 MB each
 
@@ -62,7 +63,7 @@ class _Tiles(DataSet):
         with naming(record.image):
             image = encode_png(np.ascontiguousarray(_pixels(record.image, self.checks.value_range)[cut]))
         with naming(record.label):
-            return image, encode_png(_classes(_pixels(record.label)[cut]))
+            return image, encode_png(_classes(_pixels(record.label)[cut], strict=self.checks.strict))
 
 
 class Potsdam(_Tiles):
@@ -110,18 +111,20 @@ def _pixels(path, value_range: pixels.Range | None = None) -> np.ndarray:
     return pixels.read(path.read_bytes(), value_range, upright=False)
 
 
-def _classes(colors: np.ndarray) -> np.ndarray:
+def _classes(colors: np.ndarray, *, strict: bool = False) -> np.ndarray:
     """Positions of classes, uint8 [h, w], of their colours [h, w, 3].
 
     Raises:
-      ValueError: naming a colour that no class has.
+      ValueError: naming a colour that no class has, where that is `strict`.
     """
     numbers = colors.astype(np.int32) @ (1 << 16, 1 << 8, 1)
     found = np.full(numbers.shape, -1)
     for position, color in enumerate(LABEL_SPACES["isprs6"].colors.astype(np.int32)):
         found[numbers == color @ (1 << 16, 1 << 8, 1)] = position
     found[numbers == 0] = _BOUNDARY
-    if (found < 0).any():
-        strange = tuple(map(int, colors[found < 0][0]))
-        raise ValueError(f"{int((found < 0).sum())} pixels have colours of no class, such as {strange}")
+    strange = found < 0
+    if strict and strange.any():
+        first = tuple(map(int, colors[strange][0]))
+        raise ValueError(f"{int(strange.sum())} pixels have colours of no class, such as {first}")
+    found[strange] = _STRANGE
     return found.astype(np.uint8)

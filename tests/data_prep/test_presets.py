@@ -329,7 +329,11 @@ def test_aerial_tiles_are_cut_into_crops_that_cover_them(tmp_path, put):
 
 def test_a_colour_of_no_class_is_named():
     with pytest.raises(ValueError, match=r"1 pixels have colours of no class, such as \(1, 2, 3\)"):
-        isprs._classes(np.array([[(1, 2, 3), (255, 0, 0)]], np.uint8))
+        isprs._classes(np.array([[(1, 2, 3), (255, 0, 0)]], np.uint8), strict=True)
+    (found,) = isprs._classes(np.array([[(1, 2, 3), (255, 0, 0), (0, 0, 0)]], np.uint8))
+    assert found.tolist() == [254, 5, 255]
+    meaning = label_map("potsdam", LABEL_SPACES["isprs6"])
+    assert meaning.table[254] == IGNORE and not meaning.known[254]  # so that it is counted and named
 
 
 def test_a_crop_of_6000_pixels_is_one_of_144():

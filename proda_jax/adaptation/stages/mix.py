@@ -44,6 +44,7 @@ ACTS_BESIDE: tuple[acts.Rule, ...] = (
     (("weight_over",), lambda s: s.weighting == "share", "weighting 'share'"),
     (("label_threshold",), lambda s: s.weighting in ("share", "pixels"), "weighting 'share' or 'pixels'"),
     (("margins_of",), lambda s: any(s.ignored_margins), "ignored_margins other than zero"),
+    (("mix_classes",), lambda s: s.mixed_weight > 0, "mixed_weight above 0"),
     (("mask_block", "mask_ratio", "mask_strong", "mask_source"), lambda s: s.masked_weight > 0,
      "masked_weight above 0"),
     (("feature_distance_classes",), lambda s: s.feature_distance_weight > 0, "feature_distance_weight above 0"),
