@@ -28,10 +28,10 @@ def train(config: ml_collections.ConfigDict) -> None:
     """Runs the configuration's stages, of which what is done already is skipped, and prints their table."""
     from proda_jax.run import experiment, settings
     from proda_jax.run.sources import Sources
-    from proda_jax.system import devices, hosts
+    from proda_jax.system import compiling, devices, hosts
 
     settings.check(config)
-    settings.use_compilation_cache()
+    compiling.set_up()
     workdir = epath.Path(flags.WORKDIR.value)
     check_writable(workdir, "--workdir")
     interruption = Interruption()
@@ -56,15 +56,15 @@ def train(config: ml_collections.ConfigDict) -> None:
 def study(config: ml_collections.ConfigDict) -> None:
     """Runs a study, of which what is done already is skipped, and prints its table."""
     from proda_jax import study as studies
-    from proda_jax.run import given, settings
-    from proda_jax.system import devices, hosts
+    from proda_jax.run import given
+    from proda_jax.system import compiling, devices, hosts
 
     if flags.WORKDIR.value is None:
         raise app.UsageError("--workdir is needed: a folder for everything that the study makes")
     given.name_networks(config)
     seeds = None if flags.SEEDS.value is None else flags.whole_numbers("--seeds", flags.SEEDS.value)
     plan = studies.swept(config, flags.SWEEP.value, seeds) if flags.SWEEP.value else studies.plan(config, seeds)
-    settings.use_compilation_cache()
+    compiling.set_up()
     workdir = epath.Path(flags.WORKDIR.value)
     check_writable(workdir, "--workdir")
     interruption = Interruption()
@@ -118,10 +118,10 @@ def evaluate(config: ml_collections.ConfigDict) -> None:
     from proda_jax.report import score_tables as tables
     from proda_jax.run import experiment, predictions, settings
     from proda_jax.run.sources import Sources
-    from proda_jax.system import hosts
+    from proda_jax.system import compiling, hosts
 
     settings.check_evaluation(config)
-    settings.use_compilation_cache()
+    compiling.set_up()
     workdir = epath.Path(flags.WORKDIR.value) if flags.WORKDIR.value else cache_folder()
     check_writable(workdir, "--workdir" if flags.WORKDIR.value else "the cache folder, XDG_CACHE_HOME,")
     sources = Sources(config, workdir)
@@ -163,9 +163,9 @@ def show_status() -> None:
 def use_network(config: ml_collections.ConfigDict | None) -> None:
     """Predicts with a trained network, or exports it."""
     from proda_jax.inference import export, loading, predict
-    from proda_jax.run import settings
+    from proda_jax.system import compiling
 
-    settings.use_compilation_cache()
+    compiling.set_up()
     with phase("reading the network"):
         segmenter = loading.load(
             flags.WORKDIR.value, stage=flags.STAGE.value, checkpoint=flags.CHECKPOINT.value, config=config,

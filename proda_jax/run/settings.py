@@ -3,7 +3,6 @@
 from collections import ChainMap
 from collections.abc import Mapping
 
-import jax
 import ml_collections
 
 from proda_jax.adaptation import adversary, optim, prototypes, statistics, translation
@@ -25,7 +24,6 @@ from proda_jax.models.translator import SMALLEST
 from proda_jax.models.weights import foreign, published
 from proda_jax.run import idle, ranges
 from proda_jax.run.evaluate import IMAGE_SIZE, LABELS, scored_at
-from proda_jax.system.files import cache_folder
 from proda_jax.system.refusals import choose, refuse
 
 OF_TWO_HEADS = (
@@ -47,16 +45,6 @@ CHOICES = {  # what tables of functions have; `ranges.CHOICES` has the others
     "semantic": translation.SEMANTIC,
     "contrast_with": contrast.FORMS,
 }
-
-
-def use_compilation_cache() -> None:
-    """Keeps compiled programs in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR names another.
-
-    The small ones, too, of which a run has dozens, and which JAX would compile at each start.
-    """
-    if not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def check(config: ml_collections.ConfigDict) -> None:

@@ -1,5 +1,7 @@
-"""How much memory this process may still take, and how much it has taken at most."""
+"""How much memory this process may still take, how much it has taken at most, and what it does not need any more."""
 
+import contextlib
+import ctypes
 import pathlib
 
 _CGROUPS = (  # limit, use: version 2, and 1
@@ -33,6 +35,12 @@ def begin_peak() -> None:
 def peak() -> int | None:
     """Bytes of memory that this process held at most since `begin_peak`, or else since it began; None: nobody knows."""
     return _bytes("/proc/self/status", "VmHWM")
+
+
+def give_back() -> None:
+    """Returns memory that was freed to the system, as far as the C library can: glibc's keeps much of it otherwise."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # of other libraries, other systems
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _bytes(path: str, name: str) -> int | None:

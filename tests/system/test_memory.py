@@ -1,6 +1,8 @@
 """How much memory is free, on the machine and within its container."""
 
 import pathlib
+import platform
+import sys
 
 import pytest
 
@@ -30,3 +32,15 @@ def test_the_smaller_of_machine_and_container_counts(files, free, tmp_path, monk
     assert memory.free() == free
     del files["/proc/meminfo"]
     assert memory.free() == (None if free == 5000 * 1024 else free)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux") or not platform.libc_ver()[0], reason="of glibc")
+def test_freed_memory_goes_back_to_the_system():
+    held = [bytearray(100_000) for _ in range(1000)]  # each below what malloc maps by itself
+    last = bytearray(100_000)  # above them, so that their place is not the end of the heap
+    memory.begin_peak()
+    full = memory.peak()
+    del held
+    memory.give_back()
+    memory.begin_peak()
+    assert memory.peak() < full - 70_000_000, len(last)
