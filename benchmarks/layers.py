@@ -34,7 +34,7 @@ Ways = dict[str, tuple[Callable, tuple[tuple[int, ...], ...]]]  # name: function
 def differentiated(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
     """Normalisation whose backward pass is left to JAX, with a rectifier."""
     mean, var, _ = moments.batch_moments(x, None)
-    inverse_std = normalisation.inverse_deviation(var, False)
+    inverse_std = normalisation.inverse_std_of(var, False)
     return normalisation.finish(normalisation.affine(x, mean, inverse_std, scale, bias), None, True)
 
 
@@ -45,7 +45,7 @@ def written_out(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
 def moments_ahead(x, kernel, scale, bias, shortcut):
     """A 1x1 convolution normalised by the batch, with shortcut and rectifier: the moments follow from its inputs."""
     mean, var, _ = moments.moments_ahead(x, kernel.astype(scale.dtype), None)
-    scale = scale * normalisation.inverse_deviation(var, False)
+    scale = scale * normalisation.inverse_std_of(var, False)
     return scaled_kernel(x, kernel, scale, bias - mean * scale, shortcut)
 
 

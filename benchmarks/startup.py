@@ -7,6 +7,7 @@ with the compiled programs that the first left in the cache. Data are prepared b
 """
 
 import collections
+import importlib
 import json
 import os
 import pathlib
@@ -41,15 +42,19 @@ PHASES = {
 }
 
 
+def stages(config: str) -> tuple[str, ...]:
+    """Those of a shipped configuration, such as 'configs/demo.py:scratch'."""
+    path, _, form = config.partition(":")
+    name = path.removesuffix(".py").replace("/", ".")
+    return importlib.import_module(f"proda_jax.{name}").get_config(*filter(None, [form])).stages
+
+
 def start(folder: pathlib.Path, number: int) -> dict[str, float]:
     """Starts the run; seconds of each phase, and of the whole process."""
-    import importlib
-
-    config = importlib.import_module(_CONFIG.value.removesuffix(".py").replace("/", ".")).get_config()
     report = folder / f"{number}.json"
     arguments = [f"--config={_CONFIG.value}", f"--workdir={folder / str(number)}",
                  f"--config.data.data_dir={folder / 'data'}", "--config.data.loader=memory"]  # fmt: skip
-    arguments += [f"--config.{stage}.steps=2" for stage in config.stages]
+    arguments += [f"--config.{stage}.steps=2" for stage in stages(_CONFIG.value)]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
     started = time.monotonic()
     subprocess.run([sys.executable, "-c", CHILD, *arguments, str(report)], cwd=ROOT, env=environment, check=True,

@@ -6,7 +6,8 @@
 Change what stands between the lines, in this file or a copy of it. Look at your data before training on it:
 `python -m data_prep.prepare --config=configs/custom.py --data_dir=...` says what they hold and draws a contact sheet.
 `:lite` trains EfficientNet-Lite0, whose ImageNet weights come with the requirements, also on a CPU: on the source, then
-on mixed images (stage `mix`). Without it, it is the paper's ResNet-101, stages and rates, which want a file of weights.
+on mixed images (stage `mix`). Without it, it is the paper's ResNet-101, stages and rates, which want a GPU and
+torchvision's file of weights: its stride and how it wants its images are torchvision's, not those of the released code.
 """
 
 import ml_collections
@@ -33,7 +34,8 @@ VALIDATION_LABELS = None
 IMAGE_SIZE = (512, 1024)  # height, width in pixels, to which all images are resized; scores are at the labels' own size
 CROP_SIZE = (256, 512)  # what is trained on; multiples of 4
 BATCH_SIZE = 4  # source images and target images in a step, over all devices
-STEPS = 20_000  # of each stage; `:lite` on a few hundred images learns within 1,500
+STEPS = 20_000  # of each of the paper's stages
+LITE_STEPS = 1_500  # of each of `:lite`'s two: enough for a few hundred images
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -62,6 +64,7 @@ def get_config(form: str = "resnet101") -> ml_collections.ConfigDict:
 
 def paper(c: ml_collections.ConfigDict) -> None:
     """The paper's stages from a ResNet-101 that knows ImageNet."""
+    c.model.stride_in, c.model.weights_input = "3x3", "imagenet"
     c.stages = ("warmup", "stage1", "stage2", "stage3")
     c.warmup = base.warmup("imagenet", STEPS)
     c.stage1 = base.denoise("warmup", STEPS)
@@ -76,7 +79,7 @@ def one_stage(c: ml_collections.ConfigDict) -> None:
     """The source with rare classes drawn more often, then self-training on mixed images, at the rates of CamVid's."""
     lite.network(c)
     c.stages = ("source", "mix")
-    c.source = lite.supervised("imagenet", STEPS)
-    c.mix = lite.mix("source", STEPS)
+    c.source = lite.supervised("imagenet", LITE_STEPS)
+    c.mix = lite.mix("source", LITE_STEPS)
     for name in c.stages:
         lite.draw_rare_classes(c[name], IMAGE_SIZE, CROP_SIZE)

@@ -42,7 +42,8 @@ def train(config: ml_collections.ConfigDict) -> None:
         if hosts.share()[1] == 1:  # several hosts stop together, when JAX hears of a preemption
             interruption.install()
         with alone(workdir / "lock", others, wait=False) if hosts.is_first() else contextlib.nullcontext():
-            run = experiment.Experiment(config, workdir, Sources(config, workdir), interruption=interruption)
+            sources = Sources(config, workdir)
+            run = experiment.Experiment(config, workdir, sources, interruption=interruption, forgets=True)
             run.run()
         if hosts.is_first():
             print(run.table())

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import sys
 from typing import Any
 
 import numpy as np
@@ -118,12 +119,19 @@ def input_key(features: np.ndarray) -> str:
 def _umap(name: str, features: np.ndarray) -> np.ndarray:
     """The features in two dimensions, by UMAP with its own settings and a fixed seed."""
     print(f"report: features of {name} in two dimensions (UMAP, some seconds; kept for the next report)", flush=True)
+    parametric = "umap.parametric_umap"
+    absent = parametric not in sys.modules
     try:
-        import umap  # with it come TensorFlow, PyTorch and torchvision, where they are installed
+        if absent:  # it brings TensorFlow, PyTorch and torchvision for what nothing here wants; UMAP does without it
+            sys.modules[parametric] = None
+        import umap
     except ImportError:
         raise
-    except Exception as error:  # of one of those, such as a torchvision that is made for another PyTorch
+    except Exception as error:  # of what it brings besides, in versions that do not go together
         raise ImportError(f"umap-learn cannot be imported: {error}") from error
+    finally:
+        if absent:
+            sys.modules.pop(parametric, None)
 
     return umap.UMAP(random_state=_SEED, n_jobs=1).fit_transform(np.asarray(features, np.float32))
 

@@ -37,7 +37,7 @@ class Ahead:
     def __init__(self):
         self._pool, self._begun = ThreadPoolExecutor(1, "compiling ahead"), {}
 
-    def begin(self, what: Any, work: Callable[[], Any]) -> None:
+    def begin(self, what: Any, work: Callable[[], None]) -> None:
         """Begins a piece of work after those before it, unless it was begun already."""
         if what not in self._begun:
             self._begun[what] = self._pool.submit(work)

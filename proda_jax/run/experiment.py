@@ -50,6 +50,7 @@ class Experiment:
         devices_used: int | None = None,
         interruption: Interruption | None = None,
         compiles_ahead: bool = True,
+        forgets: bool = False,
     ):
         """Prepares to run.
 
@@ -60,7 +61,9 @@ class Experiment:
           devices_used: how many devices to use; all by default.
           interruption: whether the program is asked to stop.
           compiles_ahead: whether the next stage's programs are compiled while one trains, where that is possible.
+          forgets: whether steps that no later stage has are given up, as no other run of this process is going to ask.
         """
+        self.forgets = forgets
         self.interruption = interruption or Interruption()
         self.config, self.workdir, self.sources = config, Workdir(workdir), sources
         self.mesh = devices.make_mesh(devices_used)
@@ -310,6 +313,8 @@ class Experiment:
         for name in self.config.stages:
             if not self.is_complete(name):
                 self.complete(name)
+                if self.forgets:
+                    self.steps.forget(name)
             self.write_results()
             if kinds.of(self.config[name]).translates:
                 self.prepared.translations(name)

@@ -15,7 +15,7 @@ from proda_jax.run.networks import Networks
 from proda_jax.run.prepared import Prepared
 from proda_jax.run.sources import Sources
 from proda_jax.run.workdir import Workdir
-from proda_jax.system import devices
+from proda_jax.system import devices, memory
 
 
 class Steps:
@@ -76,7 +76,20 @@ class Steps:
             return
         setup = self.setup(name)  # here, as another thread would make one of its own
         self.ahead.begin((name, "labels"), lambda: self.labels_ahead(name))
-        self.ahead.begin((name, "step"), lambda: self.step(setup).lower(*self.step_shapes(name, setup)).compile())
+        self.ahead.begin((name, "step"), lambda: self.step_ahead(name, setup))
+
+    def step_ahead(self, name: str, setup: Setup) -> None:
+        """Compiles the step of a stage that is `ahead.foreseen`."""
+        self.step(setup).lower(*self.step_shapes(name, setup)).compile()
+
+    def forget(self, name: str) -> None:
+        """Gives up the step of a stage that is complete, unless a later one has the same: 200 MB, on a CPU."""
+        kind, later = self.config[name].kind, self.config.stages[self.config.stages.index(name) + 1 :]
+        step = self.step(self.setup(name))
+        alike = (other for other in later if self.config[other].kind == kind)
+        if not any(self.step(self.setup(other)) is step for other in alike):
+            step.clear_cache()
+            memory.give_back()
 
     def labels_ahead(self, name: str) -> None:
         """Compiles what makes the pseudo labels of a stage, if it needs some."""

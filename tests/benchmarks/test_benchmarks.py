@@ -1,12 +1,14 @@
 """What the benchmarks count: arithmetic, collectives, types; against XLA and brute force."""
 
 import functools
+import importlib
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 from tiny import tiny_config, tiny_stage
 
 from benchmarks import flops, hlo, kernels
@@ -214,3 +216,28 @@ def test_a_trace_that_is_missing_or_empty_is_one_message(tmp_path):
         pass
     with pytest.raises(ValueError, match="neither kernels of a GPU nor operations of a CPU"):
         kernels.measured(tmp_path)
+
+
+@pytest.fixture
+def imported():
+    """Imports a benchmark, which defines flags of names that others define, too."""
+    before = set(flags.FLAGS)
+    yield lambda name: importlib.import_module(f"benchmarks.{name}")
+    for name in set(flags.FLAGS) - before:
+        delattr(flags.FLAGS, name)
+
+
+def test_ways_to_compute_a_layer_can_be_traced_and_agree_in_shape(imported):
+    config = tiny_config()
+    config.model.head_channels = 8
+    for layer, ways in imported("layers").choices(config).items():
+        results = set()
+        for function, shapes in ways.values():
+            found = jax.eval_shape(function, *(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes))
+            results.add((found.shape, found.dtype))
+        assert len(ways) > 1 and len(results) == 1, layer
+
+
+@pytest.mark.parametrize("config, last", [("configs/demo.py:scratch", "stage3"), ("configs/camvid.py", "oracle")])
+def test_a_second_start_is_of_all_stages_of_a_shipped_configuration(config, last, imported):
+    assert imported("startup").stages(config)[-1] == last

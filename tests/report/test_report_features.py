@@ -52,6 +52,21 @@ def test_a_umap_whose_own_imports_fail_is_left_out_as_well(tmp_path, monkeypatch
         embedding._umap("source", np.zeros((4, 2)))
 
 
+def test_what_umap_brings_besides_is_not_imported(tmp_path, monkeypatch):
+    (tmp_path / "umap").mkdir()
+    (tmp_path / "umap" / "__init__.py").write_text(
+        "try:\n    from .parametric_umap import ParametricUMAP\nexcept ImportError:\n    pass\n"
+        "class UMAP:\n    __init__ = lambda self, **settings: None\n    fit_transform = lambda self, x: x[:, :2]\n"
+    )
+    (tmp_path / "umap" / "parametric_umap.py").write_text("raise RuntimeError('made for another PyTorch')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "umap"]:
+        monkeypatch.delitem(sys.modules, name)
+    np.testing.assert_array_equal(embedding._umap("source", np.ones((4, 3))), np.ones((4, 2)))
+    assert "umap.parametric_umap" not in sys.modules  # who wants it may still import it
+    monkeypatch.delitem(sys.modules, "umap")
+
+
 @pytest.mark.slow
 def test_umap_keeps_apart_what_is_apart_and_repeats_itself(tmp_path):
     """The real one, which takes half a minute to import and compile."""

@@ -115,3 +115,28 @@ def test_what_is_given_up_is_forgotten_and_more_can_be_begun():
     work.begin("third", lambda: done.append("third"))
     work.wait("third")
     assert done == ["third"]
+
+
+def test_a_step_is_given_up_after_the_last_stage_that_has_it(tmp_path, monkeypatch):
+    config, given_up = config_of(), []
+    config.again, config.stages = config.distill.copy_and_resolve_references(), ("source", "distill", "warmup", "again")
+    config.distill.teacher = config.distill.init = config.again.teacher = "source"
+    config.again.init = "distill"
+    run = experiment.Experiment(config, tmp_path, Sources(config, tmp_path, given=given()), forgets=True)
+
+    class Step:
+        def __init__(self, of):
+            self.of = of
+
+        def clear_cache(self):
+            given_up.append(self.of)
+
+    found, step = {}, run.steps.step
+    monkeypatch.setattr(run.steps, "step", lambda setup: found.setdefault(step(setup), Step(setup.stage.kind)))
+    monkeypatch.setattr(run, "is_complete", lambda name: False)
+    monkeypatch.setattr(run, "complete", lambda name: None)
+    monkeypatch.setattr(run, "begin", lambda: None)
+    for name in ("write_results", "results"):
+        monkeypatch.setattr(run, name, lambda: {})
+    run.run()
+    assert given_up == ["supervised", "warmup", "distill"]
