@@ -5,8 +5,9 @@
     python main.py --mode=study --config=configs/studies/camvid.py:scratch ..., :scratch_reverse, :starts
 
 The first two start from ImageNet weights (configs/camvid.py), with the control: as many more steps on the source alone
-as all stages after it take together. Statistics of normalisation are recomputed from the target's images in every row;
-scores with running ones are beside them. `scratch` and `scratch_reverse` are of a small network that knows nothing yet.
+as all stages after it take together. Statistics of normalisation are recomputed from the target's images after the
+source, the control and the oracle, and running ones of target crops in all other rows; scores with the other ones are
+beside them. `scratch` and `scratch_reverse` are of a small network that knows nothing yet.
 The reverse learns from the 62 labelled photographs at dusk, adapts to one sequence by day and is scored on another, as
 target and validation images should not be of one street. `starts` asks from which weights, made here of these
 photographs, stage 2 should start, by day -> at dusk. The paper has no such tasks.

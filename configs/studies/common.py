@@ -62,9 +62,10 @@ def recipe(form: str, file: str, task: Any = gta5) -> ml_collections.ConfigDict:
       file: name of the study's file, for the message.
       task: configuration of the paper's task.
     """
-    if form not in STARTS or form == "camvid" and task is not gta5:
+    photographs = f", or {file}.py:camvid for photographs" if task is gta5 else ""
+    if form not in STARTS or form == "camvid" and not photographs:
         raise ValueError(f"configs/studies/{file}.py:{form}: expected configs/studies/{file}.py for the paper's task, "
-                         f"{file}.py:demo for rendered streets, or {file}.py:camvid for photographs")  # fmt: skip
+                         f"{file}.py:demo for rendered streets{photographs}")  # fmt: skip
     c = {"gta5": lambda: _full(task), "demo": _demo, "camvid": _camvid}[form]()
     c.self_training.random_as = "stage1"  # rows that are compared draw the same
     for name, teacher in (("stage2", "stage1"), ("stage3", "stage2")):
@@ -89,7 +90,7 @@ def _demo() -> ml_collections.ConfigDict:
     c = demo.get_config("scratch")
     c.task = "demo_studies"
     c.evaluate_every = 75
-    c.data.loader = "memory"  # all 1,300 images are small
+    c.data.loader = "memory"  # all 1,360 images are small
     c.source = small.tuned(base.supervised("random", 600))
     c.pretrained = small.pretrain("random", 300)
     c.warmup = small.warmup("source", 150)
@@ -147,8 +148,8 @@ def study(
       show: what its page shows besides: 'classes', 'costs', 'curves', 'label_quality', 'predictions' of rows beside
         each other, 'pictures' of pseudo labels, 'features'.
       grid: where rows are pairs of values of two settings: (stage, first value, second value) in words.
-      picture_rows: stages of the rows whose predictions are shown; by default the source, what gains are over, the best
-        and the last.
+      picture_rows: stages of the rows whose predictions are shown; by default the source, what gains are over, the
+        three best and the last.
       variants: where rows need other networks: by name, the settings that are others in all of its stages.
     """
     s = ml_collections.ConfigDict()

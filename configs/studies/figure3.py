@@ -15,8 +15,8 @@ def get_config(form: str = "gta5") -> ml_collections.ConfigDict:
     half = c.self_training.steps // 2
     c.round1 = common.variant(c.self_training, "self_training", steps=half)
     c.round2 = common.variant(c.self_training, "self_training", steps=half, init="round1", labels_from="round1")
-    if form == "demo":
-        c.round1.schedule_steps = c.round2.schedule_steps = half  # the demo's rates reach zero at a stage's end
+    if form != "gta5":
+        c.round1.schedule_steps = c.round2.schedule_steps = half  # rates of short runs reach zero at a stage's end
     rows = [("self-training, round 1", "round1", None), ("self-training, round 2", "round2", None),
             ("stage 1", "stage1", None)]  # fmt: skip
     return common.study(

@@ -24,8 +24,8 @@ MODE = flags.DEFINE_enum(
 )  # fmt: skip
 OUTPUT = flags.DEFINE_string("output", None, "predict, export, evaluate with --write: folder for the results.")
 STAGE = flags.DEFINE_string(
-    "stage", None, "evaluate, predict, export: which stage's network; default: that of the last complete one. With "
-    "evaluate several, minent+advent, whose class scores are averaged."
+    "stage", None, "evaluate, predict, export: which stage's network; default: that of the last complete one that "
+    "has not learnt from the target's labels. Several, minent+advent: their class scores are averaged."
 )
 CHECKPOINT = flags.DEFINE_enum(
     "checkpoint", None, ["last", "best"], "evaluate, predict, export: which network of the stage; default: the last, "

@@ -15,7 +15,7 @@ from proda_jax.inference.segmenter import Segmenter
 from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.models.ensemble import Ensemble
 from proda_jax.models.weights import pretrained_folder
-from proda_jax.run import ranges, settings
+from proda_jax.run import provenance, ranges, settings
 from proda_jax.run.card import Card
 from proda_jax.run.networks import Networks
 from proda_jax.run.workdir import Workdir
@@ -71,7 +71,8 @@ def load(
         origin = str(path)
         card.check_against(config, origin)
     elif path is not None:
-        found = [_in_checkpoint(find(path, part, checkpoint), config, mesh) for part in (stage or "").split("+")]
+        parts = stage.split("+") if stage else [None]
+        found = [_in_checkpoint(find(path, part, checkpoint), config, mesh) for part in parts]
         card, model, variables, origin = found[0] if len(found) == 1 else _average(found)
     else:
         if config is None or config.init_from is None:
@@ -194,7 +195,9 @@ def _stages(workdir: epath.Path) -> list[str]:
 
 
 def _last_complete(workdir: epath.Path) -> str:
-    """The last complete stage of a workdir that still has checkpoints.
+    """The last complete stage of a workdir that still has checkpoints; an oracle only where there is no other.
+
+    An oracle has learnt from the labels of the target: it says how much could be gained, and is not what was asked for.
 
     Raises:
       ValueError: there is none.
@@ -208,4 +211,12 @@ def _last_complete(workdir: epath.Path) -> str:
         raise ValueError(f"{results} is damaged: name a stage with --stage, one of {', '.join(there)}") from None
     if not (complete := [name for name in complete if name in there]):
         raise ValueError(f"{workdir} has no complete stage yet: name one that is not as --stage, of {', '.join(there)}")
-    return complete[-1]
+    return next((name for name in reversed(complete) if not _is_oracle(workdir / name)), complete[-1])
+
+
+def _is_oracle(folder: epath.Path) -> bool:
+    """Whether a stage has learnt from the target's labels, as far as its settings.json says so."""
+    try:
+        return bool(parse_json((folder / provenance.NAME).read_text()).get(f"{folder.name}.target_labels"))
+    except (OSError, ValueError, AttributeError):  # none, or a damaged one: what trains says so
+        return False

@@ -65,7 +65,7 @@ class Networks:
         """A network to look at: that in `init_from`, or else one of a stage.
 
         Args:
-          stage: default: the last one that is complete.
+          stage: default: the last one that is complete; an oracle only where there is no other.
           which: 'last' or 'best'; default: the one that is handed on.
 
         Returns:
@@ -85,7 +85,8 @@ class Networks:
                     f"{self._workdir.path} has no complete stage: name a file of weights as config.init_from, or a "
                     "stage with --stage"
                 )
-            stage = complete[-1]
+            adapted = [name for name in complete if not self._config[name].get("target_labels")]
+            stage = (adapted or complete)[-1]
         if stage in self._config.stages and not self.labels(stage):
             role = kinds.of(self._config[stage]).role(self._config[stage])
             raise ValueError(f"stage {stage!r} is {role}, whose network labels nothing: name another stage")

@@ -50,6 +50,14 @@ def test_a_network_is_opened_from_its_checkpoint_alone(place, options, network, 
     np.testing.assert_array_equal(opened(IMAGES[0]), labels_of(*network)[0])
 
 
+def test_a_network_that_learnt_from_the_targets_labels_is_taken_where_there_is_no_other(workdir, tmp_path):
+    run = shutil.copytree(workdir, tmp_path / "run")
+    (run / "stage1" / "settings.json").write_text(json.dumps({"stage1.target_labels": True}))
+    assert load(run).card.stage == "source" and load(run, stage="stage1").card.stage == "stage1"
+    (run / "source" / "settings.json").write_text(json.dumps({"source.target_labels": True}))
+    assert load(run).card.stage == "stage1"
+
+
 def test_a_configuration_that_says_something_else_than_the_card_is_refused(workdir):
     assert load(workdir, config=tiny_config()).classes == label_space("camvid11").classes
     for setting, value in (("model.dtype", "bfloat16"), ("data.target.image_size", (96, 192)),

@@ -158,6 +158,15 @@ def run(tmp_path_factory):
     return found, noted
 
 
+def test_an_oracle_is_scored_by_its_name_alone(run, monkeypatch):
+    found = run[0]
+    monkeypatch.setattr(found.workdir, "result", lambda name: {"name": name} if name != "later" else None)
+    assert found.networks.choose(None, "last")[2]["stage"] == "again"
+    monkeypatch.setattr(found.config.again, "target_labels", True)
+    assert found.networks.choose(None, "last")[2]["stage"] == "source"
+    assert found.networks.choose("again", "last")[2]["stage"] == "again"
+
+
 @pytest.mark.parametrize(
     ("stage", "which"), [(None, None), (None, "best"), ("source", "best"), ("again", None), ("again", "best")]
 )
