@@ -162,9 +162,12 @@ def test_an_oracle_is_scored_by_its_name_alone(run, monkeypatch):
     found = run[0]
     monkeypatch.setattr(found.workdir, "result", lambda name: {"name": name} if name != "later" else None)
     assert found.networks.choose(None, "last")[2]["stage"] == "again"
-    monkeypatch.setattr(found.config.again, "target_labels", True)
-    assert found.networks.choose(None, "last")[2]["stage"] == "source"
-    assert found.networks.choose("again", "last")[2]["stage"] == "again"
+    found.config.again.target_labels = True
+    try:
+        assert found.networks.choose(None, "last")[2]["stage"] == "source"
+        assert found.networks.choose("again", "last")[2]["stage"] == "again"
+    finally:
+        found.config.again.target_labels = False
 
 
 @pytest.mark.parametrize(
