@@ -11,7 +11,7 @@ from absl import app, logging
 
 # JAX and what needs it is imported late, so that wrong flags are refused at once and there is a sign of life meanwhile
 from proda_jax.cli import flags, modes
-from proda_jax.system import command
+from proda_jax.system import command, memory
 from proda_jax.system.progress import phase
 
 
@@ -31,6 +31,7 @@ def main(arguments: list[str]) -> None:
         modes.check_training(config)
     elif flags.MODE.value == "evaluate":
         modes.check_evaluation(config)
+    memory.begin_with_huge_pages()
     with phase("loading JAX"):
         importlib.import_module("proda_jax.run.experiment")
     if flags.DISTRIBUTED.value or flags.COORDINATOR.value:

@@ -2,12 +2,17 @@
 
 import contextlib
 import ctypes
+import os
 import pathlib
+import platform
+import sys
 
 _CGROUPS = (  # limit, use: version 2, and 1
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
+TUNABLES = "GLIBC_TUNABLES"
+HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage/enabled"
 
 
 def free() -> int | None:
@@ -41,6 +46,30 @@ def give_back() -> None:
     """Returns memory that was freed to the system, as far as the C library can: glibc's keeps much of it otherwise."""
     with contextlib.suppress(AttributeError, OSError, TypeError):  # of other libraries, other systems
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def begin_with_huge_pages() -> None:
+    """Begins this process anew with a malloc that asks for pages of 2 MB, where the system gives them to those who ask.
+
+    XLA for CPUs takes the temporary arrays of each step from malloc and gives them back, and the system fills each page
+    anew: with pages of 4 KB a fifth of a step's time (docs/performance.md). glibc reads the setting when a process
+    begins, so there is no other way. Whoever sets GLIBC_TUNABLES, to nothing even, has what they say, and where JAX is
+    imported already it is too late.
+    """
+    if TUNABLES in os.environ or "jax" in sys.modules or not sys.executable or not _huge_pages_are_for_the_asking():
+        return
+    os.environ[TUNABLES] = "glibc.malloc.hugetlb=1"
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _huge_pages_are_for_the_asking() -> bool:
+    library, version = platform.libc_ver()
+    if library != "glibc" or tuple(map(int, version.split(".")[:2])) < (2, 35):
+        return False
+    try:
+        return "[madvise]" in pathlib.Path(HUGE_PAGES).read_text()
+    except OSError:
+        return False
 
 
 def _bytes(path: str, name: str) -> int | None:
