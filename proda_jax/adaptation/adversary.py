@@ -68,7 +68,7 @@ def initialise(discriminator: Discriminator, key: jax.Array, stage: Settings, ou
     """
     def of(which: int, key: jax.Array) -> Any:
         shown = jax.eval_shape(lambda output: MAPS[stage.adversarial_on](output, which, size), output)
-        return discriminator.init(key, jnp.zeros((1, *shown.shape[1:])))["params"]
+        return jax.jit(discriminator.init)(key, jnp.zeros((1, *shown.shape[1:])))["params"]
 
     params = of(MAIN, key)
     if stage.auxiliary_adversarial_weight:

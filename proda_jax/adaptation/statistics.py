@@ -69,8 +69,18 @@ def average(step: Callable, variables: Any, batches: Iterable[dict[str, jax.Arra
 def _mean(trees: Iterable[Any]) -> Any:
     total, count = None, 0
     for tree in map(devices.block_on_cpu, trees):
-        total = tree if total is None else jax.tree.map(jnp.add, total, tree)
+        total = tree if total is None else _sum(total, tree)
         count += 1
+    return _share(total, count)
+
+
+@jax.jit  # as one program: each operation on each array would be one of its own
+def _sum(one: Any, other: Any) -> Any:
+    return jax.tree.map(jnp.add, one, other)
+
+
+@jax.jit
+def _share(total: Any, count: jax.Array) -> Any:
     return jax.tree.map(lambda x: x / count, total)
 
 
@@ -134,6 +144,7 @@ def of_batch(model: SegmentationNetwork, variables: Any, images: jax.Array) -> A
     return map_norms(lambda norm: jax.tree.map(lambda x: x / (1.0 - BATCH_NORM_MOMENTUM), norm), updates["batch_stats"])
 
 
+@jax.jit
 def from_moments(stats: Any, moments: Any) -> Any:
     """Means and variances where there are means and mean squares; others of `stats` stay as they are."""
     variances = map_norms(lambda norm: {"mean": norm["mean"], "var": norm["var"] - norm["mean"] ** 2}, moments)

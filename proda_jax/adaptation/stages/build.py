@@ -242,7 +242,7 @@ def create_state(
         key=jnp.copy(key),
         params=variables["params"],
         batch_stats=variables["batch_stats"],
-        opt_state=setup.optimizer.init(variables["params"]),
+        opt_state=jax.jit(setup.optimizer.init)(variables["params"]),  # as one program
         skipped=jnp.zeros(2, jnp.int32),
         ema_params=copy(teacher) if averaged else None,
         prototypes=copy(start) if start is not None else None,
