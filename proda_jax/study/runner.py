@@ -91,6 +91,7 @@ def run(
                 jax.clear_caches()
                 break
             if done:
+                score_averages(plan, variants[experiments.index(experiment)], experiment)
                 if hosts.is_first():
                     results.write(plan, workdir)
                 experiment.stop_if_wished(name)
@@ -100,12 +101,17 @@ def run(
             sleep(PAUSE)
     for experiment, variant in zip(experiments, variants, strict=True):
         experiment.write_results()
-        for row in plan.rows:
-            if row.variant == variant and all(map(experiment.is_complete, row.stages)):
-                experiment.average(row.stages)
+        score_averages(plan, variant, experiment)  # where other processes ran the last stage
     if hosts.is_first():
         results.write(plan, workdir)
     return failed
+
+
+def score_averages(plan: Plan, variant: str, experiment: Experiment) -> None:
+    """Scores those rows of a variant that are averages of networks, as far as these are complete, once."""
+    for row in plan.rows:
+        if row.variant == variant and all(map(experiment.is_complete, row.stages)):
+            experiment.average(row.stages)
 
 
 def needed_by(experiment: Experiment, name: str) -> list[str]:
