@@ -380,7 +380,7 @@ def interrupted(tmp_path_factory):
 
 def test_an_interrupted_study_goes_on_and_runs_nothing_twice(interrupted):
     workdir, found, before, table = interrupted
-    assert sorted(path.parent.name for path in before) == ["more", "source", "source+more"]  # scored as soon as it can be
+    assert sorted(path.parent.name for path in before) == ["more", "source", "source+more"]
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
     assert "(1 of 2)" in table  # what there was by then
     done = {f"{path.parents[1].name}/{path.parent.name}" for path in workdir.rglob("result.json")}
