@@ -53,10 +53,11 @@ def begin_with_huge_pages() -> None:
 
     XLA for CPUs takes the temporary arrays of each step from malloc and gives them back, and the system fills each page
     anew: with pages of 4 KB a fifth of a step's time (docs/performance.md). glibc reads the setting when a process
-    begins, so there is no other way. Whoever sets GLIBC_TUNABLES, to nothing even, has what they say, and where JAX is
-    imported already it is too late.
+    begins, so there is no other way. Whoever sets GLIBC_TUNABLES, to nothing even, has what they say; where JAX is
+    imported already it is too late, and a debugger would be left behind.
     """
-    if TUNABLES in os.environ or "jax" in sys.modules or not sys.executable or not _huge_pages_are_for_the_asking():
+    unwanted = TUNABLES in os.environ or "jax" in sys.modules or sys.gettrace() is not None
+    if unwanted or not sys.executable or not _huge_pages_are_for_the_asking():
         return
     os.environ[TUNABLES] = "glibc.malloc.hugetlb=1"
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -69,12 +69,14 @@ def test_a_process_begins_anew_once_to_ask_for_huge_pages(begun_anew):
     assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
 
 
-@pytest.mark.parametrize("reason", ["set", "jax", "always", "no file", "musl", "older"])
+@pytest.mark.parametrize("reason", ["set", "jax", "debugger", "always", "no file", "musl", "older"])
 def test_a_process_goes_on_where_asking_is_of_no_use_or_not_wished(reason, begun_anew, monkeypatch):
     if reason == "set":
         monkeypatch.setenv("GLIBC_TUNABLES", "")
     elif reason == "jax":
         monkeypatch.setitem(sys.modules, "jax", pytest)
+    elif reason == "debugger":
+        monkeypatch.setattr(memory.sys, "gettrace", lambda: print)
     elif reason == "always":
         pathlib.Path(memory.HUGE_PAGES).write_text("[always] madvise never\n")
     elif reason == "no file":
