@@ -53,6 +53,14 @@ class Minimum:
     def __init__(self, config: ml_collections.ConfigDict, programs: Programs):
         self.config, self.programs = config, programs
 
+    def counts(self) -> bool:
+        """Whether convolutions are nearly all that the network does: in a transformer products are."""
+        model = self.programs.model().clone(axis_name=None)
+        shapes = jax.eval_shape(lambda: self.programs.variables(model, jax.random.key(0)))
+        image = jnp.zeros((1, *self.config.views.crop_size, 3))
+        found = convolutions(lambda: model.apply(zeros(shapes), image, train=False))
+        return ("backbone", model.backbone.first_convolution) in found
+
     def forward(self, size: tuple[int, int], *, scores: bool = True) -> tuple[int, int]:
         """FLOPs of a pass on one image of this size, in all and of its first convolution.
 
@@ -80,12 +88,14 @@ class Minimum:
         everything, first = 2 * sum(found.values()), 2 * found[("conv1",)]
         return 2 * everything + 2 * (3 * everything - first)
 
-    def of(self, name: str) -> int:
-        """FLOPs of a program for one image of each domain, or one whole image.
+    def of(self, name: str) -> int | None:
+        """FLOPs of a program for one image of each domain, or one whole image; None: its network is a transformer.
 
         Raises:
           ValueError: it is a step of a stage whose network labels nothing.
         """
+        if not self.counts():
+            return None
         if name in WHOLE_IMAGES:
             return self.forward(tuple(self.config.data.validation.image_size))[0]
         stage, kind = self.config[name], kinds.of(self.config[name])

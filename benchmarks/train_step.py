@@ -93,13 +93,14 @@ def row(name: str, program: Program, minimum: Minimum, peak: float | None) -> di
     """All figures of one program."""
     compiled, figures = analyse(program)
     shares = program.images // (1 if name in WHOLE_IMAGES else 2) / program.mesh.devices.size
-    figures |= {"name": name, "minimum_flops": minimum.of(name) * shares}
+    least = minimum.of(name)
+    figures |= {"name": name, "minimum_flops": None if least is None else least * shares}
     if not _COMPILE_ONLY.value:
         seconds = measure(name, program, compiled)
         median = statistics.median(seconds)
         figures |= {"seconds": seconds, "median_seconds": median, "images_per_second": program.images / median,
                     "device_memory_gb": device_memory()}  # fmt: skip
-        if peak:
+        if peak and least is not None:
             figures["utilisation"] = figures["minimum_flops"] / median / (peak * 1e12)
     return figures
 
@@ -109,10 +110,11 @@ def line(figures: dict) -> str:
         value = figures.get(key)
         return "-" if value is None else format(value * scale, form)
 
-    ratio = figures["flops"] / figures["minimum_flops"]
+    least = figures["minimum_flops"]
+    figures = figures | {"ratio": None if least is None else figures["flops"] / least}
     return (
         f"{figures['name']:<11}{number('median_seconds', '.1f', 1e3):>10}{number('images_per_second', '.1f'):>10}"
-        f"{number('flops', '.3f', 1e-12):>10}{number('minimum_flops', '.3f', 1e-12):>10}{ratio:>8.3f}"
+        f"{number('flops', '.3f', 1e-12):>10}{number('minimum_flops', '.3f', 1e-12):>10}{number('ratio', '.3f'):>8}"
         f"{number('utilisation', '.1%'):>9}{number('memory_gb', '.2f'):>9}{number('device_memory_gb', '.2f'):>9}"
         f"{number('compile_seconds', '.0f'):>9}  {hlo.in_words(figures['collectives'])}"
     )

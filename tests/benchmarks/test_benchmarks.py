@@ -30,6 +30,15 @@ def test_taps_inside_the_image_are_counted_as_a_sum_of_ones_counts_them(size, ke
     assert flops.taps_inside(size, kernel, stride, dilation) == along
 
 
+@pytest.fixture
+def imported():
+    """Imports a benchmark, which defines flags of names that others define, too."""
+    before = set(flags.FLAGS)
+    yield lambda name: importlib.import_module(f"benchmarks.{name}")
+    for name in set(flags.FLAGS) - before:
+        delattr(flags.FLAGS, name)
+
+
 def tiny_programs(devices_used: int = 1, **settings) -> Programs:
     config = tiny_config()
     config.stages = ("source", "warmup", "stage1", "stage2")
@@ -50,6 +59,13 @@ def test_a_pass_has_the_arithmetic_that_xla_counts():
     compiled = jax.jit(lambda v, x: model.apply(v, x, train=False).logits).lower(shapes, image).compile()
     least, _ = flops.Minimum(programs.config, programs).forward((32, 64))
     assert 1.0 <= compiled.cost_analysis()["flops"] / least < 1.05
+
+
+@pytest.mark.parametrize("backbone, counts", [("resnet50", True), ("efficientnet_lite0", True), ("mit_b0", False)])
+def test_the_least_is_said_of_networks_of_convolutions_alone(backbone, counts):
+    programs = tiny_programs(**{"model.backbone": backbone, "model.depths": (), "model.width": 0})
+    least = flops.Minimum(programs.config, programs).of("source")
+    assert least > 0 if counts else least is None
 
 
 def test_a_steps_program_takes_what_it_says_and_gives_the_state_that_it_takes():
@@ -136,10 +152,9 @@ def test_a_network_that_recomputes_its_blocks_has_the_same_gradient():
 
 
 @pytest.mark.slow  # stage 1 is compared with the released step by golden numbers
-def test_the_peers_step_is_stage_1():
+def test_the_peers_step_is_stage_1(imported):
     """What PyTorch is timed on is what is trained here: each loss agrees (a step of the recipe, drawn views)."""
-    from benchmarks import peer_pytorch
-
+    peer_pytorch = imported("peer_pytorch")
     config = tiny_programs().config
     config.views.crop_size, config.views.scale = (32, 64), (1.0, 1.25)
     task = peer_pytorch.task_of(config)
@@ -151,17 +166,16 @@ def test_the_peers_step_is_stage_1():
 
 
 @pytest.mark.parametrize("size", [(64, 96), (50, 83)])
-def test_the_peers_lite_network_is_the_demos(size):
+def test_the_peers_lite_network_is_the_demos(size, imported):
     import torch
 
-    from benchmarks.peer_predict import live
     from benchmarks.torch_network import network_of
     from proda_jax.configs import demo
 
     config = demo.get_config()
     config.model.depths, config.model.width = (1, 2, 1, 1, 1, 2), 32
     programs = Programs(config, devices.make_mesh(1))
-    variables = live(programs.shapes, np.random.default_rng(0))
+    variables = imported("peer_predict").live(programs.shapes, np.random.default_rng(0))
     images = np.random.default_rng(1).random((2, *size, 3), np.float32)
     model = programs.model().clone(axis_name=None)
     ours = jax.jit(functools.partial(model.apply, train=False))(variables, images)
@@ -216,15 +230,6 @@ def test_a_trace_that_is_missing_or_empty_is_one_message(tmp_path):
         pass
     with pytest.raises(ValueError, match="neither kernels of a GPU nor operations of a CPU"):
         kernels.measured(tmp_path)
-
-
-@pytest.fixture
-def imported():
-    """Imports a benchmark, which defines flags of names that others define, too."""
-    before = set(flags.FLAGS)
-    yield lambda name: importlib.import_module(f"benchmarks.{name}")
-    for name in set(flags.FLAGS) - before:
-        delattr(flags.FLAGS, name)
 
 
 def test_ways_to_compute_a_layer_can_be_traced_and_agree_in_shape(imported):
