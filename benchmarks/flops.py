@@ -55,24 +55,27 @@ class Minimum:
 
     def counts(self) -> bool:
         """Whether convolutions are nearly all that the network does: in a transformer products are."""
+        return self.first() in self.layers(tuple(self.config.views.crop_size))
+
+    def first(self) -> tuple[str, ...]:
+        """Path of the layer that sees the images."""
+        return "backbone", self.programs.model().backbone.first_convolution
+
+    def layers(self, size: tuple[int, int]) -> dict[tuple[str, ...], int]:
+        """Multiply-adds of each convolution of a pass on one image of this size, by its path."""
         model = self.programs.model().clone(axis_name=None)
         shapes = jax.eval_shape(lambda: self.programs.variables(model, jax.random.key(0)))
-        image = jnp.zeros((1, *self.config.views.crop_size, 3))
-        found = convolutions(lambda: model.apply(zeros(shapes), image, train=False))
-        return ("backbone", model.backbone.first_convolution) in found
+        return convolutions(lambda: model.apply(zeros(shapes), jnp.zeros((1, *size, 3)), train=False))
 
     def forward(self, size: tuple[int, int], *, scores: bool = True) -> tuple[int, int]:
         """FLOPs of a pass on one image of this size, in all and of its first convolution.
 
         `scores`: whether more than the features is asked for.
         """
-        model = self.programs.model().clone(axis_name=None)
-        shapes = jax.eval_shape(lambda: self.programs.variables(model, jax.random.key(0)))
-        image = jnp.zeros((1, *size, 3))
-        found = convolutions(lambda: model.apply(zeros(shapes), image, train=False))
+        found = self.layers(size)
         if not scores:
             found = {path: macs for path, macs in found.items() if path[-1] != "classifier"}
-        return 2 * sum(found.values()), 2 * found[("backbone", model.backbone.first_convolution)]
+        return 2 * sum(found.values()), 2 * found[self.first()]
 
     def trained(self, *, scores: bool = True) -> int:
         """FLOPs of a pass on one crop, forward and backward."""

@@ -313,7 +313,7 @@ class Experiment:
         for name in self.config.stages:
             if not self.is_complete(name):
                 self.complete(name)
-                if self.forgets:
+                if self.forgets and self.config[name].weights is None:  # a network from a file took no step
                     self.steps.forget(name)
             self.write_results()
             if kinds.of(self.config[name]).translates:
