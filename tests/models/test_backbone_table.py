@@ -62,9 +62,10 @@ def test_residual_networks_have_as_many_parameters_as_torchvisions():
 
 
 def page() -> dict[str, tuple[float, float]]:
-    """{backbone: (millions of parameters, thousand millions of multiply-adds)} as the page says."""
+    """{backbone: (millions of parameters, thousand millions of multiply-adds)} as the page's first table says."""
     found = {}
-    for names, millions, billions in re.findall(r"^\| (`.+?`) \| ([\d.]+) \| ([\d., ]+) \|", PAGE.read_text(), re.M):
+    table = re.search(r"^\| `backbone` \| parameters, M \|.*\n(?:\|.*\n)+", PAGE.read_text(), re.M).group()
+    for names, millions, billions in re.findall(r"^\| (`.+?`) \| ([\d.]+) \| ([\d., ]+) \|", table, re.M):
         names, billions = re.findall(r"`(\w+)`", names), billions.split(", ")
         found |= {name: (float(millions), float(number)) for name, number in zip(names, billions, strict=True)}
     return found
