@@ -454,6 +454,8 @@ def mix(init: str, steps: int) -> ml_collections.ConfigDict:
     s.strong.jitter_probability = 0.8  # the released parameter, 0.2, is that of none
     s.strong.blur_probability = 0.5
     s.strong.blur_sigma = (0.15, 1.15)  # pixels, uniform
+    s.strong_colours = "torchvision"  # what brightness, contrast and saturation are: torchvision's (and kornia's from
+    #                                   0.6.4 on), or those of the 'kornia' that the released codes pin, 0.5.8
     s.masked_weight = 0.0  # of the cross entropy of target images with hidden blocks (MIC: 1)
     s.mask_block = 64  # side of a block, pixels of the crop (MIC; 32 for networks that see half the resolution)
     s.mask_ratio = 0.7  # share of blocks that are hidden (MIC)

@@ -10,11 +10,12 @@ what others measured in this protocol (github.com/ycheon1101/DFUDA, README); thi
 in full.
 
 From ImageNet weights, 40,000 steps of AdamW on two source and two target crops: cross entropy on the source, and on
-target crops on which half of the classes of a source crop are pasted, labelled by a mean teacher. Three weak spots of
-the released codes are mended, each with a setting that brings it back: `--config.mix.weight_over=batch`,
-`--config.mix.teacher_statistics=batch` and, of DAFormer's, `--config.mix.mix_classes=batch`. In DAFormer's code the
-ResNet has three 3x3 convolutions at its beginning (v1c) in place of one of 7x7, and of MiT what is not decayed is
-normalisation alone, where here no bias is.
+target crops on which half of the classes of a source crop are pasted, labelled by a mean teacher. Their colours are
+jittered as by the kornia that the released codes pin (`--config.mix.strong_colours=torchvision`: as by later ones).
+Three weak spots of the released codes are mended, each with a setting that brings it back:
+`--config.mix.weight_over=batch`, `--config.mix.teacher_statistics=batch` and, of DAFormer's,
+`--config.mix.mix_classes=batch`. In DAFormer's code the ResNet has three 3x3 convolutions at its beginning (v1c) in
+place of one of 7x7, and of MiT what is not decayed is normalisation alone, where here no bias is.
 """
 
 from collections.abc import Mapping
@@ -111,6 +112,7 @@ def trained(stage: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """DAFormer's optimizer and rates, which it also trains its rivals with."""
     stage.optimizer, stage.weight_decay = "adamw", 0.01
     stage.largest_class = 0.75  # of source crops, whatever the method
+    stage.strong_colours = "kornia"  # 0.5.8, as the released codes pin it
     stage.backbone_rate, stage.head_rate = 6e-5, 6e-4
     stage.schedule, stage.schedule_steps = "linear", stage.steps
     stage.schedule_warmup, stage.schedule_warmup_start = 1500, 1e-6

@@ -40,6 +40,7 @@ _BEFORE = {
     "foundation_temperature": 0.07,
     "contrast_after": 3000, "self_label_weight": 0.0, "self_label_pixels": 256, "self_label_queue": 65_536,
     "queue_contrast_weight": 0.0, "cutmix_share": 0.0,
+    "strong_colours": "torchvision",
     "focus": 0.0, "logit_temperature": 1.0, "auxiliary_ce_weight": 0.0, "adversarial_on": "probabilities",
     "auxiliary_adversarial_weight": 0.0, "discriminator": "released", "discriminator_weight": 1.0, "scores_at": "grid",
     "soft_label_limit": 0.9, "local_weight": 0.0, "local_floor": 0.4, "local_after": 5000, "damping_steps": 0,

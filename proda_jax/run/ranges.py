@@ -51,6 +51,7 @@ CHOICES = {
     "weight_over": ("image", "batch"),
     "margins_of": ("crop", "image"),
     "mix_classes": ("image", "batch"),
+    "strong_colours": ("torchvision", "kornia"),
 }
 POSITIVE = (
     "schedule_steps", "schedule_factor", "temperature", "backbone_rate", "head_rate", "discriminator_rate",

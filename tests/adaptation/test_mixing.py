@@ -24,6 +24,7 @@ OFF = DACS | {"jitter_probability": 0.0, "blur_probability": 0.0}
 shift_hue = jax.jit(photometric.shift_hue)
 gaussian_blur = jax.jit(photometric.gaussian_blur, static_argnames="widest")
 jitter = jax.jit(photometric.jitter)
+released_jitter = jax.jit(photometric.released_jitter)
 
 
 def test_the_hue_turns_as_in_the_standard_librarys_hsv():
@@ -73,6 +74,37 @@ def test_brightness_contrast_and_saturation_by_hand():
     grey = (IMAGES @ weights)[..., None]
     paler = jitter(IMAGES, one[0], one[1], one[2] * 0.3, one[3])
     np.testing.assert_allclose(paler, grey + 0.3 * (IMAGES - grey), atol=1e-4)
+
+
+def test_the_released_codes_brightness_contrast_and_saturation_by_the_standard_librarys_hsv():
+    """kornia until 0.6.3; `findings/kornia_colour_jitter_changed.sh` runs the library itself."""
+    one = [np.full((3, 1, 1, 1), x, np.float32) for x in (1.0, 1.0, 1.0, 0.0)]
+    np.testing.assert_allclose(released_jitter(IMAGES, one[0] * 0.8, *one[1:]), (IMAGES - 0.2).clip(0, 1), atol=1e-6)
+    brighter = released_jitter(IMAGES, one[0], one[1] * 1.2, *one[2:])
+    np.testing.assert_allclose(brighter, (IMAGES * 1.2).clip(0, 1), atol=1e-6)
+    for factor in (0.3, 1.2, 3.0):
+        moved = released_jitter(IMAGES, one[0], one[1], one[2] * factor, one[3] + 0.1)
+        hsv = [colorsys.rgb_to_hsv(*map(float, pixel)) for pixel in IMAGES.reshape(-1, 3)]
+        expected = [colorsys.hsv_to_rgb((h + 0.1) % 1.0, min(1.0, s * factor), v) for h, s, v in hsv]
+        np.testing.assert_allclose(np.reshape(moved, (-1, 3)), expected, atol=1e-5)
+    grey = np.full((3, 2, 2, 3), 0.4, np.float32)
+    np.testing.assert_array_equal(released_jitter(grey, *one[:2], one[2] * 1.2, one[3]), grey)
+    black = np.zeros((3, 2, 2, 3), np.float32)
+    np.testing.assert_array_equal(released_jitter(black, *one[:2], one[2] * 1.2, one[3]), black)
+
+
+def test_a_stage_takes_the_colours_that_its_setting_names():
+    jittered = {
+        name: np.asarray(photometric.strong_photometric(IMAGES, KEYS, colours=name, **DACS | {"blur_probability": 0.0}))
+        for name in photometric.JITTERS
+    }
+    draws = np.stack([jax.random.uniform(key, (photometric.DRAWS,)) for key in KEYS])[..., None, None, None]
+    factors = [1 + 0.2 * (2 * draws[:, i] - 1) for i in (1, 2, 3)]
+    for name, function in photometric.JITTERS.items():
+        expected = function(IMAGES, *factors, 0.2 * (2 * draws[:, 4] - 1))
+        expected = np.where(draws[:, 0] < 0.8, expected, IMAGES)
+        np.testing.assert_allclose(jittered[name], expected, atol=1e-6)
+    assert np.abs(jittered["torchvision"] - jittered["kornia"]).max() > 0.03
 
 
 def test_half_of_the_classes_of_each_image_is_pasted_whole():

@@ -45,6 +45,7 @@ ACTS_BESIDE: tuple[acts.Rule, ...] = (
     (("label_threshold",), lambda s: s.weighting in ("share", "pixels"), "weighting 'share' or 'pixels'"),
     (("margins_of",), lambda s: any(s.ignored_margins), "ignored_margins other than zero"),
     (("mix_classes",), lambda s: s.mixed_weight > 0, "mixed_weight above 0"),
+    (("strong_colours",), lambda s: s.strong.jitter_probability > 0, "strong.jitter_probability above 0"),
     (("mask_block", "mask_ratio", "mask_strong", "mask_source"), lambda s: s.masked_weight > 0,
      "masked_weight above 0"),
     (("feature_distance_classes",), lambda s: s.feature_distance_weight > 0, "feature_distance_weight above 0"),
@@ -405,7 +406,7 @@ def labels_on_backbone_grid(labels: jax.Array, setup: steps.Setup) -> jax.Array:
 
 def strong(images: jax.Array, keys: jax.Array, setup: steps.Setup) -> jax.Array:
     """Colour jitter and blur by the section `strong`."""
-    return views.strong_photometric(images, keys, **setup.stage.strong)
+    return views.strong_photometric(images, keys, colours=setup.stage.strong_colours, **setup.stage.strong)
 
 
 def thing_mask(source_label: jax.Array, setup: steps.Setup) -> jax.Array:

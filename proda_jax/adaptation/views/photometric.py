@@ -24,6 +24,7 @@ def strong_photometric(
     jitter_probability: float,
     blur_probability: float,
     blur_sigma: tuple[float, float],
+    colours: str = "torchvision",
 ) -> jax.Array:
     """Jitters and blurs images, each at random.
 
@@ -35,11 +36,12 @@ def strong_photometric(
       jitter_probability: with which an image is jittered at all (DACS: 0.8).
       blur_probability: with which it is blurred (DACS: 0.5).
       blur_sigma: smallest and largest standard deviation of the blur, pixels (DACS: 0.15 to 1.15).
+      colours: what the three factors do, 'torchvision' (`jitter`) or 'kornia' (`released_jitter`).
     """
     draws = jax.vmap(lambda key: jax.random.uniform(key, (DRAWS,)))(keys)[..., None, None, None]
     extents = (brightness, contrast, saturation)
     factors = [1.0 + extent * (2.0 * draws[:, i + 1] - 1.0) for i, extent in enumerate(extents)]
-    jittered = jitter(images, *factors, hue * (2.0 * draws[:, 4] - 1.0))
+    jittered = JITTERS[colours](images, *factors, hue * (2.0 * draws[:, 4] - 1.0))
     images = jnp.where(draws[:, 0] < jitter_probability, jittered, images)
     sigma = blur_sigma[0] + (blur_sigma[1] - blur_sigma[0]) * draws[:, 6]
     blurred = gaussian_blur(images, sigma[:, 0, 0, 0], widest=blur_sigma[1])
@@ -49,7 +51,7 @@ def strong_photometric(
 def jitter(
     images: jax.Array, brightness: jax.Array, contrast: jax.Array, saturation: jax.Array, hue: jax.Array
 ) -> jax.Array:
-    """Brightness, contrast, saturation and hue, one after the other, each cut to [0, 1].
+    """Brightness, contrast, saturation and hue, one after the other, each cut to [0, 1], as in torchvision.
 
     Args:
       images: RGB in [0, 1].
@@ -63,6 +65,26 @@ def jitter(
     grey = luma(images)[..., None]
     images = jnp.clip(grey + saturation * (images - grey), 0.0, 1.0)
     return shift_hue(images, hue)
+
+
+def released_jitter(
+    images: jax.Array, brightness: jax.Array, contrast: jax.Array, saturation: jax.Array, hue: jax.Array
+) -> jax.Array:
+    """The same names in kornia until 0.6.3, which the codes of DACS, DAFormer, HRDA and MIC pin (0.5.8).
+
+    Arguments as those of `jitter`, but what they do: brightness less one is added to all channels, contrast multiplies
+    them, saturation multiplies the S of HSV. Hue is the same.
+    """
+    images = jnp.clip(images + (brightness - 1.0), 0.0, 1.0)
+    images = jnp.clip(images * contrast, 0.0, 1.0)
+    value = images.max(axis=-1, keepdims=True)
+    spread = value - images.min(axis=-1, keepdims=True)
+    # S is spread / value and at most 1; hue and value stay where all distances to the value grow by one factor
+    factor = jnp.where(spread > 0, jnp.minimum(saturation, value / jnp.where(spread > 0, spread, 1.0)), 1.0)
+    return shift_hue(value - factor * (value - images), hue)
+
+
+JITTERS = {"torchvision": jitter, "kornia": released_jitter}
 
 
 def shift_hue(images: jax.Array, turns: jax.Array) -> jax.Array:
