@@ -20,7 +20,7 @@ from ml_collections import config_flags
 
 from proda_jax.adaptation.stages import build
 from proda_jax.models import convolution, moments, normalisation
-from proda_jax.models.backbones.resnet import EXPANSION, output_size
+from proda_jax.models.backbones.resnet import EXPANSION
 from proda_jax.system import devices, paths
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/demo.py:scratch", "Configuration: its network and crops.")
@@ -102,9 +102,9 @@ def with_kernel_gradient(way: Callable, dilation: int) -> Callable:
 
 def choices(config) -> dict[str, Ways]:
     """What there is to choose, by layer."""
-    grid = (config.batch_size, *output_size(tuple(config.views.crop_size)))
-    # channels within a block of the third group, which has most of the blocks
-    inner = build.backbone_of(config.model).width * 4
+    backbone = build.backbone_of(config.model)
+    grid = (config.batch_size, *backbone.output_size(tuple(config.views.crop_size)))
+    inner = backbone.width * 4  # channels within a block of the third group, which has most of the blocks
     outer, features = EXPANSION * inner, 2 * EXPANSION * inner
     found: dict[str, Ways] = {}
     for ins, outs in ((outer, inner), (inner, outer)):

@@ -59,6 +59,10 @@ def get_config() -> ml_collections.ConfigDict:
     c.model.depths = ()  # blocks of each of its groups; (): its own, others make small networks
     c.model.width = 0  # channels of its stem; 0: its own
     c.model.stride_in = placeholder(str)  # of ResNet's blocks: '1x1' (released) or '3x3', as torchvision's weights want
+    c.model.contract_dilation = placeholder(bool)  # True: a dilated group's first block has the dilation of the group
+    #                                                before, as in torchvision's and mmsegmentation's DeepLabs
+    c.model.ceil_mode = placeholder(bool)  # False: the stem's pooling rounds its size down, as theirs
+    c.model.deep_stem = placeholder(bool)  # True: three 3x3 convolutions first, as in mmsegmentation's ResNetV1c
     c.model.scan_blocks = placeholder(bool)  # of ResNet: a loop over like blocks: sooner compiled (docs/performance.md)
     c.model.drop_path = placeholder(float)  # share of the last block's branches left out in training; None: its own
     c.model.position_resize = placeholder(str)  # 'offset', 'plain', 'antialias': of DINOv2; None: its authors'

@@ -14,8 +14,9 @@ target crops on which half of the classes of a source crop are pasted, labelled 
 jittered as by the kornia that the released codes pin (`--config.mix.strong_colours=torchvision`: as by later ones).
 Three weak spots of the released codes are mended, each with a setting that brings it back:
 `--config.mix.weight_over=batch`, `--config.mix.teacher_statistics=batch` and, of DAFormer's,
-`--config.mix.mix_classes=batch`. In DAFormer's code the ResNet has three 3x3 convolutions at its beginning (v1c) in
-place of one of 7x7, and of MiT what is not decayed is normalisation alone, where here no bias is.
+`--config.mix.mix_classes=batch`. The ResNet is mmsegmentation's `resnet101_v1c`, which has three 3x3 convolutions at
+its beginning; torchvision's takes `--config.model.deep_stem=False`. Of MiT, what is not decayed there is normalisation
+alone; here no bias is, either.
 """
 
 from collections.abc import Mapping
@@ -102,6 +103,9 @@ def network(c: ml_collections.ConfigDict, backbone: str) -> None:
     c.model.backbone = backbone
     c.model.initialisation = "he"  # of what has no weights
     if backbone == "resnet101":
+        # mmsegmentation's ResNetV1c; torchvision's weights want --config.model.deep_stem=False
+        c.model.stride_in, c.model.contract_dilation, c.model.ceil_mode = "3x3", True, False
+        c.model.deep_stem, c.model.weights_input = True, "imagenet"
         c.model.head, c.model.dilations = "deeplab", (6, 12)  # as AdaptSegNet's code, and DAFormer's on purpose
     else:
         c.model.head, c.model.dilations = "daformer", (6, 12, 18)

@@ -17,7 +17,7 @@ def get_config(source: str = "gta5") -> ml_collections.ConfigDict:
     c.task = f"fada_{source}"
     c.stages = ("source", "fada", "self_distillation")
     c.batch_size = 4
-    c.model.stride_in = "3x3"  # as torchvision's weights want
+    c.model.stride_in, c.model.contract_dilation, c.model.ceil_mode = "3x3", True, False  # torchvision's network
 
     c.source = deeplabv2.trained(base.supervised("imagenet", 20_000), 5e-4, 31_250)
     c.fada = deeplabv2.trained(fada("source", 40_000), 2.5e-4, 62_500)

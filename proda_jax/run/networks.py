@@ -190,10 +190,10 @@ class Networks:
         """Refuses weights of another backbone than the configuration's, or than the `wanted` one of a `setting`."""
         wanted = wanted or build.backbone_of(self._config.model)
         if not wanted.takes_weights_of(found):
-            name = next((name for name, row in BACKBONES.items() if row.takes_weights_of(found)), None)
-            there, here = (f"{row.family} of depths {row.depths} and width {row.width}" for row in (found, wanted))
-            remedy = f"set config.{setting} to {name!r}, or name another file" if name else "name another file"
-            raise ValueError(f"{path} holds a {there}; config.{setting} and its sizes are a {here}: {remedy}")
+            raise ValueError(
+                f"{path} holds a {found.words}; config.{setting} and its sizes are a {wanted.words}: "
+                f"{remedy(found, wanted, setting)}name another file"
+            )
 
     def initial(self, name: str, model: SegmentationNetwork) -> Any:
         """Where the network of stage `name` starts: random, weights from a file, or an earlier stage's network."""
@@ -257,6 +257,16 @@ class Networks:
                 f"{path} scores {found.classes} classes, label space {self._space.name} has {model.classes}"
             )
         return model, devices.replicate(from_torch(found.arrays, self.abstract_variables(model)), self._mesh)
+
+
+def remedy(found: Backbone, wanted: Backbone, setting: str) -> str:
+    """Which setting would have a file's backbone taken, 'set ..., or '; '' where none would."""
+    if found.family == wanted.family:
+        for option in wanted.options:
+            if wanted.with_option_of(option, found).takes_weights_of(found):
+                return f"set config.{setting.rpartition('.')[0]}.{option} to {getattr(found, option)}, or "
+    name = next((name for name, row in BACKBONES.items() if row.takes_weights_of(found)), None)
+    return f"set config.{setting} to {name!r}, or " if name else ""
 
 
 def backbone(variables: Any) -> dict:

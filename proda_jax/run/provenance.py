@@ -28,7 +28,8 @@ _EVERYWHERE = ("seed", "batch_size", "micro_batches", "handover", "model", "view
 _BEFORE = {
     "optimizer": "sgd", "adam_betas": [0.9, 0.999], "layer_decay": 1.0, "decay_vectors": True, "schedule_warmup": 0,
     "schedule_warmup_start": 1e-6, "backbone": "resnet", "weights_input": "", "statistics": "all",
-    "statistics_images": 400, "drop_path": None, "position_resize": None, "stride_in": None, "scan_blocks": None,
+    "statistics_images": 400, "drop_path": None, "position_resize": None, "stride_in": None,
+    "contract_dilation": None, "ceil_mode": None, "deep_stem": None, "scan_blocks": None,
     "freeze_backbone": False, "batch_size": None, "mask_source": False,
     "evaluate_at": "image_size", "label_entropy": 0.25, "label_portion": 0.2, "label_every": 4,
     "regulariser_weight": 0.0, "regulariser": "mrkld", "regulariser_over": "all", "mean_over": "domain",

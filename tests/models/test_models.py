@@ -193,21 +193,23 @@ def test_clamped_batch_normalisation_divides_by_a_variance_of_at_least_epsilon()
     np.testing.assert_array_equal(*evaluated)
 
 
+@pytest.mark.parametrize("ceil_mode", [True, False])
 @pytest.mark.parametrize("size", [(2, 3), (16, 24), (17, 24), (16, 25), (7, 9)])
-def test_max_pool_rounds_up_like_pytorchs_ceil_mode(size):
+def test_max_pool_rounds_like_pytorchs(size, ceil_mode):
     x = normal(2, *size, 3) - 5  # all negative: padding must not win
-    expected = torch.nn.functional.max_pool2d(to_nchw(x), 3, stride=2, padding=1, ceil_mode=True)
-    np.testing.assert_array_equal(max_pool(x), from_nchw(expected))
+    expected = torch.nn.functional.max_pool2d(to_nchw(x), 3, stride=2, padding=1, ceil_mode=ceil_mode)
+    np.testing.assert_array_equal(max_pool(x, ceil_mode), from_nchw(expected))
 
 
+@pytest.mark.parametrize("ceil_mode", [True, False])
 @pytest.mark.parametrize("size", [(2, 3), (16, 24), (17, 24), (16, 25), (7, 9)])
-def test_max_pool_has_pytorchs_gradient_among_equal_values_too(size):
+def test_max_pool_has_pytorchs_gradient_among_equal_values_too(size, ceil_mode):
     x = np.round(normal(2, *size, 3))  # of a few values, so that most windows have their largest more than once
     given = to_nchw(x).requires_grad_()
-    expected = torch.nn.functional.max_pool2d(given, 3, stride=2, padding=1, ceil_mode=True)
+    expected = torch.nn.functional.max_pool2d(given, 3, stride=2, padding=1, ceil_mode=ceil_mode)
     dy = normal(*from_nchw(expected.detach()).shape)
     expected.backward(to_nchw(dy))
-    _, backward = jax.vjp(jax.jit(max_pool), jnp.asarray(x))
+    _, backward = jax.vjp(jax.jit(lambda x: max_pool(x, ceil_mode)), jnp.asarray(x))
     np.testing.assert_allclose(backward(jnp.asarray(dy))[0], from_nchw(given.grad), rtol=1e-5, atol=1e-6)
 
 

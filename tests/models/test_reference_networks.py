@@ -155,6 +155,19 @@ def test_a_resnet_with_its_stride_in_the_3x3_is_torchvisions(stride_in, tmp_path
         assert np.abs(ours[1] - wanted[1].detach().permute(0, 2, 3, 1).numpy()).max() > 0.1
 
 
+@pytest.mark.parametrize("size", [(65, 98), (64, 96), (67, 99)])
+def test_a_resnet_with_contracted_dilations_and_a_pooling_that_rounds_down_is_torchvisions_own(size, tmp_path):
+    library, images = reference.library("torchvision").models.resnet, reference.image(*size)
+    theirs = library.ResNet(library.Bottleneck, [1, 2, 2, 2], replace_stride_with_dilation=[False, True, True])
+    torch.save(reference.randomise(theirs).state_dict(), tmp_path / "network.pth")
+    x = theirs.relu(theirs.bn1(theirs.conv1(reference.normalised(images))))
+    x, wanted = theirs.maxpool(x), []
+    for group in (theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4):
+        wanted.append(x := group(x))
+    read = weights.load(tmp_path / "network.pth", images="imagenet")
+    assert_equal(maps_of(read, images, stride_in="3x3", contract_dilation=True, ceil_mode=False), wanted)
+
+
 def test_transformers_normalises_with_another_epsilon_than_its_configuration_says():
     library = reference.library("transformers")
     network = library.SegformerModel(library.SegformerConfig(**SEGFORMER))

@@ -13,7 +13,7 @@ from survival import config_of
 from test_reference_networks import assert_equal, maps_of
 from weight_fixtures import save_torch
 
-from proda_jax.models import weights
+from proda_jax.models import backbones, weights
 from proda_jax.run.networks import Networks
 from proda_jax.run.workdir import Workdir
 from proda_jax.system import devices
@@ -96,14 +96,27 @@ def test_a_resnet_under_hugging_faces_names_is_theirs(tmp_path):
     assert_equal(maps_of(read, images, stride_in="3x3")[:2], wanted)
 
 
-def test_a_deep_stem_is_refused_in_a_sentence(tmp_path):
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+def test_a_deep_stem_under_timms_names_and_mmsegmentations_is_timms(prefix, tmp_path):
+    library, images = reference.library("timm").models.resnet, reference.image(65, 98)
+    theirs = library.ResNet(library.Bottleneck, (1, 2, 1, 1), stem_type="deep", stem_width=32, output_stride=8)
+    state = {prefix + name: value for name, value in reference.randomise(theirs).state_dict().items()}
+    stem = {rf"^{prefix}conv1\.(?=\d)": f"{prefix}stem.", rf"^{prefix}bn1\.": f"{prefix}stem.7."}
+    renamed = {functools.reduce(lambda name, part: re.sub(*part, name), stem.items(), name): value
+               for name, value in state.items()}  # fmt: skip
+    wanted = theirs.forward_intermediates(reference.normalised(images), intermediates_only=True)[1:]
+    for number, arrays in enumerate((state, renamed)):
+        assert (f"{prefix}conv1.0.weight" in arrays) == (number == 0)
+        read = weights.load(save_torch(arrays, tmp_path / f"{number}.pth"), images="imagenet")
+        assert (read.backbone.depths, read.backbone.width, read.backbone.deep_stem) == ((1, 2, 1, 1), 64, True)
+        ours = maps_of(read, images, stride_in="3x3", contract_dilation=True, ceil_mode=False)
+        assert_equal(ours, wanted)
+
+
+def test_shortcuts_that_are_averaged_are_refused_in_a_sentence(tmp_path):
     theirs = reference.library("timm").create_model("resnet26d")
-    with pytest.raises(ValueError, match="a.pth holds a ResNet with a deep stem.*expected the plain one"):
+    with pytest.raises(ValueError, match="a.pth holds a ResNet whose shortcuts are averaged.*expected one without"):
         weights.load(save_torch(theirs.state_dict(), tmp_path / "a.pth"))
-    renamed = {name.replace("conv1.", "stem.", 1) if name.startswith("conv1.") else name: value
-               for name, value in theirs.state_dict().items()}  # fmt: skip
-    with pytest.raises(ValueError, match="deep stem"):
-        weights.load(save_torch({f"backbone.{name}": value for name, value in renamed.items()}, tmp_path / "b.pth"))
 
 
 def test_weights_of_another_backbone_than_the_configurations_are_refused_in_a_sentence(tmp_path):
@@ -114,6 +127,22 @@ def test_weights_of_another_backbone_than_the_configurations_are_refused_in_a_se
     message = r"a.pth holds a resnet of depths \(3, 4, 6, 3\) and width 8.* are a resnet of depths \(3, 4, 23, 3\)"
     with pytest.raises(ValueError, match=message):
         networks.in_weights("imagenet", None)
+
+
+@pytest.mark.parametrize("deep", [True, False])
+def test_weights_with_the_other_stem_name_the_setting_that_takes_them(deep, tmp_path):
+    row = backbones.backbone("resnet50", (1, 1, 1, 1), 8, deep_stem=deep)
+    path = tmp_path / "a.npz"
+    np.savez(path, **{name: np.zeros(shape, np.float32) for name, shape in row.shapes()})
+    settings = {"model.imagenet_weights": str(path), "model.depths": (1, 1, 1, 1), "model.width": 8}
+    for wanted in (not deep, deep):
+        config = config_of(**settings, **{"model.deep_stem": wanted})
+        networks = Networks(config, Workdir(tmp_path), devices.make_mesh(1), range(11))
+        if wanted == deep:
+            networks.check_backbone(path, networks.load(path).backbone)
+            continue
+        with pytest.raises(ValueError, match=f"set config.model.deep_stem to {deep}, or name another file"):
+            networks.check_backbone(path, networks.load(path).backbone)
 
 
 def test_a_run_says_once_where_weights_were_found_and_that_their_images_are_a_guess_unless_named(tmp_path, capsys):

@@ -164,7 +164,7 @@ def other_value(name: str, value):
                "batch_norm_epsilon": "clamped", "initialisation": "pytorch", "input_mean": (0.1, 0.2, 0.3),
                "input_std": (0.1, 0.2, 0.3), "imagenet_weights": "x.npz", "self_supervised_weights": "x.npz",
                "weights_input": "rgb01", "position_resize": "plain", "stride_in": "3x3",
-               "scan_blocks": True}  # fmt: skip
+               "contract_dilation": True, "ceil_mode": False, "deep_stem": True, "scan_blocks": True}  # fmt: skip
     if name in choices:
         return choices[name]
     if choices := settings.CHOICES.get(name, ranges.CHOICES.get(name)):

@@ -7,7 +7,7 @@ from golden_inputs import load, normal, uniform
 from golden_network import assert_close, golden_variables, network_variables, to_nchw, to_nhwc
 
 from proda_jax.adaptation.losses import gan_loss
-from proda_jax.models.backbones.resnet import output_size
+from proda_jax.models.backbones import backbone
 from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.models.discriminator import Discriminator
 from proda_jax.models.weights.torch_names import to_torch
@@ -45,9 +45,9 @@ def test_a_training_pass_and_its_running_statistics_agree_with_the_released_netw
 
 def test_the_feature_grid_rounds_up_like_the_released_network():
     height, width = NETWORK["image_hw"]
-    assert output_size((int(height), int(width))) == NETWORK["k19_clr0_eval_feat"].shape[2:]
-    assert output_size((512, 896)) == (65, 113)
-    assert output_size((1024, 2048)) == (129, 257)
+    assert backbone("resnet101").output_size((int(height), int(width))) == NETWORK["k19_clr0_eval_feat"].shape[2:]
+    assert backbone("resnet101").output_size((512, 896)) == (65, 113)
+    assert backbone("resnet101").output_size((1024, 2048)) == (129, 257)
 
 
 def test_the_discriminator_and_both_adversarial_losses_agree():

@@ -67,6 +67,11 @@ def families() -> list[Backbone]:
     return list({row.family: row for row in BACKBONES.values()}.values())
 
 
+def beginnings() -> list[Backbone]:
+    """A row of each family and kind of stem."""
+    return [*families(), backbone(DEFAULT, deep_stem=True)]
+
+
 def file_name(modules: Path) -> str:
     """Name in files of weights of a module of any backbone, see `Backbone.file_name`.
 
@@ -86,5 +91,5 @@ def read_off(shapes: Mapping[str, tuple[int, ...]]) -> Backbone | None:
 
 __all__ = [
     "BACKBONES", "DEFAULT", "OPTIONS", "PUBLISHED", "SIMCLR", "TOKENS", "Backbone", "Level", "Published", "backbone",
-    "families", "file_name", "published", "read_off",
+    "beginnings", "families", "file_name", "published", "read_off",
 ]  # fmt: skip

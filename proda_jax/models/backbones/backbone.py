@@ -66,7 +66,6 @@ class Backbone(abc.ABC):
 
     family: ClassVar[str]  # of all rows whose network is the same but for its sizes
     output_stride: ClassVar[int]  # pixels between two features
-    first_convolution: ClassVar[str]  # path of the module that sees the images, joined by '/'
     images: ClassVar[str] = "rgb01"  # how weights that others trained want them, see `weights.foreign.convention`
     groups: ClassVar[Mapping[str, int]]  # of parameters: how often the released optimizer steps
     options: ClassVar[tuple[str, ...]] = ()  # fields that are settings of `model`, which other families do not have
@@ -87,6 +86,15 @@ class Backbone(abc.ABC):
     def takes_weights_of(self, other: "Backbone") -> bool:
         """Whether this network has what the other one has, or the first part of it, so that its weights fit."""
         return (self.family, self.depths, self.width) == (other.family, other.depths, other.width)
+
+    def with_option_of(self, option: str, other: "Backbone") -> "Backbone":
+        """This network with one of its `options` as another one of its family has it."""
+        return dataclasses.replace(self, **{option: getattr(other, option)})
+
+    @property
+    def words(self) -> str:
+        """What decides which weights fit, for messages."""
+        return f"{self.family} of depths {self.depths} and width {self.width}"
 
     @property
     @abc.abstractmethod
@@ -136,6 +144,11 @@ class Backbone(abc.ABC):
         """The setting of `model` that cannot be, and what was expected; None where all can."""
 
     # In files of weights
+
+    @property
+    @abc.abstractmethod
+    def first_convolution(self) -> str:
+        """Path of the module that sees the images, joined by '/'."""
 
     @abc.abstractmethod
     def file_name(self, modules: Path) -> str | None:

@@ -25,8 +25,10 @@ STAGE_DILATIONS = (1, 1, 2, 4)  # what the last two stages lose in stride they g
 # How often the released optimizer steps a parameter in one iteration: its generator yields most of them three times, a
 # block's projection once more than the block, the stem once.
 RELEASED_STEPS = {"backbone": 3, "projection": 4, "stem": 1}
+DEEP_STEM = (1, 1, 2)  # channels of the three convolutions of a deep stem, over half of the stem's
 DOWNSAMPLE = {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}  # names here and in files
 BLOCK = re.compile(r"layer([1-4])\.(\d+)\.")
+STEM = re.compile(r"stem(\d)_(conv|bn)")
 
 
 class Bottleneck(nn.Module):
@@ -64,34 +66,42 @@ class ResNet(nn.Module):
     `scan_blocks`, like blocks are a loop. Neither changes names or values of variables.
     """
 
-    depths: tuple[int, ...]
-    width: int
-    stride_in: str
+    row: "ResNetBackbone"
     conv: Callable[..., Conv]
     norm: Callable[..., BatchNorm]
     recompute: bool = False
-    scan_blocks: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
+        row = self.row
         bottleneck = nn.remat(Bottleneck) if self.recompute else Bottleneck
-        conv = self.conv(self.width, kernel=7, stride=2, name="conv1")
-        x, maps = max_pool(self.norm(rectify=True, name="bn1")(x, conv=conv)), []
-        for stage, depth in enumerate(self.depths):
+        x, maps = max_pool(self.stem(x), row.ceil_mode), []
+        for stage, depth in enumerate(row.depths):
             block = partial(
-                bottleneck, channels=self.width * 2**stage, dilation=STAGE_DILATIONS[stage], stride_in=self.stride_in,
-                conv=self.conv, norm=self.norm,
-            )  # fmt: skip
+                bottleneck, channels=row.width * 2**stage, stride_in=row.stride_in, conv=self.conv, norm=self.norm
+            )
             names = [f"layer{stage + 1}_{number}" for number in range(depth)]
-            x = block(stride=STAGE_STRIDES[stage], project=True, name=names[0])(x)
-            alike = partial(block, stride=1, project=False)
-            if self.scan_blocks and depth >= SCANNED and not self.is_initializing():
+            dilation = STAGE_DILATIONS[stage]
+            first = STAGE_DILATIONS[max(stage - 1, 0)] if row.contract_dilation else dilation
+            x = block(stride=STAGE_STRIDES[stage], dilation=first, project=True, name=names[0])(x)
+            alike = partial(block, stride=1, dilation=dilation, project=False)
+            if row.scan_blocks and depth >= SCANNED and not self.is_initializing():
                 x = self.scanned(alike(rectify=False, parent=None), names[1:], x)
             else:
                 for name in names[1:]:
                     x = alike(name=name)(x)
             maps.append(x)
         return tuple(maps)
+
+    def stem(self, x: jax.Array) -> jax.Array:
+        """What comes before the pooling: one 7x7 convolution, or three of 3x3, the first of them with the stride."""
+        if not self.row.deep_stem:
+            conv = self.conv(self.row.width, kernel=7, stride=2, name="conv1")
+            return self.norm(rectify=True, name="bn1")(x, conv=conv)
+        for i, times in enumerate(DEEP_STEM):
+            conv = self.conv(times * self.row.width // 2, kernel=3, stride=2 if i == 0 else 1, name=f"stem{i}_conv")
+            x = self.norm(rectify=True, name=f"stem{i}_bn")(x, conv=conv)
+        return x
 
     def scanned(self, block: Bottleneck, names: Sequence[str], x: jax.Array) -> jax.Array:
         """What blocks of equal shapes make of x, one after the other, by a loop over one of them.
@@ -116,23 +126,24 @@ class ResNet(nn.Module):
         return rectifier(x)
 
 
-@jax.custom_vjp
-def max_pool(x: jax.Array) -> jax.Array:
-    """3x3 max pool with stride 2 and padding 1 that rounds its output size up (512 x 896 images give 65 x 113).
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def max_pool(x: jax.Array, ceil_mode: bool = True) -> jax.Array:
+    """3x3 max pool with stride 2 and padding 1 that rounds its output's height and width up, or down.
 
     The gradient goes to the first of the largest, as in PyTorch. XLA's own scatters it, which neither CPUs nor GPUs are
     quick at; here each of the nine taps of a window takes its part.
     """
-    return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=pool_padding(x))
+    return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=pool_padding(x, ceil_mode))
 
 
-def pool_padding(x: jax.Array) -> list[tuple[int, int]]:
-    """Rows and columns beside images [batch, height, width, channels]: one before, one or two behind."""
-    return [(1, 1 + (size + 1) % 2) for size in x.shape[1:3]]
+def pool_padding(x: jax.Array, ceil_mode: bool) -> list[tuple[int, int]]:
+    """Rows and columns beside images [batch, height, width, channels]: one before, and two behind where an even number
+    is to be rounded up, otherwise one."""
+    return [(1, 1 + (ceil_mode and size % 2 == 0)) for size in x.shape[1:3]]
 
 
-def _max_pool_gradient(x, dy):
-    padding, zero = pool_padding(x), jnp.zeros((), dy.dtype)
+def _max_pool_gradient(ceil_mode, x, dy):
+    padding, zero = pool_padding(x, ceil_mode), jnp.zeros((), dy.dtype)
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=-jnp.inf)
     spans = [2 * size - 1 for size in dy.shape[1:3]]  # rows and columns from a tap's first to its last
     taps = list(itertools.product(range(3), repeat=2))
@@ -152,17 +163,12 @@ def _max_pool_gradient(x, dy):
     return (dx[:, *within],)
 
 
-max_pool.defvjp(lambda x: (max_pool(x), x), _max_pool_gradient)
+max_pool.defvjp(lambda x, ceil_mode: (max_pool(x, ceil_mode), x), _max_pool_gradient)
 
 
-def pooled_size(image_size: Size) -> Size:
-    """Height and width of what the first group of blocks makes of an image of this size."""
-    return tuple(((size - 1) // 2 + 1) // 2 + 1 for size in image_size)
-
-
-def output_size(image_size: Size) -> Size:
-    """Height and width of the feature map that an image of this size gives."""
-    return tuple((size - 1) // 2 + 1 for size in pooled_size(image_size))
+def halved(size: Size) -> Size:
+    """Height and width behind a convolution of stride 2, padded by half of its kernel."""
+    return tuple((side - 1) // 2 + 1 for side in size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,30 +180,51 @@ class ResNetBackbone(Backbone):
     Attributes:
       stride_in: which convolution of a block that halves the size has its stride: '1x1', the first one
         (arXiv:1512.03385, released), or '3x3' (torchvision's and timm's weights).
+      contract_dilation: the first block of a group that is dilated in place of a stride keeps the dilation of the group
+        before, as in torchvision, timm and mmsegmentation (whose name for it this is); without, it has its own group's,
+        as in DeepLabv2's Caffe networks and the released code.
+      ceil_mode: the size of what the stem's pooling gives is rounded up (released) or down.
+      deep_stem: three 3x3 convolutions in place of one of 7x7, as in mmsegmentation's ResNetV1c, and timm's 'c'.
       scan_blocks: the blocks of a group that are alike, all but its first, are a loop over one of them, in groups of
         three blocks and more. The program is smaller and sooner compiled; values are the same.
     """
 
     stride_in: str = "1x1"
+    contract_dilation: bool = False
+    ceil_mode: bool = True
+    deep_stem: bool = False
     scan_blocks: bool = False
 
-    options = ("stride_in", "scan_blocks")
+    options = ("stride_in", "contract_dilation", "ceil_mode", "deep_stem", "scan_blocks")
     family = "resnet"
     output_stride = OUTPUT_STRIDE
-    first_convolution = "conv1"
     groups = RELEASED_STEPS
 
     def module(self, conv: Callable, norm: Callable, *, recompute: bool, name: str) -> ResNet:
-        return ResNet(
-            self.depths, self.width, self.stride_in, conv, norm, recompute, scan_blocks=self.scan_blocks, name=name
-        )
+        return ResNet(self, conv, norm, recompute, name=name)
+
+    @property
+    def first_convolution(self) -> str:
+        return "stem0_conv" if self.deep_stem else "conv1"
+
+    def takes_weights_of(self, other: Backbone) -> bool:
+        return super().takes_weights_of(other) and self.deep_stem == other.deep_stem
+
+    @property
+    def words(self) -> str:
+        return super().words + (" with a deep stem" if self.deep_stem else "")
 
     @property
     def channels(self) -> int:
         return EXPANSION * self.width * 2 ** (len(self.depths) - 1)
 
+    def pooled_size(self, image_size: Size) -> Size:
+        """Height and width of what the stem and the first group of blocks make of an image of this size."""
+        size = halved(image_size)
+        return tuple(side // 2 + 1 for side in size) if self.ceil_mode else halved(size)
+
     def output_size(self, image_size: Size) -> Size:
-        return output_size(image_size)
+        return halved(self.pooled_size(image_size))
 
     @property
     def levels(self) -> tuple[Level, ...]:
@@ -205,10 +232,10 @@ class ResNetBackbone(Backbone):
         return tuple(Level(stride, EXPANSION * self.width * 2**i) for i, stride in enumerate(strides))
 
     def level_sizes(self, image_size: Size) -> tuple[Size, ...]:
-        return pooled_size(image_size), *[output_size(image_size)] * (len(self.depths) - 1)
+        return self.pooled_size(image_size), *[self.output_size(image_size)] * (len(self.depths) - 1)
 
     def group(self, path: Path) -> str:
-        if path[0] in ("conv1", "bn1"):
+        if path[0] in ("conv1", "bn1") or STEM.fullmatch(path[0]):
             return "stem"
         return "projection" if path[1].startswith("downsample") else "backbone"
 
@@ -223,18 +250,27 @@ class ResNetBackbone(Backbone):
             return "stride_in", f"one of {', '.join(STRIDES_IN)}"
         if self.scan_blocks and max(self.depths) < SCANNED:
             return "scan_blocks", "False, as no group has three blocks"
+        if self.deep_stem and self.width % 2:
+            return "width", "an even number, as the stem is deep"
         return ("width", "at least 1") if self.width < 1 else None
 
     def file_name(self, modules: Path) -> str | None:
         first, *rest = modules
         if first in ("conv1", "bn1"):
             return first
+        if stem := STEM.fullmatch(first):  # a list of convolution, normalisation and rectifier in turn
+            return f"stem.{3 * int(stem[1]) + (stem[2] == 'bn')}"
         block = re.fullmatch(r"layer(\d)_(\d+)", first)
         return block and ".".join([f"layer{block[1]}.{block[2]}", *(DOWNSAMPLE.get(name, name) for name in rest)])
 
     def shapes(self) -> Iterator[tuple[str, Shape]]:
-        yield "conv1.weight", (self.width, 3, 7, 7)
-        yield from batch_norm("bn1", self.width).items()
+        inputs = 3
+        for i, times in enumerate(DEEP_STEM if self.deep_stem else ()):
+            yield f"stem.{3 * i}.weight", (times * self.width // 2, inputs, 3, 3)
+            yield from batch_norm(f"stem.{3 * i + 1}", inputs := times * self.width // 2).items()
+        if not self.deep_stem:
+            yield "conv1.weight", (self.width, inputs, 7, 7)
+            yield from batch_norm("bn1", self.width).items()
         inputs = self.width
         for stage, depth in enumerate(self.depths):
             inner = self.width * 2**stage
@@ -256,5 +292,9 @@ class ResNetBackbone(Backbone):
             depths[group] = max(depths.get(group, 0), block + 1)
         if not depths:
             return None
-        stem = next((shapes[name][0] for name in ("conv1.weight", "bn1.weight") if shapes.get(name)), self.width)
-        return ResNetBackbone(tuple(depths.get(group, 1) for group in range(1, max(depths) + 1)), stem)
+        stems = ("conv1.weight", "bn1.weight", "stem.6.weight", "stem.7.weight")
+        stem = next((name for name in stems if shapes.get(name)), None)
+        return ResNetBackbone(
+            tuple(depths.get(group, 1) for group in range(1, max(depths) + 1)), shapes[stem][0] if stem else self.width,
+            deep_stem=any(name.startswith("stem.") for name in shapes),
+        )  # fmt: skip

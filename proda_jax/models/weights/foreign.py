@@ -8,7 +8,7 @@ import numpy as np
 
 from proda_jax.models import backbones
 from proda_jax.models.backbones import Backbone
-from proda_jax.models.weights.resnet_names import refuse_deep_stem, torchvision_names
+from proda_jax.models.weights.resnet_names import refuse_average_pool, torchvision_names
 from proda_jax.models.weights.torch_names import AUXILIARY, INPUT_CONVENTION
 from proda_jax.models.weights.transformer_names import authors_names
 
@@ -37,7 +37,7 @@ def released_names(arrays: Mapping[str, np.ndarray], path: PathLike | str) -> tu
             raise ValueError(f"{path}: expected one array named {name}, found it with and without a prefix")
         renamed[name] = array
     renamed, notes = authors_names(torchvision_names(renamed))
-    refuse_deep_stem(renamed, path)
+    refuse_average_pool(renamed, path)
     renamed, aside, more = without_prefix(renamed)
     notes += more
     if not any(name.startswith("layer6.conv2d_list.") for name in renamed):
@@ -56,7 +56,7 @@ def without_prefix(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarr
     """
     if backbones.read_off({name: array.shape for name, array in arrays.items()}) is not None:
         return dict(arrays), [], []
-    firsts = [f"{row.file_name(tuple(row.first_convolution.split('/')))}.weight" for row in backbones.families()]
+    firsts = [first_weight(row) for row in backbones.beginnings()]
     found = {name.removesuffix(first) for name in arrays for first in firsts if name.endswith(f".{first}")}
     found = {prefix for prefix in found if not any(prefix != other and prefix.startswith(other) for other in found)}
     if not found:
@@ -68,6 +68,11 @@ def without_prefix(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarr
     if len(found) > 1:
         note += f"; there is one below {', '.join(repr(other) for other in sorted(found - {prefix}))}, too"
     return kept, [name for name in arrays if not name.startswith(prefix)], [note]
+
+
+def first_weight(backbone: Backbone) -> str:
+    """Name of the kernel that sees the images."""
+    return f"{backbone.file_name(tuple(backbone.first_convolution.split('/')))}.weight"
 
 
 def with_input_convention(
@@ -95,7 +100,7 @@ def with_input_convention(
         return dict(arrays), "images are fed as the file says (input.mean, input.std)"
     guess = "" if images else "; this is a guess, as the file does not say"
     if images == "bgr_mean" or (plain and not images):
-        first = f"{backbone.file_name(tuple(backbone.first_convolution.split('/')))}.weight"
+        first = first_weight(backbone)
         changed = dict(arrays)
         if first in changed and changed[first].ndim == 4:
             changed[first] = changed[first][:, ::-1]

@@ -1,7 +1,7 @@
-"""Hugging Face's names of a ResNet, brought to torchvision's, which the released code has; and other stems."""
+"""Hugging Face's names of a ResNet, brought to torchvision's, which the released code has; and deep stems."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -9,12 +9,31 @@ STEM = "embedder.embedder"
 BLOCK = re.compile(
     r"encoder\.stages\.(\d+)\.layers\.(\d+)\.(?:layer\.(\d)|shortcut)\.(convolution|normalization)\.(.+)"
 )
-DEEP_STEM = re.compile(r"(?:^|\.)(?:conv1|stem)\.[03]\.weight$")  # timm's 'd' variants; mmsegmentation's ResNetV1c
+TIMMS_STEM = re.compile(r"(?P<prefix>(?:.*\.)?)conv1\.(?P<place>[01346])\.(?P<leaf>\w+)")
+AVERAGE_POOL = re.compile(r"(?:^|\.)layer\d\.0\.downsample\.2\.weight$")  # the 'd' variants of timm and mmsegmentation
 
 
 def torchvision_names(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Arrays with those of a Hugging Face ResNet renamed; all others as they are."""
-    return {torchvision_name(name): array for name, array in arrays.items()}
+    """Arrays with those of a Hugging Face ResNet renamed, and those of timm's deep stems; all others as they are.
+
+    A deep stem has mmsegmentation's names here, 'stem.0' to 'stem.7', as torchvision has none.
+    """
+    prefixes = {match["prefix"] for match in map(TIMMS_STEM.fullmatch, arrays) if match}
+    return {deep_stem_name(torchvision_name(name), prefixes): array for name, array in arrays.items()}
+
+
+def deep_stem_name(name: str, prefixes: Collection[str]) -> str:
+    """The name of an array of timm's deep stems in mmsegmentation's; any other name as it is.
+
+    Args:
+      name: of the array.
+      prefixes: of the networks that have such a stem; timm calls its last normalisation what a plain one's is called.
+    """
+    if match := TIMMS_STEM.fullmatch(name):
+        return f"{match['prefix']}stem.{match['place']}.{match['leaf']}"
+    module, _, leaf = name.rpartition(".")
+    prefix = module.removesuffix("bn1")
+    return f"{prefix}stem.7.{leaf}" if prefix != module and prefix in prefixes else name
 
 
 def torchvision_name(name: str) -> str:
@@ -34,15 +53,15 @@ def torchvision_name(name: str) -> str:
     return f"layer{int(group) + 1}.{number}.{module}.{leaf}"
 
 
-def refuse_deep_stem(arrays: Mapping[str, np.ndarray], path: object) -> None:
-    """Refuses a network that begins with three 3x3 convolutions, where ours have one of 7x7.
+def refuse_average_pool(arrays: Mapping[str, np.ndarray], path: object) -> None:
+    """Refuses a network whose shortcuts halve their size by an average, where ours have a convolution with a stride.
 
     Raises:
       ValueError: it does; `path` is the file in the message.
     """
-    if sum(DEEP_STEM.search(name) is not None for name in arrays) >= 2:
+    if any(AVERAGE_POOL.search(name) for name in arrays):
         raise ValueError(
-            f"{path} holds a ResNet with a deep stem, three 3x3 convolutions in place of one of 7x7: expected the "
-            "plain one (torchvision's resnet50 and resnet101; timm's without a 'd' behind the number; mmsegmentation's "
-            "ResNet without V1c or V1d)"
+            f"{path} holds a ResNet whose shortcuts are averaged (a 'd' variant): expected one without (torchvision's "
+            "resnet50 and resnet101; timm's without a letter behind the number or with a 'c'; mmsegmentation's ResNet "
+            "and ResNetV1c)"
         )
