@@ -20,6 +20,7 @@ from proda_jax.system.progress import phase, say
 
 PLATFORMS = ("cpu", "cuda", "tpu")  # that an exported network runs on, whichever it was exported on
 STABLEHLO = "network.stablehlo"
+MAIN_FILES = {"savedmodel": "saved_model.pb", "stablehlo": STABLEHLO, "onnx": export_onnx.FILE}  # in the folder
 TENSORFLOWS_STABLEHLO = "1.13.0"  # StableHLO's version; the oldest TensorFlow that is asked for, 2.21, reads 1.13.7
 
 
@@ -66,13 +67,16 @@ def export(segmenter: Segmenter, output: epath.PathLike, kind: str) -> None:
       kind: 'savedmodel', 'stablehlo' or 'onnx'.
 
     Raises:
-      ValueError: the images' size is open, TensorFlow or jax2onnx is missing, the folder cannot be written to, or
+      ValueError: the images' size is open, `output` is called as a file, TensorFlow or jax2onnx is missing, the folder cannot be written to, or
         jax2onnx cannot convert the network.
     """
     size = segmenter.known_size
     if size is None:
         raise ValueError("--resize=0: an exported network takes images of one size; name its width, or leave it out")
     output = epath.Path(output)
+    if output.suffix in {epath.Path(file).suffix for file in MAIN_FILES.values()} and not output.is_dir():
+        raise ValueError(f"--output={output}: expected a folder, to which {MAIN_FILES[kind]} is written; leave out "
+                         f"{output.suffix!r}")  # fmt: skip
     if kind == "savedmodel":
         need("a SavedModel", "train", "tensorflow")
     if kind == "onnx":

@@ -100,6 +100,13 @@ def test_what_cannot_be_written_is_refused(workdir, tmp_path):
         export(load(workdir), tmp_path / "file" / "out", "savedmodel")
 
 
+@pytest.mark.parametrize(("name", "kind"), [("net.onnx", "onnx"), ("net.onnx", "savedmodel"), ("a.pb", "savedmodel")])
+def test_an_output_that_is_called_as_a_file_is_refused(name, kind, workdir, tmp_path):
+    with pytest.raises(ValueError, match=f"--output=.*{name}: expected a folder, to which .* is written; leave out"):
+        export(load(workdir), tmp_path / name, kind)
+    assert not (tmp_path / name).exists()
+
+
 def test_another_width_makes_another_size(workdir, tmp_path):
     export(load(workdir, resize=48), tmp_path, "stablehlo")
     assert json.loads((tmp_path / "card.json").read_text())["output"]["shape"] == [None, 24, 48]
