@@ -67,8 +67,8 @@ def export(segmenter: Segmenter, output: epath.PathLike, kind: str) -> None:
       kind: 'savedmodel', 'stablehlo' or 'onnx'.
 
     Raises:
-      ValueError: the images' size is open, `output` is called as a file, TensorFlow or jax2onnx is missing, the folder cannot be written to, or
-        jax2onnx cannot convert the network.
+      ValueError: the images' size is open, `output` is called as a file or cannot be written to, TensorFlow or jax2onnx
+        is missing, or jax2onnx cannot convert the network.
     """
     size = segmenter.known_size
     if size is None:
