@@ -67,7 +67,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.model.drop_path = placeholder(float)  # share of the last block's branches left out in training; None: its own
     c.model.position_resize = placeholder(str)  # 'offset', 'plain', 'antialias': of DINOv2; None: its authors'
     c.model.head = "released"  # 'released': branches, squeeze and excitation; 'deeplab': sum of dilated convolutions;
-    #                            'daformer': several levels, separable branches; 'light': for plain transformers
+    #                            'daformer': several levels, separable branches; 'deeplabv3plus': the last level and
+    #                            a finer one; 'light': for plain transformers
     c.model.auxiliary_head = "none"  # a second head of the same kind, that adversarial stages train: 'lower', on the
     #                                  last map but one (AdaptSegNet), or 'parallel', beside the first (CLAN)
     c.model.auxiliary_weight = 0.0  # of its class scores beside the main head's in what the network says (CLAN: 1)
@@ -79,7 +80,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.model.feature_channels = 256  # of these two heads' feature f, that prototypes live in
     c.model.dropout = 0.1  # share of feature channels dropped in training (released)
     c.model.input_mean = (0.0, 0.0, 0.0)  # subtracted from RGB in [0, 1] by networks that start at random (released: 0)
-    c.model.input_std = (1.0, 1.0, 1.0)
+    c.model.input_std = (1.0, 1.0, 1.0)  # what divides it then
     c.model.initialisation = "released"  # of what no weights are given for; or 'he' (from scratch), 'pytorch'
     c.model.batch_norm_epsilon = "added"  # to the variance; 'clamped': batch variances are at least epsilon (released)
     c.model.recompute = False  # compute the backbone's blocks again in the backward pass: less memory, more time
@@ -88,7 +89,8 @@ def get_config() -> ml_collections.ConfigDict:
     #                                              the package that brings this backbone's, where there is one
     c.model.self_supervised_weights = placeholder(str)  # the same, SimCLRv2
     c.model.weights_input = ""  # how weights want images, these and whole networks', where their files do not say:
-    #                             'rgb01', 'imagenet', 'bgr_mean', or 'r,g,b/r,g,b'; '': a guess, which is said
+    #                             'rgb01', 'rgb127', 'imagenet', 'bgr_mean', or mean and divisor of RGB in [0, 1] as
+    #                             'r,g,b/r,g,b'; '': a guess, which is said
     c.model.lock()
 
     c.views = ml_collections.ConfigDict()
@@ -190,8 +192,8 @@ def stage(kind: str, init: str, steps: int) -> ml_collections.ConfigDict:
     #                       'linear' to zero (DAFormer); 'flat_then_linear', from half of its steps on (CycleGAN);
     #                       'constant'
     s.schedule_steps = 90_000  # where 'poly' and the linear ones reach zero, steps (released)
-    s.schedule_power = 0.9
-    s.schedule_factor = 0.9
+    s.schedule_power = 0.9  # of the share of steps that is left, in 'poly' (released)
+    s.schedule_factor = 0.9  # after each epoch, in 'per_epoch' (Section 5.1)
     s.schedule_warmup = 0  # steps over which rates rise linearly to what the schedule says
     s.schedule_warmup_start = 1e-6  # share of it that they rise from (DAFormer)
     s.schedule_warmup_to = "schedule"  # what they rise to: what the 'schedule' says meanwhile, or the 'rate' (CLAN)
