@@ -88,11 +88,14 @@ def main(_: list[str]) -> None:
         traced = program.function.trace(*program.abstract())
         lowered = traced.lower(lowering_platforms=("cuda" if is_gpu else "tpu",))
         compiled = lowered.compile(_WITHOUT_A_GPU if is_gpu else None)
-        memory, text = compiled.memory_analysis(), compiled.as_text()
+        memory, text, cost = compiled.memory_analysis(), compiled.as_text(), compiled.cost_analysis()
         held, besides = (n / 1e9 for n in (memory.argument_size_in_bytes, memory.temp_size_in_bytes))
         words = [f"{held:6.2f} GB of state and batch, {besides:6.2f} GB besides on each device"]
         if is_gpu:
             words.append(hlo.traffic_in_words(hlo.traffic(text)))
+        else:
+            flops, moved = cost["flops"] / 1e12, cost["bytes accessed"] / 1e9
+            words.append(f"by XLA's count {flops:.3f} TFLOP and {moved:.1f} GB moved")
         if sent := hlo.collectives(text):
             words.append(hlo.in_words(sent))
         print(f"{name:<12} {'; '.join(words)}; compiled in {time.monotonic() - started:.0f} s", flush=True)

@@ -21,8 +21,9 @@ def check(config: ml_collections.ConfigDict, name: str) -> None:
     """
     stage, usual = config[name], base.usual(config[name].kind)
     for setting, wanted in _idle(stage, (*acts.OF_ALL, *kinds.of(stage).acts_beside)):
-        if setting in stage and stage[setting] != usual[setting]:
-            refuse(f"{name}.{setting}", stage[setting], f"{usual[setting]!r}, as it acts beside {wanted} alone")
+        for given, expected in zip(acts.values(stage, setting), acts.values(usual, setting), strict=True):
+            if given != expected:
+                refuse(f"{name}.{setting}", given, f"{expected!r}, as it acts beside {wanted} alone")
     if "detail_weight" in stage and stage.detail_weight != usual.detail_weight and not config.model.get("detail_size"):
         refuse(f"{name}.detail_weight", stage.detail_weight, f"{usual.detail_weight}, as model.detail_size is ()")
     unused = kinds.of(stage).unused_views(stage)

@@ -16,7 +16,7 @@ from proda_jax.configs import base
 from proda_jax.data.label_spaces import IGNORE
 from proda_jax.models.normalisation import is_batch_norm
 from proda_jax.models.resizing import resize_align_corners
-from proda_jax.run import settings
+from proda_jax.run import idle, settings
 
 RATE, THRESHOLD, THINGS = 0.125, 0.3, ("sky", "road", "tree")
 CONTRAST, HEAT = 0.6, 0.5
@@ -254,6 +254,7 @@ def test_prototypes_choose_labels_and_say_how_much_they_count():
 @pytest.mark.parametrize(("setting", "value", "said"), [
     ("weighting", "network", "config.mixing.weighting = 'network': expected one of"),
     ("strong.hue", 2.0, "config.mixing.strong.hue = 2.0: expected a share"),
+    ("strong_colours", "other", "config.mixing.strong_colours = 'other': expected"),
     ("strong.blur_sigma", (1.0, 0.5), "config.mixing.strong.blur_sigma"),
     ("ignored_margins", (20, 20, 0, 0), "config.mixing.ignored_margins"),
     ("feature_distance_classes", ("skye",), "config.mixing.feature_distance_classes = 'skye'"),
@@ -266,6 +267,25 @@ def test_settings_that_cannot_work_are_refused(setting, value, said):
     c = config_of(**{"feature_distance_weight": 0.0, "foundation": None} | {setting: value})
     with pytest.raises(ValueError, match=said.replace("(", r"\(")):
         settings.check_stage(c, "mixing", ())
+
+
+@pytest.mark.parametrize(("changes", "setting"), [
+    ({"strong.jitter_probability": 0.0, "strong.hue": 0.1}, "strong.hue"),
+    ({"strong.jitter_probability": 0.0, "strong_colours": "kornia"}, "strong_colours"),
+    ({"strong.blur_probability": 0.0, "strong.blur_sigma": (0.1, 0.2)}, "strong.blur_sigma"),
+    ({"mixed_weight": 0.0, "contrast_weight": 0.0, "mask_strong": False, "strong.hue": 0.1}, "strong.hue"),
+    ({"mixed_weight": 0.0, "masked_weight": 0.0, "strong.blur_probability": 0.1}, "strong.blur_probability"),
+    ({"strong.hue": 0.1}, ""),
+])  # fmt: skip
+def test_a_setting_of_views_that_nothing_sees_is_refused(changes, setting):
+    c = tiny_config()
+    c.mixing = base.mix("random", 10)
+    c.mixing.update_from_flattened_dict({"masked_weight": 1.0} | changes)
+    if not setting:
+        idle.check(c, "mixing")
+        return
+    with pytest.raises(ValueError, match=rf"config.mixing.{setting} = .*as it acts beside"):
+        idle.check(c, "mixing")
 
 
 def test_half_of_the_batchs_classes_may_be_few_of_an_images():

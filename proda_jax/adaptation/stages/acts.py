@@ -10,8 +10,16 @@ import ml_collections
 from proda_jax.adaptation.optim import ENDING
 from proda_jax.adaptation.selectors import CLASS_SELECTORS
 
-# names of settings, when they act, and that in words
+# names of settings, 'strong.hue' for one within a section; when they act, and that in words
 Rule = tuple[tuple[str, ...], Callable[[ml_collections.ConfigDict], bool], str]
+
+def values(stage: ml_collections.ConfigDict, setting: str) -> list:
+    """What a stage has for a setting of a rule, [value]; [] where stages of its kind have none of that name."""
+    *sections, setting = setting.split(".")
+    for section in sections:
+        stage = stage.get(section, {})
+    return [stage[setting]] if setting in stage else []
+
 
 OF_ALL: tuple[Rule, ...] = (
     (("adam_betas",), lambda s: s.optimizer == "adamw", "optimizer 'adamw'"),

@@ -15,6 +15,7 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
+import ml_collections
 
 from proda_jax.adaptation import confidence, feature_distance, losses, prototypes, views
 from proda_jax.adaptation.stages import acts, contrast, kinds, learnt_prototypes, passes
@@ -27,6 +28,14 @@ from proda_jax.models.heads import Output
 from proda_jax.models.resizing import resize_align_corners, resize_nearest
 from proda_jax.models.two_resolutions import crop
 
+
+def _is_strong(stage: ml_collections.ConfigDict) -> bool:
+    """Whether any image goes through what the section `strong` says."""
+    masked = stage.masked_weight > 0 and stage.mask_strong
+    return stage.mixed_weight > 0 or masked or stage.contrast_weight > 0
+
+
+STRONG = "images that are mixed, masked (with mask_strong) or contrasted"
 ACTS_BESIDE: tuple[acts.Rule, ...] = (
     *acts.OF_SELF_LABELLING,
     (
@@ -45,7 +54,11 @@ ACTS_BESIDE: tuple[acts.Rule, ...] = (
     (("label_threshold",), lambda s: s.weighting in ("share", "pixels"), "weighting 'share' or 'pixels'"),
     (("margins_of",), lambda s: any(s.ignored_margins), "ignored_margins other than zero"),
     (("mix_classes",), lambda s: s.mixed_weight > 0, "mixed_weight above 0"),
-    (("strong_colours",), lambda s: s.strong.jitter_probability > 0, "strong.jitter_probability above 0"),
+    (("strong.jitter_probability", "strong.blur_probability"), lambda s: _is_strong(s), STRONG),
+    (("strong.brightness", "strong.contrast", "strong.saturation", "strong.hue", "strong_colours"),
+     lambda s: _is_strong(s) and s.strong.jitter_probability > 0, f"strong.jitter_probability above 0 and {STRONG}"),
+    (("strong.blur_sigma",), lambda s: _is_strong(s) and s.strong.blur_probability > 0,
+     f"strong.blur_probability above 0 and {STRONG}"),
     (("mask_block", "mask_ratio", "mask_strong", "mask_source"), lambda s: s.masked_weight > 0,
      "masked_weight above 0"),
     (("feature_distance_classes",), lambda s: s.feature_distance_weight > 0, "feature_distance_weight above 0"),
