@@ -63,7 +63,7 @@ def get_config() -> ml_collections.ConfigDict:
     #                                                before, as in torchvision's and mmsegmentation's DeepLabs
     c.model.ceil_mode = placeholder(bool)  # False: the stem's pooling rounds its size down, as theirs
     c.model.deep_stem = placeholder(bool)  # True: three 3x3 convolutions first, as in mmsegmentation's ResNetV1c
-    c.model.scan_blocks = placeholder(bool)  # of ResNet: a loop over like blocks: sooner compiled (docs/performance.md)
+    c.model.scan_blocks = placeholder(bool)  # of ResNet: a loop over like blocks (docs/performance.md)
     c.model.drop_path = placeholder(float)  # share of the last block's branches left out in training; None: its own
     c.model.position_resize = placeholder(str)  # 'offset', 'plain', 'antialias': of DINOv2; None: its authors'
     c.model.head = "released"  # 'released': branches, squeeze and excitation; 'deeplab': sum of dilated convolutions;

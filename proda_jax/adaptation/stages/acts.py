@@ -13,6 +13,7 @@ from proda_jax.adaptation.selectors import CLASS_SELECTORS
 # names of settings, 'strong.hue' for one within a section; when they act, and that in words
 Rule = tuple[tuple[str, ...], Callable[[ml_collections.ConfigDict], bool], str]
 
+
 def values(stage: ml_collections.ConfigDict, setting: str) -> list:
     """What a stage has for a setting of a rule, [value]; [] where stages of its kind have none of that name."""
     *sections, setting = setting.split(".")

@@ -54,7 +54,7 @@ ACTS_BESIDE: tuple[acts.Rule, ...] = (
     (("label_threshold",), lambda s: s.weighting in ("share", "pixels"), "weighting 'share' or 'pixels'"),
     (("margins_of",), lambda s: any(s.ignored_margins), "ignored_margins other than zero"),
     (("mix_classes",), lambda s: s.mixed_weight > 0, "mixed_weight above 0"),
-    (("strong.jitter_probability", "strong.blur_probability"), lambda s: _is_strong(s), STRONG),
+    (("strong.jitter_probability", "strong.blur_probability"), _is_strong, STRONG),
     (("strong.brightness", "strong.contrast", "strong.saturation", "strong.hue", "strong_colours"),
      lambda s: _is_strong(s) and s.strong.jitter_probability > 0, f"strong.jitter_probability above 0 and {STRONG}"),
     (("strong.blur_sigma",), lambda s: _is_strong(s) and s.strong.blur_probability > 0,

@@ -186,7 +186,8 @@ class ResNetBackbone(Backbone):
       ceil_mode: the size of what the stem's pooling gives is rounded up (released) or down.
       deep_stem: three 3x3 convolutions in place of one of 7x7, as in mmsegmentation's ResNetV1c, and timm's 'c'.
       scan_blocks: the blocks of a group that are alike, all but its first, are a loop over one of them, in groups of
-        three blocks and more. The program is smaller and sooner compiled; values are the same.
+        three blocks and more. The program is smaller, but was not sooner compiled (docs/performance.md). Values are
+        the same.
     """
 
     stride_in: str = "1x1"
