@@ -37,8 +37,8 @@ from proda_jax.system.checkpoints import Checkpoints
 
 STEPS = 3
 FITS = (
-    "source_ce", "target_ce", "target_fit", "mixed_ce", "masked_ce", "consistency", "distillation", "adversarial",
-    "contrast", "anchor_ce", "source_distance", "rectified_ce",
+    "source_ce", "target_ce", "target_fit", "mixed_ce", "masked_ce", "consistency", "distillation", "contrast",
+    "anchor_ce", "source_distance", "rectified_ce",
 )  # fmt: skip
 PARTS = ("params", "opt_state", "ema_params", "prototypes", "discriminator")
 RUNNING = 0.9  # share of the running statistics that a step keeps
@@ -84,9 +84,10 @@ def test_a_step_moves_every_part_of_the_state_by_finite_amounts(name):
 def test_the_same_batch_gives_other_losses_at_another_step_as_its_views_and_dropout_are_drawn_anew(name):
     later = run(name, 1, one_batch(), change=lambda state: state.replace(step=state.step + 1))[1][1]
     first = trail_of(name, 1)[1][1]
-    compared = [key for key in FITS if first.get(key)]  # of weight zero some are zero
-    # one program gives the same bits for the same views; a discriminator that has learnt nothing says nearly as much
-    assert compared and all(abs(later[key] / first[key] - 1) > 1e-5 for key in compared), (first, later)
+    compared = [key for key in FITS if key in first] or ["adversarial"]  # of a stage that learns from nothing else
+    assert all(abs(later[key] / first[key] - 1) > 1e-4 for key in compared), (first, later)
+    # a discriminator that has learnt nothing says nearly the same of all views; one program, the same of the same ones
+    assert first.get("adversarial", 0) == 0 or later["adversarial"] != first["adversarial"]
 
 
 def after_no_label(name: str, count: int, **settings) -> tuple:
