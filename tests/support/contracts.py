@@ -307,22 +307,28 @@ def abstract_step(name: str, dtype: str) -> tuple:
     return mapped, *jax.eval_shape(arguments)
 
 
-def make_batch(*, source_labels: bool = True, target_labels: bool = True, twice: bool = False) -> dict[str, Any]:
+def make_batch(
+    *, source_labels: bool = True, target_labels: bool = True, twice: bool = False, chosen: bool = False
+) -> dict[str, Any]:
     """A global batch whose second half, what a second device gets, is almost without labels.
 
     Args:
       source_labels, target_labels: whether there are labels at all.
       twice: the second of two examples is the first again, in its views too, with other labels. So the statistics of
         every other example are those of all: each of two micro-batches is normalised as the whole batch.
+      chosen: whether crops are chosen by what labels they hold: two views of an image are the same only if its labels
+        are, so `twice` takes these, too.
     """
     source, target = blocks(BATCH, 1), blocks(BATCH, 2)
     slots = np.arange(BATCH, dtype=np.int32)
     if twice:
         slots = slots // 2 * 2
         source, target = ((images[slots], labels) for images, labels in (source, target))
+        if chosen:
+            source, target = ((images, labels[slots]) for images, labels in (source, target))
     for label in (source[1], target[1]):
         label[BATCH // 2 :, :-8] = IGNORE
-        if twice:
+        if twice and not chosen:
             label[1::2, :, :60] = IGNORE
     if not source_labels:
         source[1][:] = IGNORE
@@ -344,8 +350,8 @@ def make_batch(*, source_labels: bool = True, target_labels: bool = True, twice:
 
 
 @functools.cache
-def one_batch(twice: bool = False) -> dict:
-    return make_batch(twice=twice)
+def one_batch(twice: bool = False, chosen: bool = False) -> dict:
+    return make_batch(twice=twice, chosen=chosen)
 
 
 def walk(name: str, count: int, batch: dict, number: int, change=lambda state: state, **settings) -> Iterator[tuple]:
@@ -368,7 +374,8 @@ def run(name: str, count: int, batch: dict, number: int = 1, change=lambda state
 
 @functools.cache
 def trail_of(name: str, count: int, number: int = 1, twice: bool = False, **settings) -> list:
-    return run(name, count, one_batch(twice), number, **settings)
+    chosen = stage_config(name).under_test.get("crop_tries", 1) > 1
+    return run(name, count, one_batch(twice, chosen), number, **settings)
 
 
 # Comparisons
