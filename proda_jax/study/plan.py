@@ -127,7 +127,7 @@ def plan(config: ml_collections.ConfigDict, seeds: Sequence[int] | None = None) 
     """The study that a configuration describes, checked.
 
     Args:
-      config: with a section `study`, see configs/studies/common.py.
+      config: with a section `study`, see configs/studies/common.py; its `stages` may leave rows out.
       seeds: in place of those of the section.
 
     Raises:
@@ -137,24 +137,38 @@ def plan(config: ml_collections.ConfigDict, seeds: Sequence[int] | None = None) 
         raise ValueError("--mode=study needs a configuration with a section 'study', such as "
                          "configs/studies/table3.py:demo, or --sweep with any other")  # fmt: skip
     s = config.study
-    variants = _variants(config)
-    rows = tuple(_rows(s, variants))
+    wanted = _wanted(config)
+    variants = _variants(config, wanted)
+    rows = tuple(_rows(s, wanted, variants))
     stages = [row.stage for row in rows]
     for shown in s.show:
         choose("study.show", shown, SHOWN)
     for stage in s.get("picture_rows", ()):
-        choose("study.picture_rows", stage, stages)
+        choose("study.picture_rows", stage, [stage for _, stage, *_ in s.rows])
     seeds = chosen_seeds(s.seeds if seeds is None else seeds)
     grid = {stage: (row, column) for stage, row, column in s.get("grid", ())}
     return check(Plan(s.name, s.title, s.paper, rows, seeds, variants, tuple(s.notes), tuple(s.show), grid,
-                      tuple(s.get("picture_rows", ()))))  # fmt: skip
+                      tuple(stage for stage in s.get("picture_rows", ()) if stage in stages)))  # fmt: skip
 
 
-def _variants(config: ml_collections.ConfigDict) -> dict[str, ml_collections.ConfigDict]:
+def _wanted(config: ml_collections.ConfigDict) -> list[tuple]:
+    """The rows of a study but those of stages that `stages` leaves out; stages of other variants follow from rows."""
+
+    def left_out(stage: str) -> bool:
+        return stage not in config.stages and isinstance(config.get(stage), ml_collections.ConfigDict)
+
+    rows = [row for row in config.study.rows if any(row[3:]) or not any(map(left_out, row[1].split("+")))]
+    if not rows:
+        refuse("stages", config.stages, "a stage that a row of the study scores: "
+               + ", ".join(dict.fromkeys(row[1] for row in config.study.rows)))  # fmt: skip
+    return rows
+
+
+def _variants(config: ml_collections.ConfigDict, rows: Sequence[tuple]) -> dict[str, ml_collections.ConfigDict]:
     """The configurations of a study's rows: as it is, and with what `study.variants` changes for all of its stages."""
     given = {"": ()} | dict(config.study.get("variants", ()))
     used: dict[str, list[str]] = {}
-    for _, stage, _, *variant in config.study.rows:
+    for _, stage, _, *variant in rows:
         choose("a variant in study.rows", name := variant[0] if variant else "", given)
         used.setdefault(name, []).append(stage)
     found = {}
@@ -171,11 +185,13 @@ def _variants(config: ml_collections.ConfigDict) -> dict[str, ml_collections.Con
     return found
 
 
-def _rows(s: ml_collections.ConfigDict, variants: Mapping[str, ml_collections.ConfigDict]) -> Iterator[Row]:
-    """The rows of a study's section; each one's gain is over `gain_over` of its own variant."""
-    stages = [(row[3] if len(row) > 3 else "", row[1]) for row in s.rows]
+def _rows(
+    s: ml_collections.ConfigDict, rows: Sequence[tuple], variants: Mapping[str, ml_collections.ConfigDict]
+) -> Iterator[Row]:
+    """Rows of a study's section `s`; each one's gain is over `gain_over` of its own variant."""
+    stages = [(row[3] if len(row) > 3 else "", row[1]) for row in rows]
     table = TABLES.get(s.paper, {})
-    for (label, stage, theirs, *_), (variant, _) in zip(s.rows, stages, strict=True):
+    for (label, stage, theirs, *_), (variant, _) in zip(rows, stages, strict=True):
         for part in stage.split("+"):
             choose("study.rows", part, variants[variant].stages)
         choose("study.gain_over", s.gain_over, [name for of, name in stages if of == variant])

@@ -237,6 +237,21 @@ def test_a_study_that_cannot_work_is_refused(change, message):
         plan(c)
 
 
+def test_rows_of_stages_that_are_left_out_are_left_out():
+    c, rows = (config_of("table1", "demo") for _ in range(2))
+    c.stages = ("source", "control", "minent", "dacs")
+    kept = [row.label for row in plan(c).rows if not row.variant]
+    of = {row.label: row.stages for row in plan(rows).rows if not row.variant}
+    assert kept == [label for label, stages in of.items() if set(stages) <= set(c.stages)] and len(kept) == 4
+    c.stages = ("source", "minent")
+    with pytest.raises(ValueError, match="config.study.gain_over = 'control'"):
+        plan(c)
+    c = config_of("table8", "demo")
+    c.stages = ("source",)
+    with pytest.raises(ValueError, match="config.stages = .*: expected a stage that a row of the study scores: temp"):
+        plan(c)
+
+
 def test_a_configuration_without_a_study_is_refused():
     with pytest.raises(ValueError, match="--mode=study needs a configuration with a section 'study'"):
         plan(demo.get_config())
