@@ -10,10 +10,11 @@ import jax.export
 import jax.numpy as jnp
 from etils import epath
 
-from proda_jax.adaptation.averaging import averaged_probabilities
+from proda_jax.adaptation.averaging import averaged_probabilities, logits_of_views, mean_probabilities
 from proda_jax.inference import export_onnx
 from proda_jax.inference.segmenter import Segmenter
 from proda_jax.models.deeplab import SegmentationNetwork
+from proda_jax.models.resizing import resize_align_corners
 from proda_jax.system.extras import need
 from proda_jax.system.files import check_writable, write_atomically
 from proda_jax.system.progress import phase, say
@@ -42,7 +43,12 @@ def labels(
     Returns:
       Train ids uint8 [batch, height, width].
     """
-    return jnp.argmax(probabilities(model, variables, images, scales=scales, flip=flip), axis=-1).astype(jnp.uint8)
+    logits, size = logits_of_views(model, variables, images, scales=scales, flip=flip), images.shape[1:3]
+    if sum(of_scale.shape[1] for of_scale in logits) == 1:  # probabilities are in their order
+        scores = resize_align_corners(jnp.squeeze(logits[0], 1), size)
+    else:
+        scores = mean_probabilities(logits, size)
+    return jnp.argmax(scores, axis=-1).astype(jnp.uint8)
 
 
 def probabilities(
@@ -53,7 +59,7 @@ def probabilities(
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
 ) -> jax.Array:
-    """What `labels` chooses from: float32 [batch, height, width, classes]."""
+    """What a SavedModel's labels are chosen from: float32 [batch, height, width, classes]."""
     return averaged_probabilities(model, variables, images, images.shape[1:3], scales=scales, flip=flip)
 
 

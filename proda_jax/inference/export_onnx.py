@@ -1,32 +1,20 @@
-"""Writes a network as ONNX, by jax2onnx, from a program of operations that it converts.
+"""Writes a network as ONNX, by jax2onnx, from a program of operations that it converts (`onnx_program.py`)."""
 
-jax2onnx 0.13.0 does not convert everything that JAX 0.10.2 traces, and converts some of it wrongly: it knows nothing of
-code that depends on the platform, nor of 'stack', leaves out the padding of max pooling
-(`findings/jax2onnx_max_pool_padding.sh`), and gives empty arrays a size. So the program is traced first, and these are
-replaced by operations that give the same bits. Of code that depends on the platform that is taken which is for none:
-what is quick in XLA for CPUs, such as depthwise convolutions as sums of products, is slow in ONNX Runtime.
-"""
-
-import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jax.extend import core
 
+from proda_jax.inference.onnx_graph import Graph
+from proda_jax.inference.onnx_program import plain
 from proda_jax.system.files import write_atomically
 
 FILE = "network.onnx"
 MOST_DIFFERING = 0.001  # share of pixels whose two best classes may be told apart by the order of sums alone
-# primitives that hold a program, and the parameter that it is
-_PROGRAMS = {
-    "jit": "jaxpr", "closed_call": "call_jaxpr", "checkpoint": "jaxpr", "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-}  # fmt: skip
 
 
 def write(
@@ -53,6 +41,7 @@ def write(
     except Exception as error:  # what it does not know ends in errors of many kinds
         raise _refusal(_first_line(error)) from error
     made.graph.ClearField("value_info")  # sizes between operations, of which some are not so
+    Graph(made.graph).fuse()
     written = made.SerializeToString()
     check(written, predict, held, size)
     write_atomically(output / FILE, written)
@@ -87,61 +76,3 @@ def _refusal(reason: str) -> ValueError:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-def plain(function: Callable[[jax.Array], jax.Array], example: jax.ShapeDtypeStruct) -> Callable:
-    """The same function of arrays like `example`, in operations that jax2onnx converts."""
-    once = jax.make_jaxpr(function)(example)
-    again = jax.make_jaxpr(lambda x: _run(once, [x]))(example)
-    return lambda x: _run(again, [x])[0]  # bound as they are, without JAX's functions, which jax2onnx replaces
-
-
-def _run(program: core.ClosedJaxpr, inputs: Sequence[Any]) -> list[Any]:
-    """What a program gives, with all that it holds in one level."""
-    known = dict(zip(program.jaxpr.constvars, program.consts, strict=True))
-    known |= dict(zip(program.jaxpr.invars, inputs, strict=True))
-
-    def value(atom: Any) -> Any:
-        return atom.val if isinstance(atom, core.Literal) else known[atom]
-
-    for equation in program.jaxpr.eqns:
-        known |= dict(zip(equation.outvars, _results(equation, list(map(value, equation.invars))), strict=True))
-    return list(map(value, program.jaxpr.outvars))
-
-
-def _results(equation: core.JaxprEqn, values: list[Any]) -> Sequence[Any]:
-    name, parameters = equation.primitive.name, equation.params
-    if name in _PROGRAMS:
-        inner = parameters[_PROGRAMS[name]]
-        return _run(inner if isinstance(inner, core.ClosedJaxpr) else core.ClosedJaxpr(inner, ()), values)
-    if name == "platform_index":  # of the branch for all other platforms, which names none: a convolution stays one
-        return [parameters["platforms"].index(None)]
-    if name == "cond" and isinstance(values[0], int):
-        return _run(parameters["branches"][values[0]], values[1:])
-    if name == "stack":
-        axis = parameters["axis"]
-        return [jax.lax.concatenate([jax.lax.expand_dims(part, (axis,)) for part in values], axis)]
-    if name == "concatenate":  # ONNX takes a size of 0 for one that stays as it is
-        held = [part for part in values if part.size]
-        return [jax.lax.concatenate(held, parameters["dimension"]) if len(held) > 1 else (held or values)[0]]
-    if name == "reduce_window_max":
-        keys = ("window_dimensions", "window_strides", "padding")
-        return [_max_pool(*values, *(parameters[key] for key in keys))]
-    if name == "stop_gradient":
-        return values
-    found = equation.primitive.bind(*values, **parameters)
-    return found if equation.primitive.multiple_results else [found]
-
-
-def _max_pool(
-    x: jax.Array, window: Sequence[int], strides: Sequence[int], padding: Sequence[tuple[int, int]]
-) -> jax.Array:
-    """Max pooling as the largest of shifted slices."""
-    x = jax.lax.pad(x, jnp.array(-jnp.inf, x.dtype), [(before, behind, 0) for before, behind in padding])
-    sizes = [(n - side) // stride + 1 for n, side, stride in zip(x.shape, window, strides, strict=True)]
-    largest = None
-    for first in itertools.product(*map(range, window)):
-        last = [at + (n - 1) * stride + 1 for at, n, stride in zip(first, sizes, strides, strict=True)]
-        part = jax.lax.slice(x, first, last, strides)
-        largest = part if largest is None else jax.lax.max(largest, part)
-    return largest

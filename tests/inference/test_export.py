@@ -155,29 +155,6 @@ def test_onnx_runtime_gives_the_same_labels_at_two_resolutions(tmp_path, capfd):
     np.testing.assert_array_equal(session.run(["labels"], {"images": image})[0], expected)
 
 
-def test_the_program_for_onnx_has_no_empty_arrays_to_join():
-    """Of which ONNX, that takes a size of 0 for one that stays, makes others."""
-    def padded(images):
-        return jnp.concatenate([images[:, :0], images.astype(np.float32)[:, ::-1], images[:, :, :, :][:, :0]], 1)
-
-    like = jax.ShapeDtypeStruct((1, 4, 6, 3), np.uint8)
-    program = export_onnx.plain(padded, like)
-    named = [equation.primitive.name for equation in jax.make_jaxpr(program)(IMAGES[:1, :4, :6]).eqns]
-    assert "concatenate" not in named
-    np.testing.assert_array_equal(program(IMAGES[:1, :4, :6]), padded(IMAGES[:1, :4, :6]))
-
-
-def test_the_program_for_onnx_gives_the_same_bits():
-    """Without the converter: of max pooling, stacks and code that depends on the platform, the same in other words."""
-    model, variables = networks("resnet101")
-    image = IMAGES[:1]
-    like = jax.ShapeDtypeStruct(image.shape, np.uint8)
-    program = export_onnx.plain(functools.partial(labels, model, variables), like)
-    named = {equation.primitive.name for equation in jax.make_jaxpr(program)(image).eqns}
-    assert not named & {"reduce_window_max", "stack", "platform_index", "cond", "custom_vjp_call", "jit"}
-    np.testing.assert_array_equal(jax.jit(program)(image), jax.jit(functools.partial(labels, model))(variables, image))
-
-
 def test_a_network_that_cannot_be_converted_is_refused_in_a_sentence_with_what_can(tmp_path):
     pytest.importorskip("jax2onnx")
 
