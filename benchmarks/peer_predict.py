@@ -7,8 +7,9 @@
 Each contender is a process of its own, which has no other's libraries, and predicts a folder of PNG files into another
 one: train ids, of the images' own size. Those in PyTorch and ONNX Runtime read and write files by as many threads as
 there are cores, beside computing, as ours does. They take turns; the others wait meanwhile. ONNX Runtime is given the
-network as PyTorch exports it, with its own operations. Weights are random. Before anything is timed, all have to give
-the same labels, but to one pixel in a thousand.
+network as PyTorch exports it, with its own operations; ours is there by XLA and by ONNX Runtime, converted by
+itself (`--engine`). Weights are random. Before anything is timed, all have to give the same labels, but to one pixel in
+a thousand.
 """
 
 import collections
@@ -35,7 +36,9 @@ _WIDTH = flags.DEFINE_integer("width", 192, "Of the images, pixels.")
 _IMAGES = flags.DEFINE_integer("images", 50, "In the folder that a round predicts.")
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed rounds of each, in turn; medians count.")
 _JSON = flags.DEFINE_string("json", None, "File for the figures.")
-OURS, EAGER, COMPILED, ONNX = "ours", "PyTorch, eager", "PyTorch, compiled", "ONNX Runtime"
+OURS, OURS_ONNX = "ours", "ours, --engine=onnxruntime"
+EAGER, COMPILED, ONNX = "PyTorch, eager", "PyTorch, compiled", "ONNX Runtime"
+ENGINES = {OURS: "xla", OURS_ONNX: "onnxruntime"}
 PEERS = (EAGER, COMPILED, ONNX)
 MOST_DIFFERING = 1e-3  # share of pixels whose two best classes may be told apart by the order of sums alone
 
@@ -43,12 +46,12 @@ MOST_DIFFERING = 1e-3  # share of pixels whose two best classes may be told apar
 # The processes; whatever they do not need themselves is imported by those that do
 
 
-def ours(folder: pathlib.Path) -> Callable[[pathlib.Path, pathlib.Path], None]:
-    """(folder of images, folder of results) -> None, by the network in `folder`."""
+def ours(name: str, folder: pathlib.Path) -> Callable[[pathlib.Path, pathlib.Path], None]:
+    """(folder of images, folder of results) -> None, by the network in `folder` and one of `ENGINES`."""
     from proda_jax.inference import loading
     from proda_jax.inference.predict import predict
 
-    segmenter = loading.load(folder / "ours", resize=0, batch_size=None)
+    segmenter = loading.load(folder / "ours", resize=0, batch_size=None, engine=ENGINES[name])
     return lambda images, output: predict(segmenter, str(images), output, ("ids",))
 
 
@@ -121,7 +124,7 @@ def write(labels: np.ndarray, path: pathlib.Path) -> None:
 
 def contend(name: str, folder: pathlib.Path, connection: Connection) -> None:
     """A contender's process: a round whenever it is told to; it answers with seconds and its memory so far in bytes."""
-    predict = ours(folder) if name == OURS else peer(name, folder)
+    predict = (ours if name in ENGINES else peer)(name, folder)
     while connection.recv():
         started = time.monotonic()
         predict(folder / "images", folder / name)
@@ -180,12 +183,12 @@ def live(shapes: Any, rng: np.random.Generator) -> Any:
 
 def check(folder: pathlib.Path) -> None:
     """Refuses contenders that do not give our labels."""
-    for name in PEERS:
+    for name in (OURS_ONNX, *PEERS):
         differing = []
         for path in sorted((folder / OURS / "ids").iterdir()):
             mine, theirs = (np.asarray(Image.open(folder / of / "ids" / path.name)) for of in (OURS, name))
             differing.append((mine != theirs).mean())
-        print(f"  {name:<20}{np.mean(differing):.2%} of the pixels have another label")
+        print(f"  {name:<28}{np.mean(differing):.2%} of the pixels have another label")
         if not np.mean(differing) <= MOST_DIFFERING:
             raise SystemExit(f"{name} does not give our labels: nothing is timed")
 
@@ -195,7 +198,7 @@ def main(_: list[str]) -> None:
         folder = pathlib.Path(held)
         prepare(_CONFIG.value, (_HEIGHT.value, _WIDTH.value), _IMAGES.value, folder)
         context, connections = multiprocessing.get_context("spawn"), {}
-        for name in (OURS, *PEERS):
+        for name in (*ENGINES, *PEERS):
             connections[name], theirs = context.Pipe()
             context.Process(target=contend, args=(name, folder, theirs), daemon=True).start()
         seconds, memory = {name: [] for name in connections}, {}
@@ -212,7 +215,7 @@ def main(_: list[str]) -> None:
     medians = {name: statistics.median(times[1:]) for name, times in seconds.items()}
     for name, median in medians.items():
         first, megabytes = seconds[name][0] * _IMAGES.value, memory[name] / 1e6
-        print(f"{name:<20}{1 / median:8.2f} images/s, {median / medians[OURS]:.2f} of our time, {megabytes:7.0f} MB at "
+        print(f"{name:<28}{1 / median:8.2f} images/s, {median / medians[OURS]:.2f} of our time, {megabytes:7.0f} MB at "
               f"most, the first round {first:.0f} s")  # fmt: skip
     if _JSON.value:
         pathlib.Path(_JSON.value).write_text(json.dumps({"seconds": seconds, "bytes": memory}, indent=2))

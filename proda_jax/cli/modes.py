@@ -172,7 +172,7 @@ def use_network(config: ml_collections.ConfigDict | None) -> None:
             flags.WORKDIR.value, stage=flags.STAGE.value, checkpoint=flags.CHECKPOINT.value, config=config,
             resize=flags.RESIZE.value, scales=flags.numbers("scales", flags.SCALES.value), flip=flags.FLIP.value,
             window=flags.WINDOW.value, batch_size=flags.BATCH_SIZE.value,
-            value_range=flags.numbers("value_range", flags.VALUE_RANGE.value),
+            value_range=flags.numbers("value_range", flags.VALUE_RANGE.value), engine=flags.ENGINE.value,
             devices_used=None if flags.MODE.value == "predict" else 1,
         )  # fmt: skip
     print(f"network: {segmenter.origin}")

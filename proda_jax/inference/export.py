@@ -12,12 +12,13 @@ from etils import epath
 
 from proda_jax.adaptation.averaging import averaged_probabilities, logits_of_views, mean_probabilities
 from proda_jax.inference import export_onnx
+from proda_jax.inference.onnx_conversion import in_float32
 from proda_jax.inference.segmenter import Segmenter
 from proda_jax.models.deeplab import SegmentationNetwork
 from proda_jax.models.resizing import resize_align_corners
 from proda_jax.system.extras import need
 from proda_jax.system.files import check_writable, write_atomically
-from proda_jax.system.progress import phase, say
+from proda_jax.system.progress import phase
 
 PLATFORMS = ("cpu", "cuda", "tpu")  # that an exported network runs on, whichever it was exported on
 STABLEHLO = "network.stablehlo"
@@ -89,10 +90,8 @@ def export(segmenter: Segmenter, output: epath.PathLike, kind: str) -> None:
         need("an ONNX file", "onnx", "jax2onnx", "onnxruntime")
     check_writable(output, "--output")
     model, variables = segmenter.network
-    if kind == "onnx" and model.dtype != jnp.float32:
-        say(f"the ONNX file computes in float32: ONNX Runtime has no convolution in {jnp.dtype(model.dtype).name}, so "
-            "single pixels may get another label than here")  # fmt: skip
-        model = model.clone(dtype=jnp.float32)
+    if kind == "onnx":
+        model = in_float32(model)
     says, write = {
         "savedmodel": (probabilities, write_savedmodel), "stablehlo": (labels, write_stablehlo),
         "onnx": (labels, export_onnx.write),

@@ -41,6 +41,7 @@ def load(
     window: int | None = None,
     batch_size: int | None = 1,
     value_range: Sequence[float] | None = None,
+    engine: str = "xla",
     devices_used: int | None = 1,
 ) -> Segmenter:
     """Opens a trained network, which labels files, Pillow images, and arrays, uint8 [height, width, 3], RGB.
@@ -53,7 +54,7 @@ def load(
       checkpoint: 'last' (default) or 'best' of the stage.
       config: configuration that a network without a card was trained with: one in a file of weights, or in a checkpoint
         of an older version. One with a card says itself what it is, and is refused beside another configuration.
-      resize, scales, flip, window, batch_size, value_range: see `Segmenter`.
+      resize, scales, flip, window, batch_size, value_range, engine: see `Segmenter`.
       devices_used: number of devices over which batches are split; None: all of them.
 
     Raises:
@@ -82,6 +83,7 @@ def load(
     return Segmenter(
         model, variables, card, mesh, origin=origin,
         resize=resize, scales=scales, flip=flip, window=window, batch_size=batch_size, value_range=value_range,
+        engine=engine,
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +24,7 @@ from proda_jax.models.resizing import HIGHEST, align_corners_weights
 from proda_jax.models.weights import pretrained_folder
 from proda_jax.run.card import Card
 from proda_jax.system import devices
+from proda_jax.system.extras import need
 from proda_jax.system.paths import expanded
 
 MOST_PIXELS = 2**22  # that a device predicts at once; ResNet-101 takes 1.6 kB for each (on a CPU, by XLA's account)
@@ -58,6 +59,7 @@ class Segmenter:
         window: int | None = None,
         batch_size: int | None = None,
         value_range: Sequence[float] | None = None,
+        engine: str = "xla",
     ):
         """Compiles nothing yet.
 
@@ -75,6 +77,7 @@ class Segmenter:
           batch_size: images that one device predicts at once; None: as many as have `MOST_PIXELS`, up to 8, on a CPU 1.
           value_range: values that are black and white in images of more than 8 bits, see `pixels.read`; None: as the
             network was trained; (): the upper 8 of 16 bits.
+          engine: what computes the network's scores, one of `ENGINES`.
 
         Raises:
           ValueError: a value that cannot work.
@@ -87,13 +90,14 @@ class Segmenter:
             raise ValueError(f"scales = {tuple(scales)}: expected positive numbers, such as (0.75, 1.0, 1.25)")
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size = {batch_size}: expected at least 1")
+        if engine not in ENGINES:
+            raise ValueError(f"engine = {engine!r}: expected one of {', '.join(ENGINES)}")
         self.card, self.origin, self.scales, self.flip = card, origin, tuple(scales), flip
         self._model, self._variables, self._mesh = model, variables, mesh
         self._resize, self._window, self._batch_size = resize, window, batch_size
         chosen = card.value_range if value_range is None else value_range
         self.value_range: Range | None = pixels.check_range(chosen, "value_range")
-        views = functools.partial(logits_of_views, model, scales=self.scales, flip=flip)
-        self._logits = devices.map_step(views, mesh, "rb", "b")
+        self._logits = ENGINES[engine](self)
         self._label = {
             entropy: devices.map_step(functools.partial(_label, entropy=entropy), mesh, "bbb", maps)
             for entropy, maps in ((False, "bb"), (True, "bbb"))
@@ -285,10 +289,21 @@ class Segmenter:
 
     # What runs on the devices
 
-    def _logits_of(self, seen: Sequence[np.ndarray]) -> list[jax.Array]:
+    def _logits_of(self, seen: Sequence[np.ndarray]) -> list[Any]:
         """Scores of images of one size, [batch, views, h, w, classes] for each scale; the last fills up the batch."""
         filled = [*seen, *[seen[-1]] * (self.batch_size(seen[0].shape[:2]) - len(seen))]
-        return self._logits(self._variables, devices.put_batch(np.stack(filled), self._mesh))
+        return self._logits(np.stack(filled))
+
+    def _by_xla(self) -> Callable[[np.ndarray], list[jax.Array]]:
+        views = functools.partial(logits_of_views, self._model, scales=self.scales, flip=self.flip)
+        logits = devices.map_step(views, self._mesh, "rb", "b")
+        return lambda images: logits(self._variables, devices.put_batch(images, self._mesh))
+
+    def _by_onnx_runtime(self) -> Callable[[np.ndarray], list[np.ndarray]]:
+        need("--engine=onnxruntime", "onnx", "jax2onnx", "onnxruntime")
+        from proda_jax.inference.onnx_engine import Logits
+
+        return Logits(self._model, self._variables, self.scales, self.flip)
 
     def _predict_whole(
         self, batch: Sequence[np.ndarray], seen: Sequence[np.ndarray], entropy: bool
@@ -330,6 +345,13 @@ class Segmenter:
             return np.asarray(self._average(self._logits_of(parts), size))[: len(parts)]
 
         return windows.blended(seen, side, self.batch_size(size), predict)
+
+
+# what computes a network's scores, of a segmenter: (images) -> logits of each scale
+ENGINES: dict[str, Callable[[Segmenter], Callable[[np.ndarray], list[Any]]]] = {
+    "xla": Segmenter._by_xla,
+    "onnxruntime": Segmenter._by_onnx_runtime,
+}
 
 
 def _resizing_weights(

@@ -10,7 +10,6 @@ import textwrap
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
@@ -20,7 +19,7 @@ from tiny import IMAGE, tiny_config, tiny_model, tiny_variables
 
 from proda_jax import load
 from proda_jax.data.label_spaces import label_space
-from proda_jax.inference import export_onnx
+from proda_jax.inference import export_onnx, onnx_conversion
 from proda_jax.inference.export import export, labels
 
 READERS = {
@@ -177,7 +176,7 @@ def test_a_conversion_that_is_wrong_is_noticed(monkeypatch, tmp_path):
         largest = nn.max_pool(images.astype(np.float32), window_shape=(3, 3), padding=((1, 1), (1, 1)))
         return (largest[..., 0] > 220).astype(np.uint8)
 
-    monkeypatch.setattr(export_onnx, "plain", lambda function, example: function)
+    monkeypatch.setattr(onnx_conversion, "plain", lambda function, example: function)
     with pytest.raises(ValueError, match="jax2onnx cannot convert this network .*(other labels to|cannot run)"):
         export_onnx.write(predict, {}, (8, 8), epath.Path(tmp_path))
     assert not list(tmp_path.iterdir())
@@ -191,7 +190,7 @@ def test_onnx_computes_in_float32_and_says_so(tmp_path, monkeypatch, capsys):
     for dtype, says in (("bfloat16", True), ("float32", False)):
         export(runs.segmenter(**{"model.dtype": dtype}), tmp_path, "onnx")
         assert written.pop().dtype == np.float32
-        assert ("computes in float32: ONNX Runtime has no convolution in bfloat16" in capsys.readouterr().err) == says
+        assert ("has no convolution in bfloat16, so it computes in float32" in capsys.readouterr().err) == says
 
 
 def test_onnx_without_its_package_is_refused_with_pips_command(workdir, tmp_path, monkeypatch):
