@@ -4,7 +4,7 @@
 # Guess, before it was run: Einsum moves axes where it has to and multiplies matrices then, so it takes as long as Transpose
 # and MatMul written out, a fifth more at most, whichever operand comes first.
 # Seen: of attention over 513 tokens, the product of weights and values takes 1.5 times as long as MatMul, and the same
-# product with values first, which is how JAX's attention traces it, five times; results are equal to rounding. So a
+# product with values first, which is how JAX's attention traces it, five to six; results are equal to rounding. So a
 # transformer's ONNX file can spend most of its time in what is a small part of its arithmetic, by the order of two names.
 # Why it matters here: DINOv2-S at 224 x 448 pixels took 0.70 of the time once its products were those of matrices.
 # Versions: onnxruntime 1.32.0, onnx 1.23.2, numpy 2.4.6; Python 3.11, x86-64, one thread, medians of 15 rounds in turn.
