@@ -265,6 +265,9 @@ def main(arguments: list[str]) -> None:
     if (given.dataset is None) == (given.config is None):
         raise app.UsageError("name either --dataset, or --config for what a configuration describes, such as your own "
                              "folders (configs/custom.py)")  # fmt: skip
+    for name in ("raw_dir", "strict", "store_scale") if given.config is not None else ():
+        if given[name].present:
+            raise app.UsageError(f"--{name} goes with --dataset; with --config it is --config.data.{name}")
     if given.config is None:
         checks = Checks(label_map(given.dataset, own_space(given.dataset)), given.strict, given.store_scale)
         folder = prepare(given.dataset, data_dir=given.data_dir, checks=checks, raw_dir=given.raw_dir, update=True)

@@ -184,7 +184,9 @@ def one_head(c: ml_collections.ConfigDict, finish: Finish, steps: int) -> list[R
         c[name].label_threshold = 0.9
 
     if finish is of_full_size:
+        regulariser = c.stage1.regulariser_weight  # which tasks differ in
         c.warmup, c.stage1 = base.warmup("source", quarter), base.denoise("warmup", quarter)
+        c.stage1.regulariser_weight = regulariser
         c.stage2, c.stage3 = proda_distilled("stage1", quarter), proda_distilled("stage2", quarter)
     for name in ("warmup", "stage1", "stage2", "stage3"):  # elsewhere the configuration's own
         c[name].steps = quarter

@@ -66,6 +66,8 @@ def check_data(config: ml_collections.ConfigDict) -> None:
         for setting, wanted in data_sets(data, role).items():
             check_data_set(wanted, setting, role, space)
             if wanted.name == FOLDER:
+                if wanted.labels and wanted.labels == wanted.images:
+                    refuse(f"{setting}.labels", wanted.labels, f"another folder than {setting}.images")
                 files = tuple(wanted.get(key) for key in ("images", "labels", "file_list", "skip_unlabelled"))
                 if own.setdefault(wanted.split, files) != files:
                     refuse(f"{setting}.split", wanted.split, "another name for each folder of your own")
@@ -125,9 +127,10 @@ def check_labelled_target(data: ml_collections.ConfigDict) -> None:
             first, last = list(sizes)[0], list(sizes)[-1]
             refuse(f"{last}.image_size", sizes[last], f"{sizes[first]}, as {first} has: a step learns from images of "
                    "both together")  # fmt: skip
-    for setting, wanted in data_sets(data, "target").items() if few is not None else ():
-        if wanted.name == FOLDER and not wanted.labels:
-            refuse(f"{setting}.labels", wanted.labels, "where the labels are of the images in data.labelled_target")
+    targets = data_sets(data, "target") if few is not None else {}
+    if targets and all(wanted.name == FOLDER and not wanted.labels for wanted in targets.values()):
+        setting, wanted = next(iter(targets.items()))
+        refuse(f"{setting}.labels", wanted.labels, "where the labels are of the images in data.labelled_target")
 
 
 def check_label_space(data: ml_collections.ConfigDict) -> None:

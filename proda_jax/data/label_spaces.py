@@ -236,6 +236,22 @@ class LabelMap:
         return str((raw >> 16, raw >> 8 & 255, raw & 255)) if self.in_color else str(raw)
 
 
+def check_pairs(values: object) -> None:
+    """Refuses what is no list of pairs of a number, or a colour, and a class.
+
+    Raises:
+      ValueError: the first that is none, and how they are written.
+    """
+    def is_pair(pair: object) -> bool:
+        two = isinstance(pair, tuple | list) and len(pair) == 2
+        return two and isinstance(pair[1], str) and not isinstance(pair[0], list | dict)
+
+    for pair in values if isinstance(values, tuple | list) else (values,):
+        if not is_pair(pair):
+            raise ValueError(f"{pair!r} is no pair: pairs are written ((0, 'road'), (1, 'sky')), one ((0, 'road'),), "
+                             "of colours (((128, 64, 128), 'road'),)")  # fmt: skip
+
+
 def label_map(dataset: str, space: LabelSpace, values: Values = (), tolerance: int = 0) -> LabelMap:
     """How raw label values of a data set become train ids of a label space.
 
@@ -252,6 +268,8 @@ def label_map(dataset: str, space: LabelSpace, values: Values = (), tolerance: i
     Raises:
       ValueError: the data set's own values have no meaning in that space, or `values` names no class of it.
     """
+    if values:
+        check_pairs(values)
     named = dict(values) if values else _own_values(dataset, space)
     if len(named) < len(tuple(values)):
         raise ValueError(f"a label value of data set {dataset!r} is given twice: {[raw for raw, _ in values]}")

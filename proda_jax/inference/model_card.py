@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from proda_jax.configs import base
+from proda_jax.models.backbones import DEFAULT, published
 from proda_jax.run import provenance
 from proda_jax.run.card import Card
 from proda_jax.system import configurations
@@ -34,6 +35,12 @@ def differences(settings: Mapping[str, Any], stages: Sequence[str]) -> dict[str,
         with defaults.unlocked():
             defaults[name] = make(**{key: own[key] for key in inspect.signature(make).parameters if key in own})
         known |= provenance.decisive(defaults, name)
+    # of the network what a configuration says, and not what it comes to; how wide images are is no setting
+    known |= {key: value for key, value in json.loads(json.dumps(dict(provenance.flat(defaults)))).items()
+              if key.startswith("model.")}  # fmt: skip
+    width = settings.get("data.target.image_size", [None, None])[1]
+    if settings.get("views.base_width") == width:
+        known.pop("views.base_width", None)
     return {key: (value, known[key]) for key, value in settings.items() if key in known and value != known[key]}
 
 
@@ -72,7 +79,7 @@ def page(card: Card, about: Mapping[str, Any], variables: Mapping) -> str:
       variables: of the network, which say how it wants its images.
     """
     parts = [front_matter(card, about), *_introduction(card, about), *_use(card, variables), *_classes(card)]
-    parts += [*_scored(about), *_data(about), *_training(card, about), *_license(about)]
+    parts += [*_scored(about), *_data(about), *_training(card, about), *_license(card, about)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -143,6 +150,7 @@ def _scored(about: Mapping[str, Any]) -> Iterator[str]:
         chosen = " This checkpoint was chosen on the images that it is scored on." if entry.get("chosen") else ""
         yield f"On {_text(entry['data'])}{images}, in percent.{chosen}"
         titles = {key: f"mIoU over {key.removeprefix('miou_')} classes" for key in entry if key.startswith("miou_")}
+        titles["miou_running_statistics"] = "mIoU by running statistics"
         titles = {"miou": "mIoU"} | titles | {"pixel_accuracy": "pixel accuracy"}
         rows = [(title, _percent(entry[key])) for key, title in titles.items() if key in entry]
         yield _table(("", "percent"), rows)
@@ -177,7 +185,8 @@ def _training(card: Card, about: Mapping[str, Any]) -> Iterator[str]:
         main = ("seed", "batch_size", "views.crop_size", "model.head", "model.dtype")
         yield "Main settings: " + ", ".join(f"`{key}` {_value(settings[key])}" for key in main if key in settings) + "."
         yield "Settings that are not as in `configs/base.py`:"
-        rows = [(key, *map(_value, pair)) for key, pair in differences(settings, stages).items()]
+        of_network = {f"model.{name}": value for name, value in card.as_json()["model"].items()}
+        rows = [(key, *map(_value, pair)) for key, pair in differences(settings | of_network, stages).items()]
         yield _table(("setting", "here", "there"), rows)
     flags = " ".join(flags_of(card, settings))
     yield "To train it, to score it as that run left it, and to score it from this folder:"
@@ -188,12 +197,17 @@ def _training(card: Card, about: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def _license(about: Mapping[str, Any]) -> Iterator[str]:
+def _license(card: Card, about: Mapping[str, Any]) -> Iterator[str]:
     yield "## Licence"
     settings = about.get("settings", {})
     files = [f"{value} ({key})" for key, value in settings.items() if key.endswith("weights") and value]
+    starts = {settings.get(f"{stage}.init") for stage in about.get("stages", ())}
+    network = (card.model.get("backbone", DEFAULT), card.model.get("depths") or (), card.model.get("width") or 0)
+    package = published(*network) if "imagenet" in starts else None
     began = f" Files of weights among the settings: {_text(', '.join(files))}." if files else ""
-    if settings and not files:
+    if not files and package is not None:
+        began = f" It started from those of the package {_text(package.package)}, whose licence is {package.licence}."
+    elif not files and "random" in starts and not starts & {"imagenet", "self_supervised"}:
         began = " No weights are among the settings: training began at random."
     yield f"Licence of the weights that training started from: {_text(about.get('license') or NOT_STATED)}.{began}"
 

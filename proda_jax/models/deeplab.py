@@ -207,7 +207,7 @@ class SegmentationNetwork(nn.Module):
         grid, cells = self.output_size(whole), self.output_size(window)
         every, taken, context = see(two_resolutions.halved(images), keys)
         self.sow("intermediates", "encoded", every[-1])
-        trusted = nn.sigmoid(attention(taken, keys).astype(context.logits.dtype))
+        trusted = nn.sigmoid(attention(taken, context.logits.shape[1:3], keys).astype(context.logits.dtype))
         if places is None:
             detail, own = self.in_windows(see, images, window, grid), None
         else:

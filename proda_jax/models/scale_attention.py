@@ -22,7 +22,7 @@ NAMES = {"fuse_conv": "fuse_layer.conv", "fuse_bn": "fuse_layer.bn", "classifier
 class ScaleAttention(nn.Module):
     """DAFormer's decoder with one 1x1 convolution in place of its branches: a map for each class.
 
-    What the head takes, one map or several, is brought to as many channels and to the finest one's grid.
+    What the head takes, one map or several, is brought to as many channels and to the grid of the head's logits.
     """
 
     classes: int
@@ -32,10 +32,11 @@ class ScaleAttention(nn.Module):
     norm: Callable[..., BatchNorm]
 
     @nn.compact
-    def __call__(self, maps: Sequence[jax.Array], dropout_keys: jax.Array | None) -> jax.Array:
-        """Attention before the sigmoid, [batch, h, w, classes]."""
+    def __call__(
+        self, maps: Sequence[jax.Array], size: tuple[int, int], dropout_keys: jax.Array | None
+    ) -> jax.Array:
+        """Attention before the sigmoid, [batch, h, w, classes], `size` being h and w."""
         embedded = [self.conv(self.channels, use_bias=True, name=f"embed{i}")(level) for i, level in enumerate(maps)]
-        size = maps[0].shape[1:3]
         joined = jnp.concatenate([resize(level, size) for level in embedded], axis=-1)
         fused = self.norm(rectify=True, name="fuse_bn")(joined, conv=self.conv(self.channels, name="fuse_conv"))
         return self.conv(self.classes, use_bias=True, name="classifier")(

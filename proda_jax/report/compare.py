@@ -203,14 +203,18 @@ def _stages(groups: Sequence[Group], folder: Folder) -> Section:
     for group in groups:
         titles += [_counted(group), "gain"]
     caption = (
-        "mIoU of the last network of each stage, percent: mean over the seeds ± sample standard deviation. Gains are "
+        "mIoU of the last network of each stage, percent: mean over the runs ± sample standard deviation. Gains are "
         "over the source, or the first stage, of the same run."
     )
     return Section("stages", "Stages", [Table(titles, rows, caption, data=link)])
 
 
 def _counted(group: Group) -> str:
-    return group.title if len(group.runs) == 1 else f"{group.title}, {len(group.runs)} seeds"
+    if len(group.runs) == 1:
+        return group.title
+    seeds = len({run.seed for run in group.runs})
+    runs = "" if seeds == len(group.runs) else f"{len(group.runs)} runs of "
+    return f"{group.title}, {runs}{seeds} seed{'s' if seeds > 1 else ''}"
 
 
 def _classes(groups: Sequence[Group], folder: Folder) -> Section:
@@ -241,7 +245,7 @@ def _classes(groups: Sequence[Group], folder: Folder) -> Section:
         return [shown.get((group.letter, stage, name), "–") for group, stage in ends]
 
     names = _class_names(groups)
-    caption = "IoU of the last network by class, percent: mean over the seeds ± sample standard deviation."
+    caption = "IoU of the last network by class, percent: mean over the runs ± sample standard deviation."
     blocks: list[Any] = [Table(titles, [[name, *at_the_ends(cells, name)] for name in names], caption, data=link)]
     if names:
         says = "Dice (F1), percent, likewise; a run's mDice is over the classes that occur."

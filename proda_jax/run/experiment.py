@@ -422,10 +422,8 @@ class Experiment:
                 ):
                     raise ValueError(evaluate.NOTHING_COUNTS.format(len(source)))
         if trained:  # so that what is wrong with them is said now
-            labelled, target = self.sources.labelled(), self.sources.open("target")
-            if labelled is not None and not labelled.labelled:
-                raise ValueError("the target images that config.data.labelled_target names have no labels: say where "
-                                 "they are, config.data.target.labels, or leave the list out")  # fmt: skip
+            self.sources.labelled()
+            target = self.sources.open("target")
             learning = [name for name in trained if kinds.of(self.config[name]).target(self.config[name])]
             if learning and not len(target):
                 raise ValueError(f"config.data.labelled_target names all target images, and stage {learning[0]!r} "

@@ -4,6 +4,8 @@ The first of two looks, for which JAX is not imported, so that a slip of the pen
 other one, which asks networks and tables of functions.
 """
 
+from typing import Any
+
 import ml_collections
 import numpy as np
 from etils import epath
@@ -62,6 +64,10 @@ POSITIVE = (
     "foundation_temperature", "generator_channels", "patch_channels",
     "perturbation_steps", "perturbation_weight",
 )  # fmt: skip
+OF_NUMBERS = (  # settings that are tuples of these
+    "image_size", "value_range", "crop_size", "scale", "dilations", "detail_size", "input_mean", "input_std", "depths",
+    "adam_betas", "blur_sigma", "ignored_margins", "label_scales", "discriminator_channels",
+)  # fmt: skip
 SHARES = (
     "momentum", "schedule_warmup_start", "grey", "ema_momentum", "prototype_momentum", "label_threshold", "mask_ratio",
     "feature_distance_share", "fourier_beta", "largest_class", "label_portion", "soft_label_limit", "hard_share",
@@ -88,6 +94,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       ValueError: the first setting that cannot work, what was expected, and the nearest choice.
     """
     sections = check_sections(config)
+    check_numbers(config)
     check_data(config)
     choose("handover", config.handover, ("last", "best"))
     if not config.save_minutes > 0:
@@ -109,6 +116,21 @@ def check(config: ml_collections.ConfigDict) -> None:
         if name in config.stages[:i]:
             refuse("stages", tuple(config.stages), f"each stage once, not {name!r} twice")
         check_stage(config, name, earlier=config.stages[:i])
+
+
+def check_numbers(section: Any, name: str = "") -> None:
+    """Refuses what is no number in a setting of several numbers, of a section and of those within."""
+    for key, value in section.items():
+        path = f"{name}.{key}" if name else key
+        if isinstance(value, ml_collections.ConfigDict):
+            check_numbers(value, path)
+        elif key in OF_NUMBERS and isinstance(value, tuple | list):
+            if not all(isinstance(one, int | float) and not isinstance(one, bool) for one in value):
+                refuse(path, tuple(value), "numbers")
+        elif isinstance(value, tuple | list):  # of several data sets
+            for i, one in enumerate(value):
+                if isinstance(one, ml_collections.ConfigDict):
+                    check_numbers(one, f"{path}[{i}]")
 
 
 def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str, ...]) -> None:

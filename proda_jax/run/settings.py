@@ -183,8 +183,9 @@ def check_stage(config: ml_collections.ConfigDict, name: str, earlier: tuple[str
     if stage.get("label_selector") in CLASS_SELECTORS and stage.get("soft_label_interpolation") == "logits":
         refuse(f"{name}.soft_label_interpolation", "logits",
                "'probabilities', as those are zero where a selector by classes keeps no label")  # fmt: skip
-    if stage.get("source_weight") == 0 and any(stage.jitter.values()):
-        refuse(f"{name}.jitter", stage.jitter.to_dict(), "zeros, as source_weight is 0: the source is left out")
+    for setting in kinds.of_source_views(stage) if stage.get("source_weight") == 0 else ():
+        given = stage[setting].to_dict() if setting == "jitter" else stage[setting]
+        refuse(f"{name}.{setting}", given, "as configs/base.py has it, as source_weight is 0: the source is left out")
     if stage.get("patch_modes"):
         check_patches(config, name)
     if "auxiliary_ce_weight" in stage:
@@ -270,6 +271,10 @@ def check_mixing(config: ml_collections.ConfigDict, name: str) -> None:
                 refuse(f"{name}.strong.blur_sigma", tuple(value), "(smallest, largest), positive")
         elif not 0 <= value <= 1:
             refuse(f"{name}.strong.{key}", value, "a share, 0 to 1")
+    listed = config.data.get("labelled_target") is not None
+    if not (stage.mixed_weight or stage.masked_weight or listed or data_sets(config.data, "source")):
+        refuse(f"{name}.mixed_weight", 0.0, "above 0, or masked_weight: without labelled images nothing else is learnt "
+               "from")  # fmt: skip
     margins = stage.ignored_margins
     if len(margins) != 4 or min(margins) < 0:
         refuse(f"{name}.ignored_margins", tuple(margins), "(top, bottom, left, right), pixels from 0")

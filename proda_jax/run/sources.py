@@ -123,11 +123,18 @@ class Sources:
             else:
                 files = list(self._files.values()) or [{}] * len(whole)
                 listed = records(few, [(part.names, there) for part, there in zip(whole, files, strict=True)])
+                for setting, part, some in zip(data_sets(self._config.data, "target"), whole, listed, strict=True):
+                    if some and not part.labelled:
+                        raise ValueError(
+                            f"{few} (config.data.labelled_target) names {part.names[some[0]]!r}, an image of "
+                            f"config.{setting}, which has no labels: say where they are as config.{setting}.labels, "
+                            "or leave it out of the list"
+                        )
                 parts = [Subset(part, some) for part, some in zip(whole, listed, strict=True)]
                 rest = [Subset(part, np.setdiff1d(np.arange(len(part)), some))
                         for part, some in zip(whole, listed, strict=True)]  # fmt: skip
                 if not given:
-                    parts = [self._held(part, labels=True) for part in parts]
+                    parts = [self._held(part, labels=part.labelled) for part in parts]
                     rest = [self._held(part, labels=False) for part in rest]
                 self._split = rest, parts
         return self._split

@@ -1,5 +1,7 @@
 """Numbers that go bad, and data without anything to learn from."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from survival import At, checkpoint_of, config_of, run
 from tiny import tiny_stage
 
 from proda_jax.adaptation.stages import step as steps
-from proda_jax.adaptation.state import TrainState
+from proda_jax.adaptation.state import LearntPrototypes, Sampled, TrainState
 from proda_jax.configs import base
 
 
@@ -32,6 +34,42 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(bad):
         assert (int(state.step), float(state.params["w"])) == (number, value)
         assert np.isfinite(state.batch_stats["mean"])
         assert state.skipped.tolist() == [total, in_row] and int(metrics["skipped"]) == total
+
+
+def test_whatever_a_step_changes_is_left_as_it_was_but_its_number():
+    """Of every field of the state, whichever there will be; but what no step changes."""
+    fields = {field.name: jnp.float32(0) for field in dataclasses.fields(TrainState)}
+    fields |= {"step": jnp.int32(0), "key": jax.random.key(0), "skipped": jnp.zeros(2, jnp.int32)}
+    fields |= {"learnt_prototypes": LearntPrototypes(*[jnp.zeros(2)] * 3, Sampled(*[jnp.zeros(2)] * 3))}
+    state = TrainState(**fields)
+
+    def train_step(state, batch, teacher, *, setup):
+        changed = {name: jax.tree.map(lambda x: x + 1, value) for name, value in vars(state).items()
+                   if name not in ("key", "skipped", "foundation", "recomputed")}  # fmt: skip
+        return state.replace(**changed), {"loss": batch}
+
+    step = steps.unless_not_finite(train_step)
+    left_out, _ = step(state, jnp.float32(np.nan), None, setup=None)
+    assert int(left_out.step) == 1 and left_out.skipped.tolist() == [1, 1]
+    for kept, before in zip(*(jax.tree.leaves(of.replace(step=0, key=0, skipped=0)) for of in (left_out, state)),
+                            strict=True):  # fmt: skip
+        assert np.all(kept == before)
+    taken, _ = step(state, jnp.float32(0), None, setup=None)
+    assert np.all(taken.learnt_prototypes.queue.features == 1) and taken.contrast == 1
+
+
+@pytest.mark.parametrize("field", ["contrast", "learnt_prototypes"])
+def test_what_features_are_contrasted_with_is_looked_at(field):
+    zeros = jnp.zeros(2)
+    state = TrainState(jnp.int32(0), jax.random.key(0), zeros, zeros, (), skipped=jnp.zeros(2, jnp.int32),
+                       contrast=zeros, learnt_prototypes=LearntPrototypes(zeros, (), zeros))  # fmt: skip
+
+    def train_step(state, batch, teacher, *, setup):
+        bad = jax.tree.map(lambda x: x * np.nan, getattr(state, field))
+        return state.replace(**{field: bad}), {"loss": batch}
+
+    after, _ = steps.unless_not_finite(train_step)(state, jnp.float32(0), None, setup=None)
+    assert after.skipped.tolist() == [1, 1]
 
 
 def test_whether_a_step_is_finite_is_found_out_once_and_not_for_each_array():

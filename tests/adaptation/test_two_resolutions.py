@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contracts import one_batch
+from contracts import BACKBONES, LABELLING_HEADS, network_config, one_batch
 from runs import IMAGES, segmenter
 from tiny import tiny_config, tiny_model, tiny_stage, tiny_variables
 from within import results_of
@@ -203,6 +203,22 @@ def test_grids_of_image_context_and_windows_agree_at_multiples_of_the_unit(backb
         size, half = (unit * n, unit * (n + 1)), (unit * n // 2, unit * (n + 1) // 2)
         whole, coarse = np.array(model.output_size(size)), np.array(model.output_size(half))
         assert ((whole == 2 * coarse) | (whole == 2 * coarse - 1)).all() and whole[1] - whole[0] == cells
+
+
+@pytest.mark.parametrize("backbone", BACKBONES.values())
+@pytest.mark.parametrize("head", LABELLING_HEADS)
+def test_every_network_sees_two_resolutions(backbone, head):
+    model = tiny_model(network_config(backbone, head))
+    side = -(-32 // model.detail_unit) * model.detail_unit
+    images, places = jnp.zeros((2, 2 * side, 3 * side, 3)), jnp.zeros((2, 2), jnp.int32)
+
+    def said(detail_size, **where):
+        of = model.clone(detail_size=detail_size)
+        return jax.eval_shape(lambda: of.init_with_output(jax.random.key(0), images, train=False, **where)[0])
+
+    once = said(())
+    for found in (said((side, side)), said((side, side), places=places)):
+        assert (found.logits.shape, found.features.shape) == (once.logits.shape, once.features.shape)
 
 
 def test_images_of_any_size_have_the_grid_that_they_have_at_one_resolution():

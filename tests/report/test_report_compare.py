@@ -11,7 +11,7 @@ from fake_workdir import fake_config, fake_workdir
 from report_pages import Tables, rows_of, table_of
 
 from proda_jax import report
-from proda_jax.report.compare import grouped
+from proda_jax.report.compare import _counted, grouped
 from proda_jax.report.run import read
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -48,6 +48,14 @@ def test_runs_are_grouped_by_all_that_decides_but_the_seed(runs):
     groups = grouped([read(path) for path in runs])
     assert [[run.path.name for run in group.runs] for group in groups] == [[p.name for p in runs[:3]], [runs[3].name]]
     assert len(grouped([read(runs[3]), read(runs[0])])) == 2
+
+
+@pytest.mark.parametrize(("chosen", "says"), [
+    ((0, 1, 2), "3 seeds"), ((0, 1), "2 seeds"), ((0, 0, 1), "3 runs of 2 seeds"), ((1, 1), "2 runs of 1 seed"),
+])  # fmt: skip
+def test_runs_of_one_seed_are_not_counted_as_several_seeds(chosen, says, runs):
+    (group,) = grouped([read(runs[number]) for number in chosen])
+    assert _counted(group).endswith(f", {says}")
 
 
 def test_means_and_spreads_are_those_of_numpy(runs, tmp_path):

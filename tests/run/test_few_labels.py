@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import block_source, tiny_config, tiny_stage
+from tiny import IMAGE, block_source, tiny_config, tiny_stage
 
 from proda_jax.configs import base, gta5
 from proda_jax.data.joined import Joined
@@ -163,6 +163,12 @@ def test_without_source_and_labels_stages_start_from_given_networks(tmp_path, st
     ("source", {}, "for stage 'source', which is 'supervised': only 'distill' and 'mix' do without"),
     ("mix", {"mix.rare_class_sampling": True}, "for mix.rare_class_sampling = True"),
     ("mix", {"mix.largest_class": 0.75}, "for mix.largest_class = 0.75"),
+    ("mix", {"mix.jitter.brightness": 0.5}, "for mix.jitter = "),
+    ("mix", {"mix.fourier_beta": 0.2}, "for mix.fourier_beta = 0.2"),
+    ("mix", {"mix.reduction": "image"}, "for mix.reduction = 'image'"),
+    ("stage2", {"stage2.jitter.brightness": 0.5}, "for stage2.jitter = "),
+    ("stage2", {"stage2.source_weight": 0.5}, "for stage2.source_weight = 0.5"),
+    ("stage2", {"stage2.mean_over": "both"}, "for stage2.mean_over = 'both'"),
     ("mix", {"mix.weighting": "prototypes", "mix.prototype_init": "source"}, "for mix.prototype_init = 'source'"),
 ])  # fmt: skip
 def test_what_needs_a_source_is_refused_before_any_work(tmp_path, stage, changes, message):
@@ -176,6 +182,37 @@ def test_what_needs_a_source_is_refused_before_any_work(tmp_path, stage, changes
     with pytest.raises(ValueError, match="config.data.source.name = 'none': expected labelled images") as refusal:
         settings.check(config)
     assert message in str(refusal.value)
+
+
+def test_mixing_without_labelled_images_and_without_a_loss_is_refused(tmp_path):
+    config = config_of(tmp_path, "mix", source=False)
+    config.data.labelled_target, config.mix.init, config.mix.mixed_weight = None, "random", 0.0
+    with pytest.raises(ValueError, match="config.mix.mixed_weight = 0.0: expected above 0, or masked_weight"):
+        settings.check(config)
+
+
+@pytest.mark.parametrize("listed", ["a1.png", "b1.png"])
+def test_one_of_several_targets_may_have_no_labels_unless_its_images_are_listed(tmp_path, listed):
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        for i in range(3):
+            file = tmp_path / name / f"{name}{i}.png"
+            file.parent.mkdir(exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (*IMAGE, 3), np.uint8)).save(file)
+    (tmp_path / "labels").mkdir()
+    Image.fromarray(np.zeros(IMAGE, np.uint8)).save(tmp_path / "labels" / "a1.png")
+    config = config_of(tmp_path, "source")
+    (tmp_path / "few.txt").write_text(f"{listed}\n")
+    config.data.data_dir, config.data.allow = str(tmp_path / "data"), ("absent_classes",)
+    base.give(config, target=[base.folder(name, str(tmp_path / name), labels, IMAGE)
+                              for name, labels in (("a", str(tmp_path / "labels")), ("b", None))])  # fmt: skip
+    settings.check(config)
+    sources = Sources(config, tmp_path, {"source": block_source(4, 0)})
+    if listed == "a1.png":
+        assert len(sources.labelled()) == 5 and len(sources.open("target")) == 5
+        return
+    with pytest.raises(ValueError, match=r"names 'b1', an image of config.data.target\[1\], which has no labels"):
+        sources.labelled()
 
 
 @pytest.mark.parametrize(("changes", "message"), [
@@ -233,7 +270,7 @@ def test_a_list_that_names_no_image_or_all_of_them_is_refused(tmp_path):
         Experiment(config, tmp_path / "run", whole, devices_used=1).begin()
     (tmp_path / "few.txt").write_text("000001")
     bare = sources_of(config, tmp_path, target=block_source(6, 1, labelled=False))
-    with pytest.raises(ValueError, match="names have no labels"):
+    with pytest.raises(ValueError, match="names '000001', an image of config.data.target, which has no labels"):
         Experiment(config, tmp_path / "run", bare, devices_used=1).begin()
 
 

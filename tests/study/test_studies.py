@@ -16,7 +16,7 @@ from command import run_main
 from tiny import block_source, blocks, tiny_config, tiny_stage
 
 from proda_jax.adaptation.stages import build, kinds
-from proda_jax.configs import base, demo
+from proda_jax.configs import base, demo, gta5, synthia
 from proda_jax.configs.studies import common, table1, table8
 from proda_jax.inference.loading import load
 from proda_jax.report import paper
@@ -235,6 +235,12 @@ def test_a_study_that_cannot_work_is_refused(change, message):
     c.study.update(change)
     with pytest.raises(ValueError, match=message):
         plan(c)
+
+
+@pytest.mark.parametrize("form", ["gta5", "synthia"])
+def test_stage_1_of_the_large_table_has_the_regulariser_of_its_task(form):
+    task = {"gta5": gta5, "synthia": synthia}[form].get_config()
+    assert config_of("table1", form).stage1.regulariser_weight == task.stage1.regulariser_weight
 
 
 def test_rows_of_stages_that_are_left_out_are_left_out():

@@ -131,14 +131,29 @@ def of_labelled_in_mixing(stage: Settings) -> tuple[str, ...]:
         "foundation": stage.get("foundation") is not None,
         "mask_source": bool(stage.get("mask_source")),
         "prototype_init": stage.get("weighting") == "prototypes" and stage.get("prototype_init") == "source",
+        "reduction": stage.get("reduction", "mean") != "mean",
+    }
+    return (*of_source_views(stage), *(name for name, needed in found.items() if needed))
+
+
+def of_labelled_in_distilling(stage: Settings) -> tuple[str, ...]:
+    """The settings by which a student learns from true labels."""
+    found = {
+        "source_weight": stage.get("source_weight", 1.0) not in (0.0, 1.0),
+        "mean_over": stage.get("mean_over", "domain") != "domain",
     }
     return (*of_source_views(stage), *(name for name, needed in found.items() if needed))
 
 
 def of_source_views(stage: Settings) -> tuple[str, ...]:
-    """The settings by which true labels decide what of the source is seen."""
-    sampled, limited = stage.get("rare_class_sampling", False), stage.get("largest_class", 1.0) < 1.0
-    return (*(("rare_class_sampling",) if sampled else ()), *(("largest_class",) if limited else ()))
+    """The settings that decide what of labelled images is seen, and how."""
+    found = {
+        "rare_class_sampling": stage.get("rare_class_sampling", False),
+        "largest_class": stage.get("largest_class", 1.0) < 1.0,
+        "jitter": any(stage.get("jitter", {}).values()),
+        "fourier_beta": stage.get("fourier_beta", 0.0) > 0,
+    }
+    return tuple(name for name, needed in found.items() if needed)
 
 
 def supervised_target(stage: Settings) -> str | None:
@@ -212,7 +227,7 @@ KINDS: dict[str, Kind] = {
         "distill",
         pseudo_labels=NeededLabels("hard_label", "hard pseudo labels", made_by="teacher"),
         teacher="teacher",
-        of_labelled=of_source_views,
+        of_labelled=of_labelled_in_distilling,
         auxiliary_head=lambda stage: stage.get("auxiliary_ce_weight", 0.0) > 0,
         unused_views=lambda stage: _STRONG if stage.get("target_view") == "weak" else (),
         paper_row=in_paper.distill_row,

@@ -222,7 +222,8 @@ def update_discriminators(
 def unless_not_finite(train_step: Callable) -> Callable:
     """A train step that changes nothing but its number where something in it is not finite.
 
-    That may be a metric, a running statistic, a prototype, or anything of the discriminator. Such a step is counted in
+    That may be a metric, a running statistic, a prototype, what features are contrasted with, or anything of the
+    discriminator. Such a step is counted in
     `TrainState.skipped` and in the metric 'skipped'; whoever runs it stops where they come in a row. Metrics are those
     of the whole batch, so all devices decide alike.
 
@@ -233,7 +234,8 @@ def unless_not_finite(train_step: Callable) -> Callable:
 
     def step(state: TrainState, batch: Batch, teacher: Any, *, setup: Setup) -> tuple[TrainState, Metrics]:
         new, metrics = train_step(state, batch, teacher, setup=setup)
-        looked_at = (metrics, new.batch_stats, new.prototypes, new.discriminator)
+        learnt = new.learnt_prototypes and new.learnt_prototypes.vectors
+        looked_at = (metrics, new.batch_stats, new.prototypes, new.discriminator, new.contrast, learnt)
         # one array, so that there is one test, and not a chain that XLA computes again for each array of the state
         finite = jnp.isfinite(jnp.concatenate([jnp.ravel(value) for value in jax.tree.leaves(looked_at)])).all()
         total, in_row = state.skipped
@@ -245,11 +247,9 @@ def unless_not_finite(train_step: Callable) -> Callable:
 
 
 def changing(state: TrainState) -> dict[str, Any]:
-    """What a step that is left out leaves as it was."""
-    names = (
-        "params", "batch_stats", "opt_state", "ema_params", "prototypes", "discriminator", "class_presence", "pool",
-    )  # fmt: skip
-    return {name: getattr(state, name) for name in names}
+    """What a step that is left out leaves as it was: all but its number, and what no step changes."""
+    others = ("step", "key", "skipped", "foundation", "recomputed")
+    return {name: value for name, value in vars(state).items() if name not in others}
 
 
 def probabilities(logits: jax.Array) -> jax.Array:
