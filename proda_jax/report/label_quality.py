@@ -33,7 +33,7 @@ def label_quality(run: Run, folder: Folder) -> Section:
     stages = [stage for stage in run.stages if stage.needs and stage.needs.rectifies]
     found = {stage.name: quality for stage in stages if (quality := quality_of(stage))}
     if not found:
-        reason = "nothing about it was recorded" if stages else "no stage that learns from such labels has begun"
+        reason = "nothing about it was recorded" if stages else "no stage with labels that are made before it has begun"
         return Section("labels", title, [Note(f"No quality of pseudo labels: {reason}.", missing=True)], of_paper)
     rows = [
         (name, step, labels, *(scores[key] for key in _SCORES))
@@ -51,7 +51,7 @@ def label_quality(run: Run, folder: Folder) -> Section:
         beside = "self-training: conventional self-training, whose labels change at the end of a stage"
     else:
         lines.append(_line("fixed", BLUE, "--", found[rectified[-1].name], "fixed"))
-        beside = "fixed: the labels p(t,0) as they were before the stage; the run has no stage of self-training"
+        beside = "fixed: the labels p(t,0) as they were before the stage; the run has none of conventional self-training"
     caption = "Pseudo labels of held-out labelled target images against their truth, over the steps of the stage. "
     if rectified:
         caption += (
