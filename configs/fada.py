@@ -5,6 +5,7 @@
 
 Published: GTA5 50.1 mIoU, SYNTHIA 45.2 over 16 classes and 52.5 over 13 (ProDA's Tables 1 and 2). This configuration
 has not been run in full. Weights are torchvision's. The code jitters hues where we shift the balance of white.
+Its self-distillation jitters the target's colours, too, which is not here: our jitter is of labelled images.
 """
 
 import ml_collections

@@ -10,7 +10,8 @@ From step 3,000 on, projected features of source and target are to be near the m
 others', with the variance of each class in the reckoning; `--config.mix.contrast_with=prototypes` and `bank` are the
 other two of the paper. Not here: crops of the target that are chosen by its pseudo labels, the blur of source images,
 and the term by which the mean feature is kept from all classes. Crops have 640 pixels, so images of the target are 640
-high: how high the authors have them is not known to us.
+high: how high the authors have them is not known to us. From day to night (`_dark_zurich`) they have 60,000 steps and
+pairs of images of one place; here are 40,000 and no pairs.
 """
 
 import ml_collections

@@ -10,8 +10,9 @@ on GTA5; this configuration itself has not been run in full.
 DACS with masks and rare classes, without feature distance, on crops of 1024 pixels that the network sees at 1120, a
 multiple of its patches. Blocks of pixels are hidden, where the paper hides patches by DINOv2's own token. What is not
 known to us of this code is as in its successor, VFM-UDA++: margins, sizes of sources and their scale, ViT-L's rate from
-GTA5. Left out are its pseudo labels of mirrored images and the weak jitter of all images. It computes convolutions in
-bfloat16 in place of float16.
+GTA5. Left out are its pseudo labels of mirrored images and the weak jitter of all images, and its classifier's initial
+kernel, N(0, 0.1) (here PyTorch's); whole images are scored, and not windows as in the successor. It computes
+convolutions in bfloat16 in place of float16.
 """
 
 import ml_collections

@@ -178,9 +178,10 @@ def one_head(c: ml_collections.ConfigDict, finish: Finish, steps: int) -> list[R
             c[name] = finish(retrained(system, before, third, portion))
             before = name
 
-    c.fda = finish(lent(base.supervised("source", third)))
+    small = finish is not of_full_size
+    c.fda = finish(lent(base.supervised("source", third), small))
     for before, name in (("fda", "fda_round1"), ("fda_round1", "fda_round2")):
-        c[name] = finish(lent(selected(base.distill(before, before, third), "class_portion", 0.34, every=1)))
+        c[name] = finish(lent(selected(base.distill(before, before, third), "class_portion", 0.34, every=1), small))
         c[name].label_threshold = 0.9
 
     if finish is of_full_size:
@@ -250,9 +251,9 @@ def chosen(stage: ml_collections.ConfigDict, selector: str, portion: float, ever
     return stage
 
 
-def lent(stage: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The target's amplitudes and FDA's entropy; beta is the smallest that moves more than the mean of such crops."""
-    stage.fourier_beta = 0.05
+def lent(stage: ml_collections.ConfigDict, small: bool) -> ml_collections.ConfigDict:
+    """The target's amplitudes and FDA's entropy; of `small` crops beta is the least that moves more than their mean."""
+    stage.fourier_beta = 0.05 if small else fda.get_config().adapted.fourier_beta
     stage.regulariser, stage.regulariser_weight = "robust_entropy", fda.get_config().adapted.regulariser_weight
     return stage
 

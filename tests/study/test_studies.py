@@ -238,9 +238,11 @@ def test_a_study_that_cannot_work_is_refused(change, message):
 
 
 @pytest.mark.parametrize("form", ["gta5", "synthia"])
-def test_stage_1_of_the_large_table_has_the_regulariser_of_its_task(form):
+def test_the_large_table_has_the_settings_of_its_task_and_of_its_systems(form):
     task = {"gta5": gta5, "synthia": synthia}[form].get_config()
-    assert config_of("table1", form).stage1.regulariser_weight == task.stage1.regulariser_weight
+    c = config_of("table1", form)
+    assert c.stage1.regulariser_weight == task.stage1.regulariser_weight
+    assert c.fda_round2.fourier_beta == 0.01 and config_of("table1", "demo").fda_round2.fourier_beta == 0.05
 
 
 def test_rows_of_stages_that_are_left_out_are_left_out():
