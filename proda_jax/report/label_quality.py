@@ -51,7 +51,7 @@ def label_quality(run: Run, folder: Folder) -> Section:
         beside = "self-training: conventional self-training, whose labels change at the end of a stage"
     else:
         lines.append(_line("fixed", BLUE, "--", found[rectified[-1].name], "fixed"))
-        beside = "fixed: the labels p(t,0) as they were before the stage; the run has none of conventional self-training"
+        beside = "fixed: the labels p(t,0) as they were before the stage; the run has no conventional self-training"
     caption = "Pseudo labels of held-out labelled target images against their truth, over the steps of the stage. "
     if rectified:
         caption += (

@@ -27,7 +27,7 @@ def classes_legend(space: LabelSpace) -> Legend:
 def qualitative(run: Run, folder: Folder) -> Section:
     """Input, networks before and after, ground truth (Figures 6 to 8)."""
     found = compared(predicted(run))
-    more = "" if any(what == "self-training" for what, _ in found) else " The run has no stage of conventional self-training."
+    more = "" if any(what == "self-training" for what, _ in found) else " The run has no conventional self-training."
     return beside_each_other(run, [(f"{what}: {stage.name}", stage) for what, stage in found], folder, more)
 
 
