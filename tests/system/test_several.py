@@ -33,7 +33,7 @@ def test_added_data_sets_begin_with_the_first_ones_settings_but_for_its_files():
     assert c.data.source[2].to_dict() == first.to_dict() | own
     assert c.data.validation[0].name == "folder"
     for one, files in zip((*c.data.source[1:], c.data.validation[0]), "bcv", strict=True):
-        one.images = one.labels = files
+        one.images, one.labels = files, f"{files}_labels"
     check_data(c)
 
 
