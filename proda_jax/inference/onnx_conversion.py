@@ -55,17 +55,21 @@ def runner(written: bytes, instead: str) -> Callable[[Any], Any]:
     """images -> what an ONNX file gives for them, by ONNX Runtime on the cores that this process may use.
 
     Raises:
-      NotConverted: it cannot run the file.
+      NotConverted: it cannot open the file; what is returned, that it cannot run it.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = cores()
-    try:
-        session = onnxruntime.InferenceSession(written, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # it has errors of its own for each way to fail
-        raise NotConverted(f"ONNX Runtime cannot run what it makes of it: {_first_line(error)}", instead) from error
-    return lambda images: session.run(None, {"images": images})[0]
+
+    def tried(work: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        try:
+            return work(*arguments, **options)
+        except Exception as error:  # it has errors of its own for each way to fail
+            raise NotConverted(f"ONNX Runtime cannot run what it makes of it: {_first_line(error)}", instead) from error
+
+    session = tried(onnxruntime.InferenceSession, written, options, providers=["CPUExecutionProvider"])
+    return lambda images: tried(session.run, None, {"images": images})[0]
 
 
 def in_float32(model: SegmentationNetwork) -> SegmentationNetwork:

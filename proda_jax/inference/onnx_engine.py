@@ -29,8 +29,10 @@ class Logits:
         self._runner = functools.lru_cache(KEPT * len(scales))(self._converted)
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
-        """Raises:
-        NotConverted: the network cannot be converted, or not rightly.
+        """The logits of each scale.
+
+        Raises:
+          NotConverted: the network cannot be converted, or not rightly.
         """
         found = [self._runner(images.shape, scale)(images) for scale in self._scales]
         if not self._compared:

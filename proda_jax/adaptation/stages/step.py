@@ -223,9 +223,8 @@ def unless_not_finite(train_step: Callable) -> Callable:
     """A train step that changes nothing but its number where something in it is not finite.
 
     That may be a metric, a running statistic, a prototype, what features are contrasted with, or anything of the
-    discriminator. Such a step is counted in
-    `TrainState.skipped` and in the metric 'skipped'; whoever runs it stops where they come in a row. Metrics are those
-    of the whole batch, so all devices decide alike.
+    discriminator. Such a step is counted in `TrainState.skipped` and in the metric 'skipped'; whoever runs it stops
+    where they come in a row. Metrics are those of the whole batch, so all devices decide alike.
 
     Parameters, their optimizer's state and their average are not looked at: at any rate below 1e18 they are finite
     where the gradient's norm is, which `update` puts among the metrics. To look at each of their arrays was a seventh
